@@ -1,0 +1,266 @@
+"""The engine's vocabulary: inputs are facts in the past tense, outputs are orders for the edge.
+
+    edge --Input, now, wall--> Relay.handle()          Relay.poll() --Output--> edge
+
+Rule: after every input, drain the outputs, before the next input. `leg` numbers are chosen by the edge
+and never used twice in a process; `flow` numbers are hop-local, 1-62. Must never live here: behaviour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from relay.config import Config
+from relay.core.reasons import DropReason
+from relay.errors import ErrorCode
+from relay.protocol.address import Address
+
+# ---------------------------------------------------------------- inputs
+
+
+@dataclass(frozen=True, slots=True)
+class LegOpened:
+    """A transport finished its handshake. `transport` is quic, wt, ws or tls."""
+
+    leg: int
+    transport: str
+    address: Address
+    datagrams: bool  # the peer takes DATAGRAM frames (RFC 9221 section 3)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReceived:
+    """Bytes of the leg's control stream, in order, cut anywhere."""
+
+    leg: int
+    data: bytes
+    end: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DatagramReceived:
+    """A control datagram (first byte 00). Media datagrams never reach the engine."""
+
+    leg: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LegLost:
+    """The transport is gone: closed by the peer, idle, or failed. `code` is the close code seen."""
+
+    leg: int
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddressMoved:
+    """The leg's validated peer address changed (RFC 9000 section 9)."""
+
+    leg: int
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """When each leg was last heard (authenticated packets only), monotonic seconds; fed about once a second."""
+
+    at: Mapping[int, float]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowCounters:
+    """What the lane counted for one uplink flow, in media datagrams; quality where a report said it."""
+
+    received: int = 0
+    accepted: int = 0
+    copies: int = 0
+    lost: int = 0
+    dropped: Mapping[DropReason, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FlowClosed:
+    """Answer to CloseFlow: the lane let go of the uplink flow."""
+
+    leg: int
+    flow: int
+    counters: FlowCounters
+
+
+@dataclass(frozen=True, slots=True)
+class CommandReceived:
+    """A signed command from the Unix socket; `ref` returns in CommandDone."""
+
+    ref: int
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigChanged:
+    """A reload: only fields that may change live differ."""
+
+    config: Config
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRequested:
+    """SIGTERM or an operator's drain. A second one skips a state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Nothing happened but time: a deadline passed."""
+
+
+Input = (
+    LegOpened
+    | StreamReceived
+    | DatagramReceived
+    | LegLost
+    | AddressMoved
+    | Heard
+    | FlowClosed
+    | CommandReceived
+    | ConfigChanged
+    | DrainRequested
+    | Tick
+)
+
+# ---------------------------------------------------------------- outputs
+
+
+@dataclass(frozen=True, slots=True)
+class SendStream:
+    """Write to the leg's control stream (already framed)."""
+
+    leg: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SendDatagram:
+    """Send a control datagram on the leg."""
+
+    leg: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CloseLeg:
+    """Close the transport with an application code once everything sent before has been written."""
+
+    leg: int
+    code: ErrorCode
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SetBudget:
+    """The leg is admitted: what its token allows, from now on. Bits per second and packets per second."""
+
+    leg: int
+    up_bps: int
+    down_bps: int
+    pps: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFlow:
+    """An uplink flow exists on the leg; nobody hears it until a Route says so."""
+
+    leg: int
+    flow: int
+    index: int  # participant index 0-31; the SFrame KID must carry it
+    group: bool  # KID layout: index<<3 in groups, index<<2 in 1:1
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Who hears the uplink flow from now on: (leg, flow) of each listener. Empty: closed, for that reason."""
+
+    leg: int
+    flow: int
+    targets: tuple[tuple[int, int], ...]
+    closed: DropReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CloseFlow:
+    """The uplink flow ends; the edge answers with FlowClosed before any other input."""
+
+    leg: int
+    flow: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallEvent:
+    """News for the product's back end: one JSON line. `data` holds JSON values only; ids as hex text."""
+
+    kind: str
+    wall: float
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ParticipantRecord:
+    """One person's part in a finished call. `sub` is the token's per-call pseudonym, hex."""
+
+    sub: str
+    index: int
+    joined_at: float  # wall clock, seconds
+    left_at: float
+    accepted: bool
+    why: str
+    client: Mapping[str, str]
+    received: int
+    accepted_packets: int
+    copies: int
+    lost: int
+    dropped: Mapping[str, int]
+    quality: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """One finished call, written once."""
+
+    call: str  # call id, hex
+    started_at: float
+    answered_at: float | None
+    ended_at: float
+    outcome: str
+    reason: str
+    region: str
+    participants: tuple[ParticipantRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CommandDone:
+    """Answer for a CommandReceived; `code` NO_ERROR when it took effect."""
+
+    ref: int
+    code: ErrorCode
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The drain is complete: the daemon may exit."""
+
+
+Output = (
+    SendStream
+    | SendDatagram
+    | CloseLeg
+    | SetBudget
+    | OpenFlow
+    | Route
+    | CloseFlow
+    | CallEvent
+    | CallRecord
+    | CommandDone
+    | Stopped
+)
