@@ -1,0 +1,178 @@
+"""Feeds the engine, drains it, arms one timer.
+
+    +-----------------------------------------------------------------------------------------+
+    |  After every input, drain the outputs until the next deadline, before the next input.   |
+    +-----------------------------------------------------------------------------------------+
+
+Facts of the endpoint become inputs; outputs become calls to the endpoint, the lane, and the sinks for
+records, events and command answers. Must never live here: a decision.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from relay.core import events as ev
+from relay.core.relay import Relay
+from relay.edge.endpoint import Endpoint
+from relay.edge.lane import Lane
+from relay.errors import ErrorCode
+from relay.protocol.address import Address
+
+HEARD_EVERY = 1.0  # seconds between reports of who was heard; consent lapses after 30
+
+
+class Sinks(Protocol):
+    """Where the engine's news go. None of these may block."""
+
+    def record(self, record: ev.CallRecord) -> None:
+        """A call ended."""
+
+    def event(self, event: ev.CallEvent) -> None:
+        """News for the product's back end."""
+
+    def stopped(self) -> None:
+        """The drain is complete."""
+
+
+class Timer(Protocol):
+    """A scheduled callback that can be taken back."""
+
+    def cancel(self) -> None: ...
+
+
+class Clock(Protocol):
+    """The part of the event loop that the driver uses."""
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer: ...
+
+
+class Driver:
+    """One engine, one endpoint, one lane, one timer."""
+
+    def __init__(self, loop: Clock, engine: Relay, endpoint: Endpoint, lane: Lane, sinks: Sinks) -> None:
+        self.engine = engine
+        self._loop = loop
+        self._endpoint = endpoint
+        self._lane = lane
+        self._sinks = sinks
+        self._inputs: deque[ev.Input] = deque()
+        self._busy = False
+        self._timer: Timer | None = None
+        self._timer_at: float | None = None
+        self._heard: dict[int, float] = {}
+        self._live: dict[int, None] = {}
+        self._commands: dict[int, Callable[[ErrorCode, str], None]] = {}
+        self._next_command = 1
+        self._do: dict[type, Callable[[Any], None]] = {
+            ev.SendStream: lambda out: endpoint.send_stream(out.leg, out.data),
+            ev.SendDatagram: lambda out: endpoint.send_datagram(out.leg, out.data),
+            ev.CloseLeg: self._close_leg,
+            ev.SetBudget: self._set_budget,
+            ev.OpenFlow: lambda out: lane.open_flow(out.leg, out.flow, index=out.index, group=out.group),
+            ev.Route: lambda out: lane.route(out.leg, out.flow, out.targets, out.closed),
+            ev.CloseFlow: self._close_flow,
+            ev.CallEvent: sinks.event,
+            ev.CallRecord: sinks.record,
+            ev.CommandDone: self._command_done,
+            ev.Stopped: lambda _: sinks.stopped(),
+        }
+
+    # ------------------------------------------------------------ facts from the endpoint
+
+    def opened(self, leg: int, address: Address, datagrams: bool) -> None:
+        """See `endpoint.Handler`; so for the next four."""
+        self._live[leg] = None
+        self.feed(ev.LegOpened(leg, "quic", address, datagrams))
+
+    def stream(self, leg: int, data: bytes, end: bool) -> None:
+        self.feed(ev.StreamReceived(leg, data, end))
+
+    def datagram(self, leg: int, data: bytes) -> None:
+        self.feed(ev.DatagramReceived(leg, data))
+
+    def moved(self, leg: int, address: Address) -> None:
+        self.feed(ev.AddressMoved(leg, address))
+
+    def lost(self, leg: int, code: int) -> None:
+        self._live.pop(leg, None)
+        self._heard.pop(leg, None)
+        self.feed(ev.LegLost(leg, code))
+
+    def command(self, raw: bytes, done: Callable[[ErrorCode, str], None]) -> None:
+        """A signed command; `done` is called with its outcome, within this call."""
+        ref = self._next_command
+        self._next_command += 1
+        self._commands[ref] = done
+        self.feed(ev.CommandReceived(ref, raw))
+
+    # ------------------------------------------------------------ the rule
+
+    def feed(self, event: ev.Input) -> None:
+        """Give the engine one input and carry out all it says, in order."""
+        self._inputs.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._inputs:
+                current = self._inputs.popleft()
+                self.engine.handle(current, time.monotonic(), time.time())
+                output = self.engine.poll()
+                while output is not None:
+                    self._do[type(output)](output)
+                    output = self.engine.poll()
+                if isinstance(current, ev.LegLost):  # only now: its flows' counters were asked for above
+                    self._lane.close_leg(current.leg)
+                if not self._inputs:
+                    self._endpoint.transmit_dirty()
+        finally:
+            self._busy = False
+        self._arm()
+
+    def _arm(self) -> None:
+        due = self.engine.next_deadline()
+        if due == self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_at = due
+        if due is not None:
+            self._timer = self._loop.call_at(due, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._timer_at = None
+        self.feed(ev.Tick())
+
+    def report_heard(self) -> None:
+        """Tell the engine which legs were heard since the last report; call about once a second."""
+        fresh: dict[int, float] = {}
+        for leg in self._live:
+            at = self._endpoint.last_heard(leg)
+            if at is not None and at != self._heard.get(leg):
+                fresh[leg] = at
+        self._heard.update(fresh)
+        if fresh:
+            self.feed(ev.Heard(fresh))
+
+    # ------------------------------------------------------------ outputs
+
+    def _set_budget(self, out: ev.SetBudget) -> None:
+        self._lane.open_leg(out.leg, pps=out.pps, up_bps=out.up_bps, down_bps=out.down_bps)
+
+    def _close_leg(self, out: ev.CloseLeg) -> None:
+        self._endpoint.close(out.leg, out.code, out.reason)
+
+    def _close_flow(self, out: ev.CloseFlow) -> None:
+        counters = self._lane.close_flow(out.leg, out.flow)
+        self._inputs.appendleft(ev.FlowClosed(out.leg, out.flow, counters))
+
+    def _command_done(self, out: ev.CommandDone) -> None:
+        done = self._commands.pop(out.ref, None)
+        if done is not None:
+            done(out.code, out.message)

@@ -1,0 +1,268 @@
+"""The plain twin of the lane: readable first, and the oracle for any faster one. Pure: no socket, no clock.
+
+    receive: size -> flow -> version -> budget -> sender -> duplicate -> gate -> one copy per listener
+    dequeue: oldest first, at most 5 frames per flow, none older than 100 ms (both from the config)
+
+Must never live here: sockets, encryption, or a reason for a gate to be open.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from relay.config import LimitsConfig
+from relay.core.events import FlowCounters
+from relay.core.reasons import DropReason
+from relay.edge.lane import LaneCounters
+from relay.errors import ErrorCode, LocalError, PeerError
+from relay.protocol import media
+
+WINDOW = 128  # replay window per (flow, KID), in packets
+KIDS_PER_FLOW = 16  # two epochs live at a time; more is a peer making state here
+_WINDOW_MASK = (1 << WINDOW) - 1
+_REPEAT_CLEAR = 0xFF ^ 0x02
+
+
+class _Bucket:
+    """A token bucket in its own unit per second; starts full."""
+
+    __slots__ = ("_at", "_burst", "_level", "_rate")
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._level = self._burst
+        self._at = 0.0
+
+    def take(self, amount: float, now: float) -> bool:
+        level = min(self._burst, self._level + (now - self._at) * self._rate) if now > self._at else self._level
+        self._at = now
+        if level < amount:
+            self._level = level
+            return False
+        self._level = level - amount
+        return True
+
+
+class _Seen:
+    """Replay window of one key: highest counter and a bit per packet below it."""
+
+    __slots__ = ("bits", "first", "highest", "unique")
+
+    def __init__(self, ctr: int) -> None:
+        self.first = ctr
+        self.highest = ctr
+        self.bits = 1
+        self.unique = 1
+
+    def mark(self, ctr: int) -> bool:
+        """True when `ctr` is new; False when it was seen or is too old to tell."""
+        ahead = ctr - self.highest
+        if ahead > 0:
+            self.bits = ((self.bits << ahead) | 1) & _WINDOW_MASK if ahead < WINDOW else 1
+            self.highest = ctr
+        else:
+            if ahead <= -WINDOW:
+                return False
+            bit = 1 << -ahead
+            if self.bits & bit:
+                return False
+            self.bits |= bit
+            self.first = min(self.first, ctr)
+        self.unique += 1
+        return True
+
+    @property
+    def lost(self) -> int:
+        return self.highest - self.first + 1 - self.unique
+
+
+class _Flow:
+    __slots__ = ("accepted", "closed", "copies", "dropped", "group", "index", "received", "seen", "targets")
+
+    def __init__(self, index: int, group: bool) -> None:
+        self.index = index
+        self.group = group
+        self.targets: tuple[tuple[_Leg, int], ...] = ()
+        self.closed = DropReason.GATE_CLOSED
+        self.seen: dict[int, _Seen] = {}
+        self.received = 0
+        self.accepted = 0
+        self.copies = 0
+        self.dropped: dict[DropReason, int] = {}
+
+
+class _Leg:
+    __slots__ = ("down", "flows", "number", "packets", "queues", "up")
+
+    def __init__(self, number: int, packets: _Bucket, up: _Bucket, down: _Bucket) -> None:
+        self.number = number
+        self.flows: dict[int, _Flow] = {}
+        self.queues: dict[int, deque[tuple[float, bytes]]] = {}
+        self.packets = packets
+        self.up = up
+        self.down = down
+
+
+class PyLane:
+    """The lane in plain Python. See `relay.edge.lane.Lane` for the contract of each method."""
+
+    name = "python"
+
+    def __init__(self, limits: LimitsConfig | None = None) -> None:
+        limits = limits or LimitsConfig()
+        self._queue_frames = limits.queue_frames
+        self._queue_seconds = limits.queue_ms / 1000
+        self._burst_seconds = limits.burst_ms / 1000
+        self.counters = LaneCounters()
+        self._legs: dict[int, _Leg] = {}
+        self._ready: dict[int, None] = {}
+
+    def open_leg(self, leg: int, *, pps: int, up_bps: int, down_bps: int) -> None:
+        burst = self._burst_seconds
+        packets = _Bucket(pps, max(pps * burst, 10))
+        up = _Bucket(up_bps / 8, max(up_bps / 8 * burst, media.MAX_MEDIA))
+        down = _Bucket(down_bps / 8, max(down_bps / 8 * burst, 2 * media.MAX_MEDIA))
+        known = self._legs.get(leg)
+        if known is None:
+            self._legs[leg] = _Leg(leg, packets, up, down)
+        else:  # new rights in mid-call: budgets change, flows stay
+            known.packets, known.up, known.down = packets, up, down
+
+    def close_leg(self, leg: int) -> None:
+        gone = self._legs.pop(leg, None)
+        if gone is None:
+            return
+        self._ready.pop(leg, None)
+        waiting = sum(len(queue) for queue in gone.queues.values())
+        gone.queues.clear()
+        self.counters.queued -= waiting
+        self.counters.dropped_out[DropReason.PEER_GONE] += waiting
+
+    def open_flow(self, leg: int, flow: int, *, index: int, group: bool) -> None:
+        self._leg(leg).flows[flow] = _Flow(index, group)
+
+    def close_flow(self, leg: int, flow: int) -> FlowCounters:
+        owner = self._legs.get(leg)
+        gone = owner.flows.pop(flow, None) if owner else None
+        if gone is None:
+            return FlowCounters()
+        return FlowCounters(
+            received=gone.received,
+            accepted=gone.accepted,
+            copies=gone.copies,
+            lost=sum(seen.lost for seen in gone.seen.values()),
+            dropped=gone.dropped,
+        )
+
+    def route(
+        self, leg: int, flow: int, targets: Sequence[tuple[int, int]], closed: DropReason | None
+    ) -> None:
+        owner = self._legs.get(leg)
+        uplink = owner.flows.get(flow) if owner else None
+        if uplink is None:
+            raise LocalError(f"route for a flow that is not open: leg {leg} flow {flow}")
+        uplink.targets = tuple((self._leg(number), out) for number, out in targets)
+        uplink.closed = closed or DropReason.GATE_CLOSED
+
+    def receive(self, leg: int, payload: bytes, now: float) -> DropReason | None:
+        counters = self.counters
+        counters.media_in += 1
+        owner = self._legs.get(leg)
+        flow = owner.flows.get(payload[0]) if owner is not None and payload else None
+        if owner is None or flow is None:
+            counters.dropped[DropReason.UNKNOWN_FLOW] += 1
+            return DropReason.UNKNOWN_FLOW
+        flow.received += 1
+        reason = self._refuse(owner, flow, payload, now)
+        if reason is not None:
+            counters.dropped[reason] += 1
+            flow.dropped[reason] = flow.dropped.get(reason, 0) + 1
+            return reason
+        flow.accepted += 1
+        counters.accepted += 1
+        second = bytes((payload[1] & _REPEAT_CLEAR,))
+        rest = payload[2:]
+        for listener, out in flow.targets:
+            self._enqueue(listener, out, bytes((out,)) + second + rest, now)
+        flow.copies += len(flow.targets)
+        return None
+
+    def _refuse(self, owner: _Leg, flow: _Flow, payload: bytes, now: float) -> DropReason | None:
+        size = len(payload)
+        if size > media.MAX_MEDIA:
+            return DropReason.TOO_LARGE
+        try:
+            kid, ctr = media.peek(payload)
+        except PeerError as error:
+            return DropReason.BAD_VERSION if error.code is ErrorCode.VERSION else DropReason.MALFORMED
+        if not owner.packets.take(1, now) or not owner.up.take(size, now):
+            return DropReason.OVER_BUDGET
+        if media.index_of(kid, flow.group) != flow.index:
+            return DropReason.WRONG_SENDER
+        if not flow.targets:
+            return flow.closed
+        seen = flow.seen.get(kid)
+        if seen is None:
+            if len(flow.seen) >= KIDS_PER_FLOW:
+                return DropReason.QUOTA
+            flow.seen[kid] = _Seen(ctr)
+        elif not seen.mark(ctr):
+            return DropReason.DUPLICATE
+        return None
+
+    def _enqueue(self, listener: _Leg, out: int, copy: bytes, now: float) -> None:
+        counters = self.counters
+        counters.copies += 1
+        if self._legs.get(listener.number) is not listener:
+            counters.dropped_out[DropReason.PEER_GONE] += 1
+            return
+        queue = listener.queues.get(out)
+        if queue is None:
+            queue = listener.queues[out] = deque()
+        if len(queue) >= self._queue_frames:
+            queue.popleft()
+            counters.dropped_out[DropReason.QUEUE_FULL] += 1
+        else:
+            counters.queued += 1
+        queue.append((now, copy))
+        self._ready[listener.number] = None
+
+    def take_ready(self) -> list[int]:
+        ready = list(self._ready)
+        self._ready.clear()
+        return ready
+
+    def dequeue(self, leg: int, now: float, room: int = media.MAX_MEDIA) -> bytes | None:
+        owner = self._legs.get(leg)
+        if owner is None:
+            return None
+        counters = self.counters
+        for queue in owner.queues.values():
+            while queue and len(queue[0][1]) <= room:
+                arrived, copy = queue.popleft()
+                counters.queued -= 1
+                if now - arrived > self._queue_seconds:
+                    counters.dropped_out[DropReason.STALE] += 1
+                elif not owner.down.take(len(copy), now):
+                    counters.dropped_out[DropReason.OVER_BUDGET] += 1
+                else:
+                    counters.sent += 1
+                    return copy
+        return None
+
+    def unsent(self, reason: DropReason) -> None:
+        """The copy that `dequeue` gave last could not leave: count it under `reason` instead."""
+        self.counters.sent -= 1
+        self.counters.dropped_out[reason] += 1
+
+    def queue_depth(self, leg: int) -> int:
+        owner = self._legs.get(leg)
+        return sum(len(queue) for queue in owner.queues.values()) if owner else 0
+
+    def _leg(self, leg: int) -> _Leg:
+        try:
+            return self._legs[leg]
+        except KeyError:
+            raise LocalError(f"no such leg: {leg}") from None

@@ -1,0 +1,53 @@
+"""One connection as the endpoint keeps it: who it is, which ids are its own, when its timer is due.
+
+Must never live here: anything the connection or the engine knows already.
+"""
+
+from __future__ import annotations
+
+import socket
+from enum import Enum
+
+from aioquic.quic.connection import NetworkAddress
+
+from relay.edge.quic import RelayQuic
+
+
+class PeerState(Enum):
+    """How far a connection is."""
+
+    HALF_OPEN = "half_open"  # handshake in progress, address perhaps not proven
+    OPEN = "open"  # confirmed; the engine knows the leg
+    CLOSING = "closing"  # we or the peer closed; waits for the QUIC stack to finish
+    GONE = "gone"
+
+
+class Peer:
+    """A connection, the socket it came by, and its place in the endpoint's tables."""
+
+    __slots__ = (
+        "ack_listed",
+        "address",
+        "armed",
+        "control_stream",
+        "deadline",
+        "ids",
+        "leg",
+        "quic",
+        "sock",
+        "state",
+    )
+
+    def __init__(
+        self, leg: int, quic: RelayQuic, sock: socket.socket, address: NetworkAddress, deadline: float
+    ) -> None:
+        self.leg = leg
+        self.quic = quic
+        self.sock = sock
+        self.address = address
+        self.deadline = deadline  # the handshake must be done by then
+        self.state = PeerState.HALF_OPEN
+        self.ids: set[bytes] = set()
+        self.armed: float | None = None
+        self.control_stream: int | None = None
+        self.ack_listed = False
