@@ -1,0 +1,138 @@
+"""One participant's transport, from its handshake to its end.
+
+    OPENED --challenge--> CHALLENGED --hello--> READY --join--> IN_CALL --ended--> LINGERING --> CLOSED
+      \\------------------ hello (token without cnf) --^
+
+A leg belongs to one call at most, because a token names one call. Must never live here: sockets, and what
+a message means for a call.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import ClassVar
+
+from relay.config import LimitsConfig
+from relay.core.flows import FlowNumbers
+from relay.core.limits import TokenBucket
+from relay.core.machine import Machine, Table
+from relay.protocol.address import Address
+from relay.protocol.control import FrameReader
+from relay.protocol.ids import CallId
+from relay.protocol.ticket import TicketBody
+from relay.protocol.token import Claims
+
+LINGER_S = 5.0  # after `ended`: time for a last feedback or report, then the leg is closed
+
+
+class LegState(Enum):
+    """How far the leg has come."""
+
+    OPENED = "opened"  # handshake done, nobody known
+    CHALLENGED = "challenged"  # has a nonce to sign
+    READY = "ready"  # token admitted, no call yet
+    IN_CALL = "in_call"  # rings, talks, or is silent, in a call
+    LINGERING = "lingering"  # its call is over
+    CLOSED = "closed"  # told to close, or gone
+
+
+class Challenged:
+    """A nonce was sent."""
+
+
+class Admitted:
+    """The hello was good."""
+
+
+class Entered:
+    """The leg is in a call now."""
+
+
+class CallOver:
+    """Its call ended; the leg may say a last word."""
+
+
+class Closed:
+    """The leg is over."""
+
+
+class Leg(Machine[LegState]):
+    """State of one leg. The engine owns it and reads its fields."""
+
+    TRANSITIONS: ClassVar[Table[LegState]] = {
+        LegState.OPENED: {
+            Challenged: LegState.CHALLENGED,
+            Admitted: LegState.READY,
+            Closed: LegState.CLOSED,
+        },
+        LegState.CHALLENGED: {Admitted: LegState.READY, Closed: LegState.CLOSED},
+        LegState.READY: {Entered: LegState.IN_CALL, Closed: LegState.CLOSED},
+        LegState.IN_CALL: {CallOver: LegState.LINGERING, Closed: LegState.CLOSED},
+        LegState.LINGERING: {Closed: LegState.CLOSED},
+        LegState.CLOSED: {},
+    }
+
+    def __init__(
+        self, number: int, transport: str, address: Address, limits: LimitsConfig, now: float
+    ) -> None:
+        super().__init__(LegState.OPENED)
+        self.number = number
+        self.transport = transport
+        self.address = address
+        self.reader = FrameReader()
+        self.messages = TokenBucket(limits.control_per_s, limits.control_burst, now)
+        self.datagrams = TokenBucket(limits.control_per_s, limits.control_burst, now)
+        self.reports = TokenBucket(limits.report_per_min / 60, limits.report_per_min, now)
+        self.uplinks = FlowNumbers(limits.flow_rest_s)
+        self.downlinks = FlowNumbers(limits.flow_rest_s)
+        self.nonce: bytes | None = None
+        self.claims: Claims | None = None
+        self.ticket: TicketBody | None = None
+        """What `hello` resumed with; a rejoin to this place follows."""
+        self.client: dict[str, str] = {}
+        self.call: CallId | None = None
+        self.index = 0
+        """Place in the call, once in one."""
+        self.up: int | None = None
+        """The uplink flow, once in a call."""
+        self.heard = now
+        self.observations = 0
+        self.newest: dict[int, int] = {}
+        """Newest sequence number per type of newest-wins datagram."""
+        self._until: float | None = now + limits.hello_s
+
+    def next_deadline(self) -> float | None:
+        """When the state's patience ends; a leg in a call is watched by its call."""
+        return self._until
+
+    def on_challenged(self, nonce: bytes) -> None:
+        """The nonce that a proof of possession must sign."""
+        self.nonce = nonce
+        self._move(Challenged)
+
+    def on_admitted(self, claims: Claims | None, ticket: TicketBody | None, join_by: float | None) -> None:
+        """Who this is, and until when the token lets it join."""
+        self.claims = claims
+        self.ticket = ticket
+        self._move(Admitted)
+        self._until = join_by
+
+    def on_entered(self, call: CallId, index: int, up: int) -> None:
+        """Its place and its uplink flow."""
+        self.call = call
+        self.index = index
+        self.up = up
+        self._move(Entered)
+        self._until = None
+
+    def on_call_over(self, now: float) -> None:
+        """No call any more; a last word is welcome."""
+        self.up = None
+        self._move(CallOver)
+        self._until = now + LINGER_S
+
+    def on_closed(self) -> None:
+        """Over."""
+        self.up = None
+        self._move(Closed)
+        self._until = None

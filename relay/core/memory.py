@@ -1,0 +1,68 @@
+"""Things remembered for a while: spent token ids, ended calls, removed people.
+
+A spent token id must be known for as long as its token could pass the clock checks, and wall clocks jump.
+So an entry dies only when both clocks say so: neither a jump forward nor one back revives a token.
+Must never live here: what the memory is used for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from heapq import heappop, heappush
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Memory(Generic[K]):
+    """A set whose members expire, with a ceiling."""
+
+    def __init__(self, ceiling: int) -> None:
+        self.ceiling = ceiling
+        self._until: dict[K, float] = {}  # wall second of the end
+        self._heap: list[tuple[float, int, K]] = []  # monotonic second of the next look, order, key
+        self._order = 0
+
+    def __len__(self) -> int:
+        return len(self._until)
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._until
+
+    def has_room(self, now: float, wall: float) -> bool:
+        """Forget what is over, then say whether one more fits."""
+        self._expire(now, wall)
+        return len(self._until) < self.ceiling
+
+    def add(self, key: K, ttl_s: float, now: float, wall: float) -> None:
+        """Remember for `ttl_s` seconds of both clocks. At the ceiling the entry nearest its end makes room."""
+        if key not in self._until and not self.has_room(now, wall):
+            self._drop_nearest()
+        known = key in self._until
+        self._until[key] = max(wall + ttl_s, self._until.get(key, wall))
+        if not known:
+            self._push(now + ttl_s, key)
+
+    def discard(self, key: K) -> None:
+        """Forget now."""
+        self._until.pop(key, None)  # its heap entry dies when it surfaces
+
+    def _push(self, when: float, key: K) -> None:
+        self._order += 1
+        heappush(self._heap, (when, self._order, key))
+
+    def _drop_nearest(self) -> None:
+        # Every member has a heap entry, so the heap cannot run dry before the set does.
+        while self._until.pop(heappop(self._heap)[2], None) is None:
+            continue
+
+    def _expire(self, now: float, wall: float) -> None:
+        while self._heap and self._heap[0][0] <= now:
+            _, _, key = heappop(self._heap)
+            until = self._until.get(key)
+            if until is None:
+                continue
+            if until <= wall:
+                del self._until[key]
+            else:
+                self._push(now + (until - wall), key)

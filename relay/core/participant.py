@@ -1,0 +1,208 @@
+"""One person in one call: devices that ring, the one that accepted, and how long an accept outlives silence.
+
+    JOINED --accept--> ACCEPTED --silence--> AWAY --rejoin--> ACCEPTED
+       ^                  |                    |--60 s--> ABSENT --rejoin--> JOINED
+       '--- newer join ---'                    '--90 s--> LEFT
+
+Two consents meet here: the network's, which lapses with silence (RFC 7675 section 5.1) and comes back with a
+rejoin, and the user's, which outlives the leg for a while and must then be asked for anew. Must never live
+here: other participants.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import Enum
+from typing import ClassVar
+
+from relay.config import LimitsConfig
+from relay.core.events import FlowCounters
+from relay.core.limits import TokenBucket
+from relay.core.machine import Machine, Table
+from relay.protocol.ids import Sub
+from relay.protocol.token import Claims
+
+
+class Presence(Enum):
+    """Whether and how somebody is there."""
+
+    JOINED = "joined"  # one device or more rings
+    ACCEPTED = "accepted"  # one leg, may hear and be heard
+    AWAY = "away"  # said yes, but the leg is silent or gone
+    ABSENT = "absent"  # no yes that counts, no leg
+    LEFT = "left"  # out of the call
+
+
+class Joined:
+    """A leg came with a `join`."""
+
+
+class Accepted:
+    """The user said yes."""
+
+
+class Silenced:
+    """The last leg is gone, or was not heard for too long."""
+
+
+class Returned:
+    """A leg came back with a ticket."""
+
+
+class AcceptExpired:
+    """The yes is too old."""
+
+
+class Left:
+    """Hung up, removed, or gone for good."""
+
+
+class Participant(Machine[Presence]):
+    """One seat of a call and who sits there."""
+
+    TRANSITIONS: ClassVar[Table[Presence]] = {
+        Presence.JOINED: {
+            Joined: Presence.JOINED,
+            Accepted: Presence.ACCEPTED,
+            Silenced: Presence.ABSENT,
+            Returned: Presence.JOINED,
+            Left: Presence.LEFT,
+        },
+        Presence.ACCEPTED: {
+            Joined: Presence.JOINED,
+            Silenced: Presence.AWAY,
+            Returned: Presence.ACCEPTED,
+            Left: Presence.LEFT,
+        },
+        Presence.AWAY: {
+            Joined: Presence.JOINED,
+            Returned: Presence.ACCEPTED,
+            AcceptExpired: Presence.ABSENT,
+            Left: Presence.LEFT,
+        },
+        Presence.ABSENT: {Joined: Presence.JOINED, Returned: Presence.JOINED, Left: Presence.LEFT},
+        Presence.LEFT: {Joined: Presence.JOINED},
+    }
+
+    def __init__(self, index: int, claims: Claims, limits: LimitsConfig, now: float, wall: float) -> None:
+        super().__init__(Presence.JOINED)
+        self.index = index
+        self.sub: Sub = claims.sub
+        self.claims = claims
+        self.legs: list[int] = []
+        """Devices that ring; exactly one after the accept, none while gone."""
+        self.client: dict[str, str] = {}
+        self.suites: tuple[int, ...] = ()
+        self.hearing: dict[int, int] = {}
+        """Downlink flow on the accepted leg, per participant heard."""
+        self.route: tuple[tuple[int, int], ...] = ()
+        """Listeners of the uplink as last told to the lane."""
+        self.closed: object = None
+        """Reason of an empty route as last told to the lane."""
+        self.told: tuple[int, dict[int, int], int] = (0, {}, 0)
+        """The last `gate`: mask heard, flows, epoch."""
+        self.opaque = TokenBucket(limits.stranger_e2e_bytes_per_s, limits.stranger_e2e_bytes, now)
+        self.joined_wall = wall
+        self.left_wall: float | None = None
+        self.ever_accepted = False
+        self.why = ""
+        self.totals: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self.quality: dict[int, dict[str, int]] = {}
+        """Newest reception report of this listener, per participant heard."""
+        self._limits = limits
+        self._accept_by: float | None = now + limits.ring_s
+        self._away_at: float | None = None
+        self._ticket_at = now + limits.ticket_every_s
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the seat is taken."""
+        return self._state is not Presence.LEFT
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether a yes stands, reachable or not."""
+        return self._state in (Presence.ACCEPTED, Presence.AWAY)
+
+    @property
+    def leg(self) -> int | None:
+        """The one leg that carries media, once accepted."""
+        return self.legs[0] if self.legs and self.is_accepted else None
+
+    def on_joined(self, claims: Claims, leg: int, now: float) -> None:
+        """One more device before the accept; instead of the old ones, unaccepted, after it."""
+        if self._state is not Presence.JOINED:
+            self._accept_by = now + self._limits.ring_s
+        self._move(Joined)
+        self.claims = claims
+        self.legs.append(leg)
+        self._away_at = self.left_wall = None
+
+    def on_accepted(self, leg: int, suites: tuple[int, ...]) -> None:
+        """This leg is the one. The others must have been let go."""
+        self._move(Accepted)
+        self.suites = suites
+        self.ever_accepted = True
+        self.legs = [leg]
+        self._accept_by = None
+
+    def on_silenced(self, now: float) -> None:
+        """Not heard: the transport's consent is gone, the user's begins to age."""
+        self._move(Silenced)
+        self._away_at = now
+
+    def on_returned(self, leg: int, now: float) -> None:
+        """Back by ticket, on the same or another leg."""
+        if self._state is Presence.ABSENT:
+            self._accept_by = now + self._limits.ring_s
+        self._move(Returned)
+        if leg not in self.legs:
+            self.legs = [leg] if self.is_accepted else [*self.legs, leg]
+        self._away_at = None
+
+    def on_accept_expired(self) -> None:
+        """The user is asked anew, should the leg come back."""
+        self._move(AcceptExpired)
+
+    def on_left(self, why: str, wall: float) -> None:
+        """Out."""
+        self._move(Left)
+        self.why = why
+        self.left_wall = wall
+        self.legs = []
+        self._accept_by = self._away_at = None
+
+    def drop_leg(self, leg: int) -> None:
+        """One leg less, whatever the state."""
+        self.legs.remove(leg)
+
+    def count(self, counters: FlowCounters) -> None:
+        """Add what the lane counted for one of this person's uplinks."""
+        self.totals["received"] += counters.received
+        self.totals["accepted"] += counters.accepted
+        self.totals["copies"] += counters.copies
+        self.totals["lost"] += counters.lost
+        self.dropped.update({reason.value: number for reason, number in counters.dropped.items()})
+
+    def accept_expires_at(self) -> float | None:
+        """When an away person's yes is too old."""
+        if self._state is Presence.AWAY and self._away_at is not None:
+            return self._away_at + self._limits.accept_outlives_s
+        return None
+
+    def gone_at(self) -> float | None:
+        """When nobody can come back with a ticket any more."""
+        return None if self._away_at is None else self._away_at + self._limits.ticket_ttl_s
+
+    def accept_by(self) -> float | None:
+        """When somebody who rings is taken for not there; the call's own ring limit is no later."""
+        return self._accept_by
+
+    def ticket_at(self) -> float | None:
+        """When the next ticket is due; None without a leg."""
+        return self._ticket_at if self.legs else None
+
+    def on_ticket(self, now: float) -> None:
+        """Tickets went out."""
+        self._ticket_at = now + self._limits.ticket_every_s
