@@ -1,7 +1,7 @@
 """One canonical form of a transport address.
 
 A dual-stack socket reports an IPv4 peer as `::ffff:192.0.2.1`; unless both spellings become one value, the
-same peer has two budgets and the path looks migrated when it is not. Everything past the socket uses this type.
+same peer has two budgets and its path looks migrated when it is not. Past the socket only this type is used.
 
 Must never live here: name resolution, and the socket calls that produce these tuples.
 """
