@@ -26,7 +26,7 @@ from aioquic.quic.connection import (
     QuicConnectionId,
     QuicReceiveContext,
 )
-from aioquic.quic.crypto import CryptoError
+from aioquic.quic.crypto import AEAD, CryptoError
 from aioquic.quic.events import QuicEvent, StreamDataReceived
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType, decode_packet_number
 from aioquic.quic.packet_builder import QuicPacketBuilder
@@ -95,6 +95,8 @@ class RelayQuic(QuicConnection):
         self._sealed_since_update = 0
         self._key_update_after = KEY_UPDATE_AFTER
         self._fast = False
+        self._recv_aead: AEAD | None = None
+        self._old_aead: AEAD | None = None  # packets of the key phase before may still be under way
         self.media_in_flight = 0
         self.media_lost = 0
         self.key_updates = 0
@@ -161,6 +163,9 @@ class RelayQuic(QuicConnection):
         if self._fast:
             self._ack_delay = ACK_HOLD
             self._one_rtt = self._cryptos[tls.Epoch.ONE_RTT]
+            aead = self._one_rtt.recv.aead
+            if aead is not self._recv_aead:
+                self._old_aead, self._recv_aead = self._recv_aead, aead
             self._space: QuicPacketSpace = self._spaces[tls.Epoch.ONE_RTT]
             self._address = self._network_paths[0].addr
             self._idle = self._idle_timeout()
@@ -180,7 +185,8 @@ class RelayQuic(QuicConnection):
         recv = self._one_rtt.recv
         mask = recv.hp._mask(data[13:29])
         first = data[0] ^ (mask[0] & 0x1F)
-        if (first >> 2) & 1 != recv.key_phase or first & 0x18 or not first & 0x40:
+        aead = recv.aead if (first >> 2) & 1 == recv.key_phase else self._old_aead
+        if aead is None or first & 0x18 or not first & 0x40:
             return None
         size = (first & 3) + 1
         end = 9 + size
@@ -189,9 +195,9 @@ class RelayQuic(QuicConnection):
         space = self._space
         number = decode_packet_number(number, size * 8, space.expected_packet_number)
         try:
-            plain = recv.aead.decrypt(data[end:], header, number)
+            plain = aead.decrypt(data[end:], header, number)
         except CryptoError:
-            return DropReason.BAD_TAG
+            return DropReason.BAD_TAG if aead is recv.aead else None  # perhaps the next key phase
         if number in space.received_packets:
             return DropReason.DUPLICATE
         payload = frames.parse(plain)

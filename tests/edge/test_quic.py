@@ -1,0 +1,279 @@
+"""The connection subclass: one ACK state for fast path and aioquic, guards, windows, key update."""
+
+from __future__ import annotations
+
+import inspect
+import random
+
+import aioquic
+import pytest
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.crypto import CryptoPair, HeaderProtection
+from aioquic.quic.events import ConnectionTerminated, DatagramFrameReceived, StreamDataReceived
+from aioquic.quic.recovery import QuicPacketRecovery
+from quicpair import CLIENT, DELAY, SERVER, QuicPair
+
+from relay.core.reasons import DropReason
+from relay.edge.quic import MEDIA_WINDOW, PRIVATE_NAMES, STREAM_WINDOW
+
+OWNERS = {
+    "QuicConnection": lambda pair: pair.connected(),
+    "QuicPacketRecovery": lambda pair: pair.connected()._loss,
+    "CryptoPair": lambda pair: pair.connected()._one_rtt,
+    "HeaderProtection": lambda pair: pair.connected()._one_rtt.send.hp,
+}
+
+
+@pytest.fixture
+def pair() -> QuicPair:
+    return QuicPair()
+
+
+def heard_by_client(pair: QuicPair) -> list[bytes]:
+    return [event.data for event in pair.client_events if isinstance(event, DatagramFrameReceived)]
+
+
+def test_aioquic_is_the_version_these_hooks_were_written_for() -> None:
+    assert aioquic.__version__.startswith("1.7.")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(owner, name) for owner, names in PRIVATE_NAMES.items() for name in names]
+)
+def test_every_private_name_of_aioquic_that_we_use_exists(pair: QuicPair, owner: str, name: str) -> None:
+    assert hasattr(OWNERS[owner](pair), name)
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        ("_handle_ack_frame", ["self", "context", "frame_type", "buf"]),
+        ("_payload_received", ["self", "context", "plain", "crypto_frame_required"]),
+        ("_replenish_connection_ids", ["self"]),
+        ("_write_connection_limits", ["self", "builder", "space"]),
+        ("_write_stream_limits", ["self", "builder", "space", "stream"]),
+    ],
+)
+def test_overridden_methods_keep_their_signature(method: str, parameters: list[str]) -> None:
+    assert list(inspect.signature(getattr(QuicConnection, method)).parameters) == parameters
+
+
+def test_key_and_recovery_classes_still_stand_where_they_did() -> None:
+    assert {CryptoPair.__name__, HeaderProtection.__name__, QuicPacketRecovery.__name__} <= set(OWNERS)
+
+
+def test_media_of_the_client_takes_the_fast_path(pair: QuicPair) -> None:
+    before = pair.slow
+    for number in range(50):
+        pair.client.send_datagram_frame(b"%03d" % number + bytes(100))
+        pair.run(0.020)
+    assert [payload[:3] for payload in pair.media] == [b"%03d" % number for number in range(50)]
+    assert pair.slow == before
+
+
+def test_media_reaches_the_client_and_its_acks_settle_what_is_in_flight(pair: QuicPair) -> None:
+    for number in range(200):
+        pair.send_media(b"%03d" % number + bytes(100))
+        pair.run(0.020)
+    pair.run(0.2)
+    assert [payload[:3] for payload in heard_by_client(pair)] == [b"%03d" % n for n in range(200)]
+    assert pair.connected().media_in_flight == 0
+    assert pair.connected().media_lost == 0
+
+
+def test_several_datagrams_share_a_packet(pair: QuicPair) -> None:
+    pair.send_media(b"one", b"two", b"three")
+    pair.run(0.1)
+    assert heard_by_client(pair) == [b"one", b"two", b"three"]
+
+
+def test_both_ways_at_once_no_packet_is_called_lost_and_no_ack_packet_is_sent(pair: QuicPair) -> None:
+    server = pair.connected()
+    sent_alone = 0
+    for _ in range(500):
+        pair.client.send_datagram_frame(bytes(100))
+        pair.send_media(bytes(100))
+        pair.run(0.020)
+        sent_alone += len(server.datagrams_to_send(pair.now))
+    assert server.media_lost == 0
+    assert len(heard_by_client(pair)) == 500
+    assert pair.client._loss._cc.ssthresh is None or pair.client._loss.congestion_window > 10_000
+    assert sent_alone == 0
+
+
+def test_streams_and_media_together_lose_nothing(pair: QuicPair) -> None:
+    rng = random.Random(7)
+    sent = b""
+    for round_ in range(300):
+        chunk = rng.randbytes(rng.randrange(0, 40))
+        sent += chunk
+        pair.client.send_stream_data(0, chunk)
+        pair.client.send_datagram_frame(bytes(90))
+        pair.send_media(bytes(90))
+        if round_ % 100 == 50:
+            pair.client.request_key_update()
+        if round_ % 100 == 75:
+            pair.client.change_connection_id()
+        pair.run(0.020)
+    pair.run(1.0)
+    got = b"".join(event.data for event in pair.server_events if isinstance(event, StreamDataReceived))
+    assert got == sent
+    assert len(pair.media) + _slow_datagrams(pair) == 300
+    # aioquic's client drops what is under way in the old key phase: one packet for each of its 3 updates.
+    assert len(heard_by_client(pair)) == 297
+    assert pair.connected().media_lost == 3
+
+
+def _slow_datagrams(pair: QuicPair) -> int:
+    return sum(isinstance(event, DatagramFrameReceived) for event in pair.server_events)
+
+
+def test_lost_media_is_counted_once_and_leaves_the_flight(pair: QuicPair) -> None:
+    for number in range(100):
+        pair.send_media(bytes(100), lose=number % 10 == 0)
+        pair.run(0.020)
+    pair.run(0.5)
+    assert pair.connected().media_lost == 10
+    assert pair.connected().media_in_flight == 0
+
+
+def test_a_silent_receiver_stops_the_flow_at_the_window(pair: QuicPair) -> None:
+    sent = 0
+    while pair.connected().media_room(pair.now) and sent < 1000:
+        pair.send_media(bytes(100), lose=True)
+        sent += 1
+    assert sent * 100 < MEDIA_WINDOW + 200
+    assert not pair.connected().media_room(pair.now)
+    assert pair.connected().media_room(pair.now + 1.5)
+
+
+def test_a_new_port_is_validated_before_media_goes_there(pair: QuicPair) -> None:
+    pair.client_addr = ("192.0.2.1", 50001)
+    pair.client.send_datagram_frame(b"from the new port")
+    pair.run(DELAY + 0.001)
+    assert not pair.connected().can_send_media
+    pair.run(1.0)
+    assert pair.connected().can_send_media
+    assert pair.connected().get_peer_address() == ("192.0.2.1", 50001)
+    before = pair.fast
+    pair.client.send_datagram_frame(b"again")
+    pair.run(0.1)
+    assert pair.fast == before + 1
+
+
+def test_a_flipped_bit_drops_the_packet_as_bad_tag(pair: QuicPair) -> None:
+    pair.client.send_datagram_frame(bytes(100))
+    ((data, _),) = pair.client.datagrams_to_send(pair.now)
+    pair.arrive(data[:-1] + bytes((data[-1] ^ 1,)), CLIENT)
+    assert pair.dropped == [DropReason.BAD_TAG]
+    pair.arrive(data, CLIENT)
+    pair.arrive(data, CLIENT)
+    assert pair.dropped == [DropReason.BAD_TAG, DropReason.DUPLICATE]
+    assert len(pair.media) == 1
+
+
+def test_the_same_packet_from_another_source_does_not_take_the_fast_path(pair: QuicPair) -> None:
+    pair.client.send_datagram_frame(bytes(100))
+    ((data, _),) = pair.client.datagrams_to_send(pair.now)
+    assert pair.connected().receive_media(data, ("203.0.113.9", 1), pair.now) is None
+
+
+def _acknowledge(pair: QuicPair, number: int) -> None:
+    """The client claims to have received a packet number of our choice."""
+    space = pair.client._spaces[pair.client._loss.spaces and list(pair.client._spaces)[-1]]
+    space.ack_queue.add(number)
+    space.largest_received_packet = max(space.largest_received_packet, number)
+    space.largest_received_time = pair.now
+    space.ack_at = pair.now
+
+
+def test_acknowledging_a_packet_never_sent_closes_with_protocol_violation(pair: QuicPair) -> None:
+    _acknowledge(pair, pair.connected()._packet_number + 1000)
+    pair.run(0.5)
+    ended = [event for event in pair.client_events if isinstance(event, ConnectionTerminated)]
+    assert pair.connected().close_code == 0x0A
+    assert ended == [] or ended[0].error_code == 0x0A
+
+
+def test_acknowledging_a_skipped_number_closes_with_protocol_violation(pair: QuicPair) -> None:
+    for _ in range(100):
+        pair.send_media(bytes(50))
+        pair.run(0.02)
+    assert pair.connected().close_code == 0
+    skipped = pair.connected()._skipped
+    assert skipped
+    _acknowledge(pair, skipped[-1])
+    pair.run(0.5)
+    assert pair.connected().close_code == 0x0A
+
+
+def test_the_key_phase_flips_at_the_limit_without_a_lost_packet(pair: QuicPair) -> None:
+    server = pair.connected()
+    server._key_update_after = 64
+    for number in range(400):
+        if server.wants_key_update and not server.is_rekeying:
+            server.update_keys()
+            pair.run(0.0)
+        pair.send_media(b"%03d" % number + bytes(60))
+        pair.client.send_datagram_frame(bytes(60))
+        pair.run(0.020)
+    pair.run(0.5)
+    assert server.key_updates >= 5
+    assert len(heard_by_client(pair)) == 400
+    assert len(pair.media) + _slow_datagrams(pair) == 400
+    assert server.media_lost == 0
+
+
+def test_holes_in_a_stream_do_not_grow_the_window(pair: QuicPair) -> None:
+    """Each frame ends at the limit known so far; a window that follows the highest offset would double."""
+    stream = pair.client._get_or_create_stream_for_send(0)
+    pair.run(0.1)
+    highest = 0
+    for _ in range(11):
+        limit = stream.max_stream_data_remote
+        if limit - 1 <= highest:
+            break
+        highest = limit - 1
+        sender = stream.sender
+        sender._buffer = bytearray(b"x")
+        sender._buffer_start = highest
+        sender._buffer_stop = highest + 1
+        sender._pending.add(highest, highest + 1)
+        sender.buffer_is_empty = False
+        sender.highest_offset = highest
+        pair.run(0.3)
+    received = pair.connected()._streams[0].receiver
+    assert received.highest_offset <= STREAM_WINDOW
+    assert len(received._buffer) <= STREAM_WINDOW
+
+
+def test_a_fifth_stream_closes_the_connection(pair: QuicPair) -> None:
+    pair.client._remote_max_streams_bidi = 128
+    for number in range(5):
+        pair.client.send_stream_data(4 * number, b"x")
+    pair.run(0.5)
+    assert pair.connected().close_code == 0x04  # STREAM_LIMIT_ERROR, RFC 9000 section 20.1
+
+
+def test_zero_length_client_ids_work() -> None:
+    pair = QuicPair(zero_length_ids=True)
+    for _ in range(20):
+        pair.client.send_datagram_frame(bytes(80))
+        pair.send_media(bytes(80))
+        pair.run(0.02)
+    assert len(pair.media) == 20
+    assert len(heard_by_client(pair)) == 20
+
+
+def test_aes_128_is_chosen_when_both_can(pair: QuicPair) -> None:
+    assert pair.connected().suite == "AES_128_GCM_SHA256"
+
+
+def test_released_connections_leave_nothing_behind(pair: QuicPair) -> None:
+    server = pair.connected()
+    server.release()
+    assert vars(server) == {}
+
+
+def test_the_server_address_constant_is_not_the_client(pair: QuicPair) -> None:
+    assert SERVER != CLIENT
