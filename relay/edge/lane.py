@@ -16,7 +16,7 @@ from relay.config import Config
 from relay.core.events import FlowCounters
 from relay.core.reasons import DropReason
 from relay.errors import ConfigError
-from relay.protocol.media import MAX_MEDIA
+from relay.protocol.media import MAX_SIZE
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class Lane(Protocol):
     def take_ready(self) -> list[int]:
         """Legs that got copies since the last call."""
 
-    def dequeue(self, leg: int, now: float, room: int = MAX_MEDIA) -> bytes | None:
+    def dequeue(self, leg: int, now: float, room: int = MAX_SIZE) -> bytes | None:
         """The next copy for the leg that is still worth sending and fits `room` bytes; None when none does."""
 
     def unsent(self, reason: DropReason) -> None:

@@ -19,9 +19,8 @@ from relay.errors import ErrorCode, LocalError, PeerError
 from relay.protocol import media
 
 WINDOW = 128  # replay window per (flow, KID), in packets
-KIDS_PER_FLOW = 16  # two epochs live at a time; more is a peer making state here
 _WINDOW_MASK = (1 << WINDOW) - 1
-_REPEAT_CLEAR = 0xFF ^ 0x02
+_UNREADABLE = {ErrorCode.VERSION: DropReason.BAD_VERSION, ErrorCode.TOO_LARGE: DropReason.TOO_LARGE}
 
 
 class _Bucket:
@@ -79,7 +78,19 @@ class _Seen:
 
 
 class _Flow:
-    __slots__ = ("accepted", "closed", "copies", "dropped", "group", "index", "received", "seen", "targets")
+    __slots__ = (
+        "_latest",
+        "_lost",
+        "accepted",
+        "closed",
+        "copies",
+        "dropped",
+        "group",
+        "index",
+        "received",
+        "seen",
+        "targets",
+    )
 
     def __init__(self, index: int, group: bool) -> None:
         self.index = index
@@ -91,6 +102,26 @@ class _Flow:
         self.accepted = 0
         self.copies = 0
         self.dropped: dict[DropReason, int] = {}
+        self._latest = -1
+        self._lost = 0
+
+    def is_new(self, kid: int, ctr: int) -> bool:
+        """Mark (kid, ctr) as seen; False when it was before. At most 8 key ids carry the flow's own index."""
+        seen = self.seen.get(kid)
+        fresh = seen is None or seen.mark(ctr)
+        if seen is None or (not fresh and kid != self._latest and ctr <= seen.highest - WINDOW):
+            # A first packet, or the epoch bits came round again: a new key counts from 0.
+            self._lost += seen.lost if seen else 0
+            self.seen[kid] = _Seen(ctr)
+            fresh = True
+        if fresh:
+            self._latest = kid
+        return fresh
+
+    @property
+    def lost(self) -> int:
+        """Packets that never came, from the gaps in the counters of each key."""
+        return self._lost + sum(seen.lost for seen in self.seen.values())
 
 
 class _Leg:
@@ -122,8 +153,8 @@ class PyLane:
     def open_leg(self, leg: int, *, pps: int, up_bps: int, down_bps: int) -> None:
         burst = self._burst_seconds
         packets = _Bucket(pps, max(pps * burst, 10))
-        up = _Bucket(up_bps / 8, max(up_bps / 8 * burst, media.MAX_MEDIA))
-        down = _Bucket(down_bps / 8, max(down_bps / 8 * burst, 2 * media.MAX_MEDIA))
+        up = _Bucket(up_bps / 8, max(up_bps / 8 * burst, media.MAX_SIZE))
+        down = _Bucket(down_bps / 8, max(down_bps / 8 * burst, 2 * media.MAX_SIZE))
         known = self._legs.get(leg)
         if known is None:
             self._legs[leg] = _Leg(leg, packets, up, down)
@@ -152,7 +183,7 @@ class PyLane:
             received=gone.received,
             accepted=gone.accepted,
             copies=gone.copies,
-            lost=sum(seen.lost for seen in gone.seen.values()),
+            lost=gone.lost,
             dropped=gone.dropped,
         )
 
@@ -182,35 +213,25 @@ class PyLane:
             return reason
         flow.accepted += 1
         counters.accepted += 1
-        second = bytes((payload[1] & _REPEAT_CLEAR,))
-        rest = payload[2:]
         for listener, out in flow.targets:
-            self._enqueue(listener, out, bytes((out,)) + second + rest, now)
+            self._enqueue(listener, out, media.with_flow(payload, out, False), now)
         flow.copies += len(flow.targets)
         return None
 
     def _refuse(self, owner: _Leg, flow: _Flow, payload: bytes, now: float) -> DropReason | None:
         size = len(payload)
-        if size > media.MAX_MEDIA:
-            return DropReason.TOO_LARGE
         try:
-            kid, ctr = media.peek(payload)
+            header = media.decode(payload)
         except PeerError as error:
-            return DropReason.BAD_VERSION if error.code is ErrorCode.VERSION else DropReason.MALFORMED
+            return _UNREADABLE.get(error.code, DropReason.MALFORMED)
+        kid, ctr = header.kid, header.ctr
         if not owner.packets.take(1, now) or not owner.up.take(size, now):
             return DropReason.OVER_BUDGET
         if media.index_of(kid, flow.group) != flow.index:
             return DropReason.WRONG_SENDER
         if not flow.targets:
             return flow.closed
-        seen = flow.seen.get(kid)
-        if seen is None:
-            if len(flow.seen) >= KIDS_PER_FLOW:
-                return DropReason.QUOTA
-            flow.seen[kid] = _Seen(ctr)
-        elif not seen.mark(ctr):
-            return DropReason.DUPLICATE
-        return None
+        return None if flow.is_new(kid, ctr) else DropReason.DUPLICATE
 
     def _enqueue(self, listener: _Leg, out: int, copy: bytes, now: float) -> None:
         counters = self.counters
@@ -234,7 +255,7 @@ class PyLane:
         self._ready.clear()
         return ready
 
-    def dequeue(self, leg: int, now: float, room: int = media.MAX_MEDIA) -> bytes | None:
+    def dequeue(self, leg: int, now: float, room: int = media.MAX_SIZE) -> bytes | None:
         owner = self._legs.get(leg)
         if owner is None:
             return None
