@@ -3,8 +3,8 @@
     stream frame                   u16 length || msgpack [type, id, body]      <= 16384 bytes of msgpack
     WebSocket, raw TLS record      C0 || msgpack [type, id, body]              (`encode_body`)
 
-`id` other than 0 asks for `Ok` or `Err` with the same id. The messages themselves stand in messages.py and are
-importable from here. Must never live here: who may send what and when; that is decided in core.
+`id` other than 0 asks for `Ok` or `Err` with the same id. The messages stand in messages.py and can be
+imported from here. Must never live here: who may send what and when; that is decided in core.
 """
 
 from __future__ import annotations
