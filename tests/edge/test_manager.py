@@ -1,0 +1,66 @@
+"""Ready notes, watchdog and inherited sockets, against a real datagram socket and real descriptors."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from relay.edge import manager
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_a_note_arrives_at_the_manager(tmp_path: Path, abstract: bool) -> None:
+    name = f"@relay-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind("\0" + name[1:] if abstract else name)
+        assert manager.notify("READY=1", "STATUS=here", environ={"NOTIFY_SOCKET": name})
+        assert listener.recv(100) == b"READY=1\nSTATUS=here"
+
+
+def test_without_a_manager_nothing_is_sent() -> None:
+    assert not manager.notify("READY=1", environ={})
+
+
+def test_a_manager_that_went_away_is_no_error(tmp_path: Path) -> None:
+    assert not manager.notify("READY=1", environ={"NOTIFY_SOCKET": str(tmp_path / "none")})
+
+
+@pytest.mark.parametrize(
+    ("environ", "interval"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "10000000"}, 5.0),
+        ({"WATCHDOG_USEC": "10000000", "WATCHDOG_PID": str(os.getpid())}, 5.0),
+        ({"WATCHDOG_USEC": "10000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+    ],
+)
+def test_the_watchdog_is_fed_twice_as_often_as_asked(
+    environ: dict[str, str], interval: float | None
+) -> None:
+    assert manager.watchdog_interval(environ) == interval
+
+
+def test_inherited_sockets_come_by_name_and_the_variables_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    second = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    lowest = 200
+    for offset, sock in enumerate((first, second)):
+        os.dup2(sock.fileno(), lowest + offset)
+        sock.close()
+    monkeypatch.setattr(manager, "FIRST_FD", lowest)
+    environ = {"LISTEN_FDS": "2", "LISTEN_PID": str(os.getpid()), "LISTEN_FDNAMES": "public:metrics"}
+    found = manager.inherited(environ)
+    assert environ == {}
+    assert [sock.type for sock in found["public"]] == [socket.SOCK_DGRAM]
+    assert [sock.type for sock in found["metrics"]] == [socket.SOCK_STREAM]
+    assert not os.get_inheritable(found["public"][0].fileno())
+    for sock in (*found["public"], *found["metrics"]):
+        sock.close()
+
+
+def test_sockets_meant_for_another_process_are_left_alone() -> None:
+    assert manager.inherited({"LISTEN_FDS": "1", "LISTEN_PID": "1"}) == {}
