@@ -1,0 +1,163 @@
+"""Rules that span several keys of the configuration, each a function that raises or returns.
+
+`RULES` is run by relay/config.py over every tree before anyone sees it. Must never live here: ranges of a
+single key (they stand at the field), files, behaviour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from relay.errors import ConfigError
+
+if TYPE_CHECKING:
+    from relay.config import Config
+
+AGES: Final = ("unknown", "under_16", "16_17", "adult")
+CONTACTS: Final = ("stranger", "contact")
+
+
+def split_address(text: str, key: str) -> tuple[str, int]:
+    """`[v6]:port` or `v4:port` -> (host, port); ConfigError names `key`. Port 0 means: any free one."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ConfigError(key, f"{text!r}: an IPv6 address needs brackets", "write [::1]:443")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise ConfigError(key, f"{text!r} is not an address with a port", "write 127.0.0.1:443 or [::]:443")
+    return host, int(port)
+
+
+def _check_addresses(config: Config) -> None:
+    if not config.listen.udp:
+        raise ConfigError("listen.udp", "names no address", 'write ["[::]:443"]')
+    for position, text in enumerate(config.listen.udp):
+        split_address(text, f"listen.udp[{position}]")
+    if len(set(config.listen.udp)) != len(config.listen.udp):
+        raise ConfigError("listen.udp", "names an address twice", "remove one")
+    if config.listen.metrics:
+        split_address(config.listen.metrics, "listen.metrics")
+
+
+def _check_policy(config: Config) -> None:
+    wanted = {(age, contact) for age in AGES for contact in CONTACTS}
+    seen: set[tuple[str, str]] = set()
+    for position, row in enumerate(config.policy):
+        where = f"policy[{position}]"
+        if (row.age, row.contact) in seen:
+            raise ConfigError(
+                where, f"{row.age} x {row.contact} stands there twice", "keep one row for each pair"
+            )
+        seen.add((row.age, row.contact))
+        if row.age == "under_16" and row.allow:
+            raise ConfigError(f"{where}.allow", "people under 16 are never admitted", "write false")
+        if row.allow and row.max_minutes == 0:
+            raise ConfigError(
+                f"{where}.max_minutes", "0 minutes for someone who is allowed", "write 1 to 1440"
+            )
+        if row.contact == "stranger" and (row.attachments or not row.relay_only):
+            raise ConfigError(
+                where,
+                "strangers talk through the relay only and send no attachments",
+                "relay_only = true, attachments = false",
+            )
+    missing = sorted(wanted - seen)
+    if missing:
+        raise ConfigError(
+            "policy", f"no row for {missing[0][0]} x {missing[0][1]}", "one row for each of the eight"
+        )
+
+
+def _check_issuers(config: Config) -> None:
+    names = [issuer.name for issuer in config.tokens.issuers]
+    keys = [issuer.public_key for issuer in config.tokens.issuers]
+    if len(set(names)) != len(names):
+        raise ConfigError("tokens.issuers", "two issuers share a name", "give each its own")
+    if len(set(keys)) != len(keys):
+        raise ConfigError("tokens.issuers", "a public key stands there twice", "remove one")
+    for position, key in enumerate(keys):
+        if key == "0" * 64:
+            raise ConfigError(
+                f"tokens.issuers[{position}].public_key", "is not set", "print one with `relay token keygen`"
+            )
+
+
+def _check_order(config: Config) -> None:
+    limits, drain = config.limits, config.drain
+    ordered: tuple[tuple[bool, str, str, str], ...] = (
+        (
+            limits.retry_above_half_open <= limits.half_open,
+            "limits.retry_above_half_open",
+            "is above limits.half_open: Retry would never start",
+            f"at most {limits.half_open}",
+        ),
+        (
+            limits.ticket_every_s < limits.ticket_ttl_s,
+            "limits.ticket_every_s",
+            "is not below limits.ticket_ttl_s: legs would be left without a ticket",
+            "about a third of it",
+        ),
+        (
+            limits.consent_s <= limits.accept_outlives_s,
+            "limits.consent_s",
+            "is above limits.accept_outlives_s",
+            f"at most {limits.accept_outlives_s}",
+        ),
+        (
+            limits.ticket_ttl_s <= limits.removed_memory_s,
+            "limits.removed_memory_s",
+            "is below limits.ticket_ttl_s: a removed participant's ticket would work again",
+            f"at least {limits.ticket_ttl_s}",
+        ),
+        (
+            limits.control_per_s <= limits.control_burst,
+            "limits.control_burst",
+            "is below limits.control_per_s",
+            f"at least {limits.control_per_s}",
+        ),
+        (
+            config.tokens.skew_s < config.tokens.max_lifetime_s,
+            "tokens.skew_s",
+            "is not below tokens.max_lifetime_s",
+            "30",
+        ),
+        (
+            drain.grace_s + drain.smear_s + drain.close_s <= drain.deadline_s,
+            "drain.deadline_s",
+            "is shorter than grace_s + smear_s + close_s",
+            f"at least {drain.grace_s + drain.smear_s + drain.close_s}",
+        ),
+    )
+    for holds, key, problem, cure in ordered:
+        if not holds:
+            raise ConfigError(key, problem, cure)
+
+
+def _check_files(config: Config) -> None:
+    if config.cluster.previous_key_file and config.cluster.previous_key_file == config.cluster.key_file:
+        raise ConfigError("cluster.previous_key_file", "is the same file as key_file", 'leave it ""')
+    if not config.cluster.key_file:
+        raise ConfigError("cluster.key_file", "is empty", "make one with `relay token keygen --cluster`")
+    for key, value in (("tls.certificate", config.tls.certificate), ("tls.key", config.tls.key)):
+        if not value:
+            raise ConfigError(key, "is empty: QUIC always shows a certificate", "name a PEM file")
+    events = config.events
+    if events.sink != "off" and not events.path:
+        raise ConfigError(
+            "events.path", f'is empty, but events.sink is "{events.sink}"', 'name a path, or sink = "off"'
+        )
+    if events.sink == "socket" and not events.spool:
+        raise ConfigError("events.spool", "is empty: a socket needs a spool", "name a file")
+    if events.sink != "off" and events.path == events.spool:
+        raise ConfigError("events.spool", "is the same file as events.path", "name another")
+
+
+RULES: Final[tuple[Callable[[Config], None], ...]] = (
+    _check_addresses,
+    _check_policy,
+    _check_issuers,
+    _check_order,
+    _check_files,
+)

@@ -1,0 +1,272 @@
+"""The configuration: defaults, the shipped file, and every way to get it wrong with the line it is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+
+from relay import config as configuration
+from relay import config_rules, settings
+from relay.config import Config, IssuerConfig, PolicyRow, TokenConfig, load, parse, reloadable_changes, render
+from relay.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+SHIPPED = ROOT / "config" / "relay.toml"
+
+KEY_A = "03a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc8664125531b8"
+KEY_B = "13a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc8664125531b8"
+
+
+def test_the_shipped_file_equals_the_defaults() -> None:
+    assert load(SHIPPED) == Config()
+
+
+def test_the_shipped_file_writes_out_and_explains_every_default() -> None:
+    assert SHIPPED.read_text().endswith(render(Config()))
+
+
+def test_the_example_in_the_shipped_file_works_once_uncommented() -> None:
+    head = SHIPPED.read_text().split("\n\n")[0]
+    example = "\n".join(line[4:] for line in head.splitlines() if line.startswith("#   "))
+    text = example.replace("64 hexadecimal digits, printed by `relay token keygen`", KEY_A)
+    assert parse(text).tokens.issuers == (IssuerConfig("app", KEY_A),)
+
+
+def test_an_empty_file_is_the_defaults() -> None:
+    assert parse("") == Config()
+
+
+def test_rendering_and_parsing_gives_the_same_tree() -> None:
+    config = dataclasses.replace(
+        Config(),
+        lane="python",
+        tokens=TokenConfig(issuers=(IssuerConfig("a", KEY_A), IssuerConfig("b", KEY_B)), skew_s=3),
+        events=dataclasses.replace(Config().events, path='odd "quoted" \\ path\tü'),
+    )
+    assert parse(render(config)) == config
+
+
+def _classes(cls: type) -> list[type]:
+    found = [cls]
+    for hint in settings.hints(cls).values():
+        item = settings.item_class(hint)
+        if item:
+            found.append(item)
+        elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            found += _classes(hint)
+    return found
+
+
+@pytest.mark.parametrize("cls", _classes(Config), ids=lambda cls: cls.__name__)
+def test_every_field_carries_its_documentation(cls: type) -> None:
+    assert set(settings.docs(cls)) == {f.name for f in dataclasses.fields(cls)}
+
+
+@pytest.mark.parametrize("cls", _classes(Config), ids=lambda cls: cls.__name__)
+def test_every_class_of_the_tree_is_frozen(cls: type) -> None:
+    assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]  # set by dataclass()
+
+
+# What is wrong, the key the error names, a part of the problem, a part of the cure.
+WRONG = [
+    ("limits.leg=3", "limits.leg", "unknown key", "did you mean legs?"),
+    ("limit.legs=3", "limit", "unknown key", "did you mean limits?"),
+    ("zzz=3", "zzz", "unknown key", "known: clients"),
+    ("limits.legs=0", "limits.legs", ">= 1", "default is 10000"),
+    ("limits.legs=10000001", "limits.legs", "<= 10000000", "default is 10000"),
+    ('limits.legs="x"', "limits.legs", "got `str`", "default is 10000"),
+    ("limits.legs=1.5", "limits.legs", "got `float`", "default is 10000"),
+    ("limits.legs=true", "limits.legs", "got `bool`", "default is 10000"),
+    ("limits.idle_s=nan", "limits.idle_s", "> 0.0", "default is 30.0"),
+    ("limits.idle_s=inf", "limits.idle_s", "<= 86400.0", "default is 30.0"),
+    ("limits.idle_s=-1", "limits.idle_s", "> 0.0", "default is 30.0"),
+    ("limits.participants=33", "limits.participants", "<= 32", "default is 32"),
+    ("limits.participants=1", "limits.participants", ">= 2", "default is 32"),
+    ("limits=3", "limits", "is a section", "[limits]"),
+    ("lane.x=3", "lane", "got `object`", '"auto"'),
+    ("lane=nativ", "lane", "'nativ' is not a choice", "did you mean native?"),
+    ("lane=3", "lane", "got `int`", '"auto"'),
+    ("log.level=verbose", "log.level", "not a choice", "known: debug"),
+    ("node.id=A B", "node.id", "1 to 32 of a-z", '"relay-1"'),
+    ("node.server_id=65536", "node.server_id", "<= 65535", "default is 1"),
+    ("policy=3", "policy", "got `int`", ""),
+    ("policy=[3]", "policy[0]", "got `int`", ""),
+    ('policy=[{age="adul"}]', "policy[0].age", "not a choice", "did you mean adult?"),
+    ('policy=[{agee="adult"}]', "policy[0].agee", "unknown key", "did you mean age?"),
+    ('clients.sdk=["A"]', "clients.sdk[0]", "1 to 16 of", ""),
+    ("listen.udp=[]", "listen.udp", "names no address", "[::]:443"),
+    ('listen.udp=["::1:443"]', "listen.udp[0]", "needs brackets", "[::1]:443"),
+    ('listen.udp=["1.2.3.4"]', "listen.udp[0]", "not an address", "127.0.0.1:443"),
+    ('listen.udp=["1.2.3.4:"]', "listen.udp[0]", "not an address", "127.0.0.1:443"),
+    ('listen.udp=["1.2.3.4:65536"]', "listen.udp[0]", "not an address", "127.0.0.1:443"),
+    ('listen.udp=["1.2.3.4:٣"]', "listen.udp[0]", "not an address", "127.0.0.1:443"),
+    ('listen.udp=["[::]:1", "[::]:1"]', "listen.udp", "twice", "remove one"),
+    ("listen.metrics=localhost", "listen.metrics", "not an address", "127.0.0.1:443"),
+    ("tls.certificate=", "tls.certificate", "is empty", "PEM"),
+    ("tls.key=", "tls.key", "is empty", "PEM"),
+    ("cluster.key_file=", "cluster.key_file", "is empty", "keygen --cluster"),
+    ("cluster.previous_key_file=/etc/relay/relay.key", "cluster.previous_key_file", "same file", '""'),
+    ('tokens.issuers=[{public_key="ab"}]', "tokens.issuers[0].public_key", "64 lower-case", ""),
+    ('tokens.issuers=[{name="a"}]', "tokens.issuers[0].public_key", "is not set", "keygen"),
+    ('tokens.issuers=[{nam="a"}]', "tokens.issuers[0].nam", "unknown key", "did you mean name?"),
+    (
+        f'tokens.issuers=[{{public_key="{KEY_A}"}},{{public_key="{KEY_B}"}}]',
+        "tokens.issuers",
+        "share a name",
+        "its own",
+    ),
+    (
+        f'tokens.issuers=[{{name="a",public_key="{KEY_A}"}},{{name="b",public_key="{KEY_A}"}}]',
+        "tokens.issuers",
+        "stands there twice",
+        "remove one",
+    ),
+    ("tokens.max_lifetime_s=30", "tokens.skew_s", "not below tokens.max_lifetime_s", "30"),
+    ("limits.half_open=63", "limits.retry_above_half_open", "above limits.half_open", "63"),
+    ("limits.ticket_every_s=90", "limits.ticket_every_s", "not below limits.ticket_ttl_s", "third"),
+    ("limits.consent_s=61", "limits.consent_s", "above limits.accept_outlives_s", "60"),
+    ("limits.removed_memory_s=89", "limits.removed_memory_s", "below limits.ticket_ttl_s", "90"),
+    ("limits.control_burst=49", "limits.control_burst", "below limits.control_per_s", "50"),
+    ("drain.grace_s=400", "drain.deadline_s", "shorter than", "411"),
+    ("events.path=", "events.path", "is empty", "off"),
+    ("events.spool=/var/lib/relay/events.jsonl", "events.spool", "same file", "another"),
+    ("no equals sign", "no equals sign", "not an assignment", "section.key=value"),
+    ("=3", "=3", "not an assignment", "section.key=value"),
+]
+
+
+@pytest.mark.parametrize(("assignment", "key", "problem", "cure"), WRONG, ids=[row[0][:40] for row in WRONG])
+def test_a_wrong_value_is_refused_by_name_with_a_cure(
+    assignment: str, key: str, problem: str, cure: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse("", [assignment])
+    assert caught.value.key == key
+    assert problem in caught.value.problem
+    assert cure in caught.value.cure
+    assert "\n" not in str(caught.value)
+
+
+def test_a_socket_for_events_needs_a_spool() -> None:
+    with pytest.raises(ConfigError, match=r"events\.spool: is empty"):
+        parse("", ["events.sink=socket", "events.spool="])
+
+
+def _policy(*, without: int | None = None, **changed: object) -> str:
+    rows = list(configuration.DEFAULT_POLICY)
+    if without is not None:
+        del rows[without]
+    row = int(changed.pop("row", 0))  # type: ignore[call-overload]  # always an int here
+    rows[row] = dataclasses.replace(rows[row], **changed)
+    return render(dataclasses.replace(Config(), policy=tuple(rows)))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (_policy(without=7), "policy: no row for adult x stranger"),
+        (_policy(row=0, contact="contact"), r"policy\[1\]: unknown x contact stands there twice"),
+        (_policy(row=2, allow=True, max_minutes=5), r"policy\[2\]\.allow: people under 16"),
+        (_policy(row=1, max_minutes=0), r"policy\[1\]\.max_minutes: 0 minutes"),
+        (_policy(row=0, attachments=True), r"policy\[0\]: strangers"),
+        (_policy(row=0, relay_only=False), r"policy\[0\]: strangers"),
+    ],
+)
+def test_a_policy_table_with_a_hole_or_a_contradiction_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem.replace("adult x stranger", ".* x .*")):
+        parse(text)
+
+
+def test_policy_covers_every_age_band_and_contact_state() -> None:
+    pairs = {(row.age, row.contact) for row in Config().policy}
+    assert pairs == {(age, contact) for age in config_rules.AGES for contact in config_rules.CONTACTS}
+
+
+def test_nobody_under_sixteen_is_allowed_by_default() -> None:
+    assert [row.allow for row in Config().policy if row.age == "under_16"] == [False, False]
+
+
+def test_rules_run_over_trees_made_in_code_too() -> None:
+    with pytest.raises(ConfigError, match="policy: no row"):
+        configuration.check(dataclasses.replace(Config(), policy=(PolicyRow(),)))
+
+
+def test_an_assignment_takes_toml_or_plain_text(tmp_path: Path) -> None:
+    path = tmp_path / "relay.toml"
+    path.write_text("[limits]\nlegs = 5\n")
+    config = load(path, ["limits.legs=7", "node.id=berlin-2", 'listen.udp=["127.0.0.1:0"]', "records.path="])
+    assert config.limits.legs == 7
+    assert config.node.id == "berlin-2"
+    assert config.listen.udp == ("127.0.0.1:0",)
+    assert config.records.path == ""
+
+
+def test_an_assignment_into_a_value_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"lane\.x: lane is not a section"):
+        parse('lane = "auto"', ["lane.x=1"])
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing\.toml: cannot be read: No such file"):
+        load(tmp_path / "nothing.toml")
+    (tmp_path / "latin.toml").write_bytes(b"# \xff")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load(tmp_path / "latin.toml")
+
+
+def test_a_syntax_error_is_told_with_its_line() -> None:
+    with pytest.raises(ConfigError, match=r"configuration: not TOML: .*line 2"):
+        parse("\nlegs = = 3")
+
+
+def test_a_reload_takes_what_can_change_live() -> None:
+    old = Config()
+    new = parse("", ["limits.legs=7", "drain.grace_s=1", "tls.key=/x", 'log.level="debug"'])
+    assert reloadable_changes(old, new) == ["tls.key", "limits.legs", "log.level", "drain.grace_s"]
+    assert reloadable_changes(old, old) == []
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    ["lane=python", "node.id=b", 'listen.udp=["[::]:4433"]', "limits.queue_ms=60", "events.sink=off",
+     "records.path=/x", "log.format=text"],
+)  # fmt: skip
+def test_a_reload_refuses_by_name_what_needs_a_restart(assignment: str) -> None:
+    with pytest.raises(ConfigError, match="cannot change while running") as caught:
+        reloadable_changes(Config(), parse("", [assignment]))
+    assert caught.value.key == assignment.partition("=")[0]
+
+
+def test_every_live_and_frozen_name_exists() -> None:
+    known = set(_leaves(Config()))
+    for name in configuration.LIVE:
+        assert any(leaf.startswith(name) for leaf in known), name
+    assert set(configuration.FROZEN) <= known
+
+
+def _leaves(tree: object, prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for f in dataclasses.fields(tree):  # type: ignore[arg-type]  # always a dataclass here
+        value = getattr(tree, f.name)
+        inner = dataclasses.is_dataclass(value)
+        found += _leaves(value, f"{prefix}{f.name}.") if inner else [prefix + f.name]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("[::]:443", ("::", 443)), ("127.0.0.1:0", ("127.0.0.1", 0)), ("relay.example:9", ("relay.example", 9))],
+)
+def test_an_address_is_split_into_host_and_port(text: str, address: tuple[str, int]) -> None:
+    assert config_rules.split_address(text, "listen.udp") == address
+
+
+def test_no_default_is_infinite() -> None:
+    for name in _leaves(Config()):
+        value: object = Config()
+        for part in name.split("."):
+            value = getattr(value, part)
+        assert not (isinstance(value, float) and math.isinf(value)), name
