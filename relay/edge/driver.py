@@ -53,7 +53,19 @@ class Clock(Protocol):
 class Driver:
     """One engine, one endpoint, one lane, one timer."""
 
-    def __init__(self, loop: Clock, engine: Relay, endpoint: Endpoint, lane: Lane, sinks: Sinks) -> None:
+    def __init__(
+        self,
+        loop: Clock,
+        engine: Relay,
+        endpoint: Endpoint,
+        lane: Lane,
+        sinks: Sinks,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
+        self._wall = wall
         self.engine = engine
         self._loop = loop
         self._endpoint = endpoint
@@ -120,7 +132,7 @@ class Driver:
         try:
             while self._inputs:
                 current = self._inputs.popleft()
-                self.engine.handle(current, time.monotonic(), time.time())
+                self.engine.handle(current, self._clock(), self._wall())
                 output = self.engine.poll()
                 while output is not None:
                     self._do[type(output)](output)

@@ -82,7 +82,11 @@ class Endpoint:
         front: Front,
         issue: Callable[[], IssuedId],
         lane: Lane,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
+        self._clock = clock
+        self._wall = wall
         self.udp_in = 0
         self.udp_out = 0
         self.send_errors = 0
@@ -159,7 +163,7 @@ class Endpoint:
                 break
             except OSError:  # an ICMP error of an earlier send, reported here; the socket lives on
                 continue
-            self.receive(data, addr, sock, time.monotonic())
+            self.receive(data, addr, sock, self._clock())
         if self._flush_wanted:
             self.flush_media()
 
@@ -221,9 +225,9 @@ class Endpoint:
     def _work(self) -> None:
         """Slow packets, known connections first, for a bounded time."""
         self._working = False
-        until = time.monotonic() + TURN_SECONDS
+        until = self._clock() + TURN_SECONDS
         while self._known or self._unknown:
-            now = time.monotonic()
+            now = self._clock()
             if now >= until:
                 self._working = True
                 self._loop.call_soon(self._work)
@@ -271,7 +275,7 @@ class Endpoint:
             return DropReason.DRAINING
         if len(self._by_leg) >= self._limits.legs:
             return DropReason.QUOTA
-        return self._front.judge_long(data, Address.parse(addr), now, time.time(), self.half_open)
+        return self._front.judge_long(data, Address.parse(addr), now, self._wall(), self.half_open)
 
     def _admit(
         self, verdict: Admit, data: bytes, addr: NetworkAddress, sock: socket.socket, now: float
@@ -386,7 +390,7 @@ class Endpoint:
     def send_datagram(self, leg: int, data: bytes) -> None:
         """Send a control datagram now, if the leg can take one."""
         peer = self._by_leg.get(leg)
-        now = time.monotonic()
+        now = self._clock()
         if peer is not None and peer.quic.media_room(now):
             self._seal(peer, [data], now)
 
@@ -395,7 +399,7 @@ class Endpoint:
         peer = self._by_leg.get(leg)
         if peer is None or peer.state is PeerState.GONE:
             return
-        now = time.monotonic()
+        now = self._clock()
         self._dirty.pop(peer, None)
         self._transmit(peer, now)
         peer.quic.close(error_code=code, reason_phrase=reason)
@@ -405,7 +409,7 @@ class Endpoint:
         """Send what was written since the last call."""
         while self._dirty:
             peer, _ = self._dirty.popitem()
-            self._settle(peer, time.monotonic())
+            self._settle(peer, self._clock())
 
     def flush_media(self) -> None:
         """Seal and send what the lane has ready."""
@@ -413,7 +417,7 @@ class Endpoint:
         for leg in self._lane.take_ready():
             peer = self._by_leg.get(leg)
             if peer is not None:
-                self._flush_leg(peer, time.monotonic())
+                self._flush_leg(peer, self._clock())
 
     def _flush_leg(self, peer: Peer, now: float) -> None:
         quic = peer.quic
@@ -459,7 +463,7 @@ class Endpoint:
     def _on_acks(self) -> None:
         """Acknowledgements that no audio took along leave alone."""
         self._acks_armed = False
-        now = time.monotonic()
+        now = self._clock()
         acks = self._acks
         while acks and acks[0][0] <= now + 0.001:
             _, peer = acks.popleft()
@@ -499,9 +503,9 @@ class Endpoint:
     def _on_timer(self) -> None:
         """Due timers, for a bounded time; most of them moved on since they were armed."""
         self._timer_at = None
-        until = time.monotonic() + TURN_SECONDS
+        until = self._clock() + TURN_SECONDS
         while self._timers:
-            now = time.monotonic()
+            now = self._clock()
             due, _, peer = self._timers[0]
             if due > now or now >= until:
                 break

@@ -32,10 +32,17 @@ from relay.core.reasons import DropReason
 from relay.errors import PeerError
 from relay.protocol.address import Address
 from relay.protocol.cid import CidCodec
-from relay.protocol.demux import LongHeader, parse_long, stateless_reset, version_negotiation
+from relay.protocol.demux import (
+    MIN_INITIAL,
+    QUIC_V1,
+    QUIC_V2,
+    LongHeader,
+    parse_long,
+    stateless_reset,
+    version_negotiation,
+)
 
-VERSIONS = (1, 0x6B3343CF)  # QUIC v1 and v2 (RFC 9369)
-MIN_INITIAL = 1200
+VERSIONS = (QUIC_V1, QUIC_V2)
 MIN_RESET_TRIGGER = 43  # a reset is shorter than its trigger and at least 21 bytes (RFC 9000 section 10.3)
 TOKEN_MARK = b"RA"
 BUCKETS = 4096  # sources share buckets by a keyed hash: 64 KiB in all, flat under any flood
@@ -104,7 +111,7 @@ class RateGauge:
 class AddressTokens:
     """Retry tokens: AEAD over address, ids and time. Two keys live; each token counts once.
 
-        "RA" || nonce[12] || AES-128-GCM( u32 unix ms low || len odcid || odcid || len rscid || rscid )
+        "RA" || nonce[12] || AES-GCM( u64 unix ms || u8 length || original id || id of the Retry )
         AAD: the source address as text and its port
     """
 
