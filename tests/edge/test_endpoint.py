@@ -1,0 +1,433 @@
+"""The endpoint with stock clients, in memory: handshakes, media, moves, goodbyes, floods, on simulated time."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.events import DatagramFrameReceived, StreamDataReceived
+from quicpair import shared_configuration
+
+from relay.config import LimitsConfig
+from relay.core.reasons import DropReason
+from relay.edge.endpoint import Endpoint
+from relay.edge.front import AddressTokens, Front
+from relay.edge.ids import ConnectionIds
+from relay.edge.lane_py import PyLane
+from relay.protocol import media
+from relay.protocol.address import Address
+from relay.protocol.cid import CidCodec
+
+SERVER = ("198.51.100.1", 443)
+SERVER_ID = b"\0\1\0"
+DELAY = 0.005
+
+
+class Network:
+    """Loop, clock, socket and clients of one endpoint. `run` lets simulated time pass."""
+
+    def __init__(self, limits: LimitsConfig | None = None) -> None:
+        self.now = 0.0
+        self.limits = limits or LimitsConfig()
+        rng = random.Random(5)
+        codec = CidCodec(b"k" * 16, SERVER_ID)
+        ids = ConnectionIds(codec, b"r" * 32, 0)
+        self.lane = PyLane(self.limits)
+        self.endpoint = Endpoint(
+            self,
+            self.limits,
+            shared_configuration(),
+            front=Front(
+                self.limits,
+                tokens=AddressTokens([bytes(32)], 10.0, rng.randbytes),
+                ids=codec,
+                server_id=SERVER_ID,
+                reset_token=ids.reset_token,
+                draw=rng.randbytes,
+            ),
+            issue=ids.issue,
+            lane=self.lane,
+            clock=lambda: self.now,
+            wall=lambda: 1_800_000_000.0 + self.now,
+        )
+        self.endpoint.attach(self)
+        self.facts: list[tuple[Any, ...]] = []
+        self.sent: list[tuple[bytes, tuple[str, int]]] = []
+        self.clients: dict[tuple[str, int], Client] = {}
+        self.sending_fails = False
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = itertools.count()
+
+    # the loop
+    def call_at(self, when: float, callback: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (when, next(self._count), callback))
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self.call_at(self.now, callback)
+
+    # the socket
+    def sendto(self, data: bytes, addr: tuple[str, int]) -> None:
+        if self.sending_fails:
+            raise BlockingIOError
+        self.sent.append((data, addr))
+        client = self.clients.get(addr)
+        if client is not None:
+            self.call_at(self.now + DELAY, lambda: client.arrive(data))
+
+    # the handler
+    def opened(self, leg: int, address: Address, datagrams: bool) -> None:
+        self.facts.append(("opened", leg, datagrams))
+        self.lane.open_leg(leg, pps=500, up_bps=500_000, down_bps=5_000_000)
+
+    def stream(self, leg: int, data: bytes, end: bool) -> None:
+        self.facts.append(("stream", leg, data))
+
+    def datagram(self, leg: int, data: bytes) -> None:
+        self.facts.append(("datagram", leg, data))
+
+    def moved(self, leg: int, address: Address) -> None:
+        self.facts.append(("moved", leg, address.port))
+
+    def lost(self, leg: int, code: int) -> None:
+        self.facts.append(("lost", leg, code))
+        self.lane.close_leg(leg)
+
+    def arrive(self, data: bytes, addr: tuple[str, int]) -> None:
+        """A packet reaches the endpoint now."""
+        self.endpoint.receive(data, addr, cast(socket.socket, self), self.now)
+        self.call_soon(self.endpoint.flush_media)
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self._events and self._events[0][0] <= end:
+            when, _, callback = heapq.heappop(self._events)
+            self.now = max(self.now, when)
+            callback()
+        self.now = end
+        assert self.endpoint.imbalance() == 0
+        assert self.lane.counters.imbalance() == 0
+
+    def told(self, kind: str) -> list[tuple[Any, ...]]:
+        return [fact[1:] for fact in self.facts if fact[0] == kind]
+
+
+class Client:
+    """A stock aioquic client on the simulated network."""
+
+    def __init__(self, network: Network, port: int, *, datagrams: bool = True) -> None:
+        self.network = network
+        self.addr = ("192.0.2.1", port)
+        network.clients[self.addr] = self
+        self.quic = QuicConnection(
+            configuration=QuicConfiguration(
+                is_client=True,
+                alpn_protocols=["vrl/1"],
+                verify_mode=ssl.CERT_NONE,
+                max_datagram_frame_size=1200 if datagrams else None,
+                idle_timeout=30.0,
+            )
+        )
+        self.got: list[bytes] = []
+        self.stream = b""
+        self.armed: float | None = None
+        self.quic.connect(SERVER, now=network.now)
+        self.flush()
+
+    def arrive(self, data: bytes) -> None:
+        self.quic.receive_datagram(data, SERVER, now=self.network.now)
+        self.flush()
+
+    def flush(self) -> None:
+        for data, _ in self.quic.datagrams_to_send(self.network.now):
+            addr = self.addr
+            self.network.call_at(
+                self.network.now + DELAY, lambda data=data, addr=addr: self.network.arrive(data, addr)
+            )
+        for event in iter(self.quic.next_event, None):
+            if isinstance(event, DatagramFrameReceived):
+                self.got.append(event.data)
+            elif isinstance(event, StreamDataReceived):
+                self.stream += event.data
+        due = self.quic.get_timer()
+        if due is not None and due != self.armed:
+            self.armed = due
+            self.network.call_at(due, lambda: self.timer(due))
+
+    def timer(self, due: float) -> None:
+        if self.armed == due:
+            self.armed = None
+            self.quic.handle_timer(self.network.now)
+            self.flush()
+
+    def move(self, port: int) -> None:
+        self.addr = (self.addr[0], port)
+        self.network.clients[self.addr] = self
+
+    def write(self, data: bytes) -> None:
+        self.quic.send_stream_data(0, data)
+        self.flush()
+
+    def say(self, data: bytes) -> None:
+        self.quic.send_datagram_frame(data)
+        self.flush()
+
+
+def frame(ctr: int, flow: int = 1, kid: int = 0) -> bytes:
+    head = media.encode_header(flow, kid, ctr)
+    return head + bytes(100 - len(head))
+
+
+@pytest.fixture
+def net() -> Network:
+    return Network()
+
+
+def pair(net: Network) -> tuple[Client, Client]:
+    """Two open legs; what the first says on flow 1 the second hears on flow 2."""
+    first, second = Client(net, 1001), Client(net, 1002)
+    net.run(1.0)
+    net.lane.open_flow(1, 1, index=0, group=False)
+    net.lane.route(1, 1, [(2, 2)], None)
+    return first, second
+
+
+def test_a_handshake_opens_a_leg_and_is_no_longer_half_open(net: Network) -> None:
+    Client(net, 1001)
+    net.run(1.0)
+    assert net.told("opened") == [(1, True)]
+    assert (net.endpoint.half_open, net.endpoint.handshakes, len(net.endpoint)) == (0, 1, 1)
+
+
+def test_a_client_without_datagrams_is_told_as_such(net: Network) -> None:
+    Client(net, 1001, datagrams=False)
+    net.run(1.0)
+    assert net.told("opened") == [(1, False)]
+
+
+def test_the_first_bidirectional_stream_is_the_control_stream_both_ways(net: Network) -> None:
+    client = Client(net, 1001)
+    client.write(b"hello")
+    net.run(1.0)
+    assert net.told("stream") == [(1, b"hello")]
+    net.endpoint.send_stream(1, b"welcome")
+    net.endpoint.transmit_dirty()
+    net.run(1.0)
+    assert client.stream == b"welcome"
+
+
+def test_other_streams_are_read_and_ignored(net: Network) -> None:
+    client = Client(net, 1001)
+    client.write(b"first")
+    net.run(1.0)
+    client.quic.send_stream_data(4, b"second stream")
+    client.quic.send_stream_data(2, b"one way")
+    client.flush()
+    net.run(1.0)
+    assert net.told("stream") == [(1, b"first")]
+
+
+def test_media_goes_from_leg_to_leg_and_acks_ride_along(net: Network) -> None:
+    first, second = pair(net)
+    for ctr in range(100):
+        first.say(frame(ctr))
+        net.run(0.02)
+    net.run(0.2)
+    assert [data[0] for data in second.got] == [2] * 100
+    assert net.endpoint.handled["media"] >= 100
+    assert net.endpoint.media_lost == 0
+
+
+def test_acks_leave_alone_when_no_audio_takes_them(net: Network) -> None:
+    first, _ = pair(net)
+    for ctr in range(50):
+        first.say(frame(ctr))
+        net.run(0.02)
+    net.run(0.1)
+    assert first.quic._loss.bytes_in_flight == 0
+
+
+def test_control_datagrams_go_to_the_handler_and_back(net: Network) -> None:
+    first, _ = pair(net)
+    first.say(b"\0\1ping")
+    net.run(0.1)
+    assert net.told("datagram") == [(1, b"\0\1ping")]
+    net.endpoint.send_datagram(1, b"\0\2pong")
+    net.run(0.1)
+    assert first.got == [b"\0\2pong"]
+
+
+def test_a_moved_client_keeps_its_leg_and_hears_on_at_the_new_port(net: Network) -> None:
+    first, second = pair(net)
+    second.move(2002)
+    second.say(b"\0\0")
+    net.run(0.5)
+    assert net.told("moved") == [(2, 2002)]
+    first.say(frame(1))
+    net.run(0.1)
+    assert len(second.got) == 1
+
+
+def test_what_was_written_leaves_before_the_close(net: Network) -> None:
+    client = Client(net, 1001)
+    client.write(b"x")
+    net.run(1.0)
+    net.endpoint.send_stream(1, b"ended")
+    net.endpoint.close(1, 0x24, "declined")
+    net.run(0.1)
+    assert client.stream == b"ended"
+    assert client.quic._close_event is not None
+    assert client.quic._close_event.error_code == 0x24
+    assert net.told("lost") == [(1, 0x24)]
+    net.run(5.0)
+    assert len(net.endpoint) == 0
+
+
+def test_closing_or_writing_to_an_unknown_leg_is_harmless(net: Network) -> None:
+    net.endpoint.close(9, 0, "")
+    net.endpoint.send_stream(9, b"x")
+    net.endpoint.send_datagram(9, b"\0\0")
+    assert net.endpoint.last_heard(9) is None
+    assert net.endpoint.leg_facts(9) is None
+
+
+def test_a_client_that_says_goodbye_is_forgotten_with_all_its_ids(net: Network) -> None:
+    first, _ = pair(net)
+    first.quic.close(error_code=0x09, reason_phrase="bye")
+    first.flush()
+    net.run(10.0)
+    assert net.told("lost") == [(1, 0x09)]
+    assert len(net.endpoint) == 1
+    assert all(peer.leg == 2 for peer in net.endpoint._by_id.values())
+
+
+def test_a_vanished_client_is_lost_after_the_idle_time(net: Network) -> None:
+    client = Client(net, 1001)
+    net.run(1.0)
+    net.clients.clear()
+    client.armed = None
+    net.run(29.0)
+    assert net.told("lost") == []
+    net.run(3.0)
+    assert len(net.told("lost")) == 1
+    assert len(net.endpoint) == 0
+
+
+def test_a_handshake_that_does_not_finish_is_forgotten_at_its_deadline(net: Network) -> None:
+    client = Client(net, 1001)
+    net.clients.clear()
+    client.armed = None
+    net.run(2.0)
+    assert net.endpoint.half_open == 1
+    net.run(4.0)
+    assert (net.endpoint.half_open, len(net.endpoint), net.endpoint.handshakes_expired) == (0, 0, 1)
+    assert net.told("opened") == []
+
+
+def test_under_retry_a_client_still_gets_in() -> None:
+    net = Network(LimitsConfig(retry_above_half_open=0))
+    Client(net, 1001)
+    net.run(1.0)
+    assert net.endpoint.answered["retry"] == 1
+    assert net.told("opened") == [(1, True)]
+
+
+def test_a_full_node_drops_newcomers_by_name() -> None:
+    net = Network(LimitsConfig(legs=1))
+    Client(net, 1001)
+    net.run(0.5)
+    Client(net, 1002)
+    net.run(0.5)
+    assert len(net.endpoint) == 1
+    assert net.endpoint.dropped[DropReason.QUOTA] >= 1
+
+
+def test_a_draining_node_drops_newcomers_by_name(net: Network) -> None:
+    net.endpoint.accepting = False
+    Client(net, 1001)
+    net.run(0.5)
+    assert net.endpoint.dropped[DropReason.DRAINING] >= 1
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", DropReason.MALFORMED),
+        (b"\x05abc", DropReason.MALFORMED),
+        (b"\x90" * 50, DropReason.MALFORMED),
+        (b"\xc0\0\0", DropReason.MALFORMED),
+        (b"\x40" + bytes(2048), DropReason.TOO_LARGE),
+        (b"\x40" + bytes(60), DropReason.UNKNOWN_ID),
+        (b"\x40", DropReason.UNKNOWN_ID),
+    ],
+)
+def test_noise_is_dropped_by_name_and_never_answered(net: Network, data: bytes, reason: DropReason) -> None:
+    net.arrive(data, ("203.0.113.5", 9))
+    net.run(0.1)
+    assert net.endpoint.dropped[reason] == 1
+    assert net.sent == []
+
+
+def test_a_full_slow_queue_drops_by_name_and_audio_goes_on(net: Network) -> None:
+    first, second = pair(net)
+    for number in range(6000):
+        net.endpoint.receive(
+            b"\x41" + number.to_bytes(8, "big") + bytes(20), ("203.0.113.5", 9), cast(socket.socket, net), net.now
+        )
+    first.say(frame(1))
+    net.run(0.5)
+    assert net.endpoint.dropped[DropReason.OVER_BUDGET] == 6000 - 4096
+    assert len(second.got) == 1
+
+
+def test_a_socket_that_takes_nothing_costs_packets_by_name(net: Network) -> None:
+    first, _ = pair(net)
+    net.sending_fails = True
+    first.say(frame(1))
+    net.run(0.1)
+    assert net.lane.counters.dropped_out[DropReason.SEND_ERROR] == 1
+    assert net.endpoint.send_errors >= 1
+
+
+def test_keys_change_in_mid_call_without_losing_a_packet(net: Network) -> None:
+    first, second = pair(net)
+    for leg in (1, 2):
+        net.endpoint._by_leg[leg].quic._key_update_after = 50
+    for ctr in range(400):
+        first.say(frame(ctr))
+        net.run(0.02)
+    net.run(0.2)
+    assert len(second.got) == 400
+    assert net.endpoint._by_leg[2].quic.key_updates >= 5
+
+
+def test_new_limits_and_certificate_serve_newcomers(net: Network) -> None:
+    Client(net, 1001)
+    net.run(0.5)
+    net.endpoint.configure(LimitsConfig(legs=1), shared_configuration())
+    Client(net, 1002)
+    net.run(0.5)
+    assert len(net.endpoint) == 1
+
+
+def test_a_read_takes_a_bounded_batch_and_survives_socket_errors(net: Network) -> None:
+    class Feed:
+        reads = 0
+
+        def recvfrom(self, size: int) -> tuple[bytes, tuple[str, int]]:
+            self.reads += 1
+            if self.reads == 3:
+                raise ConnectionRefusedError
+            return b"\x05noise", ("203.0.113.5", 9)
+
+    feed = Feed()
+    net.endpoint.read(cast(socket.socket, feed))
+    assert feed.reads == 64
+    assert net.endpoint.dropped[DropReason.MALFORMED] == 63
