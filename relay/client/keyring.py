@@ -27,15 +27,11 @@ from relay.client.agreement import (
 )
 from relay.client.e2ee import OpenKey, SealKey
 from relay.errors import ErrorCode, PeerError
+from relay.protocol.media import kid_of
 
 OLD_KEY_S: Final = 10.0  # an epoch's key opens late packets this long after the next one is agreed
 _MAX_EPOCH: Final = 255
 _NOBODY: Final = bytes(RUN_ID_SIZE)
-
-
-def kid_of(index: int, epoch: int) -> int:
-    """The SFrame key id of a sender in a 1:1 call: 5 bits of index, 2 bits of epoch."""
-    return index << 2 | epoch & 3
 
 
 @dataclass(slots=True)
@@ -131,7 +127,7 @@ class KeyRing:
         if run is None or run.keys is None:
             return None
         if run is not self._sealing_for or self._sealer is None:
-            kid = kid_of(self._own, run.epoch)
+            kid = kid_of(self._own, run.epoch, group=False)
             before = self._sealer
             first = before.next_ctr if before and before.kid == kid else 0
             self._sealer = SealKey(run.keys.suite, run.keys.send_base_key, kid, first)
@@ -195,7 +191,7 @@ class KeyRing:
         """A side that holds the keys may hear media before the last confirmation: it opens only when DONE."""
         run = entry.run
         if entry.opener is None and run.progress is Progress.DONE and run.keys is not None:
-            kid = kid_of(run.parties.peer_index, run.epoch)
+            kid = kid_of(run.parties.peer_index, run.epoch, group=False)
             entry.opener = OpenKey(run.keys.suite, run.keys.receive_base_key, kid)
 
     def _retire(self, heard: _Entry, now: float) -> None:

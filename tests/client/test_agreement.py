@@ -9,8 +9,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from relay.client.agreement import MAX_RUNS, Blob, Kind, Progress, decode
-from relay.client.keyring import OLD_KEY_S, KeyRing, kid_of
+from relay.client.keyring import OLD_KEY_S, KeyRing
 from relay.errors import PeerError
+from relay.protocol.media import kid_of
 
 CALL = bytes(range(16))
 
@@ -173,7 +174,7 @@ def test_a_rekey_changes_keys_and_keeps_the_compared_string(starter: int) -> Non
     assert after.send_base_key != before.send_base_key
     new = rings[0].sealer(1)
     assert new is not None
-    assert (new.kid, new.next_ctr) == (kid_of(0, 1), 0)
+    assert (new.kid, new.next_ctr) == (kid_of(0, 1, group=False), 0)
     assert rings[1].open(0, new.kid, 0, b"", new.seal(b"", b"new"), 100.0) == b"new"
     assert rings[1].open(0, old.kid, 0, b"", late, 100.0) == b"late"
     with pytest.raises(PeerError, match="no key"):
