@@ -1,0 +1,104 @@
+"""Puts engine, lane, endpoint and driver together. Daemon, tests and benches build the same node by this.
+
+Must never live here: files, sockets, signals.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from aioquic.quic.configuration import QuicConfiguration
+
+from relay.config import Config
+from relay.core.events import ConfigChanged, EngineKeys
+from relay.core.relay import Relay
+from relay.edge import lane as lanes
+from relay.edge.driver import Driver, Sinks, Timer
+from relay.edge.endpoint import Endpoint
+from relay.edge.front import AddressTokens, Front
+from relay.edge.ids import ConnectionIds
+from relay.edge.lane import Lane
+from relay.protocol.cid import SERVER_ID_SIZE, CidCodec
+from relay.protocol.ids import Kid
+from relay.protocol.keys import ClusterKey
+from relay.protocol.token import kid_of
+
+
+@dataclass(frozen=True, slots=True)
+class NodeKeys:
+    """The secrets of a node: cluster keys, newest first (1 or 2), and issuers' public keys by key id."""
+
+    cluster: Sequence[ClusterKey] = field(repr=False)
+    issuers: Mapping[Kid, bytes]
+
+    @classmethod
+    def of(cls, cluster: Sequence[ClusterKey], config: Config) -> NodeKeys:
+        """With the issuers that the configuration names."""
+        publics = [bytes.fromhex(issuer.public_key) for issuer in config.tokens.issuers]
+        return cls(cluster, {kid_of(public): public for public in publics})
+
+    def engine(self) -> EngineKeys:
+        """What the engine may know of them."""
+        return EngineKeys(self.issuers, [key.derive("ticket") for key in self.cluster])
+
+
+class Loop(Protocol):
+    """The part of the event loop that a node uses."""
+
+    def call_soon(self, callback: Callable[[], None]) -> object: ...
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer: ...
+
+
+class Node:
+    """One relay without its sockets. `receive` and `read` of `endpoint` are its way in."""
+
+    def __init__(
+        self,
+        config: Config,
+        keys: NodeKeys,
+        quic: QuicConfiguration,
+        loop: Loop,
+        sinks: Sinks,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        draw: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.config = config
+        self.lane: Lane = lanes.choose(config)
+        server_id = config.node.server_id.to_bytes(SERVER_ID_SIZE - 1, "big") + b"\0"  # worker 0
+        codec = CidCodec(keys.cluster[0].derive("cid"), server_id)
+        ids = ConnectionIds(codec, keys.cluster[0].derive("reset"), int.from_bytes(draw(4), "big"))
+        front = Front(
+            config.limits,
+            tokens=AddressTokens(
+                [key.derive("retry") for key in keys.cluster], config.limits.address_token_s, draw
+            ),
+            ids=codec,
+            server_id=server_id,
+            reset_token=ids.reset_token,
+            draw=draw,
+        )
+        self.engine = Relay(config, keys.engine(), draw)
+        self.endpoint = Endpoint(
+            loop,
+            config.limits,
+            quic,
+            front=front,
+            issue=ids.issue,
+            lane=self.lane,
+            clock=clock,
+            wall=wall,
+        )
+        self.driver = Driver(loop, self.engine, self.endpoint, self.lane, sinks, clock=clock, wall=wall)
+        self.endpoint.attach(self.driver)
+
+    def configure(self, config: Config, keys: NodeKeys, quic: QuicConfiguration) -> None:
+        """A reload: new limits, policy, issuers and certificate; running calls are untouched."""
+        self.config = config
+        self.endpoint.configure(config.limits, quic)
+        self.driver.feed(ConfigChanged(config, keys.engine()))
