@@ -4,7 +4,9 @@
 
 The format is draft-ietf-quic-load-balancers'. The first byte is config rotation 0 and the length of the rest.
 Byte 1 of an issued id is >= 0x10: bytes 2-3 of a short-header packet then read at least 4096, more than any
-ChannelData length, and the two cannot be confused on one port. Must never live here: where nonces come from; the caller counts them so that none repeats.
+ChannelData length, and the two cannot be confused on one port.
+
+Must never live here: where nonces come from; the caller counts them so that none repeats.
 """
 
 from __future__ import annotations

@@ -1,0 +1,66 @@
+"""One peer, one address value, whatever the socket called it."""
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.errors import LocalError
+from relay.protocol.address import Address
+
+
+def test_an_ipv4_mapped_address_is_the_ipv4_address():
+    assert Address.parse(("::ffff:192.0.2.7", 4000, 0, 0)) == Address.parse(("192.0.2.7", 4000))
+
+
+def test_ipv6_is_written_one_way():
+    assert Address.parse(("2001:DB8:0:0::1", 1, 0, 0)).host == "2001:db8::1"
+
+
+def test_the_scope_of_a_link_local_address_is_left_out():
+    assert Address.parse(("fe80::1%eth0", 1, 0, 2)) == Address("fe80::1", 1)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *((), ("192.0.2.1",), ("example.org", 1), ("127.1", 1), ("192.0.2.1", -1), ("192.0.2.1", 65536)),
+        *(("192.0.2.1", "1"), ("192.0.2.1", True), (3221225985, 1), (None, 1), (b"\x01\x02\x03\x04", 1)),
+    ],
+)
+def test_what_is_no_socket_address_is_our_own_fault(wrong):
+    with pytest.raises(LocalError):
+        Address.parse(wrong)
+
+
+def test_a_budget_counts_by_ipv4_address_and_by_ipv6_site():
+    assert Address("192.0.2.7", 1).prefix() == Address("192.0.2.7", 2).prefix() == bytes((192, 0, 2, 7))
+    one, other = Address("2001:db8:1:2::1", 1), Address("2001:db8:1:2:ffff::9", 1)
+    assert one.prefix() == other.prefix() == bytes.fromhex("20010db800010002")
+    assert one.prefix() != Address("2001:db8:1:3::1", 1).prefix()
+
+
+def test_every_text_form_shows_the_network_only():
+    v4, v6 = Address("192.0.2.77", 40001), Address("2001:db8:1:2::abcd", 40001)
+    assert repr(v4) == str(v4) == f"{v4}" == "Address(192.0.2.0/24)"
+    assert repr(v6) == str(v6) == f"{v6}" == "Address(2001:db8:1::/48)"
+
+
+def test_the_packed_form_is_network_order():
+    assert Address("192.0.2.1", 5).packed == b"\xc0\x00\x02\x01"
+    assert Address("::1", 5).packed == bytes(15) + b"\x01"
+
+
+@given(st.ip_addresses(), st.integers(0, 65535))
+def test_parsing_twice_changes_nothing(ip, port):
+    once = Address.parse((str(ip), port))
+    assert Address.parse(tuple(once)) == once
+    assert "mapped" not in once.host
+    assert not once.host.startswith("::ffff:")
+
+
+@given(st.text(max_size=60), st.integers())
+def test_any_text_is_an_address_or_an_error_of_ours(host, port):
+    with suppress(LocalError):
+        assert isinstance(Address.parse((host, port)), Address)
