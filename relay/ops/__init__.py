@@ -1,0 +1,1 @@
+"""What an operator sees: metrics, health, records, events, logs, and the socket that takes commands."""

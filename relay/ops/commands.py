@@ -1,0 +1,166 @@
+"""The Unix socket that takes signed commands: one line of base64 in, one line of JSON out.
+
+    echo $(relay command end --call ... --print) | socat - UNIX:/run/relay/commands.sock
+
+Mode 0600 keeps other users out; the signature, checked by the engine, says who may. Must never live here:
+what a command means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import socket
+import stat
+from collections.abc import Callable
+from typing import Final
+
+from relay.errors import ConfigError, ErrorCode, LocalError
+
+MAX_LINE: Final = 2048  # a command has at most 1024 bytes, 1368 characters of base64
+MAX_CONNECTIONS: Final = 32
+IDLE: Final = 30.0  # seconds a connection may be silent
+ANSWER: Final = 5.0  # seconds to wait for the engine, which answers at once
+
+Done = Callable[[ErrorCode, str], None]
+Submit = Callable[[bytes, Done], None]
+"""Give a raw command to the engine; `Done` is called with its outcome."""
+
+
+class CommandServer:
+    """One listener; commands of one connection are answered in order."""
+
+    def __init__(self, submit: Submit) -> None:
+        self.taken = 0
+        """Lines answered since the start."""
+        self._submit = submit
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._path = ""
+
+    async def start(self, where: str | socket.socket) -> None:
+        """Listen on a path, or on an inherited socket. ConfigError when the path cannot be had."""
+        sock = where if isinstance(where, socket.socket) else bind(where)
+        self._path = where if isinstance(where, str) else ""
+        sock.setblocking(False)
+        self._server = await asyncio.start_unix_server(self._accept, sock=sock, limit=MAX_LINE)
+
+    async def close(self) -> None:
+        """Stop listening, drop connections, remove the path."""
+        if self._server is None:
+            return
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+        self._server = None
+        if self._path:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is None or len(self._tasks) >= MAX_CONNECTIONS:
+            writer.close()
+            return
+        self._tasks.add(task)
+        try:
+            await self._serve(reader, writer)
+        except (OSError, TimeoutError, asyncio.CancelledError):
+            pass  # the other side went away, was silent for too long, or we are closing
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(IDLE):
+                    line = await reader.readline()
+            except ValueError:  # longer than the stream's limit
+                await self._say(writer, ErrorCode.TOO_LARGE, "a command is one line of base64")
+                return
+            if not line:
+                return
+            await self._say(writer, *await self._one(line))
+
+    async def _one(self, line: bytes) -> tuple[ErrorCode, str]:
+        self.taken += 1
+        try:
+            raw = base64.b64decode(line.strip(), validate=True)
+        except ValueError:
+            return ErrorCode.BAD_ENCODING, "not base64"
+        answer: asyncio.Future[tuple[ErrorCode, str]] = asyncio.get_running_loop().create_future()
+
+        def done(code: ErrorCode, text: str) -> None:
+            if not answer.done():
+                answer.set_result((code, text))
+
+        self._submit(raw, done)
+        try:
+            async with asyncio.timeout(ANSWER):
+                return await answer
+        except TimeoutError:
+            return ErrorCode.INTERNAL, "no answer"
+
+    @staticmethod
+    async def _say(writer: asyncio.StreamWriter, code: ErrorCode, text: str) -> None:
+        answer = {"ok": code is ErrorCode.NO_ERROR, "code": int(code), "name": code.name, "message": text}
+        writer.write(json.dumps(answer).encode() + b"\n")
+        await writer.drain()
+
+
+def bind(path: str) -> socket.socket:
+    """A listening socket at `path`, mode 0600 from its first moment. A dead one of before is replaced."""
+    key = "listen.command_socket"
+    try:
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            if _is_alive(path):
+                raise ConfigError(key, f"{path} is in use", "stop the other daemon or name another path")
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        sock.bind(path)
+        sock.listen(MAX_CONNECTIONS)
+    except OSError as error:
+        sock.close()
+        why = error.strerror or str(error)
+        raise ConfigError(
+            key, f"cannot listen on {path}: {why}", "name a path in a writable folder"
+        ) from None
+    finally:
+        os.umask(before)
+    return sock
+
+
+def _is_alive(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+        return True
+
+
+def send(path: str, raw: bytes, timeout: float = 10.0) -> dict[str, object]:
+    """Hand one command to a daemon and wait for its answer. OSError when there is none to hand it to."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(timeout)
+        sock.connect(path)
+        sock.sendall(base64.b64encode(raw) + b"\n")
+        with sock.makefile("rb") as answers:
+            line = answers.readline(65_536)
+    if not line:
+        raise ConnectionResetError("the daemon closed the socket without an answer")
+    answer = json.loads(line)
+    if not isinstance(answer, dict):
+        raise LocalError("the daemon's answer is no object")
+    return answer

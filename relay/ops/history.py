@@ -1,0 +1,301 @@
+"""Call records in SQLite: who by pseudonym, when, how it ended, quality. Never content, never an address.
+
+    record(CallRecord) --bounded queue--> one thread --> SQLite (WAL)       the loop never waits for the disk
+
+What cannot be written is tried again; what does not fit the queue is dropped and counted. Deleted rows are
+overwritten. Must never live here: what a record contains (relay/core/events.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from relay.core.events import CallRecord, ParticipantRecord
+from relay.errors import ConfigError
+from relay.ops.metrics import SinkCounters
+
+log = logging.getLogger(__name__)
+
+DAY: Final = 86_400.0
+PRUNE_EVERY: Final = 3_600.0  # seconds between two looks for records past their retention
+RETRY_EVERY: Final = 1.0  # seconds between two tries to write while the disk refuses
+BATCH: Final = 100
+BUSY: Final = 5.0  # seconds to wait for another process, such as `relay records erase`
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS calls (
+    id INTEGER PRIMARY KEY,
+    call TEXT NOT NULL,
+    node TEXT NOT NULL,
+    region TEXT NOT NULL,
+    started_at REAL NOT NULL,
+    answered_at REAL,
+    ended_at REAL NOT NULL,
+    outcome TEXT NOT NULL,
+    reason TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS calls_by_call ON calls (call);
+CREATE INDEX IF NOT EXISTS calls_by_end ON calls (ended_at);
+CREATE TABLE IF NOT EXISTS participants (
+    record INTEGER NOT NULL REFERENCES calls (id) ON DELETE CASCADE,
+    sub TEXT NOT NULL,
+    "index" INTEGER NOT NULL,
+    joined_at REAL NOT NULL,
+    left_at REAL NOT NULL,
+    accepted INTEGER NOT NULL,
+    why TEXT NOT NULL,
+    client TEXT NOT NULL,
+    received INTEGER NOT NULL,
+    accepted_packets INTEGER NOT NULL,
+    copies INTEGER NOT NULL,
+    lost INTEGER NOT NULL,
+    dropped TEXT NOT NULL,
+    quality TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS participants_by_record ON participants (record);
+CREATE INDEX IF NOT EXISTS participants_by_sub ON participants (sub);
+"""
+
+_PERSON: Final = tuple(f.name for f in dataclasses.fields(ParticipantRecord))
+_JSON: Final = ("client", "dropped", "quality")
+
+
+@contextmanager
+def database(path: str | Path, *, create: bool = True) -> Iterator[sqlite3.Connection]:
+    """An open records file. ConfigError("records.path") when it cannot be one."""
+    if not create and not Path(path).exists():
+        raise ConfigError("records.path", f"{path} does not exist", "name the file that the daemon writes")
+    try:
+        connection = sqlite3.connect(path, timeout=BUSY, isolation_level=None)
+    except sqlite3.Error as error:
+        raise ConfigError("records.path", f"cannot be opened: {error}", "name a writable file") from None
+    with closing(connection):
+        try:
+            # Erased means gone: freed pages are overwritten, and the log of changes is not kept around.
+            connection.execute("PRAGMA secure_delete=ON")
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("PRAGMA foreign_keys=ON")
+            connection.executescript(SCHEMA)
+        except sqlite3.Error as error:
+            raise ConfigError("records.path", f"is no records file: {error}", "name another file") from None
+        connection.row_factory = sqlite3.Row
+        yield connection
+
+
+def insert(connection: sqlite3.Connection, node: str, record: CallRecord) -> None:
+    """Write one call; the caller owns the transaction."""
+    cursor = connection.execute(
+        "INSERT INTO calls (call, node, region, started_at, answered_at, ended_at, outcome, reason)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            record.call,
+            node,
+            record.region,
+            record.started_at,
+            record.answered_at,
+            record.ended_at,
+            record.outcome,
+            record.reason,
+        ),
+    )
+    columns = ", ".join(f'"{name}"' for name in ("record", *_PERSON))
+    marks = ", ".join("?" * (1 + len(_PERSON)))
+    for person in record.participants:
+        values = [getattr(person, name) for name in _PERSON]
+        values = [
+            json.dumps(dict(v), sort_keys=True) if n in _JSON else v
+            for n, v in zip(_PERSON, values, strict=True)
+        ]
+        connection.execute(
+            f"INSERT INTO participants ({columns}) VALUES ({marks})", (cursor.lastrowid, *values)
+        )
+
+
+def prune(connection: sqlite3.Connection, before: float) -> int:
+    """Erase calls that ended before this wall-clock second; how many."""
+    erased = connection.execute("DELETE FROM calls WHERE ended_at < ?", (before,)).rowcount
+    if erased:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return erased
+
+
+def erase(connection: sqlite3.Connection, sub: str) -> int:
+    """Erase a pseudonym (hex) everywhere, and calls nobody is left in; how many rows named it."""
+    connection.execute("BEGIN IMMEDIATE")
+    erased = connection.execute("DELETE FROM participants WHERE sub = ?", (sub.lower(),)).rowcount
+    connection.execute("DELETE FROM calls WHERE id NOT IN (SELECT record FROM participants)")
+    connection.execute("COMMIT")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return erased
+
+
+def query(
+    connection: sqlite3.Connection,
+    *,
+    call: str | None = None,
+    sub: str | None = None,
+    since: float | None = None,
+    outcome: str | None = None,
+    limit: int = 100,
+) -> list[dict[str, Any]]:
+    """Newest calls first, as JSON values, each with its participants."""
+    where = ["1"]
+    values: list[Any] = []
+    for clause, value in (
+        ("call = ?", call and call.lower()),
+        ("id IN (SELECT record FROM participants WHERE sub = ?)", sub and sub.lower()),
+        ("ended_at >= ?", since),
+        ("outcome = ?", outcome),
+    ):
+        if value is not None:
+            where.append(clause)
+            values.append(value)
+    rows = connection.execute(
+        f"SELECT * FROM calls WHERE {' AND '.join(where)} ORDER BY ended_at DESC, id DESC LIMIT ?",
+        (*values, limit),
+    ).fetchall()
+    return [_call(connection, row) for row in rows]
+
+
+def _call(connection: sqlite3.Connection, row: sqlite3.Row) -> dict[str, Any]:
+    people = connection.execute(
+        'SELECT * FROM participants WHERE record = ? ORDER BY "index"', (row["id"],)
+    ).fetchall()
+    call = {name: row[name] for name in row.keys() if name != "id"}  # noqa: SIM118 - a Row iterates its values
+    call["participants"] = [
+        {name: json.loads(person[name]) if name in _JSON else person[name] for name in _PERSON}
+        | {"accepted": bool(person["accepted"])}
+        for person in people
+    ]
+    return call
+
+
+class History:
+    """The writer. `record` never blocks; everything else happens on one thread of its own."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        node: str,
+        *,
+        retention_days: float,
+        queue_size: int,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.retention_days = retention_days
+        """May be changed at any time; the next look for old records obeys it."""
+        self.is_failing = False
+        """Whether the last try to write failed."""
+        self._path = path
+        self._node = node
+        self._wall = wall
+        self._queue: queue.Queue[CallRecord | threading.Event] = queue.Queue(queue_size)
+        self._written = 0
+        self._dropped: Counter[str] = Counter()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="relay-records", daemon=True)
+
+    def start(self) -> None:
+        """Make or check the file here and now (ConfigError), then start the thread."""
+        with database(self._path) as connection:
+            prune(connection, self._wall() - self.retention_days * DAY)
+        self._thread.start()
+
+    def record(self, record: CallRecord) -> None:
+        """Take a finished call. Full queue: dropped, counted as queue_full."""
+        try:
+            self._queue.put_nowait(record)
+        except queue.Full:
+            self._dropped["queue_full"] += 1
+
+    def counters(self) -> SinkCounters:
+        """For the metrics."""
+        return SinkCounters(self._written, self._queue.qsize(), dict(self._dropped))
+
+    def flush(self, timeout: float = 10.0) -> bool:
+        """Wait until everything recorded so far is on disk. Blocks: not for the event loop."""
+        done = threading.Event()
+        try:
+            self._queue.put(done, timeout=timeout)
+        except queue.Full:
+            return False
+        return done.wait(timeout)
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Write what waits, once, and end the thread."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while not (self._stop.is_set() and self._queue.empty()):
+            try:
+                with database(self._path) as connection:
+                    self._serve(connection)
+            except ConfigError as error:  # it was fine at the start; somebody took it away
+                self.is_failing = True
+                log.warning("call records cannot be opened: %s", error.problem)
+                if self._stop.wait(RETRY_EVERY):
+                    return
+
+    def _serve(self, connection: sqlite3.Connection) -> None:
+        prune_at = time.monotonic() + PRUNE_EVERY
+        while not (self._stop.is_set() and self._queue.empty()):
+            batch = self._take()
+            self._write(connection, [one for one in batch if isinstance(one, CallRecord)])
+            for one in batch:
+                if isinstance(one, threading.Event):
+                    one.set()
+            if time.monotonic() >= prune_at:
+                prune_at = time.monotonic() + PRUNE_EVERY
+                self._prune(connection)
+
+    def _take(self) -> list[CallRecord | threading.Event]:
+        try:
+            batch = [self._queue.get(timeout=0.25)]  # so that close() and pruning are noticed
+        except queue.Empty:
+            return []
+        while len(batch) < BATCH:
+            try:
+                batch.append(self._queue.get_nowait())
+            except queue.Empty:
+                break
+        return batch
+
+    def _write(self, connection: sqlite3.Connection, records: list[CallRecord]) -> None:
+        while records:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                for record in records:
+                    insert(connection, self._node, record)
+                connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                self.is_failing = True
+                log.warning("call records cannot be written: %s", error.sqlite_errorname)
+                if self._stop.wait(RETRY_EVERY):
+                    self._dropped["write_error"] += len(records)
+                    return
+            else:
+                self._written += len(records)
+                self.is_failing = False
+                return
+
+    def _prune(self, connection: sqlite3.Connection) -> None:
+        try:
+            prune(connection, self._wall() - self.retention_days * DAY)
+        except sqlite3.Error as error:
+            log.warning("old call records cannot be erased: %s", error.sqlite_errorname)

@@ -1,0 +1,80 @@
+"""The operator's HTTP listener: GET /metrics, /healthz, /readyz, and nothing else.
+
+On its own address, away from the public side. It reads, and can change nothing. Must never live here: what
+the answers contain.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+
+from aiohttp import web
+
+from relay.config_rules import split_address
+from relay.errors import ConfigError
+from relay.ops.health import Report
+
+HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+MAX_BODY = 1024
+
+
+class OpsServer:
+    """One listener. `metrics(accept)` gives body and content type, `report()` the present findings."""
+
+    def __init__(self, metrics: Callable[[str], tuple[bytes, str]], report: Callable[[], Report]) -> None:
+        self._metrics = metrics
+        self._report = report
+        self._runner: web.AppRunner | None = None
+        self.address = ""
+        """Where it listens, once started: host:port."""
+
+    async def start(self, where: str | socket.socket) -> None:
+        """Listen on "host:port" or on an inherited socket. ConfigError when the address cannot be had."""
+        app = web.Application(client_max_size=MAX_BODY)
+        app.router.add_get("/metrics", self._get_metrics)
+        app.router.add_get("/healthz", self._get_healthz)
+        app.router.add_get("/readyz", self._get_readyz)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await self._runner.setup()
+        try:
+            await self._site(self._runner, where).start()
+        except OSError as error:
+            await self.close()
+            why = error.strerror or str(error)
+            raise ConfigError("listen.metrics", f"cannot listen: {why}", "choose a free address") from None
+        host, port = self._runner.addresses[0][:2]
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def close(self) -> None:
+        """Stop listening; running answers get a second."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    @staticmethod
+    def _site(runner: web.AppRunner, where: str | socket.socket) -> web.BaseSite:
+        if isinstance(where, socket.socket):
+            return web.SockSite(runner, where)
+        host, port = split_address(where, "listen.metrics")
+        return web.TCPSite(runner, host, port, reuse_address=True)
+
+    async def _get_metrics(self, request: web.Request) -> web.Response:
+        body, content_type = self._metrics(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={**HEADERS, "Content-Type": content_type})
+
+    async def _get_healthz(self, _: web.Request) -> web.Response:
+        report = self._report()
+        return self._answer(report, report.is_alive)
+
+    async def _get_readyz(self, _: web.Request) -> web.Response:
+        report = self._report()
+        return self._answer(report, report.is_ready)
+
+    @staticmethod
+    def _answer(report: Report, ok: bool) -> web.Response:
+        text = json.dumps(report.body(ok)) + "\n"
+        return web.Response(
+            text=text, status=200 if ok else 503, content_type="application/json", headers=HEADERS
+        )

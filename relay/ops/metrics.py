@@ -1,0 +1,273 @@
+"""Prometheus metrics, made on request from one snapshot of the counters that the parts keep anyway.
+
+Nothing is counted twice and nothing is counted here. Every drop reason and every close code is exported from
+the start, at 0, so that an alert on a name never waits for its first occurrence. No label carries a person,
+a call or an address. Must never live here: counting, and names of reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from relay import __version__
+from relay.core.reasons import DropReason
+from relay.errors import ErrorCode
+
+CODES: Final = tuple(code.name.lower() for code in ErrorCode)
+REASONS: Final = tuple(reason.value for reason in DropReason)
+STATES: Final = ("running", "draining", "moving", "closing", "stopped")
+SINK_DROPS: Final = ("queue_full", "spool_full", "write_error")
+
+
+class MediaCounters(Protocol):
+    """What a lane counts, in media datagrams (relay/edge/lane.py)."""
+
+    media_in: int
+    accepted: int
+    copies: int
+    sent: int
+    queued: int
+
+    @property
+    def dropped(self) -> Mapping[DropReason, int]:
+        """Datagrams that came in and were not accepted."""
+
+    @property
+    def dropped_out(self) -> Mapping[DropReason, int]:
+        """Copies that were not sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class PacketCounters:
+    """What the UDP side counts, in UDP packets: received = sum(handled) + sum(dropped) + waiting."""
+
+    received: int = 0
+    sent: int = 0
+    waiting: int = 0
+    send_errors: int = 0
+    kernel_dropped: int = 0
+    handled: Mapping[str, int] = field(default_factory=dict)
+    answered: Mapping[str, int] = field(default_factory=dict)
+    dropped: Mapping[DropReason, int] = field(default_factory=dict)
+    half_open: int = 0
+    handshakes: int = 0
+    handshakes_expired: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SinkCounters:
+    """What a writer of records or events counts."""
+
+    written: int = 0
+    waiting: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything a scrape shows, read between two inputs of the engine, so that the sums hold exactly."""
+
+    node: str
+    region: str
+    datapath: str
+    engine: Mapping[tuple[str, str], int]
+    media: MediaCounters
+    packets: PacketCounters = field(default_factory=PacketCounters)
+    legs: Mapping[str, int] = field(default_factory=dict)
+    """Live legs by state."""
+    calls: Mapping[str, int] = field(default_factory=dict)
+    """Live calls by state."""
+    events: SinkCounters = field(default_factory=SinkCounters)
+    records: SinkCounters = field(default_factory=SinkCounters)
+    state: str = "running"
+    is_ready: bool = True
+    lag_s: float = 0.0
+    started_at: float = 0.0
+    certificate_until: float | None = None
+    log_suppressed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How the engine's counter of one name is shown."""
+
+    metric: str
+    help: str
+    label: str
+    known: tuple[str, ...] = ()
+
+
+# The engine's counters are keyed (name, label). A name that is not listed here is exported all the same.
+ENGINE: Final[Mapping[str, Family]] = {
+    "refused": Family("relay_refused", "Requests answered with an error.", "code", CODES),
+    "leg_closed": Family("relay_legs_closed", "Legs closed by the relay, by close code.", "code", CODES),
+    "leg_opened": Family(
+        "relay_legs_opened", "Transports that finished a handshake.", "transport", ("quic",)
+    ),
+    "admitted": Family("relay_legs_admitted", "Legs whose token was accepted.", "transport", ("quic",)),
+    "call_opened": Family("relay_calls_opened", "Calls opened.", "kind", ("pair", "group")),
+    "call_ended": Family(
+        "relay_calls_ended",
+        "Calls ended, by outcome.",
+        "outcome",
+        (
+            "completed",
+            "cancelled",
+            "missed",
+            "declined",
+            "busy",
+            "answered_elsewhere",
+            "removed",
+            "revoked",
+            "expired",
+            "failed",
+        ),
+    ),
+    "client_sdk": Family("relay_client_sdk", "Admitted legs by SDK, as far as it is listed.", "name"),
+    "client_app": Family("relay_client_app", "Admitted legs by application, as far as it is listed.", "name"),
+    "client_os": Family("relay_client_os", "Admitted legs by system, as far as it is listed.", "name"),
+    "client_dev": Family("relay_client_dev", "Admitted legs by device class, as far as listed.", "name"),
+}
+
+
+class RelayCollector(Collector):
+    """Turns a snapshot into metric families at each scrape."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        self._snapshot = snapshot
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: registering must not take a snapshot."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """All families of one snapshot."""
+        now = self._snapshot()
+        yield from _node(now)
+        yield from _packets(now.packets)
+        yield from _media(now.media)
+        yield from _engine(now.engine)
+        yield _gauges("relay_legs", "Live legs, by state.", "state", now.legs)
+        yield _gauges("relay_calls", "Live calls, by state.", "state", now.calls)
+        yield from _sink("relay_events", "Call events", now.events)
+        yield from _sink("relay_records", "Call records", now.records)
+
+
+class Exporter:
+    """The registry of one daemon; not the library's global one, so that two daemons fit in one process."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(RelayCollector(snapshot))
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The exposition and its content type: OpenMetrics where asked for, else the classic text."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+
+def _counters(
+    name: str, text: str, label: str, values: Mapping[str, int], known: Iterable[str] = ()
+) -> Metric:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for key in dict.fromkeys((*known, *values)):
+        family.add_metric([key], values.get(key, 0))
+    return family
+
+
+def _gauges(name: str, text: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def _by_reason(values: Mapping[DropReason, int]) -> dict[str, int]:
+    return {reason.value: count for reason, count in values.items()}
+
+
+def _node(now: Snapshot) -> Iterator[Metric]:
+    info = GaugeMetricFamily(
+        "relay_info", "Which build this is; always 1.", labels=["version", "node", "region"]
+    )
+    info.add_metric([__version__, now.node, now.region], 1)
+    yield info
+    lane = GaugeMetricFamily("relay_lane_info", "Which packet path is active; always 1.", labels=["datapath"])
+    lane.add_metric([now.datapath], 1)
+    yield lane
+    states = {state: int(state == now.state) for state in STATES}
+    yield _gauges("relay_state", "1 for the state the node is in.", "state", states)
+    yield GaugeMetricFamily("relay_ready", "1 while /readyz says 200.", value=int(now.is_ready))
+    yield GaugeMetricFamily("relay_loop_lag_seconds", "Worst recent lag of the event loop.", value=now.lag_s)
+    yield GaugeMetricFamily(
+        "relay_start_time_seconds", "When the node started, Unix time.", value=now.started_at
+    )
+    if now.certificate_until is not None:
+        yield GaugeMetricFamily(
+            "relay_certificate_not_after_seconds",
+            "When the certificate ends, Unix time.",
+            value=now.certificate_until,
+        )
+    yield CounterMetricFamily(
+        "relay_log_suppressed", "Log lines not written because of their rate.", value=now.log_suppressed
+    )
+
+
+def _packets(now: PacketCounters) -> Iterator[Metric]:
+    yield CounterMetricFamily("relay_udp_received", "UDP packets read.", value=now.received)
+    yield CounterMetricFamily("relay_udp_sent", "UDP packets written.", value=now.sent)
+    yield CounterMetricFamily(
+        "relay_udp_send_errors", "UDP packets the kernel refused.", value=now.send_errors
+    )
+    yield CounterMetricFamily(
+        "relay_udp_kernel_dropped", "UDP packets the kernel dropped before us.", value=now.kernel_dropped
+    )
+    yield GaugeMetricFamily("relay_udp_waiting", "UDP packets waiting for their turn.", value=now.waiting)
+    yield _counters("relay_udp_handled", "UDP packets handled, by kind.", "kind", now.handled)
+    yield _counters("relay_udp_answered", "Answers that leave no state, by kind.", "kind", now.answered)
+    yield _counters(
+        "relay_udp_dropped", "UDP packets dropped, by reason.", "reason", _by_reason(now.dropped), REASONS
+    )
+    yield GaugeMetricFamily("relay_half_open", "Handshakes in progress.", value=now.half_open)
+    yield CounterMetricFamily("relay_handshakes", "QUIC handshakes finished.", value=now.handshakes)
+    yield CounterMetricFamily(
+        "relay_handshakes_expired", "QUIC handshakes that took too long.", value=now.handshakes_expired
+    )
+
+
+def _media(now: MediaCounters) -> Iterator[Metric]:
+    yield CounterMetricFamily("relay_media_received", "Media datagrams in.", value=now.media_in)
+    yield CounterMetricFamily("relay_media_accepted", "Media datagrams accepted.", value=now.accepted)
+    yield CounterMetricFamily("relay_media_copies", "Copies made for listeners.", value=now.copies)
+    yield CounterMetricFamily("relay_media_sent", "Copies sent.", value=now.sent)
+    yield GaugeMetricFamily("relay_media_queued", "Copies waiting.", value=now.queued)
+    yield _counters(
+        "relay_media_dropped", "Media datagrams not accepted.", "reason", _by_reason(now.dropped), REASONS
+    )
+    yield _counters(
+        "relay_media_dropped_out", "Copies not sent.", "reason", _by_reason(now.dropped_out), REASONS
+    )
+
+
+def _engine(counters: Mapping[tuple[str, str], int]) -> Iterator[Metric]:
+    grouped: dict[str, dict[str, int]] = {name: {} for name in ENGINE}
+    for (name, label), count in counters.items():
+        grouped.setdefault(name, {})[label] = count
+    for name, values in grouped.items():
+        shown = ENGINE.get(name) or Family(f"relay_{name}", "Counted by the engine.", "label")
+        yield _counters(shown.metric, shown.help, shown.label, values, shown.known)
+
+
+def _sink(name: str, noun: str, now: SinkCounters) -> Iterator[Metric]:
+    yield CounterMetricFamily(f"{name}_written", f"{noun} handed over.", value=now.written)
+    yield GaugeMetricFamily(f"{name}_waiting", f"{noun} waiting.", value=now.waiting)
+    yield _counters(f"{name}_dropped", f"{noun} dropped, by reason.", "reason", now.dropped, SINK_DROPS)
