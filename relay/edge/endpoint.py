@@ -242,16 +242,14 @@ class Endpoint:
             self.flush_media()
 
     def _receive_slow(self, peer: Peer, data: bytes, addr: NetworkAddress, now: float) -> None:
-        if peer.state is PeerState.GONE:
+        if peer.is_gone:
             self.dropped[DropReason.UNKNOWN_ID] += 1
             return
         self.handled["quic"] += 1
         peer.quic.receive_datagram(data, addr, now)
         self._settle(peer, now)
 
-    def _receive_unknown(
-        self, data: bytes, addr: NetworkAddress, sock: socket.socket, now: float
-    ) -> None:
+    def _receive_unknown(self, data: bytes, addr: NetworkAddress, sock: socket.socket, now: float) -> None:
         if data[0] < 0x80:
             known = self._by_id.get(data[1:9])
             verdict = self._front.judge_short(data, now) if known is None else None
@@ -305,11 +303,11 @@ class Endpoint:
         """Drain events, transmit, drain again (transmitting issues ids), re-read the facts, arm the timer."""
         quic = peer.quic
         self._events(peer, now)
-        if peer.state is PeerState.GONE:
+        if peer.is_gone:
             return
         self._transmit(peer, now)
         self._events(peer, now)
-        if peer.state is PeerState.GONE:
+        if peer.is_gone:
             return
         quic.refresh()
         if quic.is_closing:
@@ -343,7 +341,7 @@ class Endpoint:
         event = peer.quic.next_event()
         while event is not None:
             self._event(peer, event, now)
-            if peer.state is PeerState.GONE:
+            if peer.is_gone:
                 return
             event = peer.quic.next_event()
 
@@ -397,7 +395,7 @@ class Endpoint:
     def close(self, leg: int, code: int, reason: str) -> None:
         """Close a connection with an application code, after what was written before."""
         peer = self._by_leg.get(leg)
-        if peer is None or peer.state is PeerState.GONE:
+        if peer is None or peer.is_gone:
             return
         now = self._clock()
         self._dirty.pop(peer, None)
@@ -510,7 +508,7 @@ class Endpoint:
             if due > now or now >= until:
                 break
             heapq.heappop(self._timers)
-            if peer.state is not PeerState.GONE and peer.armed == due:
+            if not peer.is_gone and peer.armed == due:
                 peer.armed = None
                 self._expire(peer, now)
         self._arm_loop()

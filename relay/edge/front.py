@@ -111,8 +111,8 @@ class RateGauge:
 class AddressTokens:
     """Retry tokens: AEAD over address, ids and time. Two keys live; each token counts once.
 
-        "RA" || nonce[12] || AES-GCM( u64 unix ms || u8 length || original id || id of the Retry )
-        AAD: the source address as text and its port
+    "RA" || nonce[12] || AES-GCM( u64 unix ms || u8 length || original id || id of the Retry )
+    AAD: the source address as text and its port
     """
 
     def __init__(self, keys: Sequence[bytes], life: float, draw: Callable[[int], bytes]) -> None:
@@ -198,9 +198,7 @@ class Front:
             limits.negotiations_per_source_per_s, limits.negotiations_per_source_per_s, self._salt
         )
 
-    def judge_long(
-        self, data: bytes, source: Address, now: float, wall: float, half_open: int
-    ) -> Verdict:
+    def judge_long(self, data: bytes, source: Address, now: float, wall: float, half_open: int) -> Verdict:
         """A long-header packet with a destination id that no connection owns."""
         if len(data) < MIN_INITIAL:
             return DropReason.MALFORMED
@@ -218,9 +216,7 @@ class Front:
             return DropReason.OVER_BUDGET
         return self._admit(header, source, now, wall, half_open)
 
-    def _admit(
-        self, header: LongHeader, source: Address, now: float, wall: float, half_open: int
-    ) -> Verdict:
+    def _admit(self, header: LongHeader, source: Address, now: float, wall: float, half_open: int) -> Verdict:
         rate = self._initials.add(now)
         if self._tokens.is_ours(header.token):
             original = self._tokens.check(header.token, source, header.dcid, wall)

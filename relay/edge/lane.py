@@ -71,7 +71,7 @@ class Lane(Protocol):
         """Legs that got copies since the last call."""
 
     def dequeue(self, leg: int, now: float, room: int = MAX_SIZE) -> bytes | None:
-        """The next copy for the leg that is still worth sending and fits `room` bytes; None when none does."""
+        """The next copy for the leg that is still worth sending and fits `room` bytes, or None."""
 
     def unsent(self, reason: DropReason) -> None:
         """The copy that `dequeue` gave last could not leave: count it under `reason` instead."""

@@ -35,7 +35,9 @@ class _Bucket:
         self._at = 0.0
 
     def take(self, amount: float, now: float) -> bool:
-        level = min(self._burst, self._level + (now - self._at) * self._rate) if now > self._at else self._level
+        level = (
+            min(self._burst, self._level + (now - self._at) * self._rate) if now > self._at else self._level
+        )
         self._at = now
         if level < amount:
             self._level = level

@@ -1,4 +1,4 @@
-"""The service manager's side of a daemon: ready, watchdog, inherited sockets (sd_notify(3), sd_listen_fds(3)).
+"""The service manager's side of a daemon: ready, watchdog, inherited sockets (sd_notify(3)).
 
 Must never live here: knowledge of what the sockets are for.
 """

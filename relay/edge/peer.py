@@ -51,3 +51,8 @@ class Peer:
         self.armed: float | None = None
         self.control_stream: int | None = None
         self.ack_listed = False
+
+    @property
+    def is_gone(self) -> bool:
+        """Forgotten: its connection is released and must not be touched."""
+        return self.state is PeerState.GONE

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from aioquic import tls
-from aioquic.buffer import Buffer
+from aioquic._buffer import Buffer
+from aioquic._crypto import AEAD, CryptoError, HeaderProtection
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
     END_STATES,
@@ -26,7 +27,6 @@ from aioquic.quic.connection import (
     QuicConnectionId,
     QuicReceiveContext,
 )
-from aioquic.quic.crypto import AEAD, CryptoError
 from aioquic.quic.events import QuicEvent, StreamDataReceived
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType, decode_packet_number
 from aioquic.quic.packet_builder import QuicPacketBuilder
@@ -163,7 +163,12 @@ class RelayQuic(QuicConnection):
         if self._fast:
             self._ack_delay = ACK_HOLD
             self._one_rtt = self._cryptos[tls.Epoch.ONE_RTT]
-            aead = self._one_rtt.recv.aead
+            recv, send = self._one_rtt.recv, self._one_rtt.send
+            assert recv.hp is not None  # the handshake is confirmed
+            assert send.hp is not None
+            self._recv_hp: HeaderProtection = recv.hp
+            self._send_hp: HeaderProtection = send.hp
+            aead = recv.aead
             if aead is not self._recv_aead:
                 self._old_aead, self._recv_aead = self._recv_aead, aead
             self._space: QuicPacketSpace = self._spaces[tls.Epoch.ONE_RTT]
@@ -183,7 +188,7 @@ class RelayQuic(QuicConnection):
         if not self._fast or addr != self._address or data[1:9] != self.host_cid or len(data) < 29:
             return None
         recv = self._one_rtt.recv
-        mask = recv.hp._mask(data[13:29])
+        mask = self._recv_hp._mask(data[13:29])
         first = data[0] ^ (mask[0] & 0x1F)
         aead = recv.aead if (first >> 2) & 1 == recv.key_phase else self._old_aead
         if aead is None or first & 0x18 or not first & 0x40:
@@ -332,8 +337,9 @@ class RelayQuic(QuicConnection):
         peer = self._peer_cid.cid
         first = 0x41 | send.key_phase << 2
         low = number & 0xFFFF
+        assert send.aead is not None
         body = send.aead.encrypt(b"".join(parts), bytes((first,)) + peer + low.to_bytes(2, "big"), number)
-        mask = send.hp._mask(body[2:18])
+        mask = self._send_hp._mask(body[2:18])
         packet = b"".join(
             (
                 bytes((first ^ (mask[0] & 0x1F),)),
@@ -440,7 +446,7 @@ class RelayQuic(QuicConnection):
                 handler=self._on_max_stream_data_delivery,
                 handler_args=(stream,),
             )
-            buf.push_uint_var(stream.stream_id)
+            buf.push_uint_var(stream.stream_id or 0)
             buf.push_uint_var(stream.max_stream_data_local)
             stream.max_stream_data_local_sent = stream.max_stream_data_local
 
@@ -469,16 +475,40 @@ def server_configuration(certificate: str, key: str, idle_seconds: float) -> Qui
 
 
 PRIVATE_NAMES: dict[str, Any] = {
-    "QuicConnection": (
-        "_host_cids _host_cid_seq _local_initial_source_connection_id _local_max_streams_bidi "
-        "_local_max_streams_uni _local_max_data _state _close_pending _handshake_confirmed _loss "
-        "_remote_max_datagram_frame_size _cryptos _close_event _spaces _network_paths _ack_delay "
-        "_idle_timeout _packet_number _remote_ack_delay_exponent _local_ack_delay_exponent _close_at "
-        "_ack_eliciting_sent_since_receipt _peer_cid _remote_active_connection_id_limit "
-        "_replenish_connection_ids _handle_ack_frame _payload_received _write_connection_limits "
-        "_write_stream_limits _on_connection_limit_delivery _on_max_stream_data_delivery"
-    ).split(),
-    "QuicPacketRecovery": "_rtt_smoothed _rtt_latest _rtt_min _rtt_variance _rtt_initialized".split(),
+    "QuicConnection": [
+        "_host_cids",
+        "_host_cid_seq",
+        "_local_initial_source_connection_id",
+        "_local_max_streams_bidi",
+        "_local_max_streams_uni",
+        "_local_max_data",
+        "_state",
+        "_close_pending",
+        "_handshake_confirmed",
+        "_loss",
+        "_remote_max_datagram_frame_size",
+        "_cryptos",
+        "_close_event",
+        "_spaces",
+        "_network_paths",
+        "_ack_delay",
+        "_idle_timeout",
+        "_packet_number",
+        "_remote_ack_delay_exponent",
+        "_local_ack_delay_exponent",
+        "_close_at",
+        "_ack_eliciting_sent_since_receipt",
+        "_peer_cid",
+        "_remote_active_connection_id_limit",
+        "_replenish_connection_ids",
+        "_handle_ack_frame",
+        "_payload_received",
+        "_write_connection_limits",
+        "_write_stream_limits",
+        "_on_connection_limit_delivery",
+        "_on_max_stream_data_delivery",
+    ],
+    "QuicPacketRecovery": ["_rtt_smoothed", "_rtt_latest", "_rtt_min", "_rtt_variance", "_rtt_initialized"],
     "CryptoPair": ["_update_key_requested"],
     "HeaderProtection": ["_mask"],
 }

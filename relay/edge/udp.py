@@ -1,4 +1,7 @@
-"""UDP sockets: made or inherited, large buffers, watched by the loop. Must never live here: packets' meaning."""
+"""UDP sockets: made or inherited, large buffers, watched by the loop.
+
+Must never live here: what packets mean.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,9 @@ def bind(text: str, listen: ListenConfig) -> socket.socket:
         sock.bind((host.strip("[]"), int(port)))
     except (OSError, ValueError, OverflowError) as error:
         sock.close()
-        raise ConfigError("listen.udp", f"cannot listen on {text}: {error}", "choose a free address") from None
+        raise ConfigError(
+            "listen.udp", f"cannot listen on {text}: {error}", "choose a free address"
+        ) from None
     prepare(sock, listen)
     return sock
 

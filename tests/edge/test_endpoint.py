@@ -379,7 +379,10 @@ def test_a_full_slow_queue_drops_by_name_and_audio_goes_on(net: Network) -> None
     first, second = pair(net)
     for number in range(6000):
         net.endpoint.receive(
-            b"\x41" + number.to_bytes(8, "big") + bytes(20), ("203.0.113.5", 9), cast(socket.socket, net), net.now
+            b"\x41" + number.to_bytes(8, "big") + bytes(20),
+            ("203.0.113.5", 9),
+            cast(socket.socket, net),
+            net.now,
         )
     first.say(frame(1))
     net.run(0.5)

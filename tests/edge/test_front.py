@@ -220,7 +220,13 @@ def test_source_buckets_do_not_grow() -> None:
 
 def test_the_gauge_counts_the_last_second() -> None:
     gauge = RateGauge()
-    assert [gauge.add(10.0), gauge.add(10.2), gauge.add(10.6), gauge.add(11.1), gauge.add(15.0)] == [1, 2, 3, 2, 1]
+    assert [gauge.add(10.0), gauge.add(10.2), gauge.add(10.6), gauge.add(11.1), gauge.add(15.0)] == [
+        1,
+        2,
+        3,
+        2,
+        1,
+    ]
 
 
 def test_issued_ids_are_readable_by_the_cluster_and_never_look_like_channel_data(bench: Bench) -> None:

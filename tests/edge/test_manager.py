@@ -38,9 +38,7 @@ def test_a_manager_that_went_away_is_no_error(tmp_path: Path) -> None:
         ({"WATCHDOG_USEC": "soon"}, None),
     ],
 )
-def test_the_watchdog_is_fed_twice_as_often_as_asked(
-    environ: dict[str, str], interval: float | None
-) -> None:
+def test_the_watchdog_is_fed_twice_as_often_as_asked(environ: dict[str, str], interval: float | None) -> None:
     assert manager.watchdog_interval(environ) == interval
 
 

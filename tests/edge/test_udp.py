@@ -16,7 +16,9 @@ from relay.errors import ConfigError
 LISTEN = ListenConfig(receive_buffer=65_536, send_buffer=65_536)
 
 
-@pytest.mark.parametrize(("text", "to"), [("127.0.0.1:0", "127.0.0.1"), ("[::]:0", "127.0.0.1"), ("[::1]:0", "::1")])
+@pytest.mark.parametrize(
+    ("text", "to"), [("127.0.0.1:0", "127.0.0.1"), ("[::]:0", "127.0.0.1"), ("[::1]:0", "::1")]
+)
 def test_a_bound_socket_hears_its_family_and_ipv4_through_the_wildcard(text: str, to: str) -> None:
     sock = udp.bind(text, LISTEN)
     family = socket.AF_INET6 if ":" in to else socket.AF_INET

@@ -1,0 +1,322 @@
+"""Table of contents of the daemon: configuration -> build -> run -> drain. It alone knows every part.
+
+    run(config, path)   until SIGTERM has drained the node; returns the exit status
+    SIGHUP              reads the configuration again: what may change live changes, all else is refused
+    SIGTERM, SIGINT     drain; a second one hurries
+
+Must never live here: decisions, packets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import socket
+import time
+from pathlib import Path
+
+import uvloop
+from aioquic.quic.configuration import QuicConfiguration
+
+from relay.config import Config, load, reloadable_changes
+from relay.core import events as ev
+from relay.core.reasons import DropReason
+from relay.edge import manager, udp
+from relay.edge.assembly import Node, NodeKeys
+from relay.edge.quic import server_configuration
+from relay.errors import ConfigError
+from relay.ops.commands import CommandServer
+from relay.ops.events import EventWriter
+from relay.ops.health import Facts, LagMeter, Report, free_descriptors, judge
+from relay.ops.history import History
+from relay.ops.http import OpsServer
+from relay.ops.logs import Logs
+from relay.ops.metrics import Exporter, PacketCounters, SinkCounters, Snapshot
+from relay.protocol.keys import ClusterKey
+
+log = logging.getLogger("relay.daemon")
+HOUSEKEEPING = 1.0  # seconds between reports of who was heard and collections of young garbage
+FULL_COLLECTION = 600  # turns of housekeeping between full collections, done only while nobody is here
+LEAST_WATCHDOG = 0.2
+
+
+def read_keys(config: Config) -> NodeKeys:
+    """The cluster keys that the configuration names. ConfigError names the setting."""
+    files = [("cluster.key_file", config.cluster.key_file)]
+    if config.cluster.previous_key_file:
+        files.append(("cluster.previous_key_file", config.cluster.previous_key_file))
+    found = []
+    for name, path in files:
+        try:
+            text = Path(path).read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not ASCII"
+            raise ConfigError(
+                name, f"{path}: {why}", "make one with `relay token keygen --cluster`"
+            ) from None
+        found.append(ClusterKey.parse(text, name))
+    return NodeKeys.of(found, config)
+
+
+def read_certificate(config: Config) -> QuicConfiguration:
+    """Certificate and key for new connections. ConfigError when they are no pair of PEM files."""
+    try:
+        return server_configuration(config.tls.certificate, config.tls.key, config.limits.idle_s)
+    except OSError as error:
+        raise ConfigError("tls", f"{error.filename}: {error.strerror}", "name readable PEM files") from None
+    except (ValueError, IndexError, TypeError) as error:
+        raise ConfigError("tls", f"cannot be used: {error}", "PEM: leaf first; its private key") from None
+
+
+class Daemon:
+    """One running node with its sockets, sinks and listeners."""
+
+    def __init__(self, config: Config, path: str | None, loop: asyncio.AbstractEventLoop, logs: Logs) -> None:
+        self._logs = logs
+        self._config = config
+        self._path = path
+        self._loop = loop
+        self._started = time.time()
+        self._done = asyncio.Event()
+        self._stats_at = time.monotonic()
+        self._turns = 0
+        self._history = (
+            History(
+                config.records.path,
+                config.node.id,
+                retention_days=config.records.retention_days,
+                queue_size=config.records.queue,
+            )
+            if config.records.path
+            else None
+        )
+        self._events = EventWriter(config.events, config.node.id) if config.events.sink != "off" else None
+        self._quic = read_certificate(config)
+        self.node = Node(config, read_keys(config), self._quic, loop, self)
+        self._lag = LagMeter(loop)
+        self._exporter = Exporter(self.snapshot)
+        self._http = OpsServer(self._exporter.render, self.report)
+        self._commands = CommandServer(self.node.driver.command)
+        self._sockets: list[socket.socket] = []
+
+    # ------------------------------------------------------------ what the driver tells (driver.Sinks)
+
+    def record(self, record: ev.CallRecord) -> None:
+        """A call ended."""
+        log.info("call ended", extra={"outcome": record.outcome, "seconds": _talked(record)})
+        if self._history is not None:
+            self._history.record(record)
+
+    def event(self, event: ev.CallEvent) -> None:
+        """News for the product's back end."""
+        if self._events is not None:
+            self._events.event(event)
+
+    def stopped(self) -> None:
+        """The drain is complete."""
+        self._done.set()
+
+    # ------------------------------------------------------------ life
+
+    async def run(self) -> None:
+        """Serve until drained. ConfigError when a socket or file cannot be had."""
+        inherited = manager.inherited()
+        try:
+            self._start_sinks()
+            self._open_sockets(inherited)
+            await self._open_listeners(inherited)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._loop.add_signal_handler(number, self._drain)
+            self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+            self._lag.start()
+            keepers = [asyncio.create_task(self._housekeep()), asyncio.create_task(self._watchdog())]
+            manager.notify("READY=1", f"STATUS=serving, packet path {self.node.lane.name}")
+            log.info(
+                "serving",
+                extra={
+                    "lane": self.node.lane.name,
+                    "udp_ports": [sock.getsockname()[1] for sock in self._sockets],
+                    "metrics": self._http.address,
+                },
+            )
+            await self._done.wait()
+            for task in keepers:
+                task.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
+        finally:
+            await self._close()
+
+    def _start_sinks(self) -> None:
+        if self._history is not None:
+            self._history.start()
+        if self._events is not None:
+            self._events.start()
+
+    def _open_sockets(self, inherited: dict[str, list[socket.socket]]) -> None:
+        listen = self._config.listen
+        handed = [sock for sock in inherited.get("public", []) if sock.type == socket.SOCK_DGRAM]
+        for sock in handed:
+            udp.prepare(sock, listen)
+        self._sockets = handed or [udp.bind(text, listen) for text in listen.udp]
+        for sock in self._sockets:
+            udp.watch(self._loop, sock, self.node.endpoint)
+
+    async def _open_listeners(self, inherited: dict[str, list[socket.socket]]) -> None:
+        handed = inherited.get("metrics", [])
+        if handed:
+            await self._http.start(handed[0])
+        elif self._config.listen.metrics:
+            await self._http.start(self._config.listen.metrics)
+        if self._config.listen.command_socket:
+            await self._commands.start(self._config.listen.command_socket)
+
+    async def _close(self) -> None:
+        self._lag.stop()
+        await self._commands.close()
+        await self._http.close()
+        for sock in self._sockets:
+            udp.unwatch(self._loop, sock)
+        for sink in (self._history, self._events):
+            if sink is not None:
+                await asyncio.to_thread(sink.close)
+        log.info("stopped", extra={"imbalance": self.imbalance()})
+
+    def _drain(self) -> None:
+        manager.notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(self._config.drain.deadline_s * 1e6)}")
+        self.node.driver.feed(ev.DrainRequested())
+        log.info("draining", extra={"state": self.node.engine.drain_state})
+
+    def _reload(self) -> None:
+        """Take the new configuration whole, or keep the old one whole and say why."""
+        if self._path is None:
+            log.warning("no configuration file to read again")
+            return
+        try:
+            config = load(self._path)
+            changed = reloadable_changes(self._config, config)
+            keys, quic = read_keys(config), read_certificate(config)
+        except ConfigError as error:
+            log.error("reload refused: %s", error)
+            return
+        manager.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._config, self._quic = config, quic
+        self.node.configure(config, keys, quic)
+        if self._history is not None:
+            self._history.retention_days = config.records.retention_days
+        self._logs.configure(config.log)
+        manager.notify("READY=1")
+        log.info("reloaded", extra={"changed": changed})
+
+    async def _housekeep(self) -> None:
+        """Once a second: who was heard; young garbage, before it grows old enough to cost a pause."""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING)
+            self._turns += 1
+            self.node.driver.report_heard()
+            self.node.endpoint.accepting = self.node.engine.drain_state in ("running", "draining")
+            if self._turns % FULL_COLLECTION == 0 and not len(self.node.endpoint):
+                gc.collect()
+            else:
+                gc.collect(1 if self._turns % 30 == 0 else 0)
+            self._stats_at = time.monotonic()
+
+    async def _watchdog(self) -> None:
+        """Feed the service manager's watchdog from the loop, and only while the loop keeps up."""
+        interval = manager.watchdog_interval()
+        if interval is None:
+            return
+        while True:
+            await asyncio.sleep(max(interval, LEAST_WATCHDOG))
+            if self._lag.worst_s * 1000 < self._config.health.lag_ms:
+                manager.notify("WATCHDOG=1")
+
+    # ------------------------------------------------------------ facts
+
+    def imbalance(self) -> int:
+        """How far packet conservation is from holding; 0 unless there is a bug."""
+        return self.node.endpoint.imbalance() + self.node.lane.counters.imbalance()
+
+    def _certificate_until(self) -> float | None:
+        certificate = self._quic.certificate
+        return certificate.not_valid_after_utc.timestamp() if certificate is not None else None
+
+    def report(self) -> Report:
+        """What /healthz and /readyz answer from."""
+        sinks = (("records", self._history), ("events", self._events))
+        endpoint = self.node.endpoint
+        facts = Facts(
+            state=self.node.engine.drain_state,
+            lag_s=self._lag.worst_s,
+            stats_age_s=time.monotonic() - self._stats_at,
+            free_descriptors=free_descriptors(),
+            wall=time.time(),
+            certificate_until=self._certificate_until(),
+            issuers=len(self._config.tokens.issuers),
+            datapath=self.node.lane.name,
+            wants_native=self._config.lane == "native",
+            internal_errors=endpoint.dropped[DropReason.INTERNAL],
+            legs=len(endpoint),
+            max_legs=self._config.limits.legs,
+            sinks_failing=tuple(name for name, sink in sinks if sink is not None and sink.is_failing),
+        )
+        return judge(facts, self._config.health)
+
+    def snapshot(self) -> Snapshot:
+        """What /metrics shows, between two inputs of the engine."""
+        endpoint = self.node.endpoint
+        engine = self.node.engine
+        return Snapshot(
+            node=self._config.node.id,
+            region=self._config.node.region,
+            datapath=self.node.lane.name,
+            engine=engine.counters,
+            media=self.node.lane.counters,
+            packets=PacketCounters(
+                received=endpoint.udp_in,
+                sent=endpoint.udp_out,
+                waiting=endpoint.waiting,
+                send_errors=endpoint.send_errors,
+                kernel_dropped=sum(udp.kernel_drops(sock) for sock in self._sockets),
+                handled=endpoint.handled,
+                answered=endpoint.answered,
+                dropped=endpoint.dropped,
+                half_open=endpoint.half_open,
+                handshakes=endpoint.handshakes,
+                handshakes_expired=endpoint.handshakes_expired,
+            ),
+            legs=engine.legs,
+            calls=engine.calls_by_stage,
+            events=self._events.counters() if self._events else SinkCounters(),
+            records=self._history.counters() if self._history else SinkCounters(),
+            state=engine.drain_state,
+            is_ready=self.report().is_ready,
+            lag_s=self._lag.worst_s,
+            started_at=self._started,
+            certificate_until=self._certificate_until(),
+            log_suppressed=self._logs.limit.suppressed,
+        )
+
+
+def _talked(record: ev.CallRecord) -> float:
+    return round(record.ended_at - record.answered_at, 1) if record.answered_at is not None else 0.0
+
+
+def run(config: Config, path: str | None = None) -> int:
+    """Serve until drained; 0 then. ConfigError before the first packet when something cannot be had."""
+    logs = Logs(config.log)
+    # A full collection over thousands of connections would hold audio for tens of milliseconds; connections
+    # break their own cycles when they end, and `_housekeep` collects what else is young.
+    gc.disable()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, contextlib.suppress(KeyboardInterrupt):
+        runner.run(_serve(config, path, logs))
+    return 0
+
+
+async def _serve(config: Config, path: str | None, logs: Logs) -> None:
+    daemon = Daemon(config, path, asyncio.get_running_loop(), logs)
+    gc.collect()
+    gc.freeze()
+    await daemon.run()
