@@ -8,7 +8,7 @@ and never used twice in a process; `flow` numbers are hop-local, 1-62. Must neve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,16 @@ from relay.config import Config
 from relay.core.reasons import DropReason
 from relay.errors import ErrorCode
 from relay.protocol.address import Address
+from relay.protocol.ids import Kid
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKeys:
+    """Keys the engine needs: issuers' public keys by key id, and the tickets' 32-byte keys, newest first."""
+
+    issuers: Mapping[Kid, bytes]
+    ticket_keys: Sequence[bytes] = field(repr=False)
+
 
 # ---------------------------------------------------------------- inputs
 
@@ -65,7 +75,7 @@ class AddressMoved:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """When each leg was last heard (authenticated packets only), monotonic seconds; fed about once a second."""
+    """When each leg was last heard (authenticated packets only), monotonic seconds; once a second."""
 
     at: Mapping[int, float]
 
@@ -100,9 +110,10 @@ class CommandReceived:
 
 @dataclass(frozen=True, slots=True)
 class ConfigChanged:
-    """A reload: only fields that may change live differ."""
+    """A reload: only fields that may change live differ. `keys` None: the keys stay as they are."""
 
     config: Config
+    keys: EngineKeys | None = None
 
 
 @dataclass(frozen=True, slots=True)

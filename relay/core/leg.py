@@ -9,6 +9,7 @@ a message means for a call.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import ClassVar
 
@@ -16,10 +17,10 @@ from relay.config import LimitsConfig
 from relay.core.flows import FlowNumbers
 from relay.core.limits import TokenBucket
 from relay.core.machine import Machine, Table
+from relay.errors import ErrorCode
 from relay.protocol.address import Address
 from relay.protocol.control import FrameReader
-from relay.protocol.ids import CallId
-from relay.protocol.ticket import TicketBody
+from relay.protocol.ids import CallId, Kid, Sub
 from relay.protocol.token import Claims
 
 LINGER_S = 5.0  # after `ended`: time for a last feedback or report, then the leg is closed
@@ -87,14 +88,18 @@ class Leg(Machine[LegState]):
         self.downlinks = FlowNumbers(limits.flow_rest_s)
         self.nonce: bytes | None = None
         self.claims: Claims | None = None
-        self.ticket: TicketBody | None = None
-        """What `hello` resumed with; a rejoin to this place follows."""
+        self.kid: Kid | None = None
+        """The issuer key that admitted it."""
         self.client: dict[str, str] = {}
         self.call: CallId | None = None
         self.index = 0
         """Place in the call, once in one."""
         self.up: int | None = None
         """The uplink flow, once in a call."""
+        self.roster: Mapping[int, Sub] = {}
+        """Who sat where in the call that is over, for a last report."""
+        self.last_code = ErrorCode.NO_ERROR
+        """What it is closed with when it lingers too long."""
         self.heard = now
         self.observations = 0
         self.newest: dict[int, int] = {}
@@ -110,10 +115,10 @@ class Leg(Machine[LegState]):
         self.nonce = nonce
         self._move(Challenged)
 
-    def on_admitted(self, claims: Claims | None, ticket: TicketBody | None, join_by: float | None) -> None:
-        """Who this is, and until when the token lets it join."""
+    def on_admitted(self, claims: Claims, kid: Kid | None, join_by: float) -> None:
+        """Who this is, by which issuer's word, and until when it may join."""
         self.claims = claims
-        self.ticket = ticket
+        self.kid = kid
         self._move(Admitted)
         self._until = join_by
 
@@ -125,14 +130,14 @@ class Leg(Machine[LegState]):
         self._move(Entered)
         self._until = None
 
-    def on_call_over(self, now: float) -> None:
+    def on_call_over(self, roster: Mapping[int, Sub], code: ErrorCode, now: float) -> None:
         """No call any more; a last word is welcome."""
-        self.up = None
+        self.roster = roster
+        self.last_code = code
         self._move(CallOver)
         self._until = now + LINGER_S
 
     def on_closed(self) -> None:
         """Over."""
-        self.up = None
         self._move(Closed)
         self._until = None

@@ -19,7 +19,8 @@ from relay.config import LimitsConfig
 from relay.core.events import FlowCounters
 from relay.core.limits import TokenBucket
 from relay.core.machine import Machine, Table
-from relay.protocol.ids import Sub
+from relay.core.reasons import DropReason
+from relay.protocol.ids import Kid, Sub
 from relay.protocol.token import Claims
 
 
@@ -89,6 +90,8 @@ class Participant(Machine[Presence]):
         self.index = index
         self.sub: Sub = claims.sub
         self.claims = claims
+        self.kid: Kid | None = None
+        """The issuer key behind the claims."""
         self.legs: list[int] = []
         """Devices that ring; exactly one after the accept, none while gone."""
         self.client: dict[str, str] = {}
@@ -97,7 +100,7 @@ class Participant(Machine[Presence]):
         """Downlink flow on the accepted leg, per participant heard."""
         self.route: tuple[tuple[int, int], ...] = ()
         """Listeners of the uplink as last told to the lane."""
-        self.closed: object = None
+        self.closed: DropReason | None = DropReason.GATE_CLOSED
         """Reason of an empty route as last told to the lane."""
         self.told: tuple[int, dict[int, int], int] = (0, {}, 0)
         """The last `gate`: mask heard, flows, epoch."""

@@ -13,10 +13,10 @@ from typing import Final
 
 from relay.config import PolicyRow
 from relay.errors import ErrorCode, PeerError
+from relay.protocol import token
 from relay.protocol.token import Claims
 
 AGES: Final = ("unknown", "under_16", "16_17", "adult")  # by the number in the token's `age`
-UNDER_16: Final = 1
 STRANGER: Final = 0
 CONTACT: Final = 1
 
@@ -51,7 +51,7 @@ class PolicyTable:
     def __init__(self, rows: Iterable[PolicyRow]) -> None:
         self._terms: Mapping[tuple[str, str], Terms] = {
             (row.age, row.contact): Terms(
-                allow=row.allow and row.age != AGES[UNDER_16],
+                allow=row.allow and row.age != AGES[token.AGE_UNDER_16],
                 minutes=row.max_minutes,
                 relay_only=row.relay_only or row.contact == "stranger",
                 attachments=row.attachments and row.contact != "stranger",
@@ -60,9 +60,8 @@ class PolicyTable:
         }
 
     def _row(self, claims: Claims, contact: int) -> Terms:
-        age = claims.age or 0
         word = "contact" if contact == CONTACT else "stranger"
-        return self._terms[AGES[age], word]
+        return self._terms[AGES[claims.age], word]
 
     def alone(self, claims: Claims) -> Terms:
         """What the person may do before anybody else is known."""
@@ -90,5 +89,5 @@ def contact_of(claims: Claims) -> int:
 
 def refuse_children(claims: Claims) -> None:
     """People under 16 are not admitted, whatever the table says. PeerError FORBIDDEN."""
-    if claims.age == UNDER_16:
+    if claims.age == token.AGE_UNDER_16:
         raise PeerError(ErrorCode.FORBIDDEN, "not allowed")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import Enum, StrEnum, auto
-from typing import Final
+from typing import Final, NamedTuple
 
 from relay.errors import ErrorCode
 from relay.protocol.ids import CallId
@@ -86,6 +86,13 @@ def ending(cause: Cause, answered: bool) -> Why:
     return ENDINGS[cause][answered]
 
 
+class Glare(NamedTuple):
+    """Two calls ring for one pair."""
+
+    loser: CallId
+    survivor: CallId
+
+
 class Ringing:
     """Which pairs are ringing in which call, to notice glare."""
 
@@ -96,12 +103,12 @@ class Ringing:
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def on_ring(self, call: CallId, pairs: Iterable[Pair]) -> CallId | None:
-        """The call rings for these pairs. Returns the call that must give way, if two ring for one pair."""
+    def on_ring(self, call: CallId, pairs: Iterable[Pair]) -> Glare | None:
+        """The call rings for these pairs, unless another does: then one of the two must give way."""
         for pair in pairs:
             other = self._calls.get(pair, call)
             if other != call:
-                return max(call, other)
+                return Glare(loser=max(call, other), survivor=min(call, other))
             self._calls[pair] = call
             self._pairs.setdefault(call, set()).add(pair)
         return None

@@ -1,0 +1,201 @@
+"""How a leg gets in: challenge, hello, token or ticket, welcome; later a newer token.
+
+    ping --> challenge        hello + token [+ pop] --> welcome
+                              hello + ticket + pop, or ticket + token --> welcome, then `rejoin`
+
+Must never live here: what happens in a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Final, Literal
+
+from relay.config import ClientLists
+from relay.core import admission
+from relay.core.admission import Admission, Proof, Verdict
+from relay.core.events import LegOpened, SetBudget
+from relay.core.leg import Leg
+from relay.core.node import HERE, Node
+from relay.core.participant import Participant
+from relay.errors import ErrorCode, PeerError
+from relay.protocol import control, ticket
+from relay.protocol.ids import CallId, Sub
+from relay.protocol.ticket import TicketBody
+from relay.protocol.token import Claims
+
+KEEPALIVE_S: Final = 5  # RFC 7675 section 5.1, for a leg that will be in a call
+MAX_DATAGRAM: Final = 1024
+Kind = Literal["rt", "ht"]
+RESUME: Final = "rt"
+HANDOVER: Final = "ht"
+HANDOVER_TTL_S: Final = 120.0
+OTHER: Final = "other"
+
+
+class Door:
+    """Admits legs and seals the tickets that let them back in."""
+
+    def __init__(self, node: Node, judge: Admission) -> None:
+        self._node = node
+        self._admission = judge
+
+    # ------------------------------------------------------------ opening
+
+    def on_opened(self, event: LegOpened) -> None:
+        """A transport is there. Refused at once: no datagrams, no room, or no time left."""
+        node = self._node
+        if node.is_closing:
+            node.refuse_transport(event.leg, ErrorCode.DRAINING)
+        elif not event.datagrams:
+            node.refuse_transport(event.leg, ErrorCode.DATAGRAM_REQUIRED)
+        elif not node.leg_quota.charge(HERE):
+            node.refuse_transport(event.leg, ErrorCode.OVERLOADED)
+        else:
+            leg = Leg(event.leg, event.transport, event.address, node.config.limits, node.now)
+            node.legs[event.leg] = leg
+            node.count("leg_opened", event.transport)
+            node.watch_leg(leg)
+
+    def on_ping(self, leg: Leg, ping: control.Ping) -> None:
+        """The first `ping` of a stream: here is a nonce to sign."""
+        leg.on_challenged(self._node.draw(32))
+        assert leg.nonce is not None
+        self._node.send(leg.number, control.Challenge(n=leg.nonce, t=round(self._node.now * 1000)))
+
+    # ------------------------------------------------------------ hello
+
+    def on_hello(self, leg: Leg, hello: control.Hello, id: int) -> None:
+        """Admit the leg, or raise the PeerError that closes it."""
+        node = self._node
+        if control.VERSION not in hello.v:
+            raise PeerError(ErrorCode.VERSION, "no common version")
+        if hello.leg != leg.transport:
+            raise PeerError(ErrorCode.PROTOCOL_VIOLATION, "leg is not what it says")
+        body = None if hello.resume is None else self.open_ticket(hello.resume)
+        verdict = self._identify(leg, hello, body)
+        claims = verdict.claims
+        leg.client = client_of(hello.cli, node.config.clients)
+        # Times limit joining, not the call: counted in monotonic seconds, no clock jump stretches them.
+        patience = node.config.limits.hello_s
+        if hello.tok is not None:
+            patience = self._admission.ends_in(claims, node.wall)
+        leg.on_admitted(claims, verdict.kid, node.now + patience)
+        node.watch_leg(leg)
+        self._welcome(leg, claims, id)
+
+    def _identify(self, leg: Leg, hello: control.Hello, body: TicketBody | None) -> Verdict:
+        """Who this is. With a ticket: the rights its person already has, or those of the fresh token."""
+        node = self._node
+        proof = Proof(leg.transport, leg.nonce, hello.pop)
+        verdict = None
+        if hello.tok is not None:
+            verdict = self._admission.judge(hello.tok, proof, node.now, node.wall)
+        if body is None:
+            if verdict is None:
+                raise PeerError(ErrorCode.AUTH_REQUIRED, "hello without token or ticket")
+            return verdict
+        seat = self.seat_of(body)
+        if verdict is not None:
+            claims = verdict.claims
+            if (claims.cid, claims.sub, claims.cnf) != (body.c, body.sub, body.cnf):
+                raise PeerError(ErrorCode.RESUME_UNKNOWN, "ticket and token name different people")
+            return verdict
+        if body.cnf is None:
+            # Whoever finds a ticket could take the place of its owner. It needs a key, or a token beside it.
+            raise PeerError(ErrorCode.AUTH_REQUIRED, "this ticket needs a token beside it")
+        admission.check_pop(seat.claims, proof)
+        admission.check_transport(seat.claims, leg.transport)
+        return Verdict(seat.claims, seat.kid)
+
+    def seat_of(self, body: TicketBody) -> Participant:
+        """Whose place a ticket names. PeerError when the call or the place is not there any more."""
+        node = self._node
+        self.check_memory(body.c, body.sub)
+        call = node.calls.get(body.c)
+        seat = None if call is None else call.seat_of(body.sub)
+        if seat is None or not seat.is_here or seat.index != body.p or seat.claims.cnf != body.cnf:
+            raise PeerError(ErrorCode.RESUME_UNKNOWN, "no such place")
+        return seat
+
+    def check_memory(self, cid: CallId, sub: Sub) -> None:
+        """PeerError CALL_ENDED or REMOVED for what was over or thrown out a short while ago."""
+        if cid in self._node.ended:
+            raise PeerError(ErrorCode.CALL_ENDED, "the call has ended")
+        if (cid, sub) in self._node.removed:
+            raise PeerError(ErrorCode.REMOVED, "removed from the call")
+
+    def _welcome(self, leg: Leg, claims: Claims, id: int) -> None:
+        node = self._node
+        budget = self._grant(leg, claims)
+        welcome = control.Welcome(
+            sid=node.draw(16),
+            obs=(leg.address.host, leg.address.port),
+            dg=MAX_DATAGRAM,
+            ka=KEEPALIVE_S,
+            lim=control.Limits(up=budget.up_bps // 1000, dn=budget.down_bps // 1000, pps=budget.pps),
+            node=node.config.node.id,
+            now=round(node.wall * 1000),
+        )
+        node.send(leg.number, welcome, id)
+        node.count("admitted", leg.transport)
+        for name, word in leg.client.items():
+            node.count(f"client_{name}", word)
+
+    def _grant(self, leg: Leg, claims: Claims) -> admission.Budget:
+        budget = admission.budget_of(claims, self._node.config.limits)
+        self._node.put(SetBudget(leg.number, budget.up_bps, budget.down_bps, budget.pps))
+        return budget
+
+    # ------------------------------------------------------------ later
+
+    def check_token(self, leg: Leg, old: Claims, message: control.TokenUpdate) -> Verdict:
+        """Judge new rights for a leg that is in already. PeerError, never fatal, when they are not given."""
+        try:
+            proof = Proof(leg.transport, bound=old.cnf)
+            verdict = self._admission.judge(message.tok, proof, self._node.now, self._node.wall)
+            new = verdict.claims
+            if (new.sub, new.cid, new.cnf, new.lim[3]) != (old.sub, old.cid, old.cnf, old.lim[3]):
+                raise PeerError(ErrorCode.FORBIDDEN, "token of somebody else, or of another call")
+        except PeerError as error:
+            error.fatal = False
+            raise
+        return verdict
+
+    def grant(self, leg: Leg, verdict: Verdict) -> None:
+        """The new rights count from now on."""
+        leg.claims, leg.kid = verdict
+        self._grant(leg, verdict.claims)
+
+    # ------------------------------------------------------------ tickets
+
+    def seal_ticket(self, call: CallId, seat: Participant, kind: Kind = RESUME) -> bytes:
+        """A ticket for this place."""
+        node = self._node
+        ttl = node.config.limits.ticket_ttl_s if kind == RESUME else HANDOVER_TTL_S
+        body = TicketBody(
+            c=call,
+            sub=seat.sub,
+            p=seat.index,
+            accepted=seat.is_accepted,
+            exp=round(node.wall + ttl),
+            cnf=seat.claims.cnf,
+            kind=kind,
+            variant="",
+        )
+        return ticket.seal(body, node.keys.ticket_keys[0], node.draw(24))
+
+    def open_ticket(self, blob: bytes) -> TicketBody:
+        """A ticket that we sealed and that has not expired. PeerError RESUME_UNKNOWN otherwise."""
+        body = ticket.open(blob, self._node.keys.ticket_keys)
+        if body.exp < self._node.wall or body.kind != RESUME:
+            raise PeerError(ErrorCode.RESUME_UNKNOWN, "the ticket has expired")
+        return body
+
+
+def client_of(cli: control.Cli, lists: ClientLists) -> dict[str, str]:
+    """What the client says it is, in words the operator knows; every other word is "other"."""
+    known: Mapping[str, tuple[str, ...]] = {each.name: getattr(lists, each.name) for each in fields(lists)}
+    said = {name: getattr(cli, name) for name in known}
+    return {name: word if word in known[name] else OTHER for name, word in said.items()}

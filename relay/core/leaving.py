@@ -1,0 +1,96 @@
+"""The node's farewell: who is refused, asked to move, or closed in which state of the drain.
+
+Requests to move are spread over time by the node itself, one call after the other, so that the next node is
+not hit at once; people of one call hear it together. Must never live here: the states' order (drain.py).
+"""
+
+from __future__ import annotations
+
+from relay.core.call import Call
+from relay.core.door import HANDOVER, Door
+from relay.core.drain import DrainState
+from relay.core.events import CallEvent, DrainRequested, Stopped
+from relay.core.exchange import Exchange
+from relay.core.leg import LegState
+from relay.core.node import Node
+from relay.core.record import EventKind
+from relay.core.ringing import Cause
+from relay.errors import ErrorCode
+from relay.protocol import control
+from relay.protocol.ids import CallId
+
+
+class Leaving:
+    """Carries out what the drain's states mean."""
+
+    def __init__(self, node: Node, door: Door, exchange: Exchange) -> None:
+        self._node = node
+        self._door = door
+        self._exchange = exchange
+
+    def on_request(self, event: DrainRequested) -> None:
+        """Begin, or hurry."""
+        before = self._node.drain.state
+        self._node.drain.on_request(self._node.now)
+        if self._node.drain.state is not before:
+            self._enter()
+
+    def on_due(self, kind: str, key: int | CallId) -> None:
+        """A state is over, or a call's turn to be asked has come."""
+        if kind == "drain":
+            self._step()
+        else:
+            assert isinstance(key, bytes)
+            self._ask(self._node.calls[key])
+
+    def on_input_done(self) -> None:
+        """With nobody left there is nothing to wait for."""
+        while self._node.drain.state in (DrainState.DRAINING, DrainState.MOVING) and not self._node.legs:
+            self._step()
+
+    def _step(self) -> None:
+        self._node.drain.on_step_over(self._node.now)
+        self._enter()
+
+    def _enter(self) -> None:
+        node = self._node
+        state = node.drain.state
+        node.deadlines.set(("drain", 0), node.drain.next_deadline())
+        node.count("drain", state.value)
+        node.put(CallEvent(EventKind.DRAIN.value, node.wall, {"state": state.value}))
+        if state is DrainState.MOVING:
+            self._start_moving()
+        elif state is DrainState.CLOSING:
+            self._close_all()
+        elif state is DrainState.STOPPED:
+            node.put(Stopped())
+
+    def _start_moving(self) -> None:
+        node = self._node
+        for leg in list(node.legs.values()):
+            if leg.state is not LegState.IN_CALL:
+                node.close_leg(leg, ErrorCode.DRAINING)
+        smear = min(node.config.drain.smear_s, max(0.0, node.drain.ends_at - node.now))
+        calls = [call for call in node.calls.values() if not call.is_over]
+        for position, call in enumerate(calls):
+            node.deadlines.set(("notice", call.cid), node.now + smear * position / len(calls))
+
+    def _ask(self, call: Call) -> None:
+        """All people of a call get the same target; each its own ticket."""
+        node = self._node
+        for seat in call.here():
+            notice = control.Drain(
+                in_ms=round(1000 * node.config.drain.smear_s),
+                by_ms=max(0, round(1000 * (node.drain.ends_at - node.now))),
+                to=node.config.drain.to,
+                ht=self._door.seal_ticket(call.cid, seat, HANDOVER),
+            )
+            node.tell([seat], notice)
+
+    def _close_all(self) -> None:
+        node = self._node
+        for call in list(node.calls.values()):
+            if not call.is_over:
+                self._exchange.end(call, Cause.FAILED, reason="drain", code=ErrorCode.DRAIN_TIMEOUT)
+        for leg in list(node.legs.values()):
+            node.close_leg(leg, ErrorCode.DRAIN_TIMEOUT)

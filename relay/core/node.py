@@ -1,0 +1,138 @@
+"""What the engine's parts share: settings, keys, the present moment, the living, and the way out.
+
+Parts read and write legs and calls here, and say what shall happen with `put`, `send` and `event`. Must
+never live here: a decision.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+from relay.config import Config
+from relay.core.call import Call
+from relay.core.deadlines import Deadlines
+from relay.core.drain import Drain, DrainState
+from relay.core.events import CallEvent, CloseLeg, EngineKeys, Output, SendStream
+from relay.core.leg import Leg, LegState
+from relay.core.limits import Quota
+from relay.core.memory import Memory
+from relay.core.participant import Participant
+from relay.core.policy import PolicyTable
+from relay.core.record import EventKind
+from relay.errors import ErrorCode, PeerError
+from relay.protocol import control
+from relay.protocol.ids import CallId, Sub
+
+HERE = "here"  # the one key of a quota that belongs to the whole node
+
+Due = tuple[str, int | CallId]
+"""What a deadline is about: ("leg", number), ("call", id), ("notice", id) or ("drain", 0)."""
+
+
+class Node:
+    """The shared state of one engine."""
+
+    def __init__(self, config: Config, keys: EngineKeys, draw: Callable[[int], bytes]) -> None:
+        self.config = config
+        self.keys = keys
+        self.draw = draw
+        self.now = 0.0
+        self.wall = 0.0
+        self.policy = PolicyTable(config.policy)
+        self.drain = Drain(config.drain)
+        self.legs: dict[int, Leg] = {}
+        self.calls: dict[CallId, Call] = {}
+        self.counting: dict[tuple[int, int], Call] = {}
+        """Uplink flows whose counters the lane still has to return."""
+        self.deadlines: Deadlines[Due] = Deadlines()
+        self.outputs: deque[Output] = deque()
+        self.counters: Counter[tuple[str, str]] = Counter()
+        self.leg_quota: Quota[str] = Quota(config.limits.legs)
+        self.call_quota: Quota[str] = Quota(config.limits.calls)
+        self.device_quota: Quota[tuple[CallId, Sub]] = Quota(config.limits.ringing_legs)
+        """Legs of one person in one call."""
+        remembered = config.tokens.replay_entries
+        self.ended: Memory[CallId] = Memory(remembered)
+        self.removed: Memory[tuple[CallId, Sub]] = Memory(remembered)
+
+    def on_config(self, config: Config) -> None:
+        """A reload. What is running keeps what it was given; new things get the new settings."""
+        self.config = config
+        self.policy = PolicyTable(config.policy)
+        self.drain.on_config(config.drain)
+        self.leg_quota.ceiling = config.limits.legs
+        self.call_quota.ceiling = config.limits.calls
+        self.device_quota.ceiling = config.limits.ringing_legs
+
+    # ------------------------------------------------------------ out
+
+    def put(self, output: Output) -> None:
+        """Queue one order for the edge."""
+        self.outputs.append(output)
+
+    def send(self, leg: int, message: control.Message, id: int = 0) -> None:
+        """Send a control message."""
+        self.outputs.append(SendStream(leg, control.encode(message, id)))
+
+    def answer(self, leg: Leg, id: int) -> None:
+        """Say `ok`, if an answer was wanted."""
+        if id:
+            self.send(leg.number, control.Ok(), id)
+
+    def refuse(self, leg: Leg, error: PeerError, id: int = 0) -> None:
+        """Say `err`. Closing a leg for a fatal one is the caller's next step."""
+        self.count("refused", error.code.name.lower())
+        message = control.Err(
+            code=int(error.code), msg=error.message, fatal=error.fatal, retry_ms=error.retry_ms
+        )
+        self.send(leg.number, message, id)
+
+    def event(self, kind: EventKind, call: Call | CallId, **data: Any) -> None:
+        """Tell the back end about a call."""
+        cid = call.cid if isinstance(call, Call) else call
+        self.outputs.append(CallEvent(kind.value, self.wall, {"call": cid.hex(), **data}))
+
+    def count(self, name: str, label: str = "") -> None:
+        """One more of these."""
+        self.counters[name, label] += 1
+
+    def tell(self, people: list[Participant], message: control.Message) -> None:
+        """Send a message to every leg of these people."""
+        for one in people:
+            for leg in one.legs:
+                self.send(leg, message)
+
+    # ------------------------------------------------------------ the living
+
+    def is_closed(self, leg: Leg) -> bool:
+        """Whether the leg is over, perhaps by the input that is being handled."""
+        return leg.state is LegState.CLOSED
+
+    def forget_leg(self, leg: Leg) -> None:
+        """The leg is over, and in no call any more."""
+        leg.on_closed()
+        del self.legs[leg.number]
+        self.leg_quota.release(HERE)
+        self.deadlines.set(("leg", leg.number), None)
+
+    def close_leg(self, leg: Leg, code: ErrorCode, reason: str = "") -> None:
+        """End a leg that is in no call any more."""
+        self.forget_leg(leg)
+        self.count("leg_closed", code.name.lower())
+        self.put(CloseLeg(leg.number, code, reason))
+
+    def refuse_transport(self, leg: int, code: ErrorCode) -> None:
+        """Close a transport that never became a leg."""
+        self.count("leg_closed", code.name.lower())
+        self.put(CloseLeg(leg, code))
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether not even somebody who returns is let in."""
+        return self.drain.state in (DrainState.CLOSING, DrainState.STOPPED)
+
+    def watch_leg(self, leg: Leg) -> None:
+        """Take note of the leg's own deadline."""
+        self.deadlines.set(("leg", leg.number), leg.next_deadline())

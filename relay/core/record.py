@@ -1,0 +1,84 @@
+"""What is written down: one record per finished call, and the names of the events on the way.
+
+Pseudonyms, times, endings, counts and quality; never content, addresses, ages or stable person ids. Must
+never live here: where records go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+
+from relay.core.call import Call
+from relay.core.events import CallRecord, ParticipantRecord
+from relay.core.participant import Participant
+
+
+class EventKind(StrEnum):
+    """`CallEvent.kind`: every one carries `call` (hex), most `sub` (hex) of the one it is about."""
+
+    RINGING = "call.ringing"
+    ANSWERED = "call.answered"
+    ENDED = "call.ended"  # outcome, reason
+    JOINED = "participant.joined"  # index, device: how many of this person's legs ring
+    ACCEPTED = "participant.accepted"
+    AWAY = "participant.away"
+    BACK = "participant.back"
+    LEFT = "participant.left"  # why
+    DEVICE_ENDED = "device.ended"  # why: answered_elsewhere, declined
+    MUTED = "participant.muted"  # on, hard
+    BLOCKED = "pair.blocked"  # sub blocks peer; on
+    REPORT = "report"  # sub reports peer; reason
+    FEEDBACK = "feedback"  # stars
+    COMMAND = "command"  # op, code, and what it named
+    DRAIN = "node.drain"  # state; the only kind without a call
+
+
+def quality_of(reports: Iterable[Mapping[str, int]]) -> dict[str, float]:
+    """Sum up the newest reception report per sender: loss 0-1, jitter and concealment in ms, late packets."""
+    newest = list(reports)
+    if not newest:
+        return {}
+    received = sum(report.get("n", 0) for report in newest)
+    lost = sum(report.get("lost", 0) for report in newest)
+    return {
+        "loss": round(lost / (received + lost), 6) if received + lost else 0.0,
+        "jitter_ms": round(max(report.get("jit", 0) for report in newest) / 10, 1),
+        "concealed_ms": float(sum(report.get("plc", 0) for report in newest)),
+        "late": float(sum(report.get("late", 0) for report in newest)),
+    }
+
+
+def record_participant(one: Participant, ended_wall: float, why: str) -> ParticipantRecord:
+    """One person's part; `why` is the call's outcome, for those who stayed to the end."""
+    return ParticipantRecord(
+        sub=one.sub.hex(),
+        index=one.index,
+        joined_at=one.joined_wall,
+        left_at=ended_wall if one.left_wall is None else one.left_wall,
+        accepted=one.ever_accepted,
+        why=one.why or why,
+        client=dict(one.client),
+        received=one.totals["received"],
+        accepted_packets=one.totals["accepted"],
+        copies=one.totals["copies"],
+        lost=one.totals["lost"],
+        dropped=dict(one.dropped),
+        quality=quality_of(one.quality.values()),
+    )
+
+
+def record_call(call: Call, region: str) -> CallRecord:
+    """The record of a call that has ended and whose counters are in."""
+    outcome = call.why.value if call.why else ""
+    ended = call.started_wall if call.ended_wall is None else call.ended_wall
+    return CallRecord(
+        call=call.cid.hex(),
+        started_at=call.started_wall,
+        answered_at=call.answered_wall,
+        ended_at=ended,
+        outcome=outcome,
+        reason=call.reason,
+        region=region,
+        participants=tuple(record_participant(one, ended, outcome) for one in call.everyone()),
+    )

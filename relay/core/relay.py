@@ -1,0 +1,385 @@
+"""The engine: facts in, orders out, no socket, clock or chance inside.
+
+    +-----------------------------------------------------------------------------------------+
+    |  After every input, drain the outputs until the next deadline, before the next input.   |
+    +-----------------------------------------------------------------------------------------+
+
+    engine.handle(event, now, wall)     now: monotonic seconds; wall: seconds since 1970
+    while (output := engine.poll()) is not None: ...
+    engine.next_deadline()              give a Tick at that monotonic second
+
+This file knows which part takes which input and which message; what is decided stands in the parts. Must
+never live here: a rule of a call.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from relay.config import Config
+from relay.core import events as ev
+from relay.core.admission import Admission
+from relay.core.call import Call
+from relay.core.door import Door
+from relay.core.events import EngineKeys
+from relay.core.exchange import Exchange
+from relay.core.leaving import Leaving
+from relay.core.leg import Leg, LegState
+from relay.core.moderation import Moderation
+from relay.core.node import Node
+from relay.core.orders import Orders
+from relay.core.participant import Participant
+from relay.core.reasons import DropReason
+from relay.core.switch import Switch
+from relay.core.talk import Talk
+from relay.errors import ErrorCode, PeerError
+from relay.protocol import control, datagram
+from relay.protocol.ids import Kid
+from relay.protocol.token import kid_of
+
+__all__ = ["EngineKeys", "Relay", "issuers_of"]
+
+_U32: Final = 0xFFFF_FFFF
+_WAITING: Final = (LegState.OPENED, LegState.CHALLENGED)
+
+
+class Relay:
+    """One node's engine."""
+
+    def __init__(self, config: Config, keys: EngineKeys, draw: Callable[[int], bytes]) -> None:
+        self._node = node = Node(config, keys, draw)
+        self._admission = Admission(config.node.cluster, config.tokens, keys.issuers)
+        self._door = Door(node, self._admission)
+        self._switch = Switch(node)
+        self._exchange = Exchange(node, self._door, self._switch)
+        self._talk = Talk(node)
+        self._moderation = Moderation(node, self._exchange, self._switch)
+        self._orders = Orders(node, self._admission, self._exchange, self._moderation)
+        self._leaving = Leaving(node, self._door, self._exchange)
+        self._inputs: Mapping[type, Callable[[Any], None]] = {
+            ev.LegOpened: self._door.on_opened,
+            ev.StreamReceived: self._on_stream,
+            ev.DatagramReceived: self._on_datagram,
+            ev.LegLost: self._on_lost,
+            ev.AddressMoved: self._on_address,
+            ev.Heard: self._on_heard,
+            ev.FlowClosed: self._exchange.on_flow_closed,
+            ev.CommandReceived: self._orders.on_command,
+            ev.ConfigChanged: self._on_config,
+            ev.DrainRequested: self._leaving.on_request,
+            ev.Tick: lambda _: None,
+        }
+        ex, mo, talk = self._exchange, self._moderation, self._talk
+        self._in_call: Mapping[type, Callable[[Call, Participant, Leg, Any, int], None]] = {
+            control.Accept: ex.on_accept,
+            control.Decline: ex.on_decline,
+            control.Hangup: lambda call, seat, leg, _, id: ex.on_hangup(call, seat, leg, id),
+            control.Moved: ex.on_moved,
+            control.Mod: mo.on_mod,
+            control.Block: mo.on_block,
+            control.Mute: mo.on_mute,
+            control.E2e: talk.on_e2e,
+            control.Rr: self._on_rr,
+        }
+        self._last_words: Mapping[type, Callable[[Leg, Any, int], None]] = {
+            control.Feedback: talk.on_feedback,
+            control.Report: self._on_report,
+        }
+        self._anytime: Mapping[type, Callable[[Leg, Any, int], None]] = {
+            control.Ping: self._on_ping,
+            control.Pong: lambda leg, message, id: None,
+            control.Bye: self._on_bye,
+        }
+        self._admitted: Mapping[type, Callable[[Leg, Any, int], None]] = {
+            control.Join: self._on_join,
+            control.Rejoin: self._on_rejoin,
+            control.TokenUpdate: self._on_token,
+        }
+
+    # ------------------------------------------------------------ the rule
+
+    def handle(self, event: ev.Input, now: float, wall: float) -> None:
+        """Take one fact. A monotonic clock that steps back stands still instead."""
+        node = self._node
+        node.now = max(now, node.now)
+        node.wall = wall
+        self._inputs[type(event)](event)
+        self._run_deadlines()
+        self._leaving.on_input_done()
+
+    def poll(self) -> ev.Output | None:
+        """The next order for the edge, None when there is none."""
+        outputs = self._node.outputs
+        return outputs.popleft() if outputs else None
+
+    def next_deadline(self) -> float | None:
+        """Monotonic second at which a Tick is wanted."""
+        return self._node.deadlines.next()
+
+    # ------------------------------------------------------------ to be looked at
+
+    @property
+    def counters(self) -> Counter[tuple[str, str]]:
+        """What happened so far, by (name, label)."""
+        return self._node.counters
+
+    @property
+    def calls(self) -> int:
+        """Calls that are not recorded yet."""
+        return len(self._node.calls)
+
+    @property
+    def calls_by_stage(self) -> Counter[str]:
+        """How many calls ring, run or wait for their counters."""
+        return Counter(call.state.value for call in self._node.calls.values())
+
+    @property
+    def legs(self) -> Counter[str]:
+        """How many legs stand in which state."""
+        return Counter(leg.state.value for leg in self._node.legs.values())
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the node takes no new calls."""
+        return not self._node.drain.takes_calls
+
+    @property
+    def drain_state(self) -> str:
+        """running, draining, moving, closing or stopped."""
+        return self._node.drain.state.value
+
+    @property
+    def spent_tokens(self) -> int:
+        """Token ids remembered against replay."""
+        return len(self._admission.spent)
+
+    @property
+    def node(self) -> Node:
+        """The engine's whole state, for tests of invariants; to be read only."""
+        return self._node
+
+    # ------------------------------------------------------------ transports
+
+    def _on_stream(self, event: ev.StreamReceived) -> None:
+        leg = self._node.legs.get(event.leg)
+        if leg is None:
+            return
+        leg.heard = self._node.now
+        try:
+            for frame in leg.reader.feed(event.data):
+                self._on_frame(leg, frame)
+                if self._node.is_closed(leg):
+                    return
+            if event.end:
+                raise PeerError(ErrorCode.PROTOCOL_VIOLATION, "the control stream ended")
+        except PeerError as error:
+            self._fail(leg, error, 0)
+
+    def _on_frame(self, leg: Leg, data: bytes) -> None:
+        if not leg.messages.take(1, self._node.now):
+            wait = leg.messages.wait_ms(1)
+            raise PeerError(ErrorCode.RATE_LIMITED, "too many control messages", retry_ms=wait)
+        frame = control.decode(data)
+        try:
+            self._on_message(leg, frame)
+        except PeerError as error:
+            self._fail(leg, error, frame.id)
+
+    def _fail(self, leg: Leg, error: PeerError, id: int) -> None:
+        """Say what was wrong; end the leg if that is fatal."""
+        self._node.refuse(leg, error, id)
+        if error.fatal:
+            self._exchange.on_leg_gone(leg)
+            self._node.close_leg(leg, error.code, error.message)
+
+    def _on_lost(self, event: ev.LegLost) -> None:
+        leg = self._node.legs.get(event.leg)
+        if leg is not None:
+            self._exchange.on_leg_gone(leg)
+            self._node.forget_leg(leg)
+            self._node.count("leg_lost", str(event.code))
+
+    def _on_address(self, event: ev.AddressMoved) -> None:
+        leg = self._node.legs.get(event.leg)
+        if leg is None:
+            return
+        leg.address = event.address
+        leg.observations += 1
+        self._node.count("address_moved")
+        if leg.state not in _WAITING:
+            seen = control.Obs(ip=event.address.host, port=event.address.port, seq=leg.observations)
+            self._node.send(leg.number, seen)
+
+    def _on_heard(self, event: ev.Heard) -> None:
+        for number, at in event.at.items():
+            leg = self._node.legs.get(number)
+            if leg is not None:
+                leg.heard = max(leg.heard, min(at, self._node.now))
+
+    def _on_datagram(self, event: ev.DatagramReceived) -> None:
+        node = self._node
+        leg = node.legs.get(event.leg)
+        if leg is None:
+            return
+        leg.heard = node.now
+        if not leg.datagrams.take(1, node.now):
+            node.count("dropped", DropReason.OVER_BUDGET.value)
+            return
+        try:
+            value = datagram.decode_datagram(event.data)
+        except PeerError:
+            # A datagram may be damaged or old without the peer's fault: counted, never fatal.
+            node.count("dropped", DropReason.MALFORMED.value)
+            return
+        node.count("control_datagram", type(value).__name__.lower())
+        if isinstance(value, datagram.Ping):
+            pong = datagram.Pong(value.ms, value.seq, round(node.now * 1000) & _U32)
+            node.put(ev.SendDatagram(leg.number, datagram.encode_datagram(pong)))
+        elif isinstance(value, datagram.NewestWins) and isinstance(value.body, control.Rr):
+            if value.seq <= leg.newest.get(value.type, -1):
+                node.count("dropped", DropReason.STALE.value)
+                return
+            leg.newest[value.type] = value.seq
+            call, seat = self._find(leg)
+            if call is not None and seat is not None and call.cid == value.body.c:
+                self._talk.on_rr(call, seat, value.body)
+
+    # ------------------------------------------------------------ messages
+
+    def _on_message(self, leg: Leg, frame: control.Frame) -> None:
+        body = frame.body
+        if body is None:
+            # A newer client may say more than we know; it asked for an answer, so it gets one.
+            if frame.id:
+                raise PeerError(ErrorCode.VERSION, "unknown message type", fatal=False)
+            return
+        kind = type(body)
+        if leg.state in _WAITING:
+            self._on_first_message(leg, body, frame.id)
+        elif kind in self._anytime:
+            self._anytime[kind](leg, body, frame.id)
+        elif kind in self._admitted:
+            self._admitted[kind](leg, body, frame.id)
+        elif kind in self._last_words:
+            self._check_call(leg, body)
+            self._last_words[kind](leg, body, frame.id)
+        elif kind in self._in_call:
+            self._check_call(leg, body)
+            self._on_call_message(leg, body, frame.id)
+        else:
+            raise PeerError(ErrorCode.PROTOCOL_VIOLATION, f"{kind.__name__} is not for the relay")
+
+    def _on_first_message(self, leg: Leg, body: control.Message, id: int) -> None:
+        if isinstance(body, control.Hello):
+            self._door.on_hello(leg, body, id)
+        elif isinstance(body, control.Ping) and leg.state is LegState.OPENED:
+            self._door.on_ping(leg, body)
+        elif isinstance(body, control.Bye):
+            self._on_bye(leg, body, id)
+        else:
+            raise PeerError(ErrorCode.AUTH_REQUIRED, "hello comes first")
+
+    def _on_call_message(self, leg: Leg, body: control.Message, id: int) -> None:
+        call, seat = self._find(leg)
+        if leg.state is LegState.LINGERING:
+            raise PeerError(ErrorCode.CALL_ENDED, "the call has ended", fatal=False)
+        if call is None or seat is None:
+            raise PeerError(ErrorCode.NOT_IN_CALL, "join first", fatal=False)
+        self._in_call[type(body)](call, seat, leg, body, id)
+
+    def _check_call(self, leg: Leg, body: Any) -> None:
+        """A message names the leg's own call, and comes after the join."""
+        if leg.call is None:
+            raise PeerError(ErrorCode.NOT_IN_CALL, "join first", fatal=False)
+        if body.c != leg.call:
+            raise PeerError(ErrorCode.CALL_NOT_FOUND, "no such call", fatal=False)
+
+    def _find(self, leg: Leg) -> tuple[Call | None, Participant | None]:
+        """The leg's call and seat while it is in one."""
+        if leg.state is not LegState.IN_CALL or leg.call is None:
+            return None, None
+        call = self._node.calls[leg.call]
+        return call, call.seats[leg.index]
+
+    def _on_ping(self, leg: Leg, ping: control.Ping, id: int) -> None:
+        self._node.send(leg.number, control.Pong(t=ping.t), id)
+
+    def _on_bye(self, leg: Leg, bye: control.Bye, id: int) -> None:
+        """A goodbye without an error is a hang-up; with one the person may come back."""
+        call, seat = self._find(leg)
+        if (
+            bye.code == ErrorCode.NO_ERROR
+            and call is not None
+            and seat is not None
+            and seat.legs == [leg.number]
+        ):
+            self._exchange.on_hangup(call, seat, leg, id)
+        if not self._node.is_closed(leg):
+            self._exchange.on_leg_gone(leg)
+            self._node.close_leg(leg, ErrorCode.NO_ERROR, "bye")
+
+    def _on_join(self, leg: Leg, join: control.Join, id: int) -> None:
+        if leg.state is not LegState.READY:
+            raise PeerError(ErrorCode.PROTOCOL_VIOLATION, "one leg, one join")
+        self._exchange.on_join(leg, join, id)
+
+    def _on_rejoin(self, leg: Leg, rejoin: control.Rejoin, id: int) -> None:
+        if leg.state is LegState.LINGERING:
+            raise PeerError(ErrorCode.CALL_ENDED, "the call has ended", fatal=False)
+        self._exchange.on_rejoin(leg, rejoin, id)
+
+    def _on_token(self, leg: Leg, message: control.TokenUpdate, id: int) -> None:
+        assert leg.claims is not None  # it was admitted
+        verdict = self._door.check_token(leg, leg.claims, message)
+        call, seat = self._find(leg)
+        if call is not None and seat is not None:
+            self._exchange.on_rights(call, seat, verdict.claims)
+        self._door.grant(leg, verdict)
+        self._node.answer(leg, id)
+
+    def _on_report(self, leg: Leg, report: control.Report, id: int) -> None:
+        call, _ = self._find(leg)
+        roster = leg.roster if call is None else {one.index: one.sub for one in call.seats.values()}
+        self._talk.on_report(leg, roster.get(report.p), report, id)
+
+    def _on_rr(self, call: Call, seat: Participant, leg: Leg, rr: control.Rr, id: int) -> None:
+        self._talk.on_rr(call, seat, rr)
+        self._node.answer(leg, id)
+
+    # ------------------------------------------------------------ time and settings
+
+    def _run_deadlines(self) -> None:
+        node = self._node
+        while (due := node.deadlines.pop(node.now)) is not None:
+            kind, key = due
+            if kind == "leg":
+                assert isinstance(key, int)
+                self._on_leg_due(node.legs[key])
+            elif kind == "call":
+                assert isinstance(key, bytes)
+                self._exchange.on_due(node.calls[key])
+            else:
+                self._leaving.on_due(kind, key)
+
+    def _on_leg_due(self, leg: Leg) -> None:
+        """Too slow to say hello or to join, or done with its last words."""
+        code = {
+            LegState.READY: ErrorCode.TOKEN_EXPIRED,
+            LegState.LINGERING: leg.last_code,
+        }.get(leg.state, ErrorCode.AUTH_REQUIRED)
+        self._node.close_leg(leg, code)
+
+    def _on_config(self, event: ev.ConfigChanged) -> None:
+        node = self._node
+        if event.keys is not None:
+            node.keys = event.keys
+        node.on_config(event.config)
+        self._admission.on_config(event.config.tokens, node.keys.issuers)
+
+
+def issuers_of(config: Config) -> dict[Kid, bytes]:
+    """The issuers' public keys by key id, as `EngineKeys` wants them."""
+    publics = [bytes.fromhex(issuer.public_key) for issuer in config.tokens.issuers]
+    return {kid_of(public): public for public in publics}
