@@ -1,0 +1,487 @@
+"""One call: accept, talk, mute, hang up; keys and media inside. Made by `Session.join`.
+
+    await call.accept() -> await call.peer_accepted() -> await call.talk(source, sink) -> await call.hangup()
+
+Must never live here: QUIC, sockets, the codec's and the jitter buffer's inner life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+from collections.abc import Callable, Iterable
+from typing import Final, Literal, Protocol
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from relay.client.errors import CallEndedError, KeyAgreementError, SessionError
+from relay.client.keyring import KeyRing
+from relay.client.life import CallState, Over, Parted, PeerAccepted, Reunited, WeAccepted, after
+from relay.client.voice import Listener, Speaker
+from relay.client.reception import Reception
+from relay.client.sources import AudioSink, AudioSource
+from relay.client.stats import CallStats
+from relay.errors import LocalError, PeerError
+from relay.protocol.datagram import Datagram, LegReport, NewestWins, Ping, Pong
+from relay.protocol.messages import (
+    Accept,
+    Block,
+    Decline,
+    E2e,
+    Ended,
+    Feedback,
+    Gate,
+    Hangup,
+    Joined,
+    LegStats,
+    Message,
+    Mute,
+    Peer,
+    Report,
+    Rr,
+)
+
+SUITES: Final = (5, 4)
+REPORT_S: Final = 0.200
+RR_S: Final = 1.0
+KEEPALIVE_S: Final = 5.0  # times 0.8 to 1.2, so that a crowd does not beat in step (RFC 7675 section 5.1)
+_U32: Final = 0xFFFF_FFFF
+
+
+class Leg(Protocol):
+    """What a call needs of its session."""
+
+    async def request(self, message: Message) -> Message:
+        """Send and wait for the answer. RefusedError, SessionError."""
+
+    def tell(self, message: Message) -> None:
+        """Send without an answer."""
+
+    def send_media(self, payload: bytes) -> None:
+        """Send a media datagram."""
+
+    def send_control(self, datagram: Datagram) -> None:
+        """Send a control datagram."""
+
+    @property
+    def media_unsent(self) -> int:
+        """Datagrams dropped before the network."""
+
+    @property
+    def error(self) -> SessionError | None:
+        """Why the leg is gone, if it is."""
+
+
+class Call:
+    """One call as this participant lives it. All methods belong to one event loop."""
+
+    def __init__(self, leg: Leg, joined: Joined, identity: Ed25519PrivateKey) -> None:
+        self._leg = leg
+        self._loop = asyncio.get_running_loop()
+        self._begun = self._loop.time()
+        self._id = joined.c
+        self._index = joined.p
+        self._up = joined.up
+        self._state = CallState.RINGING
+        self._changed = asyncio.Event()
+        self._ring = KeyRing(joined.c, joined.p, identity, os.urandom)
+        self._reception = Reception(self._ring, self._on_app)
+        self._peer: int | None = None
+        self._announced: object = None
+        self._muted = False
+        self._hard_muted = False
+        self._rtt: float | None = None
+        self._sequence = 0
+        self._sent = 0
+        self._why: tuple[str, int | None] | None = None
+        self._bitrate = 24_000
+        self.on_app: Callable[[bytes], None] | None = None
+        """Called with application messages of the other side (`e2e` k=1, or F kind 2 in media)."""
+        self.leg_stats: LegStats | None = None
+        """The relay's newest view of this leg."""
+        self.gate_open = 0
+        """Bit i: participant i is heard by us."""
+        self._housekeeper = self._loop.create_task(self._keep_house(), name="call housekeeping")
+        self.on_joined(joined)
+
+    # ------------------------------------------------------------ what the application asks
+
+    @property
+    def id(self) -> bytes:
+        """The call's 16-byte id."""
+        return self._id
+
+    @property
+    def index(self) -> int:
+        """Our participant index."""
+        return self._index
+
+    @property
+    def state(self) -> CallState:
+        """Where the call stands."""
+        return self._state
+
+    @property
+    def why(self) -> str | None:
+        """How the call ended (completed, declined, missed, ...), None while it lives."""
+        return self._why[0] if self._why else None
+
+    @property
+    def is_muted(self) -> bool:
+        """True if we muted ourselves or a moderator did."""
+        return self._muted or self._hard_muted
+
+    @property
+    def sas(self) -> str | None:
+        """Six digits that both people read to each other; None before the keys are agreed.
+
+        Equal on both sides means: nobody, the relay included, stands between.
+        """
+        keys = self._ring.keys(self._peer) if self._peer is not None else None
+        return keys.sas if keys else None
+
+    @property
+    def peer_identity(self) -> bytes | None:
+        """The other's Ed25519 identity key (32 bytes), for applications that pin it."""
+        keys = self._ring.keys(self._peer) if self._peer is not None else None
+        return keys.peer_identity if keys else None
+
+    @property
+    def bitrate(self) -> int:
+        """Opus bits per second of what we send; may be changed at any time."""
+        return self._bitrate
+
+    @bitrate.setter
+    def bitrate(self, value: int) -> None:
+        self._bitrate = value
+
+    def base_keys(self) -> list[bytes]:
+        """The secret media keys, for a test that searches other processes for them. Handle accordingly."""
+        return self._ring.base_keys()
+
+    async def accept(self) -> None:
+        """Say yes. From the moment both did, the relay carries media."""
+        await self._ask(Accept(c=self._id, suites=SUITES))
+        if self._state is not CallState.ENDED:
+            self._move(WeAccepted)
+        self._announce()
+
+    async def decline(self, why: Literal["busy", "declined", "permission"] = "declined") -> None:
+        """Say no."""
+        await self._ask(Decline(c=self._id, why=why))
+
+    async def hangup(self) -> None:
+        """End the call. The relay closes the gate before it answers. Does nothing to a call that is over."""
+        if self._state is CallState.ENDED or self._leg.error is not None:
+            return
+        with contextlib.suppress(CallEndedError):
+            await self._ask(Hangup(c=self._id))
+        self._end("completed" if self._was_open else "cancelled", None)
+
+    async def mute(self, on: bool) -> None:
+        """Stop being heard, or be heard again. On return the relay forwards nothing any more."""
+        self._muted = on  # first here: not even an encrypted packet leaves
+        await self._ask(Mute(c=self._id, on=on))
+
+    async def block(self, on: bool = True) -> None:
+        """Never hear the other again in this call; ends a 1:1."""
+        await self._ask(Block(c=self._id, p=self._require_peer(), on=on))
+
+    async def report(self, reason: str) -> None:
+        """Report the other to the product's moderators, with a word of its list."""
+        await self._ask(Report(c=self._id, p=self._require_peer(), reason=reason))
+
+    async def rate(self, stars: int) -> None:
+        """What the person thought of the call, 1 to 5."""
+        await self._ask(Feedback(c=self._id, stars=stars))
+
+    def send_app(self, data: bytes) -> None:
+        """An application message to the other side (not sealed by the SDK; the relay sees the bytes)."""
+        self._leg.tell(E2e(c=self._id, to=self._require_peer(), k=1, b=data))
+
+    def rekey(self) -> None:
+        """Begin the next key epoch; media goes on meanwhile."""
+        self._send_blobs(self._require_peer(), self._ring.rekey(self._require_peer()))
+
+    async def keys_agreed(self) -> str:
+        """Wait for the end-to-end keys; the short authentication string."""
+        await self._until(lambda: self.sas is not None)
+        return self.sas or ""
+
+    async def peer_accepted(self) -> None:
+        """Wait until both accepted and the keys are agreed: from here on one hears the other."""
+        await self._until(lambda: self._state in (CallState.OPEN, CallState.AWAY) and self.sas is not None)
+
+    async def ended(self) -> str:
+        """Wait for the end of the call; how it ended."""
+        with contextlib.suppress(CallEndedError):
+            await self._until(lambda: self._why is not None)
+        return self.why or "failed"
+
+    async def talk(
+        self, source: AudioSource, sink: AudioSink, *, linger_s: float = 1.0, eager: bool = False
+    ) -> None:
+        """Speak until the source is over, and listen until the other has been silent for `linger_s` as well.
+
+        `eager` sends before both accepted: the relay drops that, and counts it. It is there to be tested.
+        """
+        listening = self._loop.create_task(self.listen(sink), name="call listening")
+        try:
+            await self.speak(source, eager=eager)
+            quiet_since = self._loop.time()
+            while self._state is not CallState.ENDED and not listening.done():
+                heard = max((self._heard_at(), quiet_since))
+                left = heard + linger_s - self._loop.time()
+                if left <= 0:
+                    break
+                await self._sleep(left)
+        finally:
+            listening.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await listening
+            sink.close()
+
+    async def speak(self, source: AudioSource, *, eager: bool = False) -> None:
+        """Send what the source gives, paced by the clock, until it or the call is over."""
+        speaker = Speaker(source, self._ring, self._begun)
+        async for frame in speaker.frames():
+            if self._state is CallState.ENDED:
+                return
+            speaker.bitrate = self._bitrate
+            may = (eager or self._state in (CallState.OPEN, CallState.AWAY)) and not self.is_muted
+            payload = speaker.seal(frame, self._peer, self._up) if may and self._leg.error is None else None
+            if payload is None:
+                speaker.pause()
+                continue
+            self._leg.send_media(payload)
+            self._sent += 1
+
+    async def listen(self, sink: AudioSink) -> None:
+        """Play what comes into the sink, 20 ms each 20 ms, until the call is over."""
+        listener = Listener(sink)
+        await listener.run(self._pull, lambda: self._state is CallState.ENDED)
+
+    def stats(self) -> CallStats:
+        """What was measured so far."""
+        heard = self._reception.heard(self._peer if self._peer is not None else self._index)
+        return CallStats(
+            rtt_ms=None if self._rtt is None else round(self._rtt * 1000, 2),
+            sent=self._sent - self._leg.media_unsent,
+            unsent=self._leg.media_unsent,
+            received=heard.received,
+            lost=heard.lost,
+            late=heard.jitter.stats.late,
+            concealed=heard.jitter.stats.concealed,
+            recovered=heard.recovered,
+            duplicates=heard.duplicates,
+            unopened=heard.unopened + heard.no_key + self._reception.malformed,
+            jitter_target_ms=round(heard.jitter.target_ms, 1),
+        )
+
+    # ------------------------------------------------------------ what the session tells
+
+    def newest(self) -> dict[int, int]:
+        """Newest counter heard per participant, for `rejoin`."""
+        return self._reception.newest()
+
+    def on_joined(self, joined: Joined) -> None:
+        """We are in (again): our uplink flow and who is there."""
+        self._up = joined.up
+        self.gate_open = joined.gate
+        for entry in joined.roster:
+            self._meet(entry.p)
+            if entry.st == "accepted":
+                self._move(PeerAccepted)
+        if self._state is CallState.AWAY:
+            self._move(Reunited)
+
+    def on_message(self, message: Message) -> None:
+        """A message of the relay that answers no question of ours."""
+        match message:
+            case Gate():
+                self.gate_open = message.open
+                self._reception.on_gate(message.fl, self._loop.time())
+            case Peer():
+                self._on_peer(message)
+            case E2e():
+                self._on_e2e(message)
+            case Mute():
+                self._on_mute(message)
+            case Ended():
+                self._end(message.why, message.code)
+            case LegStats():
+                self.leg_stats = message
+                if message.mp and self._peer is not None:
+                    self._reception.heard(self._peer).jitter.require(message.mp)
+            case _:
+                pass  # a message that this version has no use for
+        self._wake()
+
+    def on_media(self, payload: bytes) -> None:
+        """A media datagram."""
+        self._reception.on_media(payload, self._loop.time())
+
+    def on_control(self, datagram: Datagram | None) -> None:
+        """A control datagram."""
+        if isinstance(datagram, Pong):
+            sample = ((round(self._loop.time() * 1000) - datagram.ms) & _U32) / 1000
+            self._rtt = sample if self._rtt is None else self._rtt + (sample - self._rtt) / 8  # RFC 9002 5.3
+        elif isinstance(datagram, Ping):
+            self._leg.send_control(Pong(datagram.ms, datagram.seq, self._now_ms()))
+
+    def on_leg_lost(self) -> None:
+        """Our leg is gone; `Session.rejoin` may bring it back."""
+        if self._state is not CallState.ENDED:
+            self._move(Parted)
+        self._wake()
+
+    async def close(self) -> None:
+        """Stop all that runs for this call."""
+        self._housekeeper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._housekeeper
+        self._wake()
+
+    # ------------------------------------------------------------ inside
+
+    @property
+    def _was_open(self) -> bool:
+        return self._state in (CallState.OPEN, CallState.AWAY)
+
+    def _on_peer(self, message: Peer) -> None:
+        if message.ev in ("join", "back"):
+            self._meet(message.p)
+        if message.p != self._peer or self._state is CallState.ENDED:
+            return
+        if message.ev == "accept":
+            self._move(PeerAccepted)
+        elif message.ev == "away":
+            self._move(Parted)
+        elif message.ev == "back":
+            self._move(Reunited)
+
+    def _on_e2e(self, message: E2e) -> None:
+        if message.p is None:
+            return
+        if message.k != 0:
+            self._on_app(message.p, message.b)
+            return
+        # A lie is no reason to stop: the run it belonged to has failed and says so by having no keys.
+        with contextlib.suppress(PeerError):
+            self._send_blobs(message.p, self._ring.on_blob(message.p, message.b))
+        self._announce()
+
+    def _on_mute(self, message: Mute) -> None:
+        if message.p == self._index:
+            self._hard_muted = message.on and message.hard
+
+    def _on_app(self, peer: int, data: bytes) -> None:
+        if self.on_app is not None:
+            self.on_app(data)
+
+    def _meet(self, peer: int) -> None:
+        if self._peer is None:
+            self._peer = peer
+        self._send_blobs(peer, self._ring.meet(peer))
+
+    def _announce(self) -> None:
+        """Once we accepted and hold keys: tell the other side that it is this device that took the call."""
+        if self._peer is None or self._state not in (CallState.WAITING, CallState.OPEN, CallState.AWAY):
+            return
+        run = self._ring.best(self._peer)
+        if run is not None and run is not self._announced:
+            self._announced = run
+            self._send_blobs(self._peer, self._ring.choose(self._peer))
+
+    def _send_blobs(self, peer: int, blobs: Iterable[bytes]) -> None:
+        for blob in blobs:
+            self._leg.tell(E2e(c=self._id, to=peer, k=0, b=blob))
+
+    def _pull(self) -> object:
+        if self._peer is None:
+            return None
+        return self._reception.heard(self._peer).jitter.pull(self._loop.time())
+
+    def _heard_at(self) -> float:
+        return 0.0 if self._peer is None else self._reception.heard(self._peer).newest_at
+
+    def _move(self, event: type[WeAccepted | PeerAccepted | Parted | Reunited | Over]) -> None:
+        self._state = after(self._state, event)
+        self._wake()
+
+    def _end(self, why: str, code: int | None) -> None:
+        if self._why is None:
+            self._why = (why, code)
+            self._move(Over)
+            self._housekeeper.cancel()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _until(self, is_so: Callable[[], bool]) -> None:
+        while not is_so():
+            if self._why is not None:
+                raise CallEndedError(*self._why)
+            if self._leg.error is not None:
+                raise self._leg.error
+            if self._peer is not None and self._ring.has_failed(self._peer):
+                raise KeyAgreementError("the other side could not prove its keys")
+            await self._changed.wait()
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep, or less if something happens to the call."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+
+    async def _ask(self, message: Message) -> None:
+        if self._why is not None:
+            raise CallEndedError(*self._why)
+        await self._leg.request(message)
+
+    def _require_peer(self) -> int:
+        if self._peer is None:
+            raise LocalError("there is nobody else in the call")
+        return self._peer
+
+    def _now_ms(self) -> int:
+        return round(self._loop.time() * 1000) & _U32
+
+    async def _keep_house(self) -> None:
+        """Reports and signs of life. One task, absolute deadlines."""
+        next_ping = next_rr = next_report = self._loop.time()
+        while True:
+            now = self._loop.time()
+            if self._leg.error is None:
+                if now >= next_report:
+                    self._report(now)
+                if now >= next_rr and self._was_open:
+                    self._receiver_report()
+                if now >= next_ping:
+                    self._sequence += 1
+                    self._leg.send_control(Ping(self._now_ms(), self._sequence & _U32))
+            if now >= next_report:
+                next_report = now + REPORT_S
+            if now >= next_rr:
+                next_rr = now + RR_S
+            if now >= next_ping:
+                # In an open call once a second, for the round trip time; else only to stay alive.
+                rest = KEEPALIVE_S * random.uniform(0.8, 1.2)
+                next_ping = now + (1.0 if self._was_open else rest)
+            await asyncio.sleep(min(next_report, next_rr, next_ping) - now)
+
+    def _report(self, now: float) -> None:
+        flows = self._reception.flow_reports(now)
+        if flows:
+            self._sequence += 1
+            self._leg.send_control(LegReport(self._sequence & 0xFFFF, self._now_ms(), flows))
+
+    def _receiver_report(self) -> None:
+        entries = self._reception.receiver_report()
+        if entries:
+            self._sequence += 1
+            report = Rr(c=self._id, s=entries)
+            self._leg.send_control(NewestWins(Rr.TYPE, self._sequence & _U32, report))

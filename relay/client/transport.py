@@ -1,0 +1,274 @@
+"""The QUIC edge of the SDK: sockets, one timer, aioquic by its public names. It knows no message.
+
+    socket -> receive_datagram -> events -> handler          write, send -> datagrams_to_send -> socket
+
+Media waits here, not in aioquic, whose own queue has neither bound nor expiry: at most one datagram is left
+inside; behind it five frames wait for 60 ms, the oldest goes first. Must never live here: protocol content.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from aioquic.quic import events
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+
+from relay.client.errors import SessionError
+from relay.errors import ErrorCode, LocalError
+
+ALPN: Final = "vrl/1"
+MAX_DATAGRAM: Final = 1170  # payload that fits a 1200-byte packet; one byte more would block aioquic's queue
+IDLE_S: Final = 30.0
+HANDSHAKE_S: Final = 5.0
+QUEUE_FRAMES: Final = 5
+QUEUE_S: Final = 0.060
+OLD_SOCKET_S: Final = 0.3  # what is under way to the port we left still counts
+CONTROL_STREAM: Final = 0  # the client's first bidirectional stream
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """How the relay's certificate is checked: system store, a file with a CA (or itself), or not at all."""
+
+    ca: str | Path | None = None
+    insecure: bool = False
+    server_name: str | None = None
+
+
+class Handler(Protocol):
+    """Who hears what arrives."""
+
+    def on_stream(self, data: bytes) -> None:
+        """Bytes of the control stream."""
+
+    def on_datagram(self, data: bytes) -> None:
+        """One datagram, media or control."""
+
+    def on_closed(self, code: int, reason: str) -> None:
+        """The connection is over; nothing follows."""
+
+
+class _Socket(asyncio.DatagramProtocol):
+    def __init__(self, owner: Transport) -> None:
+        self._owner = owner
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self._owner.receive(data)
+
+    def error_received(self, exc: Exception) -> None:
+        """ICMP says the port is closed. QUIC's own timers decide, as anyone can forge ICMP."""
+
+
+class Transport:
+    """One QUIC connection. Make it with `open_transport`."""
+
+    def __init__(self, quic: QuicConnection, peer: Any, handler: Handler) -> None:
+        self._quic = quic
+        self._peer = peer
+        self._handler = handler
+        self._loop = asyncio.get_running_loop()
+        self._socket: asyncio.DatagramTransport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._gone: asyncio.Future[None] = self._loop.create_future()
+        self._queue: deque[tuple[float, bytes]] = deque()
+        self._stuck = 0  # size of the datagram that aioquic could not send yet
+        self._is_draining = False
+        self._pings = 0
+        self._datagrams_out = 0
+        self.unsent = 0  # media dropped here: too old, or too many
+
+    @property
+    def is_closed(self) -> bool:
+        """True once `on_closed` was called."""
+        return self._gone.done()
+
+    @property
+    def datagrams_sent(self) -> int:
+        """DATAGRAM frames handed to the network."""
+        return self._datagrams_out - (1 if self._stuck else 0)
+
+    async def open(self) -> None:
+        """Shake hands. SessionError when nobody answers within 5 s or the certificate is not trusted."""
+        await self._bind()
+        self._quic.connect(self._peer, self._loop.time())
+        self.flush()
+        try:
+            async with asyncio.timeout(HANDSHAKE_S):
+                await asyncio.shield(self._ready)
+        except TimeoutError:
+            self.close(ErrorCode.NO_ERROR)
+            raise SessionError(ErrorCode.IDLE_TIMEOUT, "no answer from the relay") from None
+
+    def write(self, data: bytes) -> None:
+        """Send bytes on the control stream."""
+        if data and not self.is_closed:
+            self._quic.send_stream_data(CONTROL_STREAM, data)
+            self.flush()
+
+    def send(self, payload: bytes) -> None:
+        """Send a datagram now, or within 60 ms, or not at all."""
+        if len(payload) > MAX_DATAGRAM:
+            raise LocalError(f"a datagram of {len(payload)} bytes does not fit a packet")
+        if self.is_closed:
+            return
+        self._queue.append((self._loop.time() + QUEUE_S, payload))
+        if len(self._queue) > QUEUE_FRAMES:
+            self._queue.popleft()
+            self.unsent += 1
+        self.flush()
+
+    async def rebind(self) -> int:
+        """Move to a new local port within the connection; the relay is told by a full-size packet at once.
+
+        An unproven path may carry three times what came over it (RFC 9000 section 8.1), hence the size.
+        Returns the new port.
+        """
+        old = self._socket
+        await self._bind()
+        self._quic.change_connection_id()
+        self._pings += 1
+        self._quic.send_ping(self._pings)
+        self._quic.send_datagram_frame(bytes(MAX_DATAGRAM - 1))  # control datagram 00 00: padding
+        self.flush()
+        if old is not None:
+            self._loop.call_later(OLD_SOCKET_S, old.close)
+        return self.local_port
+
+    @property
+    def local_port(self) -> int:
+        """The UDP port we send from."""
+        if self._socket is None:
+            return 0
+        port: int = self._socket.get_extra_info("sockname")[1]
+        return port
+
+    def close(self, code: int = ErrorCode.NO_ERROR, reason: str = "") -> None:
+        """Close with an application code: one packet tells the relay, `on_closed` is called at once.
+
+        We do not stay to answer stragglers (RFC 9000 section 10.2.1): the process may be about to end.
+        """
+        if not self.is_closed:
+            self._quic.close(error_code=code, reason_phrase=reason)
+            self._transmit()
+            self._terminated(code, reason)
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection is over and the socket is closed."""
+        await asyncio.shield(self._gone)
+
+    def receive(self, data: bytes) -> None:
+        """A UDP datagram came, from the address the socket is connected to."""
+        if not self.is_closed:
+            self._quic.receive_datagram(data, self._peer, self._loop.time())
+            self.flush()
+
+    def flush(self) -> None:
+        """After every input: events to the handler, packets to the socket, the timer set anew."""
+        self._drain_events()
+        self._transmit()
+        while self._queue and not self._stuck:
+            expires, payload = self._queue.popleft()
+            if expires < self._loop.time():
+                self.unsent += 1
+                continue
+            self._quic.send_datagram_frame(payload)
+            self._datagrams_out += 1
+            self._stuck = len(payload)
+            self._transmit()
+        self._arm()
+
+    # ------------------------------------------------------------ inside
+
+    async def _bind(self) -> None:
+        socket, _ = await self._loop.create_datagram_endpoint(
+            lambda: _Socket(self), remote_addr=(self._peer[0], self._peer[1])
+        )
+        self._socket = socket
+
+    def _transmit(self) -> None:
+        sent = 0
+        for data, _ in self._quic.datagrams_to_send(self._loop.time()):
+            sent = max(sent, len(data))
+            if self._socket is not None and not self._socket.is_closing():
+                self._socket.sendto(data)
+        if sent > self._stuck:
+            self._stuck = 0  # a packet of that size left: the waiting datagram was in it (they go first)
+
+    def _drain_events(self) -> None:
+        if self._is_draining:
+            return  # a handler sends: the loop that called it goes on in order
+        self._is_draining = True
+        try:
+            while (event := self._quic.next_event()) is not None:
+                self._dispatch(event)
+        finally:
+            self._is_draining = False
+
+    def _dispatch(self, event: events.QuicEvent) -> None:
+        if isinstance(event, events.DatagramFrameReceived):
+            self._handler.on_datagram(event.data)
+        elif isinstance(event, events.StreamDataReceived):
+            if event.stream_id == CONTROL_STREAM:
+                self._handler.on_stream(event.data)
+        elif isinstance(event, events.HandshakeCompleted):
+            if not self._ready.done():
+                self._ready.set_result(None)
+        elif isinstance(event, events.ConnectionTerminated):
+            self._terminated(event.error_code, event.reason_phrase)
+
+    def _terminated(self, code: int, reason: str) -> None:
+        if not self._ready.done():
+            self._ready.set_exception(SessionError(code, reason or "the handshake failed"))
+        if not self._gone.done():
+            self._gone.set_result(None)
+            self._handler.on_closed(code, reason)
+        self._queue.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._socket is not None:
+            self._socket.close()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        at = self._quic.get_timer()
+        if at is not None and not self.is_closed:
+            self._timer = self._loop.call_at(at, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._quic.handle_timer(self._loop.time())
+        self.flush()
+
+
+async def open_transport(host: str, port: int, trust: Trust, handler: Handler) -> Transport:
+    """Connect to the relay. SessionError if it cannot be found, reached or trusted."""
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=2)  # SOCK_DGRAM
+    except OSError:
+        raise SessionError(ErrorCode.GENERAL, "the relay's name has no address") from None
+    configuration = QuicConfiguration(
+        is_client=True,
+        alpn_protocols=[ALPN],
+        idle_timeout=IDLE_S,
+        max_datagram_frame_size=1200,
+        server_name=trust.server_name or host,
+        verify_mode=ssl.CERT_NONE if trust.insecure else ssl.CERT_REQUIRED,
+    )
+    if trust.ca is not None:
+        try:
+            configuration.load_verify_locations(cafile=str(trust.ca))
+        except OSError as error:
+            raise SessionError(ErrorCode.GENERAL, f"CA file: {error.strerror}") from None
+    transport = Transport(QuicConnection(configuration=configuration), found[0][4], handler)
+    await transport.open()
+    return transport

@@ -1,0 +1,106 @@
+"""Sound on its way out and in: the asyncio edge between sources, codec, keys and sinks.
+
+Everything is paced by absolute deadlines of the loop's clock. Must never live here: messages, sockets, the
+jitter buffer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+from relay.client.audio import CodecError, Decoder, Encoder
+from relay.client.frames import KIND_OPUS, MediaFrame, seal
+from relay.client.jitter import Conceal
+from relay.client.keyring import KeyRing
+from relay.client.sources import AudioSink, AudioSource, Chunker, Pacer
+from relay.protocol.media import PP_ONSET, PP_SPEECH
+
+_TICKS_PER_S: Final = 400
+_STEP_TICKS: Final = 8  # 20 ms
+_ONSET_FRAMES: Final = 3  # the first 60 ms of a talkspurt are kept before all others
+
+
+class Speaker:
+    """Encodes and seals what a source gives."""
+
+    def __init__(self, source: AudioSource, ring: KeyRing, clock_start: float) -> None:
+        self._source = source
+        self._ring = ring
+        self._loop = asyncio.get_running_loop()
+        self._encoder = Encoder(source.rate)
+        self._since_onset = 0
+        # The media clock goes on across talks and pauses: the receiver unwraps it by its own clock.
+        self._ts = round((self._loop.time() - clock_start) * _TICKS_PER_S)
+
+    @property
+    def bitrate(self) -> int:
+        """Opus bits per second."""
+        return self._encoder.bitrate
+
+    @bitrate.setter
+    def bitrate(self, value: int) -> None:
+        if value != self._encoder.bitrate:
+            self._encoder.bitrate = value
+
+    async def frames(self) -> AsyncIterator[MediaFrame]:
+        """Opus frames, each when it is due."""
+        pacer = Pacer(self._loop.time())
+        while True:
+            if not self._source.is_live:
+                await asyncio.sleep(max(0.0, pacer.deadline - self._loop.time()))
+            pcm = await self._source.read()
+            if pcm is None:
+                return
+            yield MediaFrame(self._ts & 0xFFFF, KIND_OPUS, self._encoder.encode(pcm))
+            self._ts += _STEP_TICKS * (1 + pacer.step(self._loop.time()))
+
+    def seal(self, frame: MediaFrame, peer: int | None, flow: int) -> bytes | None:
+        """The datagram, or None while there is nobody or no key."""
+        if peer is None:
+            return None
+        onset = self._since_onset == 0
+        pp = PP_ONSET if self._since_onset < _ONSET_FRAMES else PP_SPEECH
+        payload = seal(self._ring, peer, flow, frame, onset=onset, pp=pp)
+        if payload is not None:
+            self._since_onset += 1
+        return payload
+
+    def pause(self) -> None:
+        """Nothing is sent now: the next packet starts a talkspurt."""
+        self._since_onset = 0
+
+
+class Listener:
+    """Plays steps of 20 ms into a sink."""
+
+    def __init__(self, sink: AudioSink) -> None:
+        self._sink = sink
+        self._decoder = Decoder(sink.rate)
+        self._chunks = Chunker(sink.rate)
+
+    async def run(self, pull: Callable[[], object], is_over: Callable[[], bool]) -> None:
+        """Call `pull` (packet, Conceal or None) whenever the next step is due."""
+        loop = asyncio.get_running_loop()
+        pacer = Pacer(loop.time())
+        while not is_over():
+            await asyncio.sleep(max(0.0, pacer.deadline - loop.time()))
+            self._sink.write(self.step(pull))
+            pacer.step(loop.time())
+
+    def step(self, pull: Callable[[], object]) -> bytes:
+        """The next 20 ms of PCM."""
+        if not self._chunks.has_step:
+            item = pull()
+            if isinstance(item, bytes):
+                self._chunks.add(self._decode(item))
+            elif item is Conceal.STEP:
+                self._chunks.add(self._decoder.conceal())
+        return self._chunks.step()
+
+    def _decode(self, packet: bytes) -> bytes:
+        try:
+            return self._decoder.decode(packet)
+        except CodecError:
+            return self._decoder.conceal()
