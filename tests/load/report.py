@@ -1,0 +1,75 @@
+"""What every bench prints: progress on stderr, bars with their bounds, the conditions, one JSON object.
+
+Must never live here: a measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+_OPERATORS = {"<=": lambda a, b: a <= b, ">=": lambda a, b: a >= b, "==": lambda a, b: a == b}
+_PACKAGES = ("aioquic", "uvloop", "cryptography", "msgspec", "vrelay")
+
+
+def arguments(name: str, text: str | None) -> argparse.ArgumentParser:
+    """A parser with what all benches take."""
+    parser = argparse.ArgumentParser(prog=f"bench {name}", description=(text or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print the result object on one line, nothing else")
+    parser.add_argument("--quick", action="store_true", help="short form: checks correctness, judges no ratio")
+    parser.add_argument("--seed", type=int, default=1, help="seed of everything generated (default 1)")
+    return parser
+
+
+def say(text: str) -> None:
+    """One line of progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Report:
+    """Collects bars and details of one run."""
+
+    def __init__(self, name: str, *, seed: int, quick: bool) -> None:
+        self._started = time.monotonic()
+        self._bars: list[dict[str, Any]] = []
+        self._details: dict[str, Any] = {"bench": name, "quick": quick}
+        self._seed = seed
+
+    def bar(self, name: str, value: float | None, operator: str, bound: float) -> None:
+        """A value and what it must be; None (nothing was measured) does not hold."""
+        ok = value is not None and bool(_OPERATORS[operator](value, bound))
+        shown = round(value, 6) if isinstance(value, float) else value
+        self._bars.append({"name": name, "value": shown, "bound": f"{operator} {bound:g}", "ok": ok})
+        say(f"  {'ok  ' if ok else 'FAIL'} {name}: {shown} ({operator} {bound:g})")
+
+    def detail(self, **details: Any) -> None:
+        """Facts beside the bars."""
+        self._details.update(details)
+
+    def finish(self, *, as_json: bool) -> int:
+        """Print the object; the exit status."""
+        ok = bool(self._bars) and all(bar["ok"] for bar in self._bars)
+        result = {"ok": ok, "bars": self._bars, "conditions": self._conditions(), **self._details}
+        print(json.dumps(result, indent=None if as_json else 2, default=str), flush=True)
+        return 0 if ok else 1
+
+    def _conditions(self) -> dict[str, Any]:
+        versions = {"python": platform.python_version()}
+        for name in _PACKAGES:
+            try:
+                versions[name] = version(name)
+            except PackageNotFoundError:
+                versions[name] = "not installed as a package"
+        return {
+            "cpus": len(os.sched_getaffinity(0)),
+            "kernel": platform.release(),
+            "versions": versions,
+            "seed": self._seed,
+            "seconds": round(time.monotonic() - self._started, 1),
+        }
