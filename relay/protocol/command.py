@@ -84,9 +84,9 @@ def decode_command(data: bytes) -> Command:
     """Decode a command map, verified or not; PeerError(TOKEN_INVALID) if strictness or `op` is violated."""
     try:
         structure.check(data)
-        values = msgspec.structs.asdict(_DECODER.decode(data))
-    except (PeerError, msgspec.MsgspecError) as error:
-        raise invalid("command") from error
+        values = msgspec.structs.asdict(structure.decode(_DECODER, data))
+    except PeerError as error:
+        raise invalid(f"command, {error.message}") from error
     needs = _NEEDS[values["op"]]
     missing = any(values[name] is None for name in needs)
     if missing or (not needs and all(values[name] is None for name in _REVOCABLE)):

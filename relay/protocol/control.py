@@ -158,10 +158,7 @@ def decode(frame: bytes) -> Frame:
     if len(frame) > MAX_FRAME:
         raise PeerError(ErrorCode.TOO_LARGE, "control frame too large")
     structure.check(frame)
-    try:
-        number, id, raw = _ENVELOPE.decode(frame)
-    except msgspec.MsgspecError as error:
-        raise PeerError(ErrorCode.BAD_ENCODING, "not [type, id, body]") from error
+    number, id, raw = structure.decode(_ENVELOPE, frame)
     return Frame(number, id, decode_map(number, bytes(raw)))
 
 
@@ -172,12 +169,7 @@ def decode_map(number: int, raw: bytes) -> Message | None:
     decoder = _BODIES.get(number)
     if decoder is None:
         return None
-    try:
-        return decoder.decode(raw)
-    except msgspec.MsgspecError as error:
-        # The path is made of our own field names; the rest of the text may quote the peer.
-        where = str(error).rpartition(" - at ")[2] if " - at " in str(error) else "body"
-        raise PeerError(ErrorCode.BAD_ENCODING, f"{MESSAGES[number].__name__}: {where}") from error
+    return structure.decode(decoder, raw)
 
 
 class FrameReader:

@@ -195,10 +195,7 @@ def _delay(value: int) -> int | None:
 
 def _decode_newest_wins(rest: bytes) -> NewestWins:
     structure.check(rest)
-    try:
-        number, seq, raw = _ENVELOPE.decode(rest)
-    except msgspec.MsgspecError as error:
-        raise _bad("not [type, seq, body]") from error
+    number, seq, raw = structure.decode(_ENVELOPE, rest)
     return NewestWins(number, seq, control.decode_map(number, bytes(raw)))
 
 
@@ -239,11 +236,10 @@ def _encoded(value: Datagram) -> bytes:
                 raise LocalError("a leg report tells of 1 to 8 flows")
             head = bytes((CONTROL, LEG_REPORT)) + _REPORT.pack(seq, t, len(flows))
             return head + b"".join(map(_encoded_flow, flows))
-        case NewestWins(_, seq, body):
-            if body is None:
-                raise LocalError("nothing to send")
-            # The sequence number stands where a stream frame has its message id.
-            return bytes((CONTROL, NEWEST_WINS)) + control.encode_body(body, seq)
+    if value.body is None:
+        raise LocalError("nothing to send")
+    # The sequence number stands where a stream frame has its message id.
+    return bytes((CONTROL, NEWEST_WINS)) + control.encode_body(value.body, value.seq)
 
 
 def _encoded_flow(report: FlowReport) -> bytes:

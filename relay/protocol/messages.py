@@ -366,10 +366,10 @@ class LegStats(Message, frozen=True, kw_only=True):
 
     TYPE: ClassVar[int] = 0x25
     rtt: Milliseconds
-    up_loss: Ratio = 0
-    dn_loss: Ratio = 0
+    up_loss: Ratio = 0.0
+    dn_loss: Ratio = 0.0
     dn_drop: Count = 0  # copies dropped at the relay on the way down
-    q_ms: Milliseconds = 0  # age of the oldest queued copy
+    q_ms: Milliseconds = 0.0  # age of the oldest queued copy
     est_up: Count = 0
     est_dn: Count = 0
     mp: U16 = 0  # least playout delay while repeats are on, ms

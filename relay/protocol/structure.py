@@ -9,9 +9,13 @@ Must never live here: what the keys mean.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
+
+import msgspec
 
 from relay.errors import ErrorCode, PeerError
+
+T = TypeVar("T")
 
 MAX_DEPTH: Final = 8  # containers inside each other, the outermost included
 MAX_KEYS: Final = 256  # of one map: a receiver report of a full group has more than that in all its maps
@@ -74,6 +78,20 @@ def check(data: bytes, *, max_depth: int = MAX_DEPTH, max_keys: int = MAX_KEYS) 
         if is_map and wanted > max_keys:
             raise _bad("too many keys")
         keys = set() if is_map else None
+
+
+def decode(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:
+    """Return the typed value of bytes that passed `check`; PeerError(BAD_ENCODING) if they do not fit.
+
+    The message names the field that does not, and quotes nothing of what came.
+    """
+    try:
+        return decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        _, found, path = str(error).rpartition(" - at ")
+        raise _bad(f"{path} does not fit" if found else "does not fit") from error
+    except UnicodeDecodeError as error:  # msgspec lets this one through as it is
+        raise _bad("text is not UTF-8") from error
 
 
 def _end() -> int:

@@ -95,8 +95,8 @@ def decode_body(plain: bytes) -> TicketBody:
     """Decode the opened inside of a ticket; PeerError(RESUME_UNKNOWN)."""
     try:
         structure.check(plain)
-        c, sub, p, accepted, exp, cnf, kind, variant = _DECODER.decode(plain)
-    except (PeerError, msgspec.MsgspecError) as error:
+        c, sub, p, accepted, exp, cnf, kind, variant = structure.decode(_DECODER, plain)
+    except PeerError as error:
         raise _unknown() from error
     return TicketBody(CallId(c), Sub(sub), p, accepted, exp, cnf, kind, variant)
 

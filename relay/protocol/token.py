@@ -156,9 +156,9 @@ def decode_claims(data: bytes) -> Claims:
     """
     try:
         structure.check(data)
-        wire = _DECODER.decode(data)
-    except (PeerError, msgspec.MsgspecError) as error:
-        raise invalid("claims") from error
+        wire = structure.decode(_DECODER, data)
+    except PeerError as error:
+        raise invalid(f"claims, {error.message}") from error
     if wire.v != VERSION:
         raise invalid("version")
     values = msgspec.structs.asdict(wire)

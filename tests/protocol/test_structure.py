@@ -1,6 +1,7 @@
 """The shape of msgpack that may come in."""
 
 from contextlib import suppress
+from typing import Literal
 
 import msgspec
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from anybytes import anything
 from relay.errors import ErrorCode, PeerError
-from relay.protocol.structure import MAX_DEPTH, MAX_KEYS, check
+from relay.protocol.structure import MAX_DEPTH, MAX_KEYS, check, decode
 
 GOOD = {
     "nil": "c0",
@@ -116,5 +117,21 @@ def test_any_bytes_pass_or_are_a_peer_error_and_what_passes_decodes(data):
     except PeerError:
         return
     # Text that is no UTF-8 is the one thing left to the typed decoder.
-    with suppress(msgspec.DecodeError):
-        msgspec.msgpack.decode(data)
+    with suppress(PeerError):
+        decode(msgspec.msgpack.Decoder(), data)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("81a16ba1ff", "msgpack: text is not UTF-8"),
+        ("81a16ba162", "msgpack: `$[...]` does not fit"),
+        ("01", "msgpack: does not fit"),
+    ],
+)
+def test_the_typed_decoder_says_where_but_not_what(data, message):
+    check(bytes.fromhex(data))
+    with pytest.raises(PeerError) as caught:
+        decode(msgspec.msgpack.Decoder(dict[str, Literal["a"]]), bytes.fromhex(data))
+    assert caught.value.message == message
+    assert caught.value.code is ErrorCode.BAD_ENCODING
