@@ -21,7 +21,7 @@ from relay.config import Config, NodeConfig
 from relay.core import events as ev
 from relay.core.relay import EngineKeys, Relay
 from relay.edge.lane_py import PyLane
-from relay.errors import ErrorCode
+from relay.errors import ErrorCode, PeerError
 from relay.protocol import command, control, datagram, media, signed, token
 from relay.protocol.address import Address
 from relay.protocol.ids import CallId, Jti, Kid, PersonId, Sub
@@ -87,7 +87,7 @@ class Client:
         self.raw = raw
         try:
             self.claims: token.Claims | None = token.decode_claims(token.parse(raw).body)
-        except Exception:  # noqa: BLE001 - hostile tokens are tokens too
+        except PeerError:  # hostile tokens are tokens too
             self.claims = None
         self.leg = world.next_leg()
         self.transport = transport
@@ -219,7 +219,7 @@ class Client:
         self.world.feed(ev.LegLost(self.leg, code))
 
     def resume(self, raw: bytes | None = None, key: bytes = KEY) -> Client:
-        """A new leg of the same person: hello with the ticket, and with a token if given. Not yet rejoined."""
+        """A new leg of the same person: hello with the ticket, and a token if given; no rejoin yet."""
         again = Client(self.world, self.raw if raw is None else raw)
         again.ticket, again.ctr = self.ticket, self.ctr
         again.open()
@@ -241,7 +241,8 @@ class Client:
 
     def packet(self, ctr: int | None = None) -> bytes:
         """A media datagram as it leaves this client; nobody can open it, nobody here needs to."""
-        assert self.joined is not None and self.claims is not None
+        assert self.joined is not None
+        assert self.claims is not None
         group = self.claims.lim[3] > 2
         number = self.ctr if ctr is None else ctr
         self.ctr = max(self.ctr, number) + 1
@@ -345,23 +346,20 @@ class World:
                 self.is_stopped = True
 
     def run(self, seconds: float, alive: tuple[Client, ...] = ()) -> None:
-        """Let time pass, deadline by deadline; `alive` are heard every 5 s."""
+        """Let time pass, deadline by deadline; `alive` are heard at once and every 5 s."""
         end = self.now + seconds
-        begin, beats = self.now, 1
+        beat = self.now
         while True:
-            beat = begin + 5.0 * beats if alive else end
             due = self.engine.next_deadline()
-            at = min(when for when in (due, beat, end) if when is not None)
-            if at > end or (at == end and (due is None or due > end) and beat > end):
-                break
-            self._move_to(at)
-            if alive and at == beat:
+            if alive and beat <= end and (due is None or beat <= due):
+                self._move_to(beat)
                 self.feed(ev.Heard({one.leg: self.now for one in alive}))
-                beats += 1
-            else:
+                beat += 5.0
+            elif due is not None and due <= end:
+                self._move_to(due)
                 self.feed(ev.Tick())
-                if at == end and (self.engine.next_deadline() or end + 1) > end and not alive:
-                    break
+            else:
+                break
         self._move_to(end)
 
     def _move_to(self, at: float) -> None:

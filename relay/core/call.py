@@ -9,14 +9,14 @@ because end-to-end keys carry it. Must never live here: messages, legs' state, o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import ClassVar
 
 from relay.config import LimitsConfig
 from relay.core.consent import SIZE, Fact, Gate
 from relay.core.machine import Machine, Table
-from relay.core.participant import Participant
+from relay.core.participant import Participant, Presence
 from relay.core.policy import OPEN, Terms
 from relay.core.ringing import Pair, Why
 from relay.errors import ErrorCode, PeerError
@@ -185,6 +185,17 @@ class Call(Machine[Stage]):
         if self.terms.minutes is not None:
             spans.append(60.0 * self.terms.minutes)
         return self._answered_at + min(spans) if spans else None
+
+    def next_deadline(self, heard: Callable[[int], float]) -> float | None:
+        """The nearest of everything this call waits for. `heard` tells when a leg was last heard."""
+        found = [self._ring_until, self.ends_at(), self.retry_flows_at]
+        for seat in self.here():
+            found += [seat.accept_expires_at(), seat.gone_at(), seat.ticket_at()]
+            if seat.state is Presence.ACCEPTED:
+                found.append(seat.lapses_at(heard(seat.legs[0])))
+            if self._state is Stage.ACTIVE:
+                found.append(seat.accept_by())
+        return min((when for when in found if when is not None), default=None)
 
     # ------------------------------------------------------------ glare
 

@@ -21,7 +21,7 @@ from relay.core.node import HERE, Node
 from relay.core.participant import Participant
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control, ticket
-from relay.protocol.ids import CallId, Sub
+from relay.protocol.ids import CallId
 from relay.protocol.ticket import TicketBody
 from relay.protocol.token import Claims
 
@@ -112,19 +112,12 @@ class Door:
     def seat_of(self, body: TicketBody) -> Participant:
         """Whose place a ticket names. PeerError when the call or the place is not there any more."""
         node = self._node
-        self.check_memory(body.c, body.sub)
+        node.check_memory(body.c, body.sub)
         call = node.calls.get(body.c)
         seat = None if call is None else call.seat_of(body.sub)
         if seat is None or not seat.is_here or seat.index != body.p or seat.claims.cnf != body.cnf:
             raise PeerError(ErrorCode.RESUME_UNKNOWN, "no such place")
         return seat
-
-    def check_memory(self, cid: CallId, sub: Sub) -> None:
-        """PeerError CALL_ENDED or REMOVED for what was over or thrown out a short while ago."""
-        if cid in self._node.ended:
-            raise PeerError(ErrorCode.CALL_ENDED, "the call has ended")
-        if (cid, sub) in self._node.removed:
-            raise PeerError(ErrorCode.REMOVED, "removed from the call")
 
     def _welcome(self, leg: Leg, claims: Claims, id: int) -> None:
         node = self._node

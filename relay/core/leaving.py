@@ -10,9 +10,9 @@ from relay.core.call import Call
 from relay.core.door import HANDOVER, Door
 from relay.core.drain import DrainState
 from relay.core.events import CallEvent, DrainRequested, Stopped
-from relay.core.exchange import Exchange
 from relay.core.leg import LegState
 from relay.core.node import Node
+from relay.core.parting import Parting
 from relay.core.record import EventKind
 from relay.core.ringing import Cause
 from relay.errors import ErrorCode
@@ -23,10 +23,10 @@ from relay.protocol.ids import CallId
 class Leaving:
     """Carries out what the drain's states mean."""
 
-    def __init__(self, node: Node, door: Door, exchange: Exchange) -> None:
+    def __init__(self, node: Node, door: Door, parting: Parting) -> None:
         self._node = node
         self._door = door
-        self._exchange = exchange
+        self._parting = parting
 
     def on_request(self, event: DrainRequested) -> None:
         """Begin, or hurry."""
@@ -91,6 +91,6 @@ class Leaving:
         node = self._node
         for call in list(node.calls.values()):
             if not call.is_over:
-                self._exchange.end(call, Cause.FAILED, reason="drain", code=ErrorCode.DRAIN_TIMEOUT)
+                self._parting.end(call, Cause.FAILED, reason="drain", code=ErrorCode.DRAIN_TIMEOUT)
         for leg in list(node.legs.values()):
             node.close_leg(leg, ErrorCode.DRAIN_TIMEOUT)

@@ -35,7 +35,7 @@ class Memory(Generic[K]):
         return len(self._until) < self.ceiling
 
     def add(self, key: K, ttl_s: float, now: float, wall: float) -> None:
-        """Remember for `ttl_s` seconds of both clocks. At the ceiling the entry that ends first makes room."""
+        """Remember for `ttl_s` seconds of both clocks. At the ceiling the first to end makes room."""
         if key not in self._until and not self.has_room(now, wall):
             self._drop_nearest()
         known = key in self._until

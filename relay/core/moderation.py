@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from relay.core.call import Call
 from relay.core.consent import Fact
-from relay.core.exchange import Exchange, hung_up
+from relay.core.exchange import hung_up
 from relay.core.leg import Leg
 from relay.core.node import Node
 from relay.core.participant import Participant
+from relay.core.parting import Parting
 from relay.core.record import EventKind
 from relay.core.ringing import Cause
 from relay.core.switch import Switch
@@ -22,9 +23,9 @@ from relay.protocol import control, token
 class Moderation:
     """Mute, block, remove, admit, end."""
 
-    def __init__(self, node: Node, exchange: Exchange, switch: Switch) -> None:
+    def __init__(self, node: Node, parting: Parting, switch: Switch) -> None:
         self._node = node
-        self._exchange = exchange
+        self._parting = parting
         self._switch = switch
 
     # ------------------------------------------------------------ asked by people
@@ -52,13 +53,13 @@ class Moderation:
         """What role 1 or permission 32 allows."""
         _require_moderator(seat)
         if mod.op == "end":
-            self._exchange.end(call, Cause.ORDERED, reason="moderator", answer=(leg, id))
+            self._parting.end(call, Cause.ORDERED, reason="moderator", answer=(leg, id))
             return
         if mod.p is None:
             raise PeerError(ErrorCode.BAD_ENCODING, "Mod: p")
         target = somebody(call, mod.p)
         if mod.op == "remove":
-            self._exchange.part(call, target, Cause.REMOVED, reason="moderator", answer=(leg, id))
+            self._parting.part(call, target, Cause.REMOVED, reason="moderator", answer=(leg, id))
             return
         if mod.op == "admit":
             call.gate.set(Fact.ADMITTED, target.index, True)
@@ -93,7 +94,7 @@ class Moderation:
         self._switch.sync(call)
         node.event(EventKind.BLOCKED, call, sub=one.sub.hex(), peer=other.sub.hex(), on=on)
         if call.is_pair and on:
-            self._exchange.end(call, hung_up(call, one), reason="blocked", answer=answer)
+            self._parting.end(call, hung_up(call, one), reason="blocked", answer=answer)
         elif answer is not None:
             node.answer(*answer)
 

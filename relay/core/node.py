@@ -94,6 +94,10 @@ class Node:
         cid = call.cid if isinstance(call, Call) else call
         self.outputs.append(CallEvent(kind.value, self.wall, {"call": cid.hex(), **data}))
 
+    def note(self, call: Call, one: Participant, kind: EventKind, **data: Any) -> None:
+        """Tell the back end about somebody in a call."""
+        self.event(kind, call, sub=one.sub.hex(), **data)
+
     def count(self, name: str, label: str = "") -> None:
         """One more of these."""
         self.counters[name, label] += 1
@@ -105,6 +109,13 @@ class Node:
                 self.send(leg, message)
 
     # ------------------------------------------------------------ the living
+
+    def check_memory(self, cid: CallId, sub: Sub) -> None:
+        """PeerError CALL_ENDED or REMOVED for what was over or thrown out a short while ago."""
+        if cid in self.ended:
+            raise PeerError(ErrorCode.CALL_ENDED, "the call has ended")
+        if (cid, sub) in self.removed:
+            raise PeerError(ErrorCode.REMOVED, "removed from the call")
 
     def is_closed(self, leg: Leg) -> bool:
         """Whether the leg is over, perhaps by the input that is being handled."""
@@ -136,3 +147,9 @@ class Node:
     def watch_leg(self, leg: Leg) -> None:
         """Take note of the leg's own deadline."""
         self.deadlines.set(("leg", leg.number), leg.next_deadline())
+
+    def watch_call(self, call: Call) -> None:
+        """Take note of the call's next deadline; one that is over waits for nothing."""
+        if not call.is_over:
+            when = call.next_deadline(lambda number: self.legs[number].heard)
+            self.deadlines.set(("call", call.cid), when)

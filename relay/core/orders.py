@@ -13,11 +13,11 @@ from typing import Final
 from relay.core.admission import Admission
 from relay.core.call import Call
 from relay.core.events import CallEvent, CommandDone, CommandReceived
-from relay.core.exchange import Exchange
 from relay.core.memory import Memory
 from relay.core.moderation import Moderation
 from relay.core.node import Node
 from relay.core.participant import Participant
+from relay.core.parting import Parting
 from relay.core.record import EventKind
 from relay.core.ringing import Cause
 from relay.errors import ErrorCode, PeerError
@@ -32,10 +32,10 @@ REMEMBERED: Final = 65_536  # used command ids; more at once than this are refus
 class Orders:
     """Carries out commands."""
 
-    def __init__(self, node: Node, judge: Admission, exchange: Exchange, moderation: Moderation) -> None:
+    def __init__(self, node: Node, judge: Admission, parting: Parting, moderation: Moderation) -> None:
         self._node = node
         self._admission = judge
-        self._exchange = exchange
+        self._parting = parting
         self._moderation = moderation
         self._used: Memory[Jti] = Memory(REMEMBERED)
         self._effects: Mapping[str, Callable[[Command], None]] = {
@@ -89,7 +89,7 @@ class Orders:
     # ------------------------------------------------------------ effects
 
     def _end(self, order: Command) -> None:
-        self._exchange.end(self._call(order.cid), Cause.ORDERED, reason="command")
+        self._parting.end(self._call(order.cid), Cause.ORDERED, reason="command")
 
     def _mute(self, order: Command) -> None:
         call = self._call(order.cid)
@@ -97,7 +97,7 @@ class Orders:
 
     def _remove(self, order: Command) -> None:
         call = self._call(order.cid)
-        self._exchange.part(call, _seat(call, order.sub), Cause.REMOVED, reason="command")
+        self._parting.part(call, _seat(call, order.sub), Cause.REMOVED, reason="command")
 
     def _block(self, order: Command) -> None:
         """In the named call, or wherever the two are together."""
@@ -121,7 +121,7 @@ class Orders:
         for call in list(node.calls.values()):
             for seat in call.here():
                 if seat.is_here and _is_revoked(seat, order):
-                    self._exchange.part(call, seat, Cause.REVOKED, reason="command")
+                    self._parting.part(call, seat, Cause.REVOKED, reason="command")
         waiting = [leg for leg in node.legs.values() if leg.claims is not None and leg.call is None]
         for leg in waiting:
             assert leg.claims is not None

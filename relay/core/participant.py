@@ -188,6 +188,10 @@ class Participant(Machine[Presence]):
         self.totals["lost"] += counters.lost
         self.dropped.update({reason.value: number for reason, number in counters.dropped.items()})
 
+    def lapses_at(self, heard: float) -> float:
+        """When silence since `heard` closes this person's gates."""
+        return heard + self._limits.consent_s
+
     def accept_expires_at(self) -> float | None:
         """When an away person's yes is too old."""
         if self._state is Presence.AWAY and self._away_at is not None:

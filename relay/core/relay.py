@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from relay.config import Config
 from relay.core import events as ev
+from relay.core.absence import Absence
 from relay.core.admission import Admission
 from relay.core.call import Call
 from relay.core.door import Door
@@ -31,7 +32,10 @@ from relay.core.moderation import Moderation
 from relay.core.node import Node
 from relay.core.orders import Orders
 from relay.core.participant import Participant
+from relay.core.parting import Parting
 from relay.core.reasons import DropReason
+from relay.core.ringing import Ringing
+from relay.core.seating import Seating
 from relay.core.switch import Switch
 from relay.core.talk import Talk
 from relay.errors import ErrorCode, PeerError
@@ -53,11 +57,15 @@ class Relay:
         self._admission = Admission(config.node.cluster, config.tokens, keys.issuers)
         self._door = Door(node, self._admission)
         self._switch = Switch(node)
-        self._exchange = Exchange(node, self._door, self._switch)
+        ringing = Ringing()
+        seating = Seating(node, self._door, self._switch)
+        self._parting = Parting(node, self._switch, seating, ringing)
+        self._absence = Absence(node, self._door, self._switch, seating, self._parting)
+        self._exchange = Exchange(node, self._switch, seating, self._parting, ringing)
         self._talk = Talk(node)
-        self._moderation = Moderation(node, self._exchange, self._switch)
-        self._orders = Orders(node, self._admission, self._exchange, self._moderation)
-        self._leaving = Leaving(node, self._door, self._exchange)
+        self._moderation = Moderation(node, self._parting, self._switch)
+        self._orders = Orders(node, self._admission, self._parting, self._moderation)
+        self._leaving = Leaving(node, self._door, self._parting)
         self._inputs: Mapping[type, Callable[[Any], None]] = {
             ev.LegOpened: self._door.on_opened,
             ev.StreamReceived: self._on_stream,
@@ -65,7 +73,7 @@ class Relay:
             ev.LegLost: self._on_lost,
             ev.AddressMoved: self._on_address,
             ev.Heard: self._on_heard,
-            ev.FlowClosed: self._exchange.on_flow_closed,
+            ev.FlowClosed: self._parting.on_flow_closed,
             ev.CommandReceived: self._orders.on_command,
             ev.ConfigChanged: self._on_config,
             ev.DrainRequested: self._leaving.on_request,
@@ -191,13 +199,13 @@ class Relay:
         """Say what was wrong; end the leg if that is fatal."""
         self._node.refuse(leg, error, id)
         if error.fatal:
-            self._exchange.on_leg_gone(leg)
+            self._absence.on_leg_gone(leg)
             self._node.close_leg(leg, error.code, error.message)
 
     def _on_lost(self, event: ev.LegLost) -> None:
         leg = self._node.legs.get(event.leg)
         if leg is not None:
-            self._exchange.on_leg_gone(leg)
+            self._absence.on_leg_gone(leg)
             self._node.forget_leg(leg)
             self._node.count("leg_lost", str(event.code))
 
@@ -317,18 +325,20 @@ class Relay:
         ):
             self._exchange.on_hangup(call, seat, leg, id)
         if not self._node.is_closed(leg):
-            self._exchange.on_leg_gone(leg)
+            self._absence.on_leg_gone(leg)
             self._node.close_leg(leg, ErrorCode.NO_ERROR, "bye")
 
     def _on_join(self, leg: Leg, join: control.Join, id: int) -> None:
         if leg.state is not LegState.READY:
             raise PeerError(ErrorCode.PROTOCOL_VIOLATION, "one leg, one join")
-        self._exchange.on_join(leg, join, id)
+        assert leg.claims is not None  # it was admitted
+        self._exchange.on_join(leg, leg.claims, join, id)
 
     def _on_rejoin(self, leg: Leg, rejoin: control.Rejoin, id: int) -> None:
         if leg.state is LegState.LINGERING:
             raise PeerError(ErrorCode.CALL_ENDED, "the call has ended", fatal=False)
-        self._exchange.on_rejoin(leg, rejoin, id)
+        assert leg.claims is not None  # it was admitted
+        self._absence.on_rejoin(leg, leg.claims, rejoin, id)
 
     def _on_token(self, leg: Leg, message: control.TokenUpdate, id: int) -> None:
         assert leg.claims is not None  # it was admitted
@@ -359,7 +369,7 @@ class Relay:
                 self._on_leg_due(node.legs[key])
             elif kind == "call":
                 assert isinstance(key, bytes)
-                self._exchange.on_due(node.calls[key])
+                self._absence.on_due(node.calls[key])
             else:
                 self._leaving.on_due(kind, key)
 

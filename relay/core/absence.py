@@ -1,0 +1,137 @@
+"""Silence and return: legs that break, consent that lapses, tickets that bring people back.
+
+    leg gone, or 30 s of silence --> away --60 s--> the yes is too old --90 s--> nobody will come
+                                      '---- rejoin ----> back, or asked anew
+
+Must never live here: what a ticket is made of (door.py), how a call ends (parting.py).
+"""
+
+from __future__ import annotations
+
+from relay.core.call import Call, Stage
+from relay.core.consent import Fact
+from relay.core.door import Door
+from relay.core.leg import Leg, LegState
+from relay.core.node import Node
+from relay.core.participant import Participant, Presence
+from relay.core.parting import Parting
+from relay.core.record import EventKind
+from relay.core.ringing import Cause
+from relay.core.seating import Seating
+from relay.core.switch import Switch
+from relay.errors import ErrorCode, PeerError
+from relay.protocol import control
+from relay.protocol.token import Claims
+
+
+class Absence:
+    """Watches who is there."""
+
+    def __init__(self, node: Node, door: Door, switch: Switch, seating: Seating, parting: Parting) -> None:
+        self._node = node
+        self._door = door
+        self._switch = switch
+        self._seating = seating
+        self._parting = parting
+
+    def on_leg_gone(self, leg: Leg) -> None:
+        """The transport is over. Its person may come back with a ticket."""
+        node = self._node
+        call = None if leg.call is None else node.calls.get(leg.call)
+        seat = None if call is None else call.seats.get(leg.index)
+        if call is None or seat is None or leg.number not in seat.legs:
+            return
+        if seat.leg == leg.number:
+            call.gate.set(Fact.ALIVE, seat.index, False)
+            self._switch.sync(call)
+        self._seating.rise(call, seat, leg)
+        if not seat.legs and seat.state in (Presence.JOINED, Presence.ACCEPTED):
+            self._silence(call, seat)
+        self._node.watch_call(call)
+
+    def _silence(self, call: Call, seat: Participant) -> None:
+        seat.on_silenced(self._node.now)
+        self._node.tell(call.others(seat), control.Peer(c=call.cid, p=seat.index, ev="away"))
+        self._node.note(call, seat, EventKind.AWAY)
+
+    def on_rejoin(self, leg: Leg, claims: Claims, rejoin: control.Rejoin, id: int) -> None:
+        """Take the place again that the ticket names. PeerError closes the leg."""
+        node = self._node
+        body = self._door.open_ticket(rejoin.rt)
+        if (body.c, body.sub) != (claims.cid, claims.sub) or rejoin.c != body.c:
+            raise PeerError(ErrorCode.RESUME_UNKNOWN, "ticket of somebody else")
+        seat = self._door.seat_of(body)
+        call = node.calls[claims.cid]
+        stale = seat.state is Presence.ABSENT and seat.ever_accepted
+        was_here = seat.state in (Presence.JOINED, Presence.ACCEPTED)
+        if leg.state is LegState.READY:
+            up = self._move_in(call, seat, leg)
+        else:
+            assert leg.up is not None
+            up = leg.up
+        seat.on_returned(leg.number, node.now)
+        call.gate.set(Fact.ALIVE, seat.index, seat.is_accepted)
+        self._seating.greet(call, seat, leg, up, id)
+        if stale:
+            again = PeerError(ErrorCode.CONSENT_EXPIRED, "accept the call again", fatal=False)
+            node.refuse(leg, again)
+        if not was_here:
+            node.tell(call.others(seat), control.Peer(c=call.cid, p=seat.index, ev="back"))
+            self._node.note(call, seat, EventKind.BACK)
+        self._switch.sync(call)
+        self._node.watch_call(call)
+
+    def _move_in(self, call: Call, seat: Participant, leg: Leg) -> int:
+        """A new leg for a person who may still have an old one, which then is done."""
+        if seat.state is not Presence.JOINED:
+            call.gate.set(Fact.ALIVE, seat.index, False)
+            self._switch.sync(call)
+            self._seating.let_go(call, seat, ErrorCode.MOVED)
+        return self._seating.sit(call, seat, leg)
+
+    # ------------------------------------------------------------ time
+
+    def on_due(self, call: Call) -> None:
+        """Something of this call is due: do all that is."""
+        if self._is_due(call.ring_until()):
+            self._parting.end(call, Cause.NO_ANSWER)
+            return
+        if self._is_due(call.ends_at()):
+            self._parting.end(call, Cause.TIME_UP)
+            return
+        for seat in call.here():
+            self._seat_due(call, seat)
+            if call.is_over:
+                return
+        if self._is_due(call.retry_flows_at):
+            self._switch.sync(call)
+        self._node.watch_call(call)
+
+    def _lapses_at(self, seat: Participant) -> float | None:
+        if seat.state is not Presence.ACCEPTED:
+            return None
+        return seat.lapses_at(self._node.legs[seat.legs[0]].heard)
+
+    def _is_due(self, when: float | None) -> bool:
+        return when is not None and when <= self._node.now
+
+    def _seat_due(self, call: Call, seat: Participant) -> None:
+        if self._is_due(self._lapses_at(seat)):
+            call.gate.set(Fact.ALIVE, seat.index, False)
+            self._switch.sync(call)
+            self._silence(call, seat)
+        if self._is_due(seat.accept_expires_at()):
+            call.gate.set(Fact.ACCEPTED, seat.index, False)
+            call.epoch += 1
+            seat.on_accept_expired()
+        if self._is_due(seat.gone_at()):
+            self._parting.give_up(call, seat, Cause.FAILED, ErrorCode.IDLE_TIMEOUT)
+        elif call.state is Stage.ACTIVE and self._is_due(seat.accept_by()):
+            self._parting.give_up(call, seat, Cause.NO_ANSWER, None)
+        elif self._is_due(seat.ticket_at()):
+            self._renew(call, seat)
+
+    def _renew(self, call: Call, seat: Participant) -> None:
+        seat.on_ticket(self._node.now)
+        ttl = round(self._node.config.limits.ticket_ttl_s)
+        self._node.tell([seat], control.Ticket(rt=self._door.seal_ticket(call.cid, seat), ttl=ttl))

@@ -1,0 +1,157 @@
+"""How people and calls part: one leaves, all leave, the counters come in, the record is written.
+
+    facts cleared --> lane told --> uplinks closed --> `ok` --> `ended` --> FlowClosed ... --> CallRecord
+
+Nobody is told that something is over before it is. Must never live here: why it is over.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from relay.core.call import Call, Stage
+from relay.core.events import FlowClosed
+from relay.core.leg import Leg
+from relay.core.node import HERE, Node
+from relay.core.participant import Participant
+from relay.core.record import EventKind, record_call
+from relay.core.ringing import CLOSE_CODES, Cause, Ringing, Why, ending
+from relay.core.seating import Seating
+from relay.core.switch import Switch
+from relay.errors import ErrorCode
+from relay.protocol import control
+
+AT_ONCE: Final = frozenset({Why.REMOVED, Why.REVOKED})
+"""Endings after which a leg gets no last word."""
+
+Asked = tuple[Leg, int]
+"""Who asked for an ending, with which message id: `ok` goes there once the gate is closed."""
+
+
+class Parting:
+    """Ends things."""
+
+    def __init__(self, node: Node, switch: Switch, seating: Seating, ringing: Ringing) -> None:
+        self._node = node
+        self._switch = switch
+        self._seating = seating
+        self._ringing = ringing
+
+    def part(
+        self,
+        call: Call,
+        seat: Participant,
+        cause: Cause,
+        *,
+        reason: str = "",
+        answer: Asked | None = None,
+    ) -> None:
+        """One person is out: the end of a 1:1, an empty seat in a group. `answer`: who asked, what id."""
+        if cause in (Cause.REMOVED, Cause.REVOKED):
+            node = self._node
+            memory = node.config.limits.removed_memory_s
+            node.removed.add((call.cid, seat.sub), memory, node.now, node.wall)
+        if call.is_pair or len(call.here()) == 1:
+            self.end(call, cause, reason=reason, answer=answer)
+            return
+        self._leave(call, seat, ending(cause, call.was_answered), answer)
+        self._node.watch_call(call)
+
+    def _leave(self, call: Call, seat: Participant, why: Why, answer: Asked | None) -> None:
+        node = self._node
+        legs = self.vacate(call, seat, why.value)
+        if answer is not None:
+            node.answer(*answer)
+        for leg in legs:
+            self._say_ended(call, leg, why)
+        node.tell(call.here(), control.Peer(c=call.cid, p=seat.index, ev="left", why=why.value))
+        node.note(call, seat, EventKind.LEFT, why=why.value)
+
+    def vacate(self, call: Call, seat: Participant, why: str) -> list[Leg]:
+        """Clear the seat, gate first. Returns the legs that sat there, without uplinks now."""
+        call.gate.clear(seat.index)
+        call.epoch += 1
+        self._switch.sync(call)
+        legs = [self._node.legs[number] for number in seat.legs]
+        for leg in legs:
+            self._seating.rise(call, seat, leg)
+        seat.on_left(why, self._node.wall)
+        return legs
+
+    def end(
+        self,
+        call: Call,
+        cause: Cause,
+        *,
+        reason: str = "",
+        code: ErrorCode | None = None,
+        data: dict[str, Any] | None = None,
+        answer: Asked | None = None,
+    ) -> None:
+        """The call is over for everyone. `code` closes the legs instead of the cause's own code."""
+        node = self._node
+        why = ending(cause, call.was_answered)
+        seats = call.here()
+        for seat in seats:
+            call.gate.clear(seat.index)
+        self._switch.sync(call)
+        legs = [node.legs[number] for seat in seats for number in seat.legs]
+        for seat in seats:
+            for number in list(seat.legs):
+                self._seating.rise(call, seat, node.legs[number])
+            seat.on_left("", node.wall)
+        call.on_ended(why, reason, node.wall)
+        self._ringing.on_settled(call.cid)
+        node.ended.add(call.cid, node.config.limits.removed_memory_s, node.now, node.wall)
+        if answer is not None:
+            node.answer(*answer)
+        for leg in legs:
+            self._say_ended(call, leg, why, code, data)
+        node.count("call_ended", why.value)
+        node.event(EventKind.ENDED, call, outcome=why.value, reason=reason)
+        self._settle(call)
+
+    def give_up(self, call: Call, seat: Participant, cause: Cause, code: ErrorCode | None) -> None:
+        """Nobody will come any more."""
+        if call.is_pair or len(call.here()) == 1:
+            self.end(call, cause, reason="gone", code=code)
+        else:
+            why = Why.MISSED if cause is Cause.NO_ANSWER else ending(cause, call.was_answered)
+            self._leave(call, seat, why, None)
+
+    def on_flow_closed(self, event: FlowClosed) -> None:
+        """An uplink's counters are in; with the last of them the record is written."""
+        call = self._node.counting.pop((event.leg, event.flow), None)
+        if call is None:
+            return
+        call.flows.pop((event.leg, event.flow)).count(event.counters)
+        if call.state is Stage.ENDED:
+            self._settle(call)
+
+    def _settle(self, call: Call) -> None:
+        if call.flows:
+            return
+        node = self._node
+        call.on_settled()
+        del node.calls[call.cid]
+        node.call_quota.release(HERE)
+        node.deadlines.set(("call", call.cid), None)
+        node.deadlines.set(("notice", call.cid), None)
+        node.put(record_call(call, node.config.node.region))
+
+    def _say_ended(
+        self,
+        call: Call,
+        leg: Leg,
+        why: Why,
+        code: ErrorCode | None = None,
+        data: dict[str, Any] | None = None,
+    ) -> None:
+        node = self._node
+        known = CLOSE_CODES[why] if code is None else code
+        node.send(leg.number, control.Ended(c=call.cid, why=why.value, code=int(known), data=data))
+        if why in AT_ONCE or code is not None:
+            node.close_leg(leg, known)
+            return
+        leg.on_call_over({seat.index: seat.sub for seat in call.everyone()}, known, node.now)
+        node.watch_leg(leg)
