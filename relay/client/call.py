@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from relay.client.errors import CallEndedError, KeyAgreementError, SessionError
 from relay.client.keyring import KeyRing
 from relay.client.life import CallState, Over, Parted, PeerAccepted, Reunited, WeAccepted, after
-from relay.client.voice import Listener, Speaker
 from relay.client.reception import Reception
 from relay.client.sources import AudioSink, AudioSource
 from relay.client.stats import CallStats
+from relay.client.voice import Listener, Speaker
 from relay.errors import LocalError, PeerError
 from relay.protocol.datagram import Datagram, LegReport, NewestWins, Ping, Pong
 from relay.protocol.messages import (

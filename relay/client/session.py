@@ -42,7 +42,7 @@ from relay.protocol.messages import (
 
 ANSWER_S: Final = 5.0  # an answer is one round trip away; a relay that needs longer is not there
 DEFAULT_PORT: Final = 443
-DEFAULT_CLIENT: Final = Cli(sdk="python", app="vrelay", os="linux", dev="desktop")
+DEFAULT_CLIENT: Final = Cli(sdk="py", app="relay-cli", os="linux", dev="desktop")
 
 
 class Session:
@@ -299,9 +299,9 @@ async def connect(
 ) -> AsyncIterator[Session]:
     """Open a leg to the relay at `url` with a capability token; close it on leaving the block.
 
-    `pop_seed` is the Ed25519 seed (32 bytes) whose public key the token names as `cnf`. `identity` is the seed
-    of the key that signs the end-to-end agreement (a fresh one if absent). `ca` is a PEM file of the CA, or of
-    the relay's own certificate to pin exactly that one; `insecure` checks nothing.
+    `pop_seed` is the Ed25519 seed (32 bytes) whose public key the token names as `cnf`. `identity` is the
+    seed of the key that signs the end-to-end agreement (a fresh one if absent). `ca` is a PEM file of the CA,
+    or of the relay's own certificate to pin exactly that one; `insecure` checks nothing.
 
     Raises SessionError if the relay cannot be reached or trusted, RefusedError if it does not admit us.
     """
