@@ -23,7 +23,6 @@ from aioquic.quic.configuration import QuicConfiguration
 
 from relay.config import Config, load, reloadable_changes
 from relay.core import events as ev
-from relay.core.reasons import DropReason
 from relay.edge import manager, udp
 from relay.edge.assembly import Node, NodeKeys
 from relay.edge.quic import server_configuration
@@ -257,7 +256,7 @@ class Daemon:
             issuers=len(self._config.tokens.issuers),
             datapath=self.node.lane.name,
             wants_native=self._config.lane == "native",
-            internal_errors=endpoint.dropped[DropReason.INTERNAL],
+            internal_errors=endpoint.internal_errors + self.node.driver.internal_errors,
             legs=len(endpoint),
             max_legs=self._config.limits.legs,
             sinks_failing=tuple(name for name, sink in sinks if sink is not None and sink.is_failing),

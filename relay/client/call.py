@@ -16,14 +16,14 @@ from typing import Final, Literal, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from relay.client.errors import CallEndedError, KeyAgreementError, SessionError
+from relay.client.errors import CallEndedError, KeyAgreementError, RefusedError, SessionError
 from relay.client.keyring import KeyRing
 from relay.client.life import CallState, Over, Parted, PeerAccepted, Reunited, WeAccepted, after
 from relay.client.reception import Reception
 from relay.client.sources import AudioSink, AudioSource
 from relay.client.stats import CallStats
 from relay.client.voice import Listener, Speaker
-from relay.errors import LocalError, PeerError
+from relay.errors import ErrorCode, LocalError, PeerError
 from relay.protocol.datagram import Datagram, LegReport, NewestWins, Ping, Pong
 from relay.protocol.messages import (
     Accept,
@@ -47,6 +47,8 @@ SUITES: Final = (5, 4)
 REPORT_S: Final = 0.200
 RR_S: Final = 1.0
 KEEPALIVE_S: Final = 5.0  # times 0.8 to 1.2, so that a crowd does not beat in step (RFC 7675 section 5.1)
+PING_S: Final = 1.0  # in an open call, for the round trip time
+_MAX_PINGS: Final = 10
 _U32: Final = 0xFFFF_FFFF
 
 
@@ -93,6 +95,7 @@ class Call:
         self._muted = False
         self._hard_muted = False
         self._rtt: float | None = None
+        self._pings: dict[int, float] = {}
         self._sequence = 0
         self._sent = 0
         self._why: tuple[str, int | None] | None = None
@@ -176,8 +179,13 @@ class Call:
         """End the call. The relay closes the gate before it answers. Does nothing to a call that is over."""
         if self._state is CallState.ENDED or self._leg.error is not None:
             return
-        with contextlib.suppress(CallEndedError):
+        try:
             await self._ask(Hangup(c=self._id))
+        except CallEndedError:
+            pass
+        except RefusedError as error:
+            if error.code != ErrorCode.CALL_ENDED:  # both hung up at once: then it is over all the same
+                raise
         self._end("completed" if self._was_open else "cancelled", None)
 
     async def mute(self, on: bool) -> None:
@@ -326,7 +334,10 @@ class Call:
     def on_control(self, datagram: Datagram | None) -> None:
         """A control datagram."""
         if isinstance(datagram, Pong):
-            sample = ((round(self._loop.time() * 1000) - datagram.ms) & _U32) / 1000
+            asked_at = self._pings.pop(datagram.seq, None)
+            if asked_at is None:
+                return
+            sample = self._loop.time() - asked_at
             self._rtt = sample if self._rtt is None else self._rtt + (sample - self._rtt) / 8  # RFC 9002 5.3
         elif isinstance(datagram, Ping):
             self._leg.send_control(Pong(datagram.ms, datagram.seq, self._now_ms()))
@@ -461,17 +472,24 @@ class Call:
                 if now >= next_rr and self._was_open:
                     self._receiver_report()
                 if now >= next_ping:
-                    self._sequence += 1
-                    self._leg.send_control(Ping(self._now_ms(), self._sequence & _U32))
+                    self._ping(now)
             if now >= next_report:
                 next_report = now + REPORT_S
             if now >= next_rr:
                 next_rr = now + RR_S
             if now >= next_ping:
-                # In an open call once a second, for the round trip time; else only to stay alive.
-                rest = KEEPALIVE_S * random.uniform(0.8, 1.2)
-                next_ping = now + (1.0 if self._was_open else rest)
+                next_ping = now + KEEPALIVE_S * random.uniform(0.8, 1.2)
+            if self._was_open:
+                next_ping = min(next_ping, now + PING_S)
             await asyncio.sleep(min(next_report, next_rr, next_ping) - now)
+
+    def _ping(self, now: float) -> None:
+        """A sign of life that measures the round trip. Answers that do not come are forgotten."""
+        self._sequence += 1
+        self._pings[self._sequence & _U32] = now
+        while len(self._pings) > _MAX_PINGS:
+            self._pings.pop(next(iter(self._pings)))
+        self._leg.send_control(Ping(self._now_ms(), self._sequence & _U32))
 
     def _report(self, now: float) -> None:
         flows = self._reception.flow_reports(now)

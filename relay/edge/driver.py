@@ -10,6 +10,7 @@ records, events and command answers. Must never live here: a decision.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from relay.edge.lane import Lane
 from relay.errors import ErrorCode
 from relay.protocol.address import Address
 
-HEARD_EVERY = 1.0  # seconds between reports of who was heard; consent lapses after 30
+log = logging.getLogger("relay.driver")
 
 
 class Sinks(Protocol):
@@ -67,6 +68,7 @@ class Driver:
         self._clock = clock
         self._wall = wall
         self.engine = engine
+        self.internal_errors = 0
         self._loop = loop
         self._endpoint = endpoint
         self._lane = lane
@@ -132,11 +134,10 @@ class Driver:
         try:
             while self._inputs:
                 current = self._inputs.popleft()
-                self.engine.handle(current, self._clock(), self._wall())
-                output = self.engine.poll()
-                while output is not None:
-                    self._do[type(output)](output)
-                    output = self.engine.poll()
+                try:
+                    self._one(current)
+                except Exception as error:  # a bug of ours: it may cost this leg, never the others
+                    self._quarantine(current, error)
                 if isinstance(current, ev.LegLost):  # only now: its flows' counters were asked for above
                     self._lane.close_leg(current.leg)
                 if not self._inputs:
@@ -144,6 +145,20 @@ class Driver:
         finally:
             self._busy = False
         self._arm()
+
+    def _one(self, event: ev.Input) -> None:
+        self.engine.handle(event, self._clock(), self._wall())
+        output = self.engine.poll()
+        while output is not None:
+            self._do[type(output)](output)
+            output = self.engine.poll()
+
+    def _quarantine(self, event: ev.Input, error: Exception) -> None:
+        self.internal_errors += 1
+        log.error("internal error while handling %s", type(event).__name__, exc_info=error)
+        leg = getattr(event, "leg", None)
+        if leg is not None and not isinstance(event, ev.LegLost):
+            self._endpoint.close(leg, ErrorCode.INTERNAL, "")
 
     def _arm(self) -> None:
         due = self.engine.next_deadline()

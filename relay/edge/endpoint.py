@@ -11,6 +11,7 @@ first, and get a time budget per loop turn. Must never live here: what a message
 from __future__ import annotations
 
 import heapq
+import logging
 import socket
 import time
 from collections import Counter, deque
@@ -35,6 +36,8 @@ from relay.edge.lane import Lane
 from relay.edge.peer import Peer, PeerState
 from relay.edge.quic import ACK_HOLD, MAX_PACKET, IssuedId, RelayQuic
 from relay.protocol.address import Address
+
+log = logging.getLogger("relay.endpoint")
 
 MAX_UDP = 2048
 READ_BATCH = 64  # packets per socket and turn, so that timers and other sockets get theirs
@@ -90,6 +93,7 @@ class Endpoint:
         self.udp_in = 0
         self.udp_out = 0
         self.send_errors = 0
+        self.internal_errors = 0
         self.handshakes_expired = 0
         self.handled: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
@@ -177,7 +181,13 @@ class Endpoint:
             return
         if first < 0x80:
             peer = self._by_id.get(data[1:9])
-            if peer is not None and self._receive_fast(peer, data, addr, now):
+            try:
+                if peer is not None and self._receive_fast(peer, data, addr, now):
+                    return
+            except (
+                Exception
+            ) as error:  # a bug of ours or below us: one peer's packet must not stop the others
+                self._quarantine(peer, error)
                 return
         elif size < 7:
             self.dropped[DropReason.MALFORMED] += 1
@@ -232,12 +242,16 @@ class Endpoint:
                 self._working = True
                 self._loop.call_soon(self._work)
                 break
-            if self._known:
-                data, addr, peer = self._known.popleft()
-                self._receive_slow(peer, data, addr, now)
-            else:
-                data, addr, sock = self._unknown.popleft()
-                self._receive_unknown(data, addr, sock, now)
+            peer = None
+            try:
+                if self._known:
+                    data, addr, peer = self._known.popleft()
+                    self._receive_slow(peer, data, addr, now)
+                else:
+                    data, addr, sock = self._unknown.popleft()
+                    self._receive_unknown(data, addr, sock, now)
+            except Exception as error:
+                self._quarantine(peer, error)
         if self._flush_wanted:
             self.flush_media()
 
@@ -292,6 +306,14 @@ class Endpoint:
             self._own(peer, cid)
         quic.receive_datagram(data, addr, now)
         self._settle(peer, now)
+
+    def _quarantine(self, peer: Peer | None, error: Exception) -> None:
+        """Something raised that never should: count it, say so, and let go of the connection it came by."""
+        self.internal_errors += 1
+        self.dropped[DropReason.INTERNAL] += self.imbalance()  # 1 unless the packet was counted already
+        log.error("internal error while handling a packet", exc_info=error)
+        if peer is not None and not peer.is_gone:
+            self._forget(peer)
 
     def _own(self, peer: Peer, cid: bytes) -> None:
         peer.ids.add(cid)
@@ -510,7 +532,10 @@ class Endpoint:
             heapq.heappop(self._timers)
             if not peer.is_gone and peer.armed == due:
                 peer.armed = None
-                self._expire(peer, now)
+                try:
+                    self._expire(peer, now)
+                except Exception as error:
+                    self._quarantine(peer, error)
         self._arm_loop()
 
     def _expire(self, peer: Peer, now: float) -> None:

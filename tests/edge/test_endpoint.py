@@ -434,3 +434,58 @@ def test_a_read_takes_a_bounded_batch_and_survives_socket_errors(net: Network) -
     net.endpoint.read(cast(socket.socket, feed))
     assert feed.reads == 64
     assert net.endpoint.dropped[DropReason.MALFORMED] == 63
+
+
+def test_a_bug_met_by_one_peers_packet_costs_that_peer_only(
+    net: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pair(net)
+
+    def explode(*_: object) -> None:
+        raise ZeroDivisionError
+
+    for method, send in (
+        ("receive_media", lambda: second.say(frame(1))),
+        ("receive_datagram", lambda: second.write(b"x")),
+    ):
+        peer = net.endpoint._by_leg.get(2)
+        if peer is None:
+            second = Client(net, 1003)
+            net.run(1.0)
+            peer = net.endpoint._by_leg[3]
+        monkeypatch.setattr(peer.quic, method, explode)
+        send()
+        net.run(0.1)
+    assert net.endpoint.internal_errors == 2
+    assert net.told("lost")[0][0] == 2
+    assert 1 in net.endpoint._by_leg
+    first.say(frame(5))
+    net.run(0.1)
+
+
+def test_a_bug_in_a_timer_costs_its_peer_only(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair(net)
+
+    def explode(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(net.endpoint._by_leg[1].quic, "handle_timer", explode)
+    net.clients.clear()
+    net.run(40.0)
+    assert net.endpoint.internal_errors == 1
+    assert len(net.endpoint) == 0
+
+
+def test_a_bug_in_admission_is_counted_and_the_next_packet_is_judged(
+    net: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(net.endpoint._front, "judge_long", explode)
+        Client(net, 1001)
+        net.run(0.05)
+    assert net.endpoint.dropped[DropReason.INTERNAL] == 1
+    net.run(2.0)
+    assert net.told("opened") == [(1, True)]
