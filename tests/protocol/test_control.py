@@ -128,7 +128,9 @@ def test_any_bytes_are_a_frame_or_a_peer_error(data):
     except PeerError:
         return
     if frame.body is not None:
-        assert control.decode(control.encode_body(frame.body, frame.id)) == frame
+        # Compared as bytes: `data` of an `Err` may hold a NaN, which equals nothing.
+        written = control.encode_body(frame.body, frame.id)
+        assert control.encode_body(control.decode(written).body, frame.id) == written
 
 
 @given(st.lists(st.binary(max_size=40), max_size=20), st.data())

@@ -1,0 +1,196 @@
+"""The decoders of relay.protocol as fuzz targets. Each docstring is the invariant it would break."""
+
+from __future__ import annotations
+
+from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_decrypt
+
+from fuzz import Target
+from golden import load
+from relay.errors import PeerError
+from relay.protocol import (
+    command,
+    control,
+    datagram,
+    demux,
+    media,
+    sframe,
+    signed,
+    structure,
+    ticket,
+    token,
+    wire,
+)
+from relay.protocol.cid import CidCodec
+
+
+def _hex(rows: list[dict[str, str]], key: str) -> list[bytes]:
+    return [bytes.fromhex(row[key]) for row in rows]
+
+
+_CONTROL, _DATAGRAM, _MEDIA = load("control"), load("datagram"), load("media")
+_TOKEN, _COMMAND, _TICKET, _CID = load("token"), load("command"), load("ticket"), load("cid")
+
+_SEED = bytes.fromhex(_TOKEN["golden"]["issuer_seed"])
+_PUBLIC = signed.public_of(_SEED)
+_ISSUERS = {signed.kid_of(_PUBLIC): _PUBLIC}
+_TICKET_KEY = bytes.fromhex(_TICKET["key"])
+_TICKET_BODY = crypto_aead_xchacha20poly1305_ietf_decrypt(
+    bytes.fromhex(_TICKET["ticket"])[24:], b"vrl-ticket-v1\0", bytes.fromhex(_TICKET["nonce"]), _TICKET_KEY
+)
+_CODEC = CidCodec(bytes.fromhex(_CID["key"]), bytes.fromhex(_CID["server_id"]))
+
+_BODIES = [frame[2:] for frame in _hex(_CONTROL["frames"], "frame")] + _hex(_CONTROL["refused"], "body")
+_TOKENS = [bytes.fromhex(_TOKEN["golden"]["token"]), *_hex(_TOKEN["others"], "token")]
+_COMMANDS = _hex(_COMMAND["commands"], "command")
+_INITIALS = [
+    bytes((0xC0,))
+    + version.to_bytes(4, "big")
+    + b"\x08"
+    + bytes(8)
+    + b"\x08"
+    + bytes(8)
+    + b"\x00\x14"
+    + bytes(20)
+    for version in (demux.QUIC_V1, demux.QUIC_V2, 0, 0x1A2A3A4A)
+]
+_STUN = bytes.fromhex("000100002112a442") + bytes(12)
+
+
+def read_varint(data: bytes) -> None:
+    """A varint ends inside the bytes it came from."""
+    _, end = wire.decode_varint(data)
+    assert end <= len(data)
+
+
+def read_structure(data: bytes) -> None:
+    """What passes the structure check is read by the typed decoder, or is the peer's fault."""
+    structure.check(data)
+
+
+def read_sframe(data: bytes) -> None:
+    """A header has one spelling."""
+    header = sframe.decode_header(data)
+    assert sframe.encode_header(header.kid, header.ctr) == data[: header.size]
+
+
+def read_media(data: bytes) -> None:
+    """A hop header leaves room for the tag, and a copy reads alike but for flow and repeat."""
+    header = media.decode(data)
+    copy = media.decode(media.with_flow(data, 9, True))
+    assert len(data) - header.size >= media.MIN_SEALED
+    assert (copy.kid, copy.ctr, copy.level, copy.size) == (header.kid, header.ctr, header.level, header.size)
+
+
+def read_datagram(data: bytes) -> None:
+    """A control datagram that was read is written and read again as the same value."""
+    value = datagram.decode_datagram(data)
+    if value is not None and not (isinstance(value, datagram.NewestWins) and value.body is None):
+        assert datagram.decode_datagram(datagram.encode_datagram(value)) == value
+
+
+def read_control(data: bytes) -> None:
+    """A control message that was read is written, and read again is written alike."""
+    frame = control.decode(data)
+    repr(frame)
+    if frame.body is not None:
+        # Compared as bytes: `data` of an `Err` may hold a NaN, which equals nothing.
+        written = control.encode_body(frame.body, frame.id)
+        assert control.encode(control.decode(written).body, frame.id)[2:] == written
+
+
+def read_stream(data: bytes) -> None:
+    """A stream gives the same frames whole and byte by byte."""
+    whole, pieces = control.FrameReader(), control.FrameReader()
+    frames = whole.feed(data)
+    assert [frame for i in range(len(data)) for frame in pieces.feed(data[i : i + 1])] == frames
+    assert whole.pending == pieces.pending < control.MAX_FRAME + 2
+
+
+def read_token(data: bytes) -> None:
+    """No bytes but those an issuer signed are a token."""
+    token.verify(data, _ISSUERS)
+    assert data in _TOKENS
+
+
+def read_claims(data: bytes) -> None:
+    """Claims that were read are written and read again as the same value."""
+    claims = token.decode_claims(data)
+    assert token.decode_claims(token.encode_claims(claims)) == claims
+
+
+def read_token_text(data: bytes) -> None:
+    """A token's text has one spelling."""
+    text = data.decode("latin-1")
+    assert token.to_text(token.from_text(text)) == text.strip()
+
+
+def read_command(data: bytes) -> None:
+    """No bytes but those an issuer signed are a command."""
+    command.verify(data, _ISSUERS)
+    assert data in _COMMANDS
+
+
+def read_order(data: bytes) -> None:
+    """A command that was read is written and read again as the same value."""
+    order = command.decode_command(data)
+    assert command.decode_command(command.encode_command(order)) == order
+
+
+def read_ticket(data: bytes) -> None:
+    """No bytes but those a node sealed are a ticket."""
+    ticket.open(data, [bytes(32), _TICKET_KEY])
+    assert data == bytes.fromhex(_TICKET["ticket"])
+
+
+def read_ticket_body(data: bytes) -> None:
+    """The inside of a ticket is a body or nobody's ticket."""
+    ticket.decode_body(data)
+
+
+def read_cid(data: bytes) -> None:
+    """An id we read is one that its server could have issued."""
+    found = _CODEC.decode(data)
+    if found is None:
+        raise PeerError(demux.ErrorCode.GENERAL, "not ours")
+    server, nonce = found
+    assert CidCodec(bytes.fromhex(_CID["key"]), server).encode(nonce) == data
+
+
+def read_packet(data: bytes) -> None:
+    """A packet has one owner, whatever channels are bound."""
+    kind = demux.classify(data, range(0x4000, 0x5000))
+    if kind is demux.Kind.DROP:
+        raise PeerError(demux.ErrorCode.GENERAL, "dropped")
+
+
+def read_long_header(data: bytes) -> None:
+    """A long header ends inside its datagram, and its answer is readable."""
+    header = demux.parse_long(data)
+    assert header.end <= len(data)
+    if header.version:
+        assert demux.parse_long(demux.version_negotiation(header, (1,), data[0])).version == 0
+
+
+TARGETS = [
+    Target("varint", read_varint, _hex(load("varint")["values"], "hex")),
+    Target("structure", read_structure, _BODIES),
+    Target("sframe", read_sframe, _hex(load("sframe")["headers"], "encoded")),
+    Target(
+        "media",
+        read_media,
+        _hex([_MEDIA["golden"]["A"], _MEDIA["golden"]["B"], *_MEDIA["accepted"]], "datagram"),
+    ),
+    Target("datagram", read_datagram, _hex(_DATAGRAM["datagrams"] + _DATAGRAM["refused"], "datagram")),
+    Target("control", read_control, _BODIES),
+    Target("stream", read_stream, _hex(_CONTROL["frames"], "frame")),
+    Target("token", read_token, _TOKENS),
+    Target("claims", read_claims, [signed.split(token.MAGIC, each).body for each in _TOKENS]),
+    Target("token-text", read_token_text, [_TOKEN["golden"]["text"].encode()]),
+    Target("command", read_command, _COMMANDS),
+    Target("order", read_order, [signed.split(command.MAGIC, each).body for each in _COMMANDS]),
+    Target("ticket", read_ticket, [bytes.fromhex(_TICKET["ticket"])]),
+    Target("ticket-body", read_ticket_body, [_TICKET_BODY]),
+    Target("cid", read_cid, _hex(_CID["rows"], "cid")),
+    Target("demux", read_packet, [*_INITIALS, _STUN, b"\x40\x00\x00\x05abcde"]),
+    Target("long-header", read_long_header, _INITIALS),
+]
