@@ -98,11 +98,21 @@ class KeyRing:
         return [blob for entry in self._of(peer) for blob in entry.run.choose()]
 
     def best(self, peer: int) -> Run | None:
-        """The finished run we seal for: one whose device was chosen before others, then the newest."""
-        done = [entry.run for entry in self._of(peer) if entry.run.progress is Progress.DONE]
-        chosen = [run for run in done if run.chosen]
-        finished = chosen or done
-        return finished[-1] if finished else None
+        """The run we seal for: the newest epoch with the device that took the call.
+
+        None while several devices ring and none has: sealing for the wrong one would be lost words.
+        """
+        newest: dict[bytes, Run] = {}
+        chosen: list[bytes] = []
+        for entry in self._of(peer):
+            run = entry.run
+            if run.progress is Progress.DONE:
+                newest[run.peer_id] = run
+                if run.chosen:
+                    chosen.append(run.peer_id)
+        if chosen:
+            return newest[chosen[-1]]
+        return next(iter(newest.values())) if len(newest) == 1 else None
 
     def has_failed(self, peer: int) -> bool:
         """True if a run ended in a lie and none succeeded."""

@@ -24,6 +24,7 @@ from relay.errors import ErrorCode, LocalError
 
 ALPN: Final = "vrl/1"
 MAX_DATAGRAM: Final = 1170  # payload that fits a 1200-byte packet; one byte more would block aioquic's queue
+_PADDING: Final = (1024, 140)  # two control datagrams of padding fill the packet; one may have 1024 bytes
 IDLE_S: Final = 30.0
 HANDSHAKE_S: Final = 5.0
 QUEUE_FRAMES: Final = 5
@@ -81,18 +82,12 @@ class Transport:
         self._stuck = 0  # size of the datagram that aioquic could not send yet
         self._is_draining = False
         self._pings = 0
-        self._datagrams_out = 0
         self.unsent = 0  # media dropped here: too old, or too many
 
     @property
     def is_closed(self) -> bool:
         """True once `on_closed` was called."""
         return self._gone.done()
-
-    @property
-    def datagrams_sent(self) -> int:
-        """DATAGRAM frames handed to the network."""
-        return self._datagrams_out - (1 if self._stuck else 0)
 
     async def open(self) -> None:
         """Shake hands. SessionError when nobody answers within 5 s or the certificate is not trusted."""
@@ -120,8 +115,7 @@ class Transport:
             return
         self._queue.append((self._loop.time() + QUEUE_S, payload))
         if len(self._queue) > QUEUE_FRAMES:
-            self._queue.popleft()
-            self.unsent += 1
+            self._give_up(self._queue.popleft()[1])
         self.flush()
 
     async def rebind(self) -> int:
@@ -135,7 +129,8 @@ class Transport:
         self._quic.change_connection_id()
         self._pings += 1
         self._quic.send_ping(self._pings)
-        self._quic.send_datagram_frame(bytes(MAX_DATAGRAM - 1))  # control datagram 00 00: padding
+        for size in _PADDING:
+            self._quic.send_datagram_frame(bytes(size))  # control datagram 00 00
         self.flush()
         if old is not None:
             self._loop.call_later(OLD_SOCKET_S, old.close)
@@ -176,15 +171,17 @@ class Transport:
         while self._queue and not self._stuck:
             expires, payload = self._queue.popleft()
             if expires < self._loop.time():
-                self.unsent += 1
+                self._give_up(payload)
                 continue
             self._quic.send_datagram_frame(payload)
-            self._datagrams_out += 1
             self._stuck = len(payload)
             self._transmit()
         self._arm()
 
     # ------------------------------------------------------------ inside
+
+    def _give_up(self, payload: bytes) -> None:
+        self.unsent += payload[0] != 0  # control datagrams are not media
 
     async def _bind(self) -> None:
         socket, _ = await self._loop.create_datagram_endpoint(
@@ -221,7 +218,7 @@ class Transport:
             if not self._ready.done():
                 self._ready.set_result(None)
         elif isinstance(event, events.ConnectionTerminated):
-            self._terminated(event.error_code, event.reason_phrase)
+            self._terminated(*_application_code(event))
 
     def _terminated(self, code: int, reason: str) -> None:
         if not self._ready.done():
@@ -256,6 +253,13 @@ async def open_transport(host: str, port: int, trust: Trust, handler: Handler) -
         found = await loop.getaddrinfo(host, port, type=2)  # SOCK_DGRAM
     except OSError:
         raise SessionError(ErrorCode.GENERAL, "the relay's name has no address") from None
+    configuration = _configuration(host, trust)
+    transport = Transport(QuicConnection(configuration=configuration), found[0][4], handler)
+    await transport.open()
+    return transport
+
+
+def _configuration(host: str, trust: Trust) -> QuicConfiguration:
     configuration = QuicConfiguration(
         is_client=True,
         alpn_protocols=[ALPN],
@@ -266,9 +270,16 @@ async def open_transport(host: str, port: int, trust: Trust, handler: Handler) -
     )
     if trust.ca is not None:
         try:
-            configuration.load_verify_locations(cafile=str(trust.ca))
+            configuration.load_verify_locations(cadata=Path(trust.ca).read_bytes())
         except OSError as error:
             raise SessionError(ErrorCode.GENERAL, f"CA file: {error.strerror}") from None
-    transport = Transport(QuicConnection(configuration=configuration), found[0][4], handler)
-    await transport.open()
-    return transport
+    return configuration
+
+
+def _application_code(event: events.ConnectionTerminated) -> tuple[int, str]:
+    """The relay's own code, or one of ours for what QUIC itself gave up on (its codes mean other things)."""
+    if event.frame_type is None:
+        return event.error_code, event.reason_phrase
+    if event.reason_phrase == "Idle timeout":
+        return ErrorCode.IDLE_TIMEOUT, "nothing came for too long"
+    return ErrorCode.GENERAL, f"QUIC error 0x{event.error_code:x}: {event.reason_phrase}"

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import socket
+import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from nacl.signing import SigningKey
-from quicpair import certificate
 
-from relay.protocol.ids import CallId, Jti, Sub
+from quicpair import certificate
+from relay.protocol.ids import CallId, Jti, PersonId, Sub
 from relay.protocol.keys import write_key
 from relay.protocol.token import Claims, mint
 
 CLUSTER = "test"
+READY_S = 20
 
 
 def free_port(kind: int) -> int:
@@ -34,12 +36,12 @@ class Rig:
     url: str
     ca: str
     seed: bytes
-    metrics: int
+    metrics_port: int
     pid: int
 
-    def token(self, call: bytes, who: int, **claims: object) -> bytes:
+    def token(self, call: bytes, who: int, cnf: bytes | None = None) -> bytes:
         now = int(time.time())
-        made = Claims(
+        claims = Claims(
             iss="app",
             aud=CLUSTER,
             sub=Sub(bytes([who]) * 16),
@@ -48,25 +50,33 @@ class Rig:
             nbf=now,
             exp=now + 120,
             jti=Jti(os.urandom(16)),
+            ru=PersonId(call[:15] + bytes([who])),
             age=3,
             ctc=1,
-            **claims,  # type: ignore[arg-type]  # a test's own claims, checked by mint
+            cnf=cnf,
         )
-        return mint(made, self.seed)
+        return mint(claims, self.seed)
+
+    def metric(self, name: str) -> float:
+        """Sum of a counter over its labels."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        found = [line.split() for line in lines if line.startswith((name + " ", name + "{"))]
+        return sum(float(value) for _, value in found)
 
 
 def public_of(seed: bytes) -> bytes:
     return bytes(SigningKey(seed).verify_key)
 
 
-@contextlib.asynccontextmanager
-async def daemon(folder: Path) -> AsyncIterator[Rig]:
+@contextlib.contextmanager
+def daemon(folder: Path) -> Iterator[Rig]:
     seed, port, metrics = os.urandom(32), free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_STREAM)
     chain, key = certificate(folder)
     (folder / "relay.key").write_text(write_key(os.urandom(32)))
     config = folder / "relay.toml"
     config.write_text(
-        f'''
+        f"""
 [node]
 cluster = "{CLUSTER}"
 [listen]
@@ -84,28 +94,18 @@ issuers = [{{ name = "app", public_key = "{public_of(seed).hex()}" }}]
 path = ""
 [events]
 sink = "off"
-'''
+"""
     )
     program = f"from relay.config import load; from relay.daemon import run; run(load({str(config)!r}), None)"
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
-    try:
-        await ready(metrics, process)
-        yield Rig(f"quic://127.0.0.1:{port}", chain, seed, metrics, process.pid)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+        notified.bind(str(folder / "notify"))
+        notified.settimeout(READY_S)
+        environment = {**os.environ, "NOTIFY_SOCKET": str(folder / "notify")}
+        process = subprocess.Popen([sys.executable, "-c", program], env=environment)
+        try:
+            while b"READY=1" not in notified.recv(4096):
+                pass
+            yield Rig(f"quic://127.0.0.1:{port}", chain, seed, metrics, process.pid)
+        finally:
             process.kill()
-        await process.wait()
-
-
-async def ready(metrics: int, process: asyncio.subprocess.Process) -> None:
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", metrics)
-            except OSError:
-                if process.returncode is not None:
-                    raise AssertionError("the daemon did not start") from None
-                await asyncio.sleep(0.05)  # another process starts: there is no clock of ours to move
-                continue
-            writer.close()
-            return
+            process.wait()
