@@ -11,8 +11,8 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.crypto import CryptoPair, HeaderProtection
 from aioquic.quic.events import ConnectionTerminated, DatagramFrameReceived, StreamDataReceived
 from aioquic.quic.recovery import QuicPacketRecovery
-from quicpair import CLIENT, DELAY, SERVER, QuicPair
 
+from quicpair import CLIENT, DELAY, SERVER, QuicPair
 from relay.core.reasons import DropReason
 from relay.edge.quic import MEDIA_WINDOW, PRIVATE_NAMES, STREAM_WINDOW
 

@@ -1,0 +1,260 @@
+"""The whole node over real QUIC, on simulated time: engine, lane, endpoint and driver with stock clients."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from quicnet import Client as QuicClient
+from quicnet import Network
+from quicpair import shared_configuration
+from relay.config import Config, IssuerConfig, NodeConfig, TokenConfig
+from relay.core import events as ev
+from relay.edge.assembly import Node, NodeKeys
+from relay.errors import ErrorCode
+from relay.protocol import command, control, media, signed, token
+from relay.protocol.ids import CallId, Jti, Sub
+from relay.protocol.keys import ClusterKey
+
+ISSUER = bytes(range(32))
+CID = CallId(bytes(range(16)))
+
+
+class World(Network):
+    """A node in place of the bare endpoint; its sinks keep what they are told."""
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__()
+        self.config = config or Config(
+            node=NodeConfig(cluster="relay-test"),
+            tokens=TokenConfig(issuers=(IssuerConfig("app", signed.public_of(ISSUER).hex()),)),
+        )
+        self.keys = NodeKeys.of([ClusterKey(bytes(32))], self.config)
+        self.records: list[ev.CallRecord] = []
+        self.news: list[ev.CallEvent] = []
+        self.has_stopped = False
+        self.rng = random.Random(9)
+        self.node = Node(
+            self.config,
+            self.keys,
+            shared_configuration(),
+            self,  # type: ignore[arg-type]  # the simulated loop keeps timers it is asked to cancel
+            self,
+            clock=lambda: self.now,
+            wall=self.wall,
+            draw=self.rng.randbytes,
+        )
+        self.endpoint, self.lane = self.node.endpoint, self.node.lane
+        self._beat()
+
+    def wall(self) -> float:
+        return 1_800_000_000.0 + self.now
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Any:
+        state = {"live": True}
+        super().call_at(when, lambda: callback() if state["live"] else None)
+
+        class Handle:
+            def cancel(self) -> None:
+                state["live"] = False
+
+        return Handle()
+
+    def _beat(self) -> None:
+        self.node.driver.report_heard()
+        self.call_at(self.now + 1.0, self._beat)
+
+    def record(self, record: ev.CallRecord) -> None:
+        self.records.append(record)
+
+    def event(self, event: ev.CallEvent) -> None:
+        self.news.append(event)
+
+    def stopped(self) -> None:
+        self.has_stopped = True
+
+
+class Person(QuicClient):
+    """A stock QUIC client that speaks the control protocol by hand."""
+
+    def __init__(self, world: World, port: int, cid: CallId = CID) -> None:
+        super().__init__(world, port)
+        self.world = world
+        self.cid = cid
+        now = int(world.wall())
+        self.sub = Sub(world.rng.randbytes(16))
+        claims = token.Claims(
+            iss="app",
+            aud="relay-test",
+            sub=self.sub,
+            cid=cid,
+            iat=now,
+            nbf=now,
+            exp=now + 120,
+            jti=Jti(world.rng.randbytes(16)),
+            lim=(512, 512, 500, 2),
+            age=token.AGE_ADULT,
+            ctc=1,
+        )
+        self.ids = 0
+        self._reader = control.FrameReader()
+        self._read = 0
+        self.messages: list[control.Message] = []
+        self.say_message(control.Hello(tok=token.mint(claims, ISSUER)))
+        world.run(0.5)
+
+    def say_message(self, message: control.Message) -> None:
+        self.ids += 1
+        self.write(control.encode(message, self.ids))
+
+    def ask(self, message: control.Message) -> None:
+        self.say_message(message)
+        self.world.run(0.1)
+
+    def all(self, kind: type[Any]) -> list[Any]:
+        for raw in self._reader.feed(self.stream[self._read :]):
+            body = control.decode(raw).body
+            assert body is not None
+            self.messages.append(body)
+        self._read = len(self.stream)
+        return [message for message in self.messages if isinstance(message, kind)]
+
+    def join(self) -> control.Joined:
+        self.ask(control.Join(c=self.cid))
+        joined: control.Joined = self.all(control.Joined)[-1]
+        return joined
+
+    def media(self, ctr: int) -> bytes:
+        joined = self.all(control.Joined)[-1]
+        head = media.encode_header(joined.up, media.kid_of(joined.p, 0, False), ctr)
+        return head + bytes(100 - len(head))
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def in_call(world: World) -> tuple[Person, Person]:
+    ann, bob = Person(world, 1001), Person(world, 1002)
+    for person in (ann, bob):
+        person.join()
+    for person in (ann, bob):
+        person.ask(control.Accept(c=CID))
+    return ann, bob
+
+
+def test_nothing_passes_before_both_accepted_and_everything_after(world: World) -> None:
+    ann, bob = Person(world, 1001), Person(world, 1002)
+    ann.join()
+    bob.join()
+    ann.say(ann.media(0))
+    world.run(0.1)
+    ann.ask(control.Accept(c=CID))
+    ann.say(ann.media(1))
+    world.run(0.1)
+    assert bob.got == []
+    assert world.lane.counters.dropped[ev.DropReason.GATE_CLOSED] == 2
+    bob.ask(control.Accept(c=CID))
+    for ctr in range(2, 52):
+        ann.say(ann.media(ctr))
+        world.run(0.02)
+    world.run(0.1)
+    assert [media.decode(data).ctr for data in bob.got] == list(range(2, 52))
+
+
+def test_a_hang_up_ends_the_call_for_both_and_writes_one_record(world: World) -> None:
+    ann, bob = in_call(world)
+    ann.say(ann.media(0))
+    world.run(0.1)
+    ann.ask(control.Hangup(c=CID))
+    assert bob.all(control.Ended)[-1].why == "completed"
+    assert [record.outcome for record in world.records] == ["completed"]
+    assert sum(person.received for person in world.records[0].participants) == 1
+    bob.say(bob.media(0))
+    world.run(0.1)
+    assert ann.got == []
+
+
+def test_mute_holds_at_the_relay_before_it_is_confirmed(world: World) -> None:
+    ann, bob = in_call(world)
+    ann.ask(control.Mute(c=CID, on=True))
+    ann.say(ann.media(0))
+    world.run(0.1)
+    assert bob.got == []
+    assert world.lane.counters.dropped[ev.DropReason.MUTED] == 1
+
+
+def test_a_vanished_person_is_away_and_its_leg_is_let_go(world: World) -> None:
+    ann, bob = in_call(world)
+    world.clients.pop(bob.addr)
+    bob.armed = None
+    for _ in range(40):
+        ann.say(b"\0\0")
+        world.run(1.0)
+    assert [peer.ev for peer in ann.all(control.Peer)][-1] == "away"
+    assert len(world.endpoint) == 1
+    world.run(100.0)
+    assert len(world.records) == 1
+
+
+def test_a_signed_command_ends_a_call_at_once(world: World) -> None:
+    ann, _ = in_call(world)
+    now = int(world.wall())
+    order = command.Command(op="end", cid=CID, id=Jti(world.rng.randbytes(16)), iat=now, exp=now + 60)
+    answers: list[tuple[ErrorCode, str]] = []
+    world.node.driver.command(command.mint(order, ISSUER), lambda *answer: answers.append(answer))
+    assert answers[0][0] is ErrorCode.NO_ERROR
+    world.run(0.1)
+    assert ann.all(control.Ended)
+    world.node.driver.command(command.mint(order, ISSUER), lambda *answer: answers.append(answer))
+    assert answers[1][0] is not ErrorCode.NO_ERROR
+
+
+def test_a_client_that_says_nonsense_is_closed_with_its_code(world: World) -> None:
+    person = Person(world, 1001)
+    person.write(b"\xff\xff\xff")
+    world.run(0.5)
+    assert person.quic._close_event is not None
+    assert person.quic._close_event.error_code == ErrorCode.TOO_LARGE
+    world.run(5.0)
+    assert len(world.endpoint) == 0
+
+
+def test_a_drained_node_stops_when_its_people_are_gone(world: World) -> None:
+    ann, _ = in_call(world)
+    world.node.driver.feed(ev.DrainRequested())
+    world.run(0.1)
+    assert world.node.engine.is_draining
+    ann.ask(control.Hangup(c=CID))
+    world.run(120.0)
+    assert world.has_stopped
+
+
+def test_a_reload_leaves_running_calls_untouched(world: World) -> None:
+    ann, bob = in_call(world)
+    world.node.configure(world.config, world.keys, shared_configuration())
+    ann.say(ann.media(0))
+    world.run(0.1)
+    assert len(bob.got) == 1
+
+
+def test_a_bug_in_the_engine_costs_the_leg_that_met_it(world: World) -> None:
+    ann, bob = in_call(world)
+    handle = world.node.engine.handle
+
+    def explode(event: ev.Input, now: float, wall: float) -> None:
+        if isinstance(event, ev.StreamReceived) and event.leg == 1:
+            raise ZeroDivisionError
+        handle(event, now, wall)
+
+    world.node.engine.handle = explode  # type: ignore[method-assign]  # a bug that we do not have
+    ann.write(b"\0")
+    world.run(0.5)
+    assert world.node.driver.internal_errors == 1
+    assert ann.quic._close_event is not None
+    assert ann.quic._close_event.error_code == ErrorCode.INTERNAL
+    assert bob.all(control.Peer)[-1].ev == "away"
