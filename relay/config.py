@@ -90,8 +90,9 @@ class TlsConfig:
 class ClusterConfig:
     """The secret that the nodes of a cluster share: tickets, connection ids, reset and address tokens."""
 
-    key_file: str = "/etc/relay/relay.key"
-    """File with 32 bytes as one line of base64, mode 0600. Make one with `relay token keygen --cluster`."""
+    key_file: str = "/run/credentials/relay.service/relay.key"
+    """File with 32 bytes as one line of base64, mode 0600. Make one with `relay token keygen --cluster`. The
+    default is where systemd's LoadCredential puts /etc/relay/relay.key."""
     previous_key_file: str = ""
     """The key before a rotation; what it sealed stays valid while this is set. "": none."""
 

@@ -65,7 +65,7 @@ def message(record: logging.LogRecord) -> str:
 
 
 def trace(record: logging.LogRecord) -> list[str]:
-    """Class and place of an exception and its causes: files, lines, functions; no values, no text of others."""
+    """Class and place of an exception and its causes: files, lines, functions; no values, no foreign text."""
     lines: list[str] = []
     error = record.exc_info[1] if record.exc_info else None
     while error is not None:

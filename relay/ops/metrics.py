@@ -112,6 +112,15 @@ ENGINE: Final[Mapping[str, Family]] = {
         "relay_legs_opened", "Transports that finished a handshake.", "transport", ("quic",)
     ),
     "admitted": Family("relay_legs_admitted", "Legs whose token was accepted.", "transport", ("quic",)),
+    "leg_lost": Family(
+        "relay_legs_lost", "Legs that went away by themselves, by close code seen.", "code", CODES
+    ),
+    "address_moved": Family("relay_legs_moved", "Address changes of live legs.", "label", ("",)),
+    "command": Family("relay_commands", "Signed commands, by outcome.", "code", CODES),
+    "control_datagram": Family("relay_control_datagrams", "Control datagrams taken, by type.", "type"),
+    "dropped": Family("relay_control_dropped", "Control input dropped, by reason.", "reason", REASONS),
+    "e2e": Family("relay_e2e_messages", "Opaque messages carried, by kind.", "kind", ("0", "1", "2")),
+    "drain": Family("relay_drain_steps", "States that a drain entered.", "state", STATES[1:]),
     "call_opened": Family("relay_calls_opened", "Calls opened.", "kind", ("pair", "group")),
     "call_ended": Family(
         "relay_calls_ended",
@@ -261,10 +270,20 @@ def _media(now: MediaCounters) -> Iterator[Metric]:
 def _engine(counters: Mapping[tuple[str, str], int]) -> Iterator[Metric]:
     grouped: dict[str, dict[str, int]] = {name: {} for name in ENGINE}
     for (name, label), count in counters.items():
-        grouped.setdefault(name, {})[label] = count
+        family = grouped.setdefault(name, {})
+        shown_label = _close_code(label) if name == "leg_lost" else label
+        family[shown_label] = family.get(shown_label, 0) + count
     for name, values in grouped.items():
         shown = ENGINE.get(name) or Family(f"relay_{name}", "Counted by the engine.", "label")
         yield _counters(shown.metric, shown.help, shown.label, values, shown.known)
+
+
+def _close_code(label: str) -> str:
+    """A code that the peer chose is any number: those that are ours by name, the rest as one."""
+    try:
+        return ErrorCode(int(label)).name.lower()
+    except ValueError:
+        return "other"
 
 
 def _sink(name: str, noun: str, now: SinkCounters) -> Iterator[Metric]:
