@@ -6,12 +6,13 @@ from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_decrypt
 
 from fuzz import Target
 from golden import load
-from relay.errors import PeerError
+from relay.errors import ErrorCode, PeerError
 from relay.protocol import (
     command,
     control,
     datagram,
     demux,
+    frames,
     media,
     sframe,
     signed,
@@ -151,7 +152,7 @@ def read_cid(data: bytes) -> None:
     """An id we read is one that its server could have issued."""
     found = _CODEC.decode(data)
     if found is None:
-        raise PeerError(demux.ErrorCode.GENERAL, "not ours")
+        raise PeerError(ErrorCode.GENERAL, "not ours")
     server, nonce = found
     assert CidCodec(bytes.fromhex(_CID["key"]), server).encode(nonce) == data
 
@@ -160,7 +161,7 @@ def read_packet(data: bytes) -> None:
     """A packet has one owner, whatever channels are bound."""
     kind = demux.classify(data, range(0x4000, 0x5000))
     if kind is demux.Kind.DROP:
-        raise PeerError(demux.ErrorCode.GENERAL, "dropped")
+        raise PeerError(ErrorCode.GENERAL, "dropped")
 
 
 def read_long_header(data: bytes) -> None:
@@ -171,7 +172,18 @@ def read_long_header(data: bytes) -> None:
         assert demux.parse_long(demux.version_negotiation(header, (1,), data[0])).version == 0
 
 
+def read_frames(data: bytes) -> None:
+    """A payload's datagrams fit in it, and its acknowledged ranges are numbers."""
+    frames.parse_ack(data)
+    payload = frames.parse(data)
+    if payload is None:
+        raise PeerError(ErrorCode.GENERAL, "not for the packet path")
+    assert sum(map(len, payload.datagrams)) < len(data)
+    assert payload.ack is None or all(0 <= low < high for low, high in payload.ack.ranges)
+
+
 TARGETS = [
+    Target("frames", read_frames, [b"\x02\x0a\x00\x01\x02\x01\x03\x31\x03abc\x30de", b"\x01\x00\x00"]),
     Target("varint", read_varint, _hex(load("varint")["values"], "hex")),
     Target("structure", read_structure, _BODIES),
     Target("sframe", read_sframe, _hex(load("sframe")["headers"], "encoded")),
