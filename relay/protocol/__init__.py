@@ -1,1 +1,1 @@
-"""Bytes <-> values: pure functions and frozen values. No state, no time, nothing of ours but the error tree."""
+"""Bytes <-> values: pure functions, frozen values. No state, no time, nothing of ours but the error tree."""

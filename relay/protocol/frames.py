@@ -34,7 +34,7 @@ class Payload(NamedTuple):
     eliciting: bool
 
 
-class _Malformed(Exception):
+class _MalformedError(Exception):
     """The frame ends early or counts below zero."""
 
 
@@ -43,13 +43,13 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     try:
         first = data[at]
     except IndexError:
-        raise _Malformed from None
+        raise _MalformedError from None
     if first < 0x40:
         return first, at + 1
     size = 1 << (first >> 6)
     end = at + size
     if end > len(data):
-        raise _Malformed
+        raise _MalformedError
     return int.from_bytes(data[at:end], "big") & ((1 << (8 * size - 2)) - 1), end
 
 
@@ -60,7 +60,7 @@ def _ack(data: bytes, at: int) -> tuple[Ack, int]:
     first, at = _varint(data, at)
     low = largest - first
     if low < 0 or more >= MAX_RANGES:
-        raise _Malformed
+        raise _MalformedError
     ranges = [(low, largest + 1)]
     for _ in range(more):
         gap, at = _varint(data, at)
@@ -68,7 +68,7 @@ def _ack(data: bytes, at: int) -> tuple[Ack, int]:
         high = low - gap - 2
         low = high - length
         if low < 0:
-            raise _Malformed
+            raise _MalformedError
         ranges.append((low, high + 1))
     return Ack(tuple(ranges), delay), at
 
@@ -77,7 +77,7 @@ def parse_ack(data: bytes) -> Ack | None:
     """An ACK frame's body (behind its type byte), or None when it is malformed."""
     try:
         return _ack(data, 0)[0]
-    except _Malformed:
+    except _MalformedError:
         return None
 
 
@@ -115,7 +115,7 @@ def parse(data: bytes) -> Payload | None:
                 eliciting = True
             else:
                 return None
-    except _Malformed:
+    except _MalformedError:
         return None
     return Payload(datagrams, ack, eliciting)
 
