@@ -1,0 +1,153 @@
+"""The datagram queue in front of QUIC: what waits, what is given up, in which order. Simulated clock."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.events import ConnectionTerminated, DatagramFrameReceived, QuicEvent, StreamDataReceived
+
+from relay.client.transport import MAX_DATAGRAM, QUEUE_FRAMES, QUEUE_S, Transport
+from relay.errors import ErrorCode, LocalError
+
+
+class Congested(QuicConnection):
+    """A connection whose window the test opens and closes."""
+
+    def __init__(self) -> None:
+        super().__init__(configuration=QuicConfiguration(is_client=True))
+        self.is_open = True
+        self.inside: list[bytes] = []
+        self.left: list[bytes] = []
+        self.coming: list[QuicEvent] = []
+
+    def send_datagram_frame(self, data: bytes) -> None:
+        self.inside.append(data)
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
+        if not self.is_open:
+            return []
+        packets = [(b"\x40" * 29 + data, None) for data in self.inside]
+        self.left += self.inside
+        self.inside = []
+        return packets
+
+    def next_event(self) -> QuicEvent | None:
+        return self.coming.pop(0) if self.coming else None
+
+    def get_timer(self) -> float | None:
+        return None
+
+
+class Ears:
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+        self.transport: Transport | None = None
+
+    def on_stream(self, data: bytes) -> None:
+        self.heard.append(data)
+        if self.transport is not None:
+            self.transport.send(b"\1answer to " + data)
+
+    def on_datagram(self, data: bytes) -> None:
+        self.heard.append(data)
+
+    def on_closed(self, code: int, reason: str) -> None:
+        self.heard.append(code)
+
+
+@pytest.fixture
+async def rig(monkeypatch: pytest.MonkeyPatch) -> tuple[Congested, Transport, Ears, list[float]]:
+    now = [asyncio.get_running_loop().time()]
+    quic, ears = Congested(), Ears()
+    transport = Transport(quic, ("192.0.2.1", 1), ears)
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now[0])
+    return quic, transport, ears, now
+
+
+Rig = tuple[Congested, Transport, Ears, list[float]]
+
+
+async def test_an_open_window_sends_at_once(rig: Rig) -> None:
+    quic, transport, _, _ = rig
+    for n in range(10):
+        transport.send(bytes([1, n]))
+    assert quic.left == [bytes([1, n]) for n in range(10)]
+    assert transport.unsent == 0
+
+
+async def test_a_closed_window_holds_five_frames_and_the_oldest_go_first(rig: Rig) -> None:
+    quic, transport, _, _ = rig
+    quic.is_open = False
+    for n in range(10):
+        transport.send(bytes([1, n]))
+    assert quic.inside == [b"\1\0"]  # one is in aioquic's own queue, which has no bound
+    assert transport.unsent == 10 - 1 - QUEUE_FRAMES
+    quic.is_open = True
+    transport.flush()
+    assert [data[1] for data in quic.left] == [0, 5, 6, 7, 8, 9]
+
+
+async def test_what_waited_longer_than_sixty_milliseconds_is_not_sent(rig: Rig) -> None:
+    quic, transport, _, now = rig
+    quic.is_open = False
+    for n in range(3):
+        transport.send(bytes([1, n]))
+    transport.send(b"\0\0")
+    now[0] += QUEUE_S + 0.001
+    transport.send(b"\1\x09")
+    quic.is_open = True
+    transport.flush()
+    assert quic.left == [b"\1\0", b"\1\x09"]
+    assert transport.unsent == 2  # the control datagram is no media
+
+
+async def test_a_datagram_that_fits_no_packet_is_our_own_mistake(rig: Rig) -> None:
+    quic, transport, _, _ = rig
+    transport.send(bytes(MAX_DATAGRAM))
+    with pytest.raises(LocalError):
+        transport.send(bytes(MAX_DATAGRAM + 1))
+    transport.send(b"\1next")
+    assert quic.left[-1] == b"\1next"
+
+
+async def test_events_stay_in_order_when_a_handler_answers_in_between(rig: Rig) -> None:
+    quic, transport, ears, _ = rig
+    ears.transport = transport
+    quic.coming = [
+        StreamDataReceived(data=b"a", end_stream=False, stream_id=0),
+        StreamDataReceived(data=b"x", end_stream=False, stream_id=4),
+        StreamDataReceived(data=b"b", end_stream=False, stream_id=0),
+        DatagramFrameReceived(data=b"\1c"),
+    ]
+    transport.receive(b"")
+    assert ears.heard == [b"a", b"b", b"\1c"]
+    assert quic.left == [b"\1answer to a", b"\1answer to b"]
+
+
+@pytest.mark.parametrize(
+    ("event", "code"),
+    [
+        (ConnectionTerminated(error_code=0x28, frame_type=None, reason_phrase=""), ErrorCode.REMOVED),
+        (
+            ConnectionTerminated(error_code=1, frame_type=0, reason_phrase="Idle timeout"),
+            ErrorCode.IDLE_TIMEOUT,
+        ),
+        (ConnectionTerminated(error_code=0x12A, frame_type=6, reason_phrase="bad"), ErrorCode.GENERAL),
+    ],
+)
+async def test_the_end_is_told_once_with_a_code_of_ours(rig: Rig, event: QuicEvent, code: int) -> None:
+    quic, transport, ears, _ = rig
+    quic.coming = [event, event]
+    transport.receive(b"")
+    assert ears.heard == [code]
+    assert transport.is_closed
+    transport.send(b"\1late")
+    transport.write(b"late")
+    transport.close()
+    assert ears.heard == [code]
+    assert quic.left == []
+    await transport.wait_closed()
