@@ -8,6 +8,7 @@ live here: what a subcommand does (relay/commands/).
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -58,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE
     except PeerError as error:
         printer.error(error.message, key=error.code.name)
+        return FAILED
+    except BrokenPipeError:  # the reader of our output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except (RelayError, OSError) as error:
         printer.error(_told(error))

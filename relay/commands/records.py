@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from relay.commands.node import DEFAULT_PATH
 from relay.commands.terminal import Printer, Subcommands, declare, hex_bytes
@@ -87,7 +87,16 @@ def _hex(text: str | None, option: str) -> str | None:
 
 
 def _table(calls: list[dict[str, Any]]) -> Table:
-    table = Table("ended", "call", "outcome", "talked", "people", "lost", title=f"{len(calls)} calls")
+    # Ids are there to be copied: whole, on as many lines as it takes.
+    table = Table(
+        "ended",
+        Column("call", overflow="fold"),
+        "outcome",
+        "talked",
+        "people",
+        "lost",
+        title=f"{len(calls)} calls",
+    )
     for call in calls:
         people = call["participants"]
         ended = datetime.datetime.fromtimestamp(call["ended_at"], datetime.UTC)

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from relay.commands.terminal import Printer, Subcommands, declare
 from relay.config import Config, load
+from relay.errors import RelayError
 
 TIMEOUT = 5.0
 ROWS = (
@@ -77,8 +78,14 @@ def _base(arguments: argparse.Namespace) -> str:
 
 
 def _get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
-        return str(answer.read().decode())
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
+            return str(answer.read().decode())
+    except urllib.error.HTTPError:
+        raise
+    except (urllib.error.URLError, ValueError) as error:
+        why = getattr(error, "reason", error)
+        raise RelayError(f"{url}: {getattr(why, 'strerror', None) or why}; is the daemon there?") from None
 
 
 def _ready(base: str) -> tuple[bool, list[dict[str, str]]]:
