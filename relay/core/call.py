@@ -128,6 +128,7 @@ class Call(Machine[Stage]):
         former = self.seats.get(index)
         if former is not None:
             self.past.append(former)
+            self.gate.clear(index)
             del self._by_sub[former.sub]
         newcomer = Participant(index, claims, self._limits, now, wall)
         self.seats[index] = newcomer

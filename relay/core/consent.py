@@ -75,8 +75,14 @@ class Gate:
         """Whether the pair is blocked."""
         return bool(self._blocked[one] >> other & 1)
 
+    def leave(self, index: int) -> None:
+        """Its owner is out. What others decided about it, hard mute and blocks, waits for a return."""
+        for fact in Fact:
+            if fact is not Fact.HARD_MUTED:
+                self.set(fact, index, False)
+
     def clear(self, index: int) -> None:
-        """Forget everything about an index: its owner has left."""
+        """Forget everything about an index: it gets another owner."""
         keep = ~(1 << index)
         for fact in Fact:
             self._facts[fact] &= keep

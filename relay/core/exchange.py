@@ -125,9 +125,12 @@ class Exchange:
     def on_accept(self, call: Call, seat: Participant, leg: Leg, accept: control.Accept, id: int) -> None:
         """The user said yes on this device; the others ring no longer."""
         node = self._node
-        if seat.is_accepted:
+        if seat.state is Presence.ACCEPTED:
             node.answer(leg, id)
             return
+        if seat.state is not Presence.JOINED:
+            # The user's word cannot stand in for the network's (RFC 7675 section 5.1).
+            raise PeerError(ErrorCode.CONSENT_EXPIRED, "rejoin first", fatal=False)
         suites = accept.suites or (5,)
         if not _common(suites, call, seat):
             raise PeerError(ErrorCode.E2E_UNSUPPORTED, "no common suite", fatal=False)

@@ -69,7 +69,7 @@ class Parting:
 
     def vacate(self, call: Call, seat: Participant, why: str) -> list[Leg]:
         """Clear the seat, gate first. Returns the legs that sat there, without uplinks now."""
-        call.gate.clear(seat.index)
+        call.gate.leave(seat.index)
         call.epoch += 1
         self._switch.sync(call)
         legs = [self._node.legs[number] for number in seat.legs]
@@ -93,7 +93,7 @@ class Parting:
         why = ending(cause, call.was_answered)
         seats = call.here()
         for seat in seats:
-            call.gate.clear(seat.index)
+            call.gate.leave(seat.index)
         self._switch.sync(call)
         legs = [node.legs[number] for seat in seats for number in seat.legs]
         for seat in seats:
