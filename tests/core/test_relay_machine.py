@@ -140,9 +140,7 @@ class Life(RuleBasedStateMachine):
         draw = self.world.random.randbytes
         same = {"key": self.key, "lim": (512, 512, 500, 3 if self.group else 2)}
         self.people = [
-            Person(
-                ids, {"sub": Sub(draw(16)), "ru": PersonId(draw(16)), "key": self.key, "lim": lim, "prm": prm}
-            )
+            Person(ids, {"sub": Sub(draw(16)), "ru": PersonId(draw(16)), "prm": prm, **same})
             for prm in (7, 39)
         ]
         self.blocked = False
