@@ -304,6 +304,7 @@ class Endpoint:
         self._by_leg[peer.leg] = peer
         for cid in (verdict.retry_source or verdict.original_destination, quic.host_cid):
             self._own(peer, cid)
+        self._arm(peer)  # its deadline holds whatever its first packet does to us
         quic.receive_datagram(data, addr, now)
         self._settle(peer, now)
 
