@@ -119,14 +119,16 @@ class Network:
 class Client:
     """A stock aioquic client on the simulated network."""
 
-    def __init__(self, network: Network, port: int, *, datagrams: bool = True) -> None:
+    def __init__(
+        self, network: Network, port: int, *, datagrams: bool = True, alpn: str = "vrl/1"
+    ) -> None:
         self.network = network
         self.addr = ("192.0.2.1", port)
         network.clients[self.addr] = self
         self.quic = QuicConnection(
             configuration=QuicConfiguration(
                 is_client=True,
-                alpn_protocols=["vrl/1"],
+                alpn_protocols=[alpn],
                 verify_mode=ssl.CERT_NONE,
                 max_datagram_frame_size=1200 if datagrams else None,
                 idle_timeout=30.0,
