@@ -119,9 +119,7 @@ class Network:
 class Client:
     """A stock aioquic client on the simulated network."""
 
-    def __init__(
-        self, network: Network, port: int, *, datagrams: bool = True, alpn: str = "vrl/1"
-    ) -> None:
+    def __init__(self, network: Network, port: int, *, datagrams: bool = True, alpn: str = "vrl/1") -> None:
         self.network = network
         self.addr = ("192.0.2.1", port)
         network.clients[self.addr] = self
