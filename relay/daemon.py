@@ -145,6 +145,7 @@ class Daemon:
             for task in keepers:
                 task.cancel()
             await asyncio.gather(*keepers, return_exceptions=True)
+            log.info("stopped", extra={"imbalance": self.imbalance()})
         finally:
             await self._close()
 
@@ -181,7 +182,6 @@ class Daemon:
         for sink in (self._history, self._events):
             if sink is not None:
                 await asyncio.to_thread(sink.close)
-        log.info("stopped", extra={"imbalance": self.imbalance()})
 
     def _drain(self) -> None:
         manager.notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(self._config.drain.deadline_s * 1e6)}")
