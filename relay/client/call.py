@@ -17,6 +17,7 @@ from typing import Final, Literal, Protocol
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from relay.client.errors import CallEndedError, KeyAgreementError, RefusedError, SessionError
+from relay.client.frames import KIND_APP, MediaFrame, seal
 from relay.client.keyring import KeyRing
 from relay.client.life import CallState, Over, Parted, PeerAccepted, Reunited, WeAccepted, after
 from relay.client.reception import Reception
@@ -25,6 +26,7 @@ from relay.client.stats import CallStats
 from relay.client.voice import Listener, Speaker
 from relay.errors import ErrorCode, LocalError, PeerError
 from relay.protocol.datagram import Datagram, LegReport, NewestWins, Ping, Pong
+from relay.protocol.media import PP_SPEECH
 from relay.protocol.messages import (
     Accept,
     Block,
@@ -48,6 +50,7 @@ REPORT_S: Final = 0.200
 RR_S: Final = 1.0
 KEEPALIVE_S: Final = 5.0  # times 0.8 to 1.2, so that a crowd does not beat in step (RFC 7675 section 5.1)
 PING_S: Final = 1.0  # in an open call, for the round trip time
+MAX_APP: Final = 900  # with headers and tag within the 1024 bytes of a media datagram
 _MAX_PINGS: Final = 10
 _U32: Final = 0xFFFF_FFFF
 
@@ -101,7 +104,7 @@ class Call:
         self._why: tuple[str, int | None] | None = None
         self._bitrate = 24_000
         self.on_app: Callable[[bytes], None] | None = None
-        """Called with application messages of the other side (`e2e` k=1, or F kind 2 in media)."""
+        """Called with what the other side gave to `send_app`."""
         self.leg_stats: LegStats | None = None
         """The relay's newest view of this leg."""
         self.gate_open = 0
@@ -205,9 +208,23 @@ class Call:
         """What the person thought of the call, 1 to 5."""
         await self._ask(Feedback(c=self._id, stars=stars))
 
-    def send_app(self, data: bytes) -> None:
-        """An application message to the other side (not sealed by the SDK; the relay sees the bytes)."""
-        self._leg.tell(E2e(c=self._id, to=self._require_peer(), k=1, b=data))
+    def send_app(self, data: bytes) -> bool:
+        """A short message to the other side, sealed like speech; may be lost like speech. False: not sent.
+
+        It goes as media (F kind 2), because a blob in `e2e` would need a seal of its own.
+        """
+        peer = self._require_peer()
+        if len(data) > MAX_APP:
+            raise LocalError(f"an application message has at most {MAX_APP} bytes")
+        if self._state is not CallState.OPEN or self.is_muted:
+            return False
+        frame = MediaFrame(0, KIND_APP, data)
+        payload = seal(self._ring, peer, self._up, frame, onset=False, pp=PP_SPEECH)
+        if payload is None:
+            return False
+        self._leg.send_media(payload)
+        self._sent += 1
+        return True
 
     def rekey(self) -> None:
         """Begin the next key epoch; media goes on meanwhile."""
@@ -223,7 +240,7 @@ class Call:
         await self._until(lambda: self._state in (CallState.OPEN, CallState.AWAY) and self.sas is not None)
 
     async def ended(self) -> str:
-        """Wait for the end of the call; how it ended."""
+        """Wait for the end of the call; how it ended. SessionError if our leg is lost before."""
         with contextlib.suppress(CallEndedError):
             await self._until(lambda: self._why is not None)
         return self.why or "failed"
@@ -374,11 +391,8 @@ class Call:
             self._move(Reunited)
 
     def _on_e2e(self, message: E2e) -> None:
-        if message.p is None:
-            return
-        if message.k != 0:
-            self._on_app(message.p, message.b)
-            return
+        if message.p is None or message.k != 0:
+            return  # only key agreement is ours to read: nothing else in these blobs proves who wrote it
         # A lie is no reason to stop: the run it belonged to has failed and says so by having no keys.
         with contextlib.suppress(PeerError):
             self._send_blobs(message.p, self._ring.on_blob(message.p, message.b))

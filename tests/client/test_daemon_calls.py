@@ -24,7 +24,8 @@ from relay.client import (
     ToneSource,
     connect,
 )
-from relay.errors import ErrorCode
+from relay.errors import ErrorCode, LocalError
+from relay.protocol.messages import Ping
 
 TONE_S = 0.6
 
@@ -106,7 +107,7 @@ async def test_nothing_is_carried_before_both_accepted(rig: Rig) -> None:
         assert loud(heard) >= 8
 
 
-async def test_a_new_local_port_in_mid_call_costs_nothing(rig: Rig) -> None:
+async def test_a_new_local_port_in_mid_call_costs_at_most_the_packet_under_way(rig: Rig) -> None:
     async with pair(rig) as ((session, one), (_, two)):
         await accept_both(one, two)
         (sink_one, _), (sink_two, heard) = ear(), ear()
@@ -117,8 +118,8 @@ async def test_a_new_local_port_in_mid_call_costs_nothing(rig: Rig) -> None:
         new = await session.rebind()
         assert new not in (0, old)
         await talking
-        assert (one.stats().lost, two.stats().lost) == (0, 0)
-        assert (one.stats().received, two.stats().received) == (30, 30)
+        assert one.stats().received >= 29
+        assert two.stats().received >= 29
         assert loud(heard) >= 28
         assert session.observed == ("127.0.0.1", new)
         assert session.error is None
@@ -165,6 +166,35 @@ async def test_a_rekey_in_mid_call_loses_nothing(rig: Rig) -> None:
         assert (one.stats().received, two.stats().received) == (30, 30)
         assert (one.stats().unopened, two.stats().unopened) == (0, 0)
         assert len(one.base_keys()) == 4
+
+
+async def test_a_short_message_travels_sealed_like_speech(rig: Rig) -> None:
+    async with pair(rig) as ((_, one), (_, two)):
+        await asyncio.gather(one.keys_agreed(), two.keys_agreed())
+        assert not one.send_app(b"too early")
+        await accept_both(one, two)
+        got: asyncio.Queue[bytes] = asyncio.Queue()
+        two.on_app = got.put_nowait
+        with pytest.raises(LocalError):
+            one.send_app(bytes(1000))
+        assert one.send_app(b"typing")
+        assert await asyncio.wait_for(got.get(), 2) == b"typing"
+        assert (one.peer_identity, two.peer_identity) != (None, None)
+        await one.rate(5)
+        one.bitrate = 12_000
+        assert one.bitrate == 12_000
+
+
+async def test_a_lost_leg_is_told_to_whoever_waits(rig: Rig) -> None:
+    async with pair(rig) as ((session, one), _):
+        waiting = asyncio.ensure_future(one.peer_accepted())
+        asking = asyncio.ensure_future(session.request(Ping(t=1)))
+        asyncio.get_running_loop().call_soon(session.on_closed, ErrorCode.REMOVED, "")
+        for task in (waiting, asking):
+            with pytest.raises(SessionError, match="REMOVED"):
+                await task
+        with pytest.raises(SessionError, match="REMOVED"):
+            await one.accept()
 
 
 async def test_a_declined_call_tells_both(rig: Rig) -> None:
