@@ -10,22 +10,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 from collections.abc import Callable, Iterable
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from relay.client.errors import CallEndedError, KeyAgreementError, RefusedError, SessionError
+from relay.client.errors import CallEndedError, KeyAgreementError, RefusedError
 from relay.client.frames import KIND_APP, MediaFrame, seal
 from relay.client.keyring import KeyRing
 from relay.client.life import CallState, Over, Parted, PeerAccepted, Reunited, WeAccepted, after
 from relay.client.reception import Reception
+from relay.client.reports import Leg, Reporter
 from relay.client.sources import AudioSink, AudioSource
 from relay.client.stats import CallStats
 from relay.client.voice import Listener, Speaker
 from relay.errors import ErrorCode, LocalError, PeerError
-from relay.protocol.datagram import Datagram, LegReport, NewestWins, Ping, Pong
+from relay.protocol.datagram import Datagram
 from relay.protocol.media import PP_SPEECH
 from relay.protocol.messages import (
     Accept,
@@ -42,41 +42,10 @@ from relay.protocol.messages import (
     Mute,
     Peer,
     Report,
-    Rr,
 )
 
 SUITES: Final = (5, 4)
-REPORT_S: Final = 0.200
-RR_S: Final = 1.0
-KEEPALIVE_S: Final = 5.0  # times 0.8 to 1.2, so that a crowd does not beat in step (RFC 7675 section 5.1)
-PING_S: Final = 1.0  # in an open call, for the round trip time
 MAX_APP: Final = 900  # with headers and tag within the 1024 bytes of a media datagram
-_MAX_PINGS: Final = 10
-_U32: Final = 0xFFFF_FFFF
-
-
-class Leg(Protocol):
-    """What a call needs of its session."""
-
-    async def request(self, message: Message) -> Message:
-        """Send and wait for the answer. RefusedError, SessionError."""
-
-    def tell(self, message: Message) -> None:
-        """Send without an answer."""
-
-    def send_media(self, payload: bytes) -> None:
-        """Send a media datagram."""
-
-    def send_control(self, datagram: Datagram) -> None:
-        """Send a control datagram."""
-
-    @property
-    def media_unsent(self) -> int:
-        """Datagrams dropped before the network."""
-
-    @property
-    def error(self) -> SessionError | None:
-        """Why the leg is gone, if it is."""
 
 
 class Call:
@@ -97,9 +66,6 @@ class Call:
         self._announced: object = None
         self._muted = False
         self._hard_muted = False
-        self._rtt: float | None = None
-        self._pings: dict[int, float] = {}
-        self._sequence = 0
         self._sent = 0
         self._why: tuple[str, int | None] | None = None
         self._bitrate = 24_000
@@ -109,7 +75,8 @@ class Call:
         """The relay's newest view of this leg."""
         self.gate_open = 0
         """Bit i: participant i is heard by us."""
-        self._housekeeper = self._loop.create_task(self._keep_house(), name="call housekeeping")
+        self._reporter = Reporter(joined.c, leg, self._reception, lambda: self._was_open)
+        self._housekeeper = self._loop.create_task(self._reporter.run(), name="call housekeeping")
         self.on_joined(joined)
 
     # ------------------------------------------------------------ what the application asks
@@ -292,7 +259,7 @@ class Call:
         """What was measured so far."""
         heard = self._reception.heard(self._peer if self._peer is not None else self._index)
         return CallStats(
-            rtt_ms=None if self._rtt is None else round(self._rtt * 1000, 2),
+            rtt_ms=None if self._reporter.rtt is None else round(self._reporter.rtt * 1000, 2),
             sent=self._sent - self._leg.media_unsent,
             unsent=self._leg.media_unsent,
             received=heard.received,
@@ -350,14 +317,7 @@ class Call:
 
     def on_control(self, datagram: Datagram | None) -> None:
         """A control datagram."""
-        if isinstance(datagram, Pong):
-            asked_at = self._pings.pop(datagram.seq, None)
-            if asked_at is None:
-                return
-            sample = self._loop.time() - asked_at
-            self._rtt = sample if self._rtt is None else self._rtt + (sample - self._rtt) / 8  # RFC 9002 5.3
-        elif isinstance(datagram, Ping):
-            self._leg.send_control(Pong(datagram.ms, datagram.seq, self._now_ms()))
+        self._reporter.on_control(datagram)
 
     def on_leg_lost(self) -> None:
         """Our leg is gone; `Session.rejoin` may bring it back."""
@@ -471,49 +431,3 @@ class Call:
         if self._peer is None:
             raise LocalError("there is nobody else in the call")
         return self._peer
-
-    def _now_ms(self) -> int:
-        return round(self._loop.time() * 1000) & _U32
-
-    async def _keep_house(self) -> None:
-        """Reports and signs of life. One task, absolute deadlines."""
-        next_ping = next_rr = next_report = self._loop.time()
-        while True:
-            now = self._loop.time()
-            if self._leg.error is None:
-                if now >= next_report:
-                    self._report(now)
-                if now >= next_rr and self._was_open:
-                    self._receiver_report()
-                if now >= next_ping:
-                    self._ping(now)
-            if now >= next_report:
-                next_report = now + REPORT_S
-            if now >= next_rr:
-                next_rr = now + RR_S
-            if now >= next_ping:
-                next_ping = now + KEEPALIVE_S * random.uniform(0.8, 1.2)
-            if self._was_open:
-                next_ping = min(next_ping, now + PING_S)
-            await asyncio.sleep(min(next_report, next_rr, next_ping) - now)
-
-    def _ping(self, now: float) -> None:
-        """A sign of life that measures the round trip. Answers that do not come are forgotten."""
-        self._sequence += 1
-        self._pings[self._sequence & _U32] = now
-        while len(self._pings) > _MAX_PINGS:
-            self._pings.pop(next(iter(self._pings)))
-        self._leg.send_control(Ping(self._now_ms(), self._sequence & _U32))
-
-    def _report(self, now: float) -> None:
-        flows = self._reception.flow_reports(now)
-        if flows:
-            self._sequence += 1
-            self._leg.send_control(LegReport(self._sequence & 0xFFFF, self._now_ms(), flows))
-
-    def _receiver_report(self) -> None:
-        entries = self._reception.receiver_report()
-        if entries:
-            self._sequence += 1
-            report = Rr(c=self._id, s=entries)
-            self._leg.send_control(NewestWins(Rr.TYPE, self._sequence & _U32, report))
