@@ -1,0 +1,184 @@
+"""What a scrape shows, read back by Prometheus' own text parser."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from relay import __version__
+from relay.core.reasons import DropReason
+from relay.edge.lane import LaneCounters
+from relay.errors import ErrorCode
+from relay.ops.metrics import ENGINE, SINK_DROPS, STATES, Exporter, PacketCounters, SinkCounters, Snapshot
+
+Samples = dict[tuple[str, tuple[str, ...]], float]
+
+
+def snapshot(**changes: object) -> Snapshot:
+    base: dict[str, object] = {
+        "node": "n1",
+        "region": "eu",
+        "datapath": "python",
+        "engine": Counter(),
+        "media": LaneCounters(),
+    }
+    return Snapshot(**(base | changes))  # type: ignore[arg-type]  # the tests name real fields
+
+
+def scrape(now: Snapshot) -> Samples:
+    body, content_type = Exporter(lambda: now).render()
+    assert content_type.startswith("text/plain")
+    families = text_string_to_metric_families(body.decode())
+    return {
+        (sample.name, tuple(sample.labels.values())): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+@pytest.mark.parametrize("metric", ["relay_media_dropped_total", "relay_media_dropped_out_total"])
+def test_every_drop_reason_is_exported_before_it_ever_happens(metric: str) -> None:
+    shown = scrape(snapshot())
+    assert {labels[0] for name, labels in shown if name == metric} == {reason.value for reason in DropReason}
+    assert not any(value for (name, _), value in shown.items() if name == metric)
+
+
+def test_every_drop_reason_is_exported_for_udp_packets_and_control_input() -> None:
+    shown = scrape(snapshot())
+    for metric in ("relay_udp_dropped_total", "relay_control_dropped_total"):
+        assert {labels[0] for name, labels in shown if name == metric} == {r.value for r in DropReason}
+
+
+@pytest.mark.parametrize("metric", ["relay_refused_total", "relay_legs_closed_total", "relay_commands_total"])
+def test_every_close_code_is_exported_from_the_start(metric: str) -> None:
+    shown = scrape(snapshot())
+    codes = {labels[0] for name, labels in shown if name == metric}
+    assert codes == {code.name.lower() for code in ErrorCode}
+
+
+def test_every_reason_for_losing_events_and_records_is_exported_from_the_start() -> None:
+    shown = scrape(snapshot())
+    for metric in ("relay_events_dropped_total", "relay_records_dropped_total"):
+        assert {labels[0] for name, labels in shown if name == metric} == set(SINK_DROPS)
+
+
+def test_media_counters_are_shown_as_the_lane_counts_them() -> None:
+    media = LaneCounters(media_in=10, accepted=7, copies=7, sent=5, queued=1)
+    media.dropped[DropReason.GATE_CLOSED] = 3
+    media.dropped_out[DropReason.STALE] = 1
+    shown = scrape(snapshot(media=media))
+    assert shown["relay_media_received_total", ()] == 10
+    assert shown["relay_media_accepted_total", ()] == 7
+    assert shown["relay_media_copies_total", ()] == 7
+    assert shown["relay_media_sent_total", ()] == 5
+    assert shown["relay_media_queued", ()] == 1
+    assert shown["relay_media_dropped_total", ("gate_closed",)] == 3
+    assert shown["relay_media_dropped_out_total", ("stale",)] == 1
+
+
+def _sum(shown: Samples, name: str) -> float:
+    return sum(value for (metric, _), value in shown.items() if metric == name)
+
+
+def test_conservation_can_be_checked_from_one_scrape() -> None:
+    media = LaneCounters(media_in=10, accepted=7, copies=14, sent=11, queued=1)
+    media.dropped.update({DropReason.MUTED: 1, DropReason.DUPLICATE: 2})
+    media.dropped_out[DropReason.QUEUE_FULL] = 2
+    packets = PacketCounters(received=9, waiting=1, handled={"quic": 5}, dropped={DropReason.UNKNOWN_ID: 3})
+    shown = scrape(snapshot(media=media, packets=packets))
+    received, accepted = shown["relay_media_received_total", ()], shown["relay_media_accepted_total", ()]
+    assert received == accepted + _sum(shown, "relay_media_dropped_total")
+    out = shown["relay_media_sent_total", ()] + shown["relay_media_queued", ()]
+    assert shown["relay_media_copies_total", ()] == out + _sum(shown, "relay_media_dropped_out_total")
+    settled = _sum(shown, "relay_udp_handled_total") + _sum(shown, "relay_udp_dropped_total")
+    assert shown["relay_udp_received_total", ()] == settled + shown["relay_udp_waiting", ()]
+
+
+def test_engine_counters_get_their_family_and_label() -> None:
+    engine = Counter({("refused", "call_full"): 2, ("call_ended", "missed"): 4, ("admitted", "ws"): 1})
+    shown = scrape(snapshot(engine=engine))
+    assert shown["relay_refused_total", ("call_full",)] == 2
+    assert shown["relay_calls_ended_total", ("missed",)] == 4
+    assert shown["relay_legs_admitted_total", ("ws",)] == 1
+    assert shown["relay_legs_admitted_total", ("quic",)] == 0
+
+
+def test_an_engine_counter_nobody_listed_is_exported_all_the_same() -> None:
+    assert scrape(snapshot(engine=Counter({("new_thing", "a"): 3})))["relay_new_thing_total", ("a",)] == 3
+
+
+def test_close_codes_that_peers_invent_do_not_become_labels() -> None:
+    engine = Counter({("leg_lost", "0"): 1, ("leg_lost", str(2**61)): 1, ("leg_lost", "9999"): 2})
+    shown = scrape(snapshot(engine=engine))
+    assert shown["relay_legs_lost_total", ("no_error",)] == 1
+    assert shown["relay_legs_lost_total", ("other",)] == 3
+    labels = {labels for name, labels in shown if name == "relay_legs_lost_total"}
+    assert len(labels) == len(ErrorCode) + 1
+
+
+def test_node_facts_are_shown() -> None:
+    now = snapshot(
+        state="draining",
+        is_ready=False,
+        lag_s=0.25,
+        certificate_until=5.0,
+        legs={"in_call": 2},
+        calls={"open": 1},
+        events=SinkCounters(3, 4, {"spool_full": 5}),
+        log_suppressed=6,
+    )
+    shown = scrape(now)
+    assert (
+        shown["relay_info", ("n1", "eu", __version__)] == 1 or shown["relay_info", (__version__, "n1", "eu")]
+    )
+    assert shown["relay_lane_info", ("python",)] == 1
+    assert [shown["relay_state", (state,)] for state in STATES] == [0, 1, 0, 0, 0]
+    assert shown["relay_ready", ()] == 0
+    assert shown["relay_loop_lag_seconds", ()] == 0.25
+    assert shown["relay_certificate_not_after_seconds", ()] == 5
+    assert shown["relay_legs", ("in_call",)] == 2
+    assert shown["relay_calls", ("open",)] == 1
+    assert shown["relay_events_written_total", ()] == 3
+    assert shown["relay_events_waiting", ()] == 4
+    assert shown["relay_events_dropped_total", ("spool_full",)] == 5
+    assert shown["relay_log_suppressed_total", ()] == 6
+
+
+def test_process_facts_stand_beside_ours() -> None:
+    shown = scrape(snapshot())
+    assert shown["process_open_fds", ()] > 0
+    assert shown["process_resident_memory_bytes", ()] > 0
+
+
+def test_openmetrics_is_served_to_whom_asks_for_it() -> None:
+    body, content_type = Exporter(snapshot).render("application/openmetrics-text; version=1.0.0")
+    assert content_type.startswith("application/openmetrics-text")
+    names = {family.name for family in parse_openmetrics(body.decode())}
+    assert {"relay_media_dropped", "relay_udp_received", "relay_info"} <= names
+
+
+def test_every_name_is_ours_or_the_librarys() -> None:
+    for name, _ in scrape(snapshot()):
+        assert name.startswith(("relay_", "process_", "python_")), name
+
+
+def test_two_exporters_fit_in_one_process_and_registering_takes_no_snapshot() -> None:
+    taken = []
+
+    def count() -> Snapshot:
+        taken.append(1)
+        return snapshot()
+
+    first, second = Exporter(count), Exporter(count)
+    assert not taken
+    first.render()
+    second.render()
+    assert len(taken) == 2
+
+
+def test_no_two_engine_families_share_a_name() -> None:
+    metrics = [family.metric for family in ENGINE.values()]
+    assert len(set(metrics)) == len(metrics)
