@@ -1,0 +1,35 @@
+import pytest
+
+from relay.core.flows import LAST, FlowNumbers
+from relay.errors import LocalError
+
+
+def test_numbers_run_from_1_to_62_and_then_there_is_none():
+    flows = FlowNumbers(rest_s=30.0)
+    assert [flows.allot(0.0) for _ in range(LAST)] == list(range(1, 63))
+    assert flows.allot(0.0) is None
+    assert flows.next_free() is None
+    assert len(flows) == 62
+
+
+def test_a_number_rests_before_it_is_used_again():
+    flows = FlowNumbers(rest_s=30.0)
+    for _ in range(LAST):
+        flows.allot(0.0)
+    flows.free(7, 1.0)
+    assert flows.allot(30.9) is None
+    assert flows.next_free() == 31.0
+    assert flows.allot(31.0) == 7
+
+
+def test_unused_numbers_go_before_rested_ones():
+    flows = FlowNumbers(rest_s=0.0)
+    flows.allot(0.0)
+    flows.free(1, 0.0)
+    assert flows.allot(10.0) == 2
+
+
+def test_freeing_what_is_not_in_use_is_a_bug():
+    flows = FlowNumbers(rest_s=30.0)
+    with pytest.raises(LocalError):
+        flows.free(1, 0.0)

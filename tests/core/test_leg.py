@@ -1,0 +1,42 @@
+import pytest
+
+from pair import World
+from relay.config import LimitsConfig
+from relay.core.leg import LINGER_S, Leg, LegState
+from relay.errors import ErrorCode, LocalError
+from relay.protocol.address import Address
+from relay.protocol.ids import CallId
+
+IDS = World().call()
+
+
+def leg() -> Leg:
+    return Leg(1, "quic", Address("192.0.2.1", 9), LimitsConfig(), 100.0)
+
+
+def test_a_leg_goes_from_opened_to_closed_and_its_patience_with_it():
+    one = leg()
+    assert one.next_deadline() == 105.0
+    one.on_challenged(bytes(32))
+    assert (one.state, one.nonce, one.next_deadline()) == (LegState.CHALLENGED, bytes(32), 105.0)
+    claims = IDS.claims()
+    one.on_admitted(claims, None, 150.0)
+    assert (one.state, one.claims, one.next_deadline()) == (LegState.READY, claims, 150.0)
+    one.on_entered(CallId(bytes(16)), 3, 1)
+    assert (one.state, one.index, one.up, one.next_deadline()) == (LegState.IN_CALL, 3, 1, None)
+    one.on_call_over({3: claims.sub}, ErrorCode.BUSY, 200.0)
+    assert (one.state, one.last_code, one.next_deadline()) == (
+        LegState.LINGERING,
+        ErrorCode.BUSY,
+        200.0 + LINGER_S,
+    )
+    one.on_closed()
+    assert (one.state, one.next_deadline()) == (LegState.CLOSED, None)
+
+
+def test_a_leg_joins_once():
+    one = leg()
+    one.on_admitted(IDS.claims(), None, 150.0)
+    one.on_entered(CallId(bytes(16)), 0, 1)
+    with pytest.raises(LocalError):
+        one.on_entered(CallId(bytes(16)), 0, 1)

@@ -1,0 +1,69 @@
+from relay.core.memory import Memory
+
+
+def test_an_entry_is_known_until_its_end():
+    memory = Memory(10)
+    memory.add("a", 5.0, now=0.0, wall=1000.0)
+    assert "a" in memory
+    assert memory.has_room(4.9, 1004.9)
+    assert "a" in memory
+    assert memory.has_room(5.0, 1005.0)
+    assert "a" not in memory
+    assert len(memory) == 0
+
+
+def test_a_wall_clock_that_jumps_forward_forgets_nothing_early():
+    memory = Memory(10)
+    memory.add("a", 5.0, now=0.0, wall=1000.0)
+    memory.has_room(1.0, 9000.0)
+    assert "a" in memory
+
+
+def test_a_wall_clock_that_jumps_back_keeps_an_entry_as_long_as_its_token_passes():
+    memory = Memory(10)
+    memory.add("a", 5.0, now=0.0, wall=1000.0)
+    memory.has_room(6.0, 900.0)
+    assert "a" in memory
+    memory.has_room(111.0, 1005.0)
+    assert "a" not in memory
+
+
+def test_adding_again_prolongs():
+    memory = Memory(10)
+    memory.add("a", 5.0, now=0.0, wall=1000.0)
+    memory.add("a", 5.0, now=4.0, wall=1004.0)
+    memory.has_room(5.0, 1005.0)
+    assert "a" in memory
+    memory.has_room(9.0, 1009.0)
+    assert "a" not in memory
+
+
+def test_at_the_ceiling_the_entry_nearest_its_end_makes_room():
+    memory = Memory(2)
+    memory.add("short", 5.0, now=0.0, wall=0.0)
+    memory.add("long", 50.0, now=0.0, wall=0.0)
+    assert not memory.has_room(1.0, 1.0)
+    memory.add("new", 5.0, now=1.0, wall=1.0)
+    assert "short" not in memory
+    assert "long" in memory
+    assert "new" in memory
+
+
+def test_a_discarded_entry_is_gone_and_its_place_free():
+    memory = Memory(1)
+    memory.add("a", 5.0, now=0.0, wall=0.0)
+    memory.discard("a")
+    assert memory.has_room(0.0, 0.0)
+    memory.add("b", 9.0, now=0.0, wall=0.0)
+    memory.add("c", 9.0, now=0.0, wall=0.0)
+    assert len(memory) == 1
+    memory.has_room(6.0, 6.0)
+    assert "c" in memory
+
+
+def test_an_entry_discarded_before_its_end_dies_when_it_surfaces():
+    memory = Memory(3)
+    memory.add("a", 5.0, now=0.0, wall=0.0)
+    memory.discard("a")
+    assert memory.has_room(6.0, 6.0)
+    assert len(memory) == 0

@@ -1,0 +1,114 @@
+import pytest
+
+from pair import World
+from relay.config import LimitsConfig
+from relay.core.events import FlowCounters
+from relay.core.participant import Participant, Presence
+from relay.core.reasons import DropReason
+from relay.errors import LocalError
+
+CLAIMS = World().call().claims()
+
+
+def somebody() -> Participant:
+    one = Participant(0, CLAIMS, LimitsConfig(), 0.0, 1000.0)
+    one.on_joined(CLAIMS, 1, 0.0)
+    return one
+
+
+def accepted() -> Participant:
+    one = somebody()
+    one.on_accepted(1, (5,))
+    return one
+
+
+def test_devices_ring_together_until_one_accepts():
+    one = somebody()
+    one.on_joined(CLAIMS, 2, 1.0)
+    assert one.legs == [1, 2]
+    assert one.leg is None
+    assert one.accept_by() == 45.0
+    one.on_accepted(2, (5,))
+    assert (one.state, one.legs, one.leg) == (Presence.ACCEPTED, [2], 2)
+    assert one.accept_by() is None
+    assert one.lapses_at(7.0) == 37.0
+
+
+def test_an_accept_outlives_the_leg_for_60_seconds_and_the_place_for_90():
+    one = accepted()
+    assert one.accept_expires_at() is None
+    assert one.gone_at() is None
+    one.drop_leg(1)
+    one.on_silenced(100.0)
+    assert one.is_accepted
+    assert one.leg is None
+    assert (one.accept_expires_at(), one.gone_at(), one.ticket_at()) == (160.0, 190.0, None)
+    one.on_accept_expired()
+    assert (one.state, one.is_accepted, one.accept_expires_at()) == (Presence.ABSENT, False, None)
+
+
+def test_who_returns_in_time_has_still_accepted_on_the_new_leg():
+    one = accepted()
+    one.drop_leg(1)
+    one.on_silenced(100.0)
+    one.on_returned(5, 120.0)
+    assert (one.state, one.legs, one.leg, one.gone_at()) == (Presence.ACCEPTED, [5], 5, None)
+
+
+def test_who_returns_on_the_same_leg_has_it_once():
+    one = accepted()
+    one.on_silenced(100.0)
+    one.on_returned(1, 110.0)
+    assert one.legs == [1]
+
+
+def test_who_returns_too_late_rings_anew():
+    one = accepted()
+    one.on_silenced(100.0)
+    one.on_accept_expired()
+    one.on_returned(1, 170.0)
+    assert (one.state, one.legs, one.accept_by()) == (Presence.JOINED, [1], 215.0)
+
+
+def test_a_ringing_device_that_returns_is_one_more_device():
+    one = somebody()
+    one.on_returned(4, 1.0)
+    assert one.legs == [1, 4]
+
+
+def test_a_newer_join_needs_a_new_accept():
+    one = accepted()
+    one.drop_leg(1)
+    one.on_joined(CLAIMS, 9, 50.0)
+    assert (one.state, one.legs, one.accept_by()) == (Presence.JOINED, [9], 95.0)
+
+
+def test_who_left_is_out_and_may_come_again():
+    one = accepted()
+    one.on_left("completed", 1100.0)
+    assert not one.is_here
+    assert (one.legs, one.why, one.left_wall) == ([], "completed", 1100.0)
+    one.on_joined(CLAIMS, 3, 10.0)
+    assert one.is_here
+    assert one.left_wall is None
+
+
+def test_tickets_are_due_every_30_seconds_while_there_is_a_leg():
+    one = somebody()
+    assert one.ticket_at() == 30.0
+    one.on_ticket(30.0)
+    assert one.ticket_at() == 60.0
+
+
+def test_what_the_lane_counted_adds_up():
+    one = somebody()
+    one.count(FlowCounters(5, 3, 6, 1, {DropReason.MUTED: 2}))
+    one.count(FlowCounters(1, 0, 0, 0, {DropReason.MUTED: 1}))
+    assert one.totals == {"received": 6, "accepted": 3, "copies": 6, "lost": 1}
+    assert one.dropped == {"muted": 3}
+
+
+def test_nobody_accepts_twice():
+    one = accepted()
+    with pytest.raises(LocalError):
+        one.on_accepted(1, (5,))
