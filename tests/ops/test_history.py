@@ -1,0 +1,257 @@
+"""Call records: written off the loop, kept as long as told, erased for good."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from relay.core.events import CallRecord, ParticipantRecord
+from relay.errors import ConfigError
+from relay.ops import history
+from relay.ops.history import DAY, History, database, erase, insert, prune, query
+
+ANN, BOB, EVE = ("aa" * 16, "bb" * 16, "ee" * 16)
+
+
+def person(sub: str, index: int = 0) -> ParticipantRecord:
+    return ParticipantRecord(
+        sub=sub,
+        index=index,
+        joined_at=100.0,
+        left_at=160.5,
+        accepted=True,
+        why="completed",
+        client={"sdk": "py", "os": "linux"},
+        received=3000,
+        accepted_packets=2990,
+        copies=2990,
+        lost=10,
+        dropped={"duplicate": 10},
+        quality={"loss": 0.003},
+    )
+
+
+def call(number: int = 1, *subs: str, ended: float = 160.5, outcome: str = "completed") -> CallRecord:
+    return CallRecord(
+        call=f"{number:032x}",
+        started_at=100.0,
+        answered_at=101.0,
+        ended_at=ended,
+        outcome=outcome,
+        reason="",
+        region="eu-1",
+        participants=tuple(person(sub, index) for index, sub in enumerate(subs or (ANN, BOB))),
+    )
+
+
+def writer(path: Path, **changes: object) -> History:
+    options: dict[str, object] = {"retention_days": 30.0, "queue_size": 10, "wall": lambda: 1000.0}
+    return History(path, "n1", **(options | changes))  # type: ignore[arg-type]  # the tests name real options
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "records.sqlite"
+
+
+def test_a_record_comes_back_whole(path: Path) -> None:
+    records = writer(path)
+    records.start()
+    records.record(call(7))
+    assert records.flush()
+    records.close()
+    with database(path) as connection:
+        (found,) = query(connection)
+    people = found.pop("participants")
+    assert found == {
+        "call": f"{7:032x}",
+        "node": "n1",
+        "region": "eu-1",
+        "started_at": 100.0,
+        "answered_at": 101.0,
+        "ended_at": 160.5,
+        "outcome": "completed",
+        "reason": "",
+    }
+    assert [one["sub"] for one in people] == [ANN, BOB]
+    assert people[0] == {
+        "sub": ANN,
+        "index": 0,
+        "joined_at": 100.0,
+        "left_at": 160.5,
+        "accepted": True,
+        "why": "completed",
+        "client": {"sdk": "py", "os": "linux"},
+        "received": 3000,
+        "accepted_packets": 2990,
+        "copies": 2990,
+        "lost": 10,
+        "dropped": {"duplicate": 10},
+        "quality": {"loss": 0.003},
+    }
+
+
+def test_closing_writes_what_waits(path: Path) -> None:
+    records = writer(path)
+    records.start()
+    for number in range(10):
+        records.record(call(number))
+    records.close()
+    assert records.counters().written == 10
+    assert records.counters().waiting == 0
+
+
+def test_a_full_queue_drops_and_counts_instead_of_waiting(path: Path) -> None:
+    records = writer(path, queue_size=2)  # its thread is not started: nothing is taken out
+    for number in range(5):
+        records.record(call(number))
+    counters = records.counters()
+    assert (counters.waiting, counters.dropped) == (2, {"queue_full": 3})
+    assert not records.flush(timeout=0.01)
+    records.close()
+
+
+def test_a_busy_database_is_tried_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "BUSY", 0.01)
+    monkeypatch.setattr(history, "RETRY_EVERY", 0.01)
+    records = writer(path)
+    records.start()
+    with database(path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        records.record(call())
+        failing = threading.Event()
+        while not failing.wait(0.005) and not records.is_failing:
+            pass
+        assert records.counters().written == 0
+        other.execute("COMMIT")
+    assert records.flush()
+    assert records.counters().written == 1
+    assert not records.is_failing
+    records.close()
+
+
+def test_what_cannot_be_written_until_the_end_is_counted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "BUSY", 0.01)
+    records = writer(path)
+    records.start()
+    with database(path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        records.record(call())
+        records.close()
+    assert records.counters().dropped == {"write_error": 1}
+
+
+def test_records_past_their_retention_are_erased_at_start(path: Path) -> None:
+    with database(path) as connection:
+        insert(connection, "n1", call(1, ended=40 * DAY))
+        insert(connection, "n1", call(2, ended=69.5 * DAY))
+    records = writer(path, wall=lambda: 71 * DAY)
+    records.start()
+    records.close()
+    with database(path) as connection:
+        assert [one["call"] for one in query(connection)] == [f"{2:032x}"]
+        assert connection.execute("SELECT count(*) FROM participants").fetchone()[0] == 2
+
+
+def test_records_past_their_retention_are_erased_while_running(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "PRUNE_EVERY", 0.0)
+    records = writer(path, wall=lambda: 100 * DAY)
+    records.start()
+    records.record(call(1, ended=1.0))
+    records.record(call(2, ended=99.9 * DAY))
+    records.flush()
+    records.flush()  # the look for old records comes after the write
+    records.close()
+    with database(path) as connection:
+        assert [one["call"] for one in query(connection)] == [f"{2:032x}"]
+
+
+def test_erasing_a_pseudonym_takes_the_person_and_empty_calls(path: Path) -> None:
+    with database(path) as connection:
+        insert(connection, "n1", call(1, ANN, BOB))
+        insert(connection, "n1", call(2, ANN))
+        insert(connection, "n1", call(3, BOB, EVE))
+        assert erase(connection, ANN.upper()) == 2
+        assert erase(connection, ANN) == 0
+        calls = query(connection)
+    assert [(one["call"][-1], [p["sub"] for p in one["participants"]]) for one in calls] == [
+        ("3", [BOB, EVE]),
+        ("1", [BOB]),
+    ]
+
+
+def test_what_was_erased_is_in_no_file_any_more(path: Path) -> None:
+    with database(path) as connection:
+        for number in range(50):
+            insert(connection, "n1", call(number, ANN, BOB))
+        erase(connection, ANN)
+    left = b"".join(file.read_bytes() for file in path.parent.iterdir())
+    assert ANN.encode() not in left
+    assert BOB.encode() in left
+
+
+def test_erasing_works_beside_a_running_daemon(path: Path) -> None:
+    records = writer(path)
+    records.start()
+    records.record(call(1))
+    assert records.flush()
+    with database(path, create=False) as connection:
+        assert erase(connection, ANN) == 1
+    records.record(call(2))
+    assert records.flush()
+    records.close()
+    with database(path) as connection:
+        assert len(query(connection, sub=ANN)) == 1
+
+
+def test_a_query_narrows_by_each_field(path: Path) -> None:
+    with database(path) as connection:
+        insert(connection, "n1", call(1, ANN, BOB, ended=10.0))
+        insert(connection, "n1", call(2, EVE, ended=20.0, outcome="missed"))
+        insert(connection, "n1", call(3, EVE, ANN, ended=30.0))
+
+        def numbers(**options: object) -> list[str]:
+            return [one["call"][-1] for one in query(connection, **options)]  # type: ignore[arg-type]
+
+        assert numbers() == ["3", "2", "1"]
+        assert numbers(call=f"{2:032X}") == ["2"]
+        assert numbers(sub=ANN) == ["3", "1"]
+        assert numbers(since=20.0) == ["3", "2"]
+        assert numbers(outcome="missed") == ["2"]
+        assert numbers(sub=EVE, outcome="completed") == ["3"]
+        assert numbers(limit=1) == ["3"]
+        assert prune(connection, 20.0) == 1
+        assert numbers() == ["3", "2"]
+
+
+def test_a_file_that_is_no_database_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "letter.txt"
+    path.write_text("Dear database, " * 100)
+    with pytest.raises(ConfigError, match=r"records\.path: is no records file"), database(path):
+        pass
+    with pytest.raises(ConfigError, match=r"records\.path: .* does not exist"):
+        database(tmp_path / "nothing", create=False).__enter__()
+    with pytest.raises(ConfigError, match=r"records\.path: cannot be opened"):
+        writer(tmp_path / "no" / "folder").start()
+
+
+def test_records_are_not_readable_as_content_addresses_or_stable_ids(path: Path) -> None:
+    with database(path) as connection:
+        columns = {
+            row[1]
+            for table in ("calls", "participants")
+            for row in connection.execute(f"PRAGMA table_info({table})")
+        }
+    assert not columns & {"ip", "address", "port", "ru", "age", "token", "key", "audio"}
+
+
+def test_the_file_is_in_write_ahead_mode(path: Path) -> None:
+    with database(path) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+        assert connection.execute("PRAGMA secure_delete").fetchone()[0] == 1
+        assert isinstance(connection, sqlite3.Connection)
