@@ -18,10 +18,10 @@ from dataclasses import replace
 from typing import Any, cast
 
 from aioquic import tls
+
 from pair import CLUSTER, ISSUER, WALL
 from quicnet import DELAY, Client
 from quicpair import shared_configuration
-
 from relay.config import Config, LimitsConfig, NodeConfig
 from relay.core.reasons import DropReason
 from relay.edge.assembly import Node, NodeKeys

@@ -1,10 +1,10 @@
 """Hostile packets: what the endpoint, the QUIC stack and the lane must make of each.
 
-    Packet   one UDP packet for a node that never saw its sender    -> drop reason, or the name of the answer
-    Frames   a payload under a connection's real keys                -> QUIC close code (RFC 9000 section 20.1)
-    Tampered an authentic packet, changed                            -> drop reason
-    Media    datagrams of an admitted leg for the lane               -> drop reason of the last
-    Copies   what happens on the way to a listener                   -> drop reason of a copy
+    Packet   one UDP packet for a node that never saw its sender   -> drop reason, or the name of the answer
+    Frames   a payload under a connection's real keys               -> QUIC close code (RFC 9000 section 20.1)
+    Tampered an authentic packet, changed                           -> drop reason
+    Media    datagrams of an admitted leg for the lane              -> drop reason of the last
+    Copies   what happens on the way to a listener                  -> drop reason of a copy
 
 Must never live here: how a row is acted out (test_table.py).
 """
@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from hostile.scenes import STRANGER, Stage, foreign_id, initial
-
 from relay.core import events
 from relay.core.reasons import DropReason
 from relay.edge.endpoint import SLOW_QUEUE
@@ -196,9 +195,7 @@ FRAME_ENCODING, TOO_MANY_IDS, VIOLATION, CRYPTO_BUFFER = 0x07, 0x09, 0x0A, 0x0D
 FRAMES = [
     Frames("an acknowledgement of a packet never sent", ("02bfffffff000000",), VIOLATION),
     Frames("an acknowledgement with ECN of a packet never sent", ("03bfffffff000000000000",), VIOLATION),
-    Frames(
-        "two acknowledgements, one of a packet never sent", ("0200000000" + "02bfffffff000000",), VIOLATION
-    ),
+    Frames("two acknowledgements, one of nothing ever sent", ("0200000000" + "02bfffffff000000",), VIOLATION),
     Frames("an acknowledgement that counts below zero", ("0201000005",), FRAME_ENCODING),
     Frames("an acknowledgement cut short", ("31026161" + "0241",), FRAME_ENCODING),
     Frames("HANDSHAKE_DONE from a client", ("1e",), VIOLATION),
@@ -216,7 +213,7 @@ FRAMES = [
     Frames("stream data beyond the window of 16 KiB", ("0e008000400001" + "61",), FLOW_CONTROL),
     Frames(
         "holes in five streams beyond the window of the connection",
-        tuple(f"0e{stream:02x}7fff0161" for stream in (0, 4, 8, 12)) + ("0e02000161",),
+        (*(f"0e{stream:02x}7fff0161" for stream in (0, 4, 8, 12)), "0e02000161"),
         FLOW_CONTROL,
     ),
     Frames("a reset that claims more than the window", ("040080000001" + "80004001",), FLOW_CONTROL),
@@ -316,9 +313,7 @@ MEDIA = [
     Media("a counter of five bytes", [_head(0x40, 0x0C)], D.MALFORMED),
     Media("a key id in a longer spelling", [_head(0x40, 0x80, 1)], D.MALFORMED),
     Media("a counter in a longer spelling", [_head(0x40, 0x08, 1)], D.MALFORMED),
-    Media(
-        "a header that leaves no room for the tag", [_head(0x40, 0x8B, KID, 1, 0, 0, 0, size=22)], D.MALFORMED
-    ),
+    Media("a header with no room for the tag", [_head(0x40, 0x8B, KID, 1, 0, 0, 0, size=22)], D.MALFORMED),
     Media("the key id of somebody else", [voice(kid=1 << 2)], D.WRONG_SENDER),
     Media("the key id of somebody else in a group", [voice(kid=3 << 3)], D.WRONG_SENDER, None, True),
     Media("a 1:1 key id in a group", [voice()], D.WRONG_SENDER, None, True),
@@ -329,10 +324,8 @@ MEDIA = [
     Media("a packet before anybody may hear it", [voice()], D.GATE_CLOSED, D.GATE_CLOSED),
     Media("a packet of somebody who is muted", [voice()], D.MUTED, D.MUTED),
     Media("a packet of somebody who is blocked", [voice()], D.BLOCKED, D.BLOCKED),
-    Media("more packets at once than the token allows", [voice(n) for n in range(101)], D.OVER_BUDGET),
-    Media(
-        "more bytes at once than the token allows", [voice(n, size=1024) for n in range(14)], D.OVER_BUDGET
-    ),
+    Media("more packets at once than allowed", [voice(n) for n in range(101)], D.OVER_BUDGET),
+    Media("more bytes at once than allowed", [voice(n, size=1024) for n in range(14)], D.OVER_BUDGET),
     Media("forged packets that only spend the budget", [_head(0x40, 0x10)] * 101, D.OVER_BUDGET),
 ]
 

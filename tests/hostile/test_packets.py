@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+
 from hostile import table_edge as table
 from hostile.scenes import STRANGER, Stage
 from hostile.table_edge import DOWN, INDEX, UP
-
 from relay.config import LimitsConfig
 from relay.core.reasons import DropReason
 from relay.edge.lane_py import PyLane
