@@ -63,7 +63,7 @@ def mint(
             nbf=now,
             exp=now + life,
             jti=Jti(secrets.token_bytes(16)),
-            lim=(128, 128, 200, 2),
+            lim=(512, 512, 300, 2),
             age=token.AGE_ADULT,
             ctc=1,
             cnf=cnf,

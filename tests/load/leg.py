@@ -31,7 +31,9 @@ SO_TIMESTAMPNS = 35
 _TIMESPEC = struct.Struct("=qq")
 _ANCILLARY = socket.CMSG_SPACE(_TIMESPEC.size)
 _BATCH = 32
-ACK_SLACK = 0.001
+ACK_SLACK = 0.0005
+PROMPT = 0.001  # how long aioquic, and so our SDK, holds an acknowledgement back
+HELD = ACK_HOLD  # as long as the relay does
 M = TypeVar("M", bound=control.Message)
 CONFIGURATION = QuicConfiguration(
     is_client=True,
@@ -107,7 +109,10 @@ class Leg:
         source: str = "127.0.0.1",
         on_media: Callable[[bytes, float], None] | None = None,
         configuration: QuicConfiguration = CONFIGURATION,
+        ack_hold: float = PROMPT,
     ) -> None:
+        self._ack_hold = ack_hold
+        self._deaf = self._mute = False
         self._loop = asyncio.get_running_loop()
         self._server = server
         self._on_media = on_media
@@ -200,6 +205,16 @@ class Leg:
         self.write(b"!" + name)
         await self.expect_bytes(timeout)
 
+    def ping(self) -> None:
+        """A QUIC PING: the relay hears that we live."""
+        if self.closed is None and self._sock.fileno() >= 0:
+            self._quic.send_ping(0)
+            self._settle(time.monotonic())
+
+    def go_dark(self, *, deaf: bool, mute: bool) -> None:
+        """Lose the network from now on: what comes (`deaf`), what goes (`mute`)."""
+        self._deaf, self._mute = deaf, mute
+
     def close(self, code: int = 0) -> None:
         """Leave politely: one CONNECTION_CLOSE, nothing more is read."""
         if self.closed is None:
@@ -232,13 +247,19 @@ class Leg:
         packet, addr = self._quic.seal_media([payload], now)
         return self._send(packet, addr)
 
-    def send_frames(self, plain: bytes) -> None:
-        """A 1-RTT packet with these frames as they are: for peers that misbehave."""
-        self._send(self._quic.seal_frames(plain), self._server)
+    def seal_frames(self, plain: bytes) -> bytes:
+        """A 1-RTT packet with these frames as they are, for peers that misbehave; `send_sealed` sends it."""
+        return self._quic.seal_frames(plain)
+
+    def send_sealed(self, packet: bytes) -> None:
+        """Send a packet made before, whatever became of the connection since."""
+        self._send(packet, self._server)
 
     # ------------------------------------------------------------ edge
 
     def _send(self, packet: bytes, addr: tuple[str, int]) -> bool:
+        if self._mute:
+            return True
         try:
             self._sock.sendto(packet, addr)
         except OSError:
@@ -252,7 +273,7 @@ class Leg:
             if packet is None:
                 break
             data, arrived, addr = packet
-            if not data:
+            if not data or self._deaf:
                 continue
             now = time.monotonic()
             result = self._quic.receive_media(data, addr, now) if data[0] < 0x80 else None
@@ -269,7 +290,7 @@ class Leg:
             self._settle(time.monotonic())
         due = self._quic.ack_due
         if due is not None and self._ack_timer is None:
-            self._ack_timer = self._loop.call_later(ACK_HOLD, self._acknowledge)
+            self._ack_timer = self._loop.call_later(self._ack_hold, self._acknowledge)
 
     def _acknowledge(self) -> None:
         self._ack_timer = None
@@ -277,6 +298,7 @@ class Leg:
         now = time.monotonic()
         if due is None or self._quic.is_rekeying:
             return
+        due += self._ack_hold - ACK_HOLD
         if due > now + ACK_SLACK:  # audio took the earlier one along
             self._ack_timer = self._loop.call_at(due, self._acknowledge)
         else:

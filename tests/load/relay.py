@@ -28,7 +28,7 @@ from load import process, report
 from load.daemon import Daemon, imbalance, total
 from load.leg import Leg
 from load.sdk import Callers
-from load.traffic import BareLine, Line, Voice, percentile, talk
+from load.traffic import PAYLOAD, BareLine, Line, Voice, percentile, talk
 
 CALLS = 20
 SDK_CALLS = 5
@@ -91,10 +91,10 @@ async def measure(arm: Arm, seconds: float) -> Round:
 # ---------------------------------------------------------------- setting up
 
 
-async def place_call(daemon: Daemon, call: bytes | None = None) -> list[End]:
-    """Two legs of the generator, in a call, both accepted, gate open."""
-    call = call or os.urandom(16)
-    voices = Voice(), Voice()
+async def place_call(daemon: Daemon, *, size: int = PAYLOAD) -> list[End]:
+    """Two legs of the generator, in a call, both accepted, gate open; they will talk in packets of `size`."""
+    call = os.urandom(16)
+    voices = Voice(size=size), Voice(size=size)
     legs = Leg(daemon.server, on_media=voices[1].arrive), Leg(daemon.server, on_media=voices[0].arrive)
     for leg in legs:
         await leg.connect()

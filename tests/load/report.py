@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import platform
 import sys
@@ -24,6 +25,7 @@ def arguments(name: str, text: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print the result object on one line, nothing else")
     parser.add_argument("--quick", action="store_true", help="short form: checks correctness, judges no ratio")
     parser.add_argument("--seed", type=int, default=1, help="seed of everything generated (default 1)")
+    logging.getLogger("quic").setLevel(logging.ERROR)  # as the daemon does: what it says, counters say
     return parser
 
 
