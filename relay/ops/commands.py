@@ -52,19 +52,20 @@ class CommandServer:
         """Stop listening, drop connections, remove the path."""
         if self._server is None:
             return
-        self._server.close()
+        server, self._server = self._server, None
+        server.close()
+        await asyncio.sleep(0)  # connections that were just accepted begin, and end themselves
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-        self._server = None
+        await server.wait_closed()
         if self._path:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        if task is None or len(self._tasks) >= MAX_CONNECTIONS:
+        if task is None or self._server is None or len(self._tasks) >= MAX_CONNECTIONS:
             writer.close()
             return
         self._tasks.add(task)
