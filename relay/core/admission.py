@@ -82,7 +82,7 @@ class Admission:
             raise PeerError(ErrorCode.TOKEN_AUDIENCE, "token is for another cluster")
         self._check_times(claims, wall)
         kid = token.parse(raw).kid
-        self.check_revoked(claims, kid)
+        self.check_revoked(claims, kid, now, wall)
         proven = check_pop(claims, proof)
         self._check_replay(claims, proven, now, wall)
         refuse_children(claims)
@@ -103,15 +103,15 @@ class Admission:
         if self.ends_in(claims, wall) <= 0:
             raise PeerError(ErrorCode.TOKEN_EXPIRED, "token has expired")
 
-    def check_revoked(self, claims: Claims, kid: Kid | None) -> None:
+    def check_revoked(self, claims: Claims, kid: Kid | None, now: float, wall: float) -> None:
         """PeerError TOKEN_INVALID for a revoked key or token, FORBIDDEN for a revoked person."""
-        if kid in self.revoked_keys or claims.jti in self.revoked:
+        if kid in self.revoked_keys or self.revoked.knows(claims.jti, now, wall):
             raise PeerError(ErrorCode.TOKEN_INVALID, "token is revoked")
-        if claims.ru is not None and claims.ru in self.revoked:
+        if claims.ru is not None and self.revoked.knows(claims.ru, now, wall):
             raise PeerError(ErrorCode.FORBIDDEN, "not allowed")
 
     def _check_replay(self, claims: Claims, proven: bool, now: float, wall: float) -> None:
-        if claims.jti in self.spent:
+        if self.spent.knows(claims.jti, now, wall):
             if not proven:
                 raise PeerError(ErrorCode.TOKEN_REPLAYED, "token was used before")
         elif not self.spent.has_room(now, wall):

@@ -184,7 +184,12 @@ class Exchange:
 
     def on_rights(self, call: Call, seat: Participant, claims: Claims) -> None:
         """A newer token. PeerError FORBIDDEN when the policy does not allow what it says."""
-        call.terms = call.terms.and_also(self._terms(call, claims))
+        try:
+            terms = self._terms(call, claims)
+        except PeerError as error:
+            error.fatal = False  # the old rights stand
+            raise
+        call.terms = call.terms.and_also(terms)
         seat.claims = claims
         call.admit_rights(seat)
         self._switch.sync(call)

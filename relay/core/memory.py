@@ -26,7 +26,9 @@ class Memory(Generic[K]):
     def __len__(self) -> int:
         return len(self._until)
 
-    def __contains__(self, key: K) -> bool:
+    def knows(self, key: K, now: float, wall: float) -> bool:
+        """Whether the key is remembered still."""
+        self._expire(now, wall)
         return key in self._until
 
     def has_room(self, now: float, wall: float) -> bool:
@@ -36,7 +38,7 @@ class Memory(Generic[K]):
 
     def add(self, key: K, ttl_s: float, now: float, wall: float) -> None:
         """Remember for `ttl_s` seconds of both clocks. At the ceiling the first to end makes room."""
-        if key not in self._until and not self.has_room(now, wall):
+        if not self.has_room(now, wall) and key not in self._until:
             self._drop_nearest()
         known = key in self._until
         self._until[key] = max(wall + ttl_s, self._until.get(key, wall))

@@ -112,9 +112,9 @@ class Node:
 
     def check_memory(self, cid: CallId, sub: Sub) -> None:
         """PeerError CALL_ENDED or REMOVED for what was over or thrown out a short while ago."""
-        if cid in self.ended:
+        if self.ended.knows(cid, self.now, self.wall):
             raise PeerError(ErrorCode.CALL_ENDED, "the call has ended")
-        if (cid, sub) in self.removed:
+        if self.removed.knows((cid, sub), self.now, self.wall):
             raise PeerError(ErrorCode.REMOVED, "removed from the call")
 
     def is_closed(self, leg: Leg) -> bool:

@@ -71,7 +71,7 @@ class Orders:
         ends_in = order.exp + skew - node.wall
         if ends_in <= 0:
             raise PeerError(ErrorCode.TOKEN_EXPIRED, "command has expired")
-        if order.id in self._used:
+        if self._used.knows(order.id, node.now, node.wall):
             raise PeerError(ErrorCode.TOKEN_REPLAYED, "command was used before")
         if not self._used.has_room(node.now, node.wall):
             raise PeerError(ErrorCode.OVERLOADED, "too many commands")
@@ -126,7 +126,7 @@ class Orders:
         for leg in waiting:
             assert leg.claims is not None
             try:
-                self._admission.check_revoked(leg.claims, leg.kid)
+                self._admission.check_revoked(leg.claims, leg.kid, node.now, node.wall)
             except PeerError as error:
                 node.close_leg(leg, error.code)
 

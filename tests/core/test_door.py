@@ -1,0 +1,229 @@
+import dataclasses
+
+import pytest
+
+from pair import ISSUER, KEY, Client, World, config
+from relay.config import ClientLists, LimitsConfig
+from relay.core import events as ev
+from relay.core.door import client_of
+from relay.errors import ErrorCode
+from relay.protocol import control, token
+from relay.protocol.ids import Jti, Sub
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def opened(world: World, **changes) -> Client:
+    return world.client(world.call().token(**changes)).open()
+
+
+def test_a_hello_is_answered_with_what_the_leg_may_use(world):
+    ann = opened(world, lim=(64, 4096, 120, 2))
+    welcome = ann.hello(cli=control.Cli(sdk="py", os="plan9"))
+    assert (welcome.v, welcome.dg, welcome.ka, welcome.node) == (1, 1024, 5, "relay-1")
+    assert welcome.lim == control.Limits(up=64, dn=4096, pps=120)
+    assert welcome.obs == ("192.0.2.2", 4000)
+    assert welcome.now == round(world.wall * 1000)
+    assert ev.SetBudget(ann.leg, 64_000, 4_096_000, 120) in world.outputs
+    assert world.engine.counters["client_sdk", "py"] == 1
+    assert world.engine.counters["client_os", "other"] == 1
+
+
+def test_words_about_the_client_come_from_the_operators_lists():
+    said = control.Cli(sdk="web", app="evil\n", os="", dev="phone")
+    assert client_of(said, ClientLists()) == {"sdk": "web", "app": "other", "os": "other", "dev": "phone"}
+
+
+def test_a_transport_without_datagrams_is_closed_at_once(world):
+    ann = world.client(world.call().token()).open(datagrams=False)
+    assert ann.closed is ErrorCode.DATAGRAM_REQUIRED
+
+
+def test_one_leg_too_many_is_closed_as_overload_and_a_place_is_free_again_after_one_left():
+    world = World(config(limits=LimitsConfig(legs=1)))
+    first, second = opened(world), opened(world)
+    assert (first.closed, second.closed) == (None, ErrorCode.OVERLOADED)
+    first.lose()
+    assert opened(world).closed is None
+    world.check()
+
+
+def test_a_closing_node_takes_no_transport(world):
+    ann, _ = world.talking()
+    for _ in range(3):
+        world.feed(ev.DrainRequested())
+    assert opened(world).closed is ErrorCode.DRAINING
+    assert ann.closed is ErrorCode.DRAIN_TIMEOUT
+
+
+def test_who_is_silent_for_five_seconds_is_closed(world):
+    ann = opened(world)
+    world.run(4.99)
+    assert ann.closed is None
+    world.run(0.01)
+    assert ann.closed is ErrorCode.AUTH_REQUIRED
+
+
+def test_a_challenge_is_signed_with_the_tokens_key(world):
+    assert isinstance(opened(world, key=True).hello(), control.Welcome)
+    assert opened(world, key=True).hello(key=bytes(32)).code == ErrorCode.POP_FAILED
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"v": (2,)}, ErrorCode.VERSION),
+        ({"leg": "ws"}, ErrorCode.PROTOCOL_VIOLATION),
+        ({"tok": None}, ErrorCode.AUTH_REQUIRED),
+        ({"tok": b"junk"}, ErrorCode.TOKEN_INVALID),
+        ({"tok": None, "resume": bytes(90)}, ErrorCode.RESUME_UNKNOWN),
+    ],
+)
+def test_a_bad_hello_closes_with_its_code(world, changes, code):
+    ann = opened(world)
+    answer = ann.hello(**changes)
+    assert (answer.code, answer.fatal, ann.closed) == (code, True, code)
+
+
+def test_a_tcp_leg_needs_the_tokens_leave(world):
+    ids = world.call()
+    assert world.client(ids.token(), "ws").open().hello().code == ErrorCode.TRANSPORT_DENIED
+    assert isinstance(world.client(ids.token(net=2), "ws").open().hello(), control.Welcome)
+
+
+def test_an_admitted_leg_must_join_while_its_token_lives(world):
+    ann = opened(world)
+    ann.hello()
+    world.wall -= 3600  # a clock that jumps back does not stretch it
+    world.run(149.9)
+    assert ann.closed is None
+    world.run(0.1)
+    assert ann.closed is ErrorCode.TOKEN_EXPIRED
+
+
+# ---------------------------------------------------------------- tickets
+
+
+def test_a_ticket_with_the_devices_proof_lets_back_in(world):
+    ann, _ = world.talking(key=True)
+    ann.lose()
+    again = ann.resume()
+    assert isinstance(again.got[-1], control.Welcome)
+    assert isinstance(again.rejoin(), control.Joined)
+
+
+def test_a_ticket_without_its_key_is_no_credential(world):
+    ann, _ = world.talking(key=True)
+    ann.lose()
+    assert ann.resume(key=bytes(32)).closed is ErrorCode.POP_FAILED
+
+
+def test_a_ticket_without_a_key_in_it_needs_a_fresh_token_of_the_same_person(world):
+    ids = world.call()
+    sub = Sub(b"s" * 16)
+    ann = world.client(ids.token(sub=sub)).enter()
+    ann.lose()
+    assert ann.resume().closed is ErrorCode.AUTH_REQUIRED
+    assert ann.resume(raw=ids.token()).closed is ErrorCode.RESUME_UNKNOWN
+    assert ann.resume(raw=ids.token(sub=sub, key=True)).closed is ErrorCode.POP_FAILED
+    again = ann.resume(raw=ids.token(sub=sub))
+    assert isinstance(again.rejoin(), control.Joined)
+
+
+def test_a_ticket_on_a_tcp_leg_needs_the_same_leave_as_a_token(world):
+    ann, _ = world.pair(key=True)
+    ann.lose()
+    again = Client(world, ann.raw, "ws").open()
+    again.send(control.Ping(t=1))
+    pop = token.pop_sign(KEY, again.last(control.Challenge).n, ann.sub, ann.cid)
+    again.ask(control.Hello(resume=ann.ticket, pop=pop, leg="ws"))
+    assert again.closed is ErrorCode.TRANSPORT_DENIED
+
+
+def test_an_old_ticket_is_unknown(world):
+    ann, bob = world.talking(key=True)
+    ann.lose()
+    world.wall += 91
+    assert ann.resume().closed is ErrorCode.RESUME_UNKNOWN
+    assert bob.closed is None
+
+
+def test_a_ticket_for_a_call_that_is_over_says_so(world):
+    ann, bob = world.talking(key=True)
+    bob.hangup()
+    assert ann.resume().closed is ErrorCode.CALL_ENDED
+
+
+def test_a_ticket_of_somebody_who_was_removed_says_so(world):
+    group = {"key": True, "lim": (512, 512, 500, 3)}
+    ann, bob = world.talking(**group)
+    assert world.command("remove", cid=ann.cid, sub=ann.sub) is ErrorCode.NO_ERROR
+    assert ann.resume().closed is ErrorCode.REMOVED
+    assert bob.closed is None
+
+
+def test_a_ticket_for_a_call_this_node_never_had_is_unknown(world):
+    ann, _ = world.talking(key=True)
+    elsewhere = World(seed=2)
+    twin = Client(elsewhere, ann.raw).open()
+    twin.send(control.Ping(t=1))
+    pop = token.pop_sign(KEY, twin.last(control.Challenge).n, ann.sub, ann.cid)
+    twin.ask(control.Hello(resume=ann.ticket, pop=pop))
+    assert twin.closed is ErrorCode.RESUME_UNKNOWN
+
+
+def test_a_ticket_of_somebody_who_left_a_group_is_unknown(world):
+    ann, bob = world.talking(key=True, lim=(512, 512, 500, 3))
+    ann.hangup()
+    assert ann.resume().closed is ErrorCode.RESUME_UNKNOWN
+    assert bob.closed is None
+
+
+# ---------------------------------------------------------------- a newer token
+
+
+def test_a_newer_token_changes_rights_and_budget(world):
+    ann, bob = world.talking()
+    assert ann.claims is not None
+    assert ann.speak() is None
+    newer = dataclasses.replace(ann.claims, jti=Jti(b"j" * 16), prm=6, lim=(32, 32, 60, 2))
+    assert isinstance(ann.ask(control.TokenUpdate(tok=token.mint(newer, ISSUER))), control.Ok)
+    assert ev.SetBudget(ann.leg, 32_000, 32_000, 60) in world.outputs
+    assert ann.speak() == "gate_closed"
+    assert bob.speak() is None
+
+
+def test_a_leg_that_proved_its_key_needs_no_second_proof(world):
+    ann, _ = world.talking(key=True)
+    assert ann.claims is not None
+    newer = dataclasses.replace(ann.claims, jti=Jti(b"j" * 16))
+    assert isinstance(ann.ask(control.TokenUpdate(tok=token.mint(newer, ISSUER))), control.Ok)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"sub": Sub(bytes(16)), "jti": Jti(b"j" * 16)}, ErrorCode.FORBIDDEN),
+        ({"lim": (512, 512, 500, 5), "jti": Jti(b"j" * 16)}, ErrorCode.FORBIDDEN),
+        ({}, ErrorCode.TOKEN_REPLAYED),
+        ({"aud": "x"}, ErrorCode.TOKEN_AUDIENCE),
+    ],
+)
+def test_a_newer_token_that_does_not_fit_changes_nothing(world, changes, code):
+    ann, _ = world.talking()
+    assert ann.claims is not None
+    newer = token.mint(dataclasses.replace(ann.claims, **changes), ISSUER)
+    answer = ann.ask(control.TokenUpdate(tok=newer))
+    assert (answer.code, answer.fatal, ann.closed) == (code, False, None)
+    assert ann.speak() is None
+
+
+def test_a_leg_that_has_not_joined_may_take_a_newer_token_too(world):
+    ann = opened(world)
+    ann.hello()
+    assert ann.claims is not None
+    newer = dataclasses.replace(ann.claims, jti=Jti(b"j" * 16))
+    assert isinstance(ann.ask(control.TokenUpdate(tok=token.mint(newer, ISSUER))), control.Ok)

@@ -1,0 +1,52 @@
+from pair import World
+from relay.config import LimitsConfig
+from relay.core.call import Call
+from relay.core.record import EventKind, quality_of, record_call
+from relay.core.ringing import Why
+
+IDS = World().call()
+
+
+def test_no_report_is_no_quality():
+    assert quality_of([]) == {}
+
+
+def test_quality_sums_up_what_was_heard_of_everybody():
+    reports = [{"n": 90, "lost": 10, "late": 1, "jit": 125, "plc": 200}, {"n": 100, "lost": 0, "jit": 30}]
+    assert quality_of(reports) == {"loss": 0.05, "jitter_ms": 12.5, "concealed_ms": 200.0, "late": 1.0}
+
+
+def test_a_report_of_silence_divides_by_nothing():
+    assert quality_of([{"n": 0, "lost": 0}])["loss"] == 0.0
+
+
+def test_a_record_names_everyone_who_was_there():
+    call = Call(IDS.cid, IDS.claims(), LimitsConfig(), 0.0, 1000.0)
+    stayed, left = (call.seat(IDS.claims(), 0.0, 1001.0) for _ in range(2))
+    left.on_left("removed", 1005.0)
+    call.on_ended(Why.COMPLETED, "command", 1010.0)
+    record = record_call(call, "eu")
+    assert (record.call, record.outcome, record.reason, record.region) == (
+        IDS.cid.hex(),
+        "completed",
+        "command",
+        "eu",
+    )
+    assert (record.started_at, record.answered_at, record.ended_at) == (1000.0, None, 1010.0)
+    first, second = record.participants
+    assert (first.sub, first.why, first.left_at, first.accepted) == (
+        stayed.sub.hex(),
+        "completed",
+        1010.0,
+        False,
+    )
+    assert (second.sub, second.why, second.left_at) == (left.sub.hex(), "removed", 1005.0)
+
+
+def test_a_call_that_is_not_over_can_still_be_looked_at():
+    call = Call(IDS.cid, IDS.claims(), LimitsConfig(), 0.0, 1000.0)
+    assert (record_call(call, "eu").outcome, record_call(call, "eu").ended_at) == ("", 1000.0)
+
+
+def test_event_kinds_are_words_with_a_dot_or_none():
+    assert all(kind.value == kind.value.lower() for kind in EventKind)
