@@ -113,6 +113,7 @@ class Stage:
         if self.is_deaf and self.endpoint.udp_in:
             return
         self.endpoint.receive(data, addr, cast(socket.socket, self), self.now)
+        self.call_soon(self.endpoint.flush_media)
 
     def verdict(self, data: bytes, addr: Any = STRANGER) -> list[str | DropReason]:
         """What the endpoint counted for one packet: names of what it did, and reasons of drops."""

@@ -19,12 +19,14 @@ from hostile.scenes import STRANGER, Stage, foreign_id, initial
 from relay.core import events
 from relay.core.reasons import DropReason
 from relay.edge.endpoint import SLOW_QUEUE
+from relay.edge.front import Front
 from relay.edge.lane_py import WINDOW, PyLane
 from relay.edge.quic import RelayQuic
+from relay.errors import ErrorCode
 from relay.protocol import media
 from relay.protocol.demux import QUIC_V2, parse_long
 
-D = DropReason
+D, E = DropReason, ErrorCode
 
 
 class Packet(NamedTuple):
@@ -493,6 +495,27 @@ def _engine_fault(stage: Stage) -> tuple[int, int, int | None]:
     return len(stage.endpoint), sum(stage.node.engine.legs.values()), second.closed
 
 
+def _stranger_fault(stage: Stage) -> dict[DropReason, int]:
+    """The front raises on a packet that no connection owns; the next one is judged as ever."""
+    with patch.object(Front, "judge_short", _raise):
+        stage.verdict(short(b"unknown!", 100))
+    assert stage.verdict(short(b"unknown!", 100)) == [D.UNKNOWN_ID]
+    return {reason: n for reason, n in stage.endpoint.dropped.items() if reason is not D.UNKNOWN_ID}
+
+
+def _refusing_kernel(stage: Stage) -> dict[DropReason, int]:
+    """A copy is sealed for leg 2, and the socket does not take it."""
+    first, _ = stage.visit(1001), stage.visit(1002)
+    for leg in (1, 2):
+        stage.lane.open_leg(leg, pps=500, up_bps=512_000, down_bps=8_000_000)
+    stage.lane.open_flow(1, UP, index=INDEX, group=False)
+    stage.lane.route(1, UP, [(2, DOWN)], None)
+    stage.sending_fails = True
+    first.say(voice())
+    stage.run(0.05)
+    return dict(stage.lane.counters.dropped_out)
+
+
 def _first_packet_fault(stage: Stage) -> tuple[int, int]:
     """The QUIC stack raises on a first packet: what was set aside for it comes back."""
     with patch.object(RelayQuic, "receive_datagram", _raise):
@@ -504,17 +527,19 @@ def _first_packet_fault(stage: Stage) -> tuple[int, int]:
 
 MANNERS = [
     Manner("another application protocol", _other_protocol, 0x100 + 120),
-    Manner("a client that takes no datagrams", _without_datagrams, 0x07),
+    Manner("a client that takes no datagrams", _without_datagrams, E.DATAGRAM_REQUIRED),
     Manner("a handshake that never ends", _half_a_handshake, (0, 0, 1)),
-    Manner("a client that never says hello", _silent, 0x10),
+    Manner("a client that never says hello", _silent, E.AUTH_REQUIRED),
     Manner("a client that vanishes", _gone, (0, 0)),
-    Manner("a control stream of noise", _garbage, 0x06),
-    Manner("a web page asked for on the control stream", _web_page, 0x05),
-    Manner("a control stream that ends", _ended_stream, 0x03),
+    Manner("a control stream of noise", _garbage, E.BAD_ENCODING),
+    Manner("a web page asked for on the control stream", _web_page, E.TOO_LARGE),
+    Manner("a control stream that ends", _ended_stream, E.PROTOCOL_VIOLATION),
     Manner("a thousand path challenges", _challenges, True),
     Manner("media before the hello", _voice_before_hello, {D.UNKNOWN_FLOW: 1}),
-    Manner("a defect in the QUIC stack, met by one connection", _slow_fault, (1, 0, 0x06)),
-    Manner("a defect on the media path, met by one connection", _fast_fault, (1, 0, 0x06)),
-    Manner("a defect in the engine, met by one leg", _engine_fault, (0, 0, 0x06)),
+    Manner("a defect in the QUIC stack, met by one connection", _slow_fault, (1, 0, E.BAD_ENCODING)),
+    Manner("a defect on the media path, met by one connection", _fast_fault, (1, 0, E.BAD_ENCODING)),
+    Manner("a defect in the engine, met by one leg", _engine_fault, (0, 0, E.BAD_ENCODING)),
+    Manner("a defect met by a packet of nobody", _stranger_fault, {D.INTERNAL: 1}),
+    Manner("a kernel that refuses to send", _refusing_kernel, {D.SEND_ERROR: 1}),
     Manner("a defect met by a first packet", _first_packet_fault, (0, 0)),
 ]
