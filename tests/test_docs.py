@@ -1,0 +1,399 @@
+"""The documents against the code: commands, files, tables and examples must be what is there."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import msgspec
+import pytest
+
+from client.rig import Rig, daemon, public_of
+from relay import cli, client
+from relay.client.audio import read_pcm, silence, write_wav
+from relay.config import FROZEN, Config
+from relay.core.drain import DrainState
+from relay.core.reasons import DropReason
+from relay.core.ringing import Why
+from relay.errors import ErrorCode
+from relay.ops import metrics
+from relay.ops.health import Facts, judge
+from relay.protocol import control, messages
+from relay.protocol.command import Command
+from relay.protocol.token import Claims
+
+ROOT = Path(__file__).parent.parent
+DOCS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+FOLDERS = ("relay", "docs", "tests", "scripts", "config", "systemd")
+OUTSIDE = {"relay/relay.key", "relay/relay.toml", "relay/tls", "relay/1"}  # ends of /etc/... and the like
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def section(name: str, title: str) -> str:
+    """What stands between the heading that ends with `title` and the next one of its rank or higher."""
+    found = re.search(rf"^(#+) [^\n]*{re.escape(title)}\n(.*?)(?=^#{{1,2}} |\Z)", text(name), re.M | re.S)
+    assert found, f"{name} has no section {title}"
+    return found[2]
+
+
+def rows(part: str) -> Iterator[list[str]]:
+    """The cells of every table row but the heads."""
+    lines = part.splitlines()
+    rule = re.compile(r"^\|[-|]+\|$")
+    for line, below in zip(lines, [*lines[1:], ""], strict=True):
+        if line.startswith("|") and not rule.match(line) and not rule.match(below):
+            yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text(name), re.M | re.S)
+
+
+def code(part: str) -> list[str]:
+    """Spans of code, and the words of code blocks."""
+    return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", part, flags=re.M | re.S))
+
+
+# ---------------------------------------------------------------- commands and files
+
+
+def commands(name: str) -> list[list[str]]:
+    """Every command line of a document's shell blocks, here-documents left out, as words."""
+    found = []
+    for block in blocks(name, "sh"):
+        body = re.sub(r"<<'END'( [^\n]*)?\n.*?^END$", "", block, flags=re.M | re.S).replace("\\\n", " ")
+        for line in body.splitlines():
+            for part in re.split(r" \| | > | >> | & |&$", line):
+                words = shlex.split(part, comments=True)
+                while words and re.match(r"^[A-Z_]+=", words[0]):
+                    words = words[1:]
+                if words:
+                    found.append(words)
+    return found
+
+
+SYSTEM = {
+    "openssl", "cat", "cd", "mkdir", ".", "tail", "install", "ln", "groupadd", "systemctl",
+    "python3", "pip", "/opt/relay/bin/pip",
+}  # fmt: skip
+OURS = [(name, words) for name in DOCS for words in commands(name) if words[0] not in SYSTEM | {"relay.toml"}]
+LABELS = [f"{name}: {' '.join(words)}" for name, words in OURS]
+
+
+@pytest.mark.parametrize(("name", "words"), OURS, ids=LABELS)
+def test_a_command_of_the_documents_exists_with_these_options(name: str, words: list[str]) -> None:
+    if words[0] == "relay":
+        try:
+            cli.parser().parse_args(words[1:])
+        except SystemExit as error:
+            pytest.fail(f"{name}: relay refuses {words[1:]} ({error.code})")
+        return
+    script = ROOT / words[0]
+    assert words[0].startswith("./scripts/")
+    assert os.access(script, os.X_OK)
+    if words[0] == "./scripts/bench":
+        assert (ROOT / "tests" / "load" / f"{words[1]}.py").is_file()
+
+
+def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}
+
+
+def test_the_readme_lists_every_subcommand() -> None:
+    listed = {}
+    for cells in rows(section("README.md", "The command line")):
+        listed[cells[0].strip("`").removeprefix("relay ")] = re.findall(r"`([a-z]+)`", cells[1])
+    actual = subcommands(cli.parser())
+    assert set(listed) == set(actual)
+    for name, parser in actual.items():
+        inner = set(subcommands(parser))
+        assert inner == set(listed[name]) & inner, name
+
+
+def named_paths(name: str) -> set[str]:
+    """What looks like a path of ours in a document."""
+    body = text(name)
+    found = set(re.findall(rf"(?<![\w/.-])(?:\./)?((?:{'|'.join(FOLDERS)})/[\w./*-]*[\w*/])", body))
+    found |= set(re.findall(r"`([A-Z]+(?:\.md)?)`", body)) & {"LICENSE", "CONTRIBUTING.md", "CHANGELOG.md"}
+    return found - OUTSIDE
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_every_file_that_a_document_names_exists(name: str) -> None:
+    missing = sorted(path for path in named_paths(name) if not any(ROOT.glob(path.rstrip("/"))))
+    assert missing == []
+
+
+def test_every_module_that_the_architecture_names_exists() -> None:
+    spans = code(text("docs/architecture.md"))
+    modules = {word for span in spans for word in re.findall(r"^[a-z_]+(?:/[a-z_]+)*\.py\b", span)}
+    assert len(modules) > 5
+    bases = (ROOT, ROOT / "relay")
+    assert [each for each in sorted(modules) if not any((base / each).is_file() for base in bases)] == []
+
+
+def test_the_dependencies_are_those_of_the_project_file() -> None:
+    project = tomllib.loads(text("pyproject.toml"))["project"]
+    wanted = [project["dependencies"], *project["optional-dependencies"].values()]
+    names = {re.split(r"[><=!~ ]", line)[0] for lines in wanted for line in lines}
+    listed = [cells[0].strip("`") for cells in rows(section("README.md", "Dependencies"))]
+    assert sorted(listed) == sorted(names)
+
+
+# ---------------------------------------------------------------- the wire
+
+
+def fields_in(cell: str) -> dict[str, bool]:
+    """Field name -> whether it is optional, of a cell whose fields are spans `name?: what`."""
+    spans = [re.match(r"^(\w+)(\??): ", span) for span in re.findall(r"`([^`]+)`", cell)]
+    return {found[1]: found[2] == "?" for found in spans if found}
+
+
+def fields_of(cls: type[msgspec.Struct]) -> dict[str, bool]:
+    return {field.encode_name: not field.required for field in msgspec.structs.fields(cls)}
+
+
+def test_the_table_of_control_messages_is_the_codes() -> None:
+    messages_section = section("docs/protocol.md", "Control messages")
+    documented = {}
+    for cells in rows(messages_section):
+        if re.fullmatch(r"`[0-9A-F]{2}`", cells[0]):
+            documented[int(cells[0].strip("`"), 16)] = (cells[1], fields_in("|".join(cells[3:])))
+    actual = {
+        number: (re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower(), fields_of(cls))
+        for number, cls in control.MESSAGES.items()
+    }
+    assert documented == actual
+
+
+def test_the_maps_inside_messages_are_the_codes() -> None:
+    documented = {
+        cells[0].strip("`"): fields_in(cells[1])
+        for cells in rows(section("docs/protocol.md", "Control messages"))
+        if len(cells) == 2
+    }
+    assert documented == {
+        "caps": fields_of(messages.Caps),
+        "cli": fields_of(messages.Cli),
+        "lim": fields_of(messages.Limits),
+        "want": fields_of(messages.Want),
+        "roster": fields_of(messages.RosterEntry),
+        "s": fields_of(messages.RrEntry),
+    }
+
+
+def test_the_table_of_error_codes_is_the_codes() -> None:
+    documented = {int(c[0].strip("`"), 16): c[1] for c in rows(section("docs/protocol.md", "Error codes"))}
+    assert documented == {int(code): code.name for code in ErrorCode}
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_error_codes_in_the_text_are_real(name: str) -> None:
+    shouted = set(re.findall(r"\b[A-Z]{3,}(?:_[A-Z0-9]+)+\b", text(name)))
+    known = {code.name for code in ErrorCode} | {"AES_256_GCM_SHA512_128", "AES_128_GCM_SHA256_128"}
+    known |= {"RELAY_SEQUENCES", "CONNECTION_CLOSE", "PRIVATE_NAMES", "MAX_RUNS", "AF_UNIX"}
+    assert shouted - known == set()
+
+
+def test_reserved_error_codes_are_those_the_code_never_uses() -> None:
+    marked = {c[1] for c in rows(section("docs/protocol.md", "Error codes")) if "*(r)*" in c[2]}
+    source = "".join(path.read_text() for path in (ROOT / "relay").rglob("*.py"))
+    assert marked == {code.name for code in ErrorCode if f"ErrorCode.{code.name}" not in source}
+
+
+def test_the_claims_are_the_codes() -> None:
+    table = rows(section("docs/protocol.md", "Capability token"))
+    spans = [span for cells in table for span in code(cells[0])]
+    assert sorted(span.rstrip("?") for span in spans) == sorted(Claims.__dataclass_fields__)
+
+
+def test_the_keys_of_commands_are_the_codes() -> None:
+    part = section("docs/protocol.md", "Signed commands")
+    named = {span.rstrip("?") for cells in rows(part) for cell in cells for span in code(cell)}
+    assert set(Command.__dataclass_fields__) <= named
+
+
+def test_outcomes_and_drop_reasons_are_all_told() -> None:
+    spans = set(code(text("docs/protocol.md")))
+    assert {why.value for why in Why} <= spans
+    assert {reason.value for reason in DropReason} <= set(code(section("docs/protocol.md", "names of drops")))
+
+
+def test_every_vector_file_is_told() -> None:
+    told = set(code(section("docs/protocol.md", "Vectors")))
+    assert {f"tests/vectors/{path.name}" for path in (ROOT / "tests/vectors").glob("*.json")} <= told
+
+
+def plain(value: Any) -> Any:
+    """A vector's JSON value as msgpack gives it."""
+    if isinstance(value, dict) and set(value) == {"hex"}:
+        return bytes.fromhex(value["hex"])
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    return [plain(each) for each in value] if isinstance(value, list) else value
+
+
+def test_another_msgpack_reader_sees_the_same_in_the_frames() -> None:
+    for row in json.loads(text("tests/vectors/control.json"))["frames"]:
+        frame = bytes.fromhex(row["frame"])
+        assert int.from_bytes(frame[:2], "big") == len(frame) - 2
+        number, id, body = msgpack.unpackb(frame[2:], strict_map_key=False)
+        assert (number, id) == (row["type"], row["id"])
+        wanted = plain(row["fields"])
+        for key, value in body.items():
+            if isinstance(value, dict):  # keys may be numbers, defaults are left out
+                assert {str(k): v for k, v in value.items()}.items() <= wanted[key].items(), row["name"]
+            elif key not in ("roster", "s"):
+                assert value == wanted[key], (row["name"], key)
+
+
+# ---------------------------------------------------------------- operations
+
+
+def has_setting(path: str) -> bool:
+    value: Any = Config()
+    for name in path.split("."):
+        if not hasattr(value, name):
+            return False
+        value = getattr(value, name)
+    return True
+
+
+@pytest.mark.parametrize("name", ["docs/operations.md", "docs/protocol.md", "docs/security.md", "README.md"])
+def test_settings_in_the_text_exist(name: str) -> None:
+    sections = "|".join(Config.__dataclass_fields__)
+    spans = {span.partition(" ")[0] for span in code(text(name))}
+    named = {span for span in spans if re.fullmatch(rf"(?:{sections})\.[a-z_]+", span)}
+    named -= {"tls.pem", "events.lost"}  # a file and a kind of event
+    assert sorted(path for path in named if not has_setting(path)) == []
+
+
+def test_settings_that_no_reload_changes_are_told() -> None:
+    assert set(FROZEN) <= set(code(section("docs/operations.md", "Configure")))
+
+
+def test_metrics_in_the_text_exist() -> None:
+    named = set(re.findall(r"\brelay_[a-z_]+[a-z]\b", text("docs/operations.md")))
+    exporter = metrics.Exporter(lambda: snapshot())
+    exposed = set(re.findall(r"^# TYPE (\w+)", exporter.render()[0].decode(), re.M))
+    families = exposed | {name.removesuffix("_total") for name in exposed}
+    assert named - families == set()
+
+
+def snapshot() -> metrics.Snapshot:
+    from relay.edge.lane import LaneCounters
+
+    return metrics.Snapshot("n", "r", "python", {}, LaneCounters(), certificate_until=1.0)
+
+
+def test_findings_of_health_are_all_told() -> None:
+    worst = Facts(
+        state="draining", lag_s=9, stats_age_s=99, free_descriptors=0, certificate_until=1.0, wall=2.0,
+        issuers=0, datapath="python", wants_native=True, internal_errors=1, legs=9, max_legs=1,
+        sinks_failing=("records", "events"),
+    )  # fmt: skip
+    found = {finding.name for finding in judge(worst, Config().health).findings}
+    assert found <= set(code(section("docs/operations.md", "Metrics and health")))
+
+
+def test_the_states_of_a_drain_are_told_in_order() -> None:
+    told = [cells[0] for cells in rows(section("docs/operations.md", "Drain, stop, upgrade"))]
+    assert [*told, "stopped"] == [state.value for state in DrainState]
+
+
+# ---------------------------------------------------------------- the SDK's examples
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    with daemon(tmp_path_factory.mktemp("docs")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def examples() -> dict[str, Any]:
+    space: dict[str, Any] = {}
+    exec(compile("\n".join(blocks("docs/sdk.md", "python")), "docs/sdk.md", "exec"), space)
+    return space
+
+
+async def other(rig: Rig, call: bytes, source: Any, sink: Any = None, cnf: bytes | None = None) -> str:
+    """The second person, who accepts whatever comes."""
+    trust = {"ca": rig.ca, "server_name": "localhost"}
+    async with client.connect(rig.url, token=rig.token(call, 2), **trust) as session:
+        peer = await session.join()
+        await peer.accept()
+        await peer.peer_accepted()
+        await peer.talk(source, sink or client.CallbackSink(lambda pcm: None))
+        return await peer.ended()
+
+
+async def test_the_sdk_example_of_a_call_runs(rig: Rig, examples: dict[str, Any], tmp_path: Path) -> None:
+    said, heard = tmp_path / "said.wav", tmp_path / "heard.wav"
+    write_wav(said, silence(16_000, 400), 16_000)
+    call = os.urandom(16)
+    mine = examples["talk_once"](
+        rig.url, rig.token(call, 1), str(said), str(heard), ca=rig.ca, server_name="localhost"
+    )
+    why, theirs = await asyncio.gather(mine, other(rig, call, client.ToneSource(440, 0.5)))
+    assert (why, theirs) == ("completed", "completed")
+    assert any(read_pcm(heard, 16_000))
+
+
+async def test_the_sdk_example_of_an_answer_runs(rig: Rig, examples: dict[str, Any]) -> None:
+    call = os.urandom(16)
+    trust = {"ca": rig.ca, "server_name": "localhost"}
+    async with client.connect(rig.url, token=rig.token(call, 1), **trust) as session:
+        caller = await session.join()
+        why = await examples["answer"](rig.url, rig.token(call, 2), **trust)
+        assert (why, await caller.ended()) == ("busy", "busy")
+    token = rig.token(os.urandom(16), 1)
+    assert "no relay" in await examples["answer"](rig.url, token, server_name="nowhere.example", ca=rig.ca)
+
+
+async def test_the_sdk_example_with_own_devices_runs(rig: Rig, examples: dict[str, Any]) -> None:
+    call = os.urandom(16)
+    trust = {"ca": rig.ca, "server_name": "localhost"}
+    async with client.connect(rig.url, token=rig.token(call, 1), **trust) as session:
+        mine = await session.join()
+        peer = asyncio.create_task(other(rig, call, client.ToneSource(440, 0.3)))
+        await mine.accept()
+        await mine.peer_accepted()
+        assert await examples["talk_with_devices"](mine, 0.2) > 10
+        await mine.hangup()
+        assert await peer == "completed"
+
+
+async def test_the_sdk_example_of_survival_runs(rig: Rig, examples: dict[str, Any]) -> None:
+    call, seed = os.urandom(16), os.urandom(32)
+    mine = examples["survive"](
+        rig.url, rig.token(call, 1, public_of(seed)), seed, ca=rig.ca, server_name="localhost"
+    )
+    stats, why = await asyncio.gather(mine, other(rig, call, client.ToneSource(440, 1.5)))
+    assert stats["sent"] == 30
+    assert why == "completed"
+
+
+def test_the_names_in_the_sdk_guide_exist() -> None:
+    spans = code(text("docs/sdk.md"))
+    for owner in (client.Call, client.Session):
+        kind = owner.__name__.lower()
+        source = Path(str(__import__(owner.__module__, fromlist=["x"]).__file__)).read_text()
+        for span in spans:
+            for found in re.findall(rf"\b{kind}\.([a-z_]+)\b", span):
+                assert hasattr(owner, found) or f"self.{found}" in source, f"{kind}.{found}"
