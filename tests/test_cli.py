@@ -222,7 +222,8 @@ def test_mint_signs_for_two_people_of_one_call(key: Path, tmp_path: Path, run_js
 def test_mint_takes_every_claim(key: Path, run_json: Json) -> None:
     words = (
         f"--call {CALL} --sub {SUB} --audience eu --issuer app2 --role host --may send,moderate "
-        f"--up 1 --down 2 --pps 3 --participants 4 --host-admits --relay-only --person {PEER} --device-key {'0a' * 32} "
+        f"--up 1 --down 2 --pps 3 --participants 4 --host-admits --relay-only --person {PEER} "
+        f"--device-key {'0a' * 32} "
         "--minutes 5 --region eu-1"
     ).split()
     _, facts = run_json("token", "mint", "--key", str(key), *words)

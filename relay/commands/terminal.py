@@ -28,7 +28,7 @@ class Printer:
 
     def result(self, facts: Mapping[str, Any], text: str) -> None:
         """The outcome: `facts` for machines, `text` for people."""
-        print(json.dumps(facts, ensure_ascii=False) if self.is_json else text, flush=True)
+        _write(json.dumps(facts, ensure_ascii=False) if self.is_json else text)
 
     def progress(self, text: str) -> None:
         """What is going on; never on standard output."""
@@ -37,7 +37,7 @@ class Printer:
     def error(self, text: str, *, key: str | None = None) -> None:
         """One line that says what is wrong; `key` names the setting, option or code."""
         if self.is_json:
-            print(json.dumps({"ok": False, "error": text, "key": key}, ensure_ascii=False), flush=True)
+            _write(json.dumps({"ok": False, "error": text, "key": key}, ensure_ascii=False))
         print(f"relay: {text}", file=sys.stderr, flush=True)
 
 
@@ -90,6 +90,12 @@ def hex_bytes(text: str, size: int, option: str) -> bytes:
     if len(value) != size:
         raise ConfigError(option, f"is not {size * 2} hexadecimal digits", f"for example {'0f' * size}")
     return value
+
+
+def _write(text: str) -> None:
+    """One line in one piece, so that several processes may share a pipe."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def _indented(text: str) -> str:
