@@ -485,8 +485,9 @@ class Endpoint:
         """Acknowledgements that no audio took along leave alone."""
         self._acks_armed = False
         now = self._clock()
+        until = now + TURN_SECONDS
         acks = self._acks
-        while acks and acks[0][0] <= now + 0.001:
+        while acks and acks[0][0] <= now + 0.001 and self._clock() < until:
             _, peer = acks.popleft()
             peer.ack_listed = False
             if peer.state is not PeerState.OPEN:
