@@ -1,0 +1,267 @@
+import pytest
+
+from pair import World, config
+from relay.config import LimitsConfig
+from relay.core import events as ev
+from relay.errors import ErrorCode
+from relay.protocol import control
+from relay.protocol.ids import Sub
+
+THREE = (512, 512, 500, 3)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_thirty_seconds_of_silence_close_both_directions(world):
+    ann, bob = world.talking()
+    world.run(29.9, alive=(bob,))
+    assert bob.speak() is None
+    world.run(0.2, alive=(bob,))
+    assert bob.speak() == "gate_closed"
+    assert ann.speak() == "gate_closed"
+    assert (bob.last(control.Peer).ev, bob.last(control.Peer).p) == ("away", 0)
+    assert "participant.away" in world.kinds()
+    assert ann.closed is None
+
+
+def test_being_heard_keeps_the_gate_open(world):
+    ann, bob = world.talking()
+    world.run(300, alive=(ann, bob))
+    assert ann.speak() is None
+
+
+def test_a_control_datagram_or_message_counts_as_being_heard(world):
+    ann, bob = world.talking()
+    for _ in range(4):
+        world.run(20)
+        ann.ping()
+        bob.send(control.Ping(t=1))
+    assert ann.speak() is None
+
+
+def test_media_alone_does_not_bring_back_what_lapsed(world):
+    ann, bob = world.talking()
+    world.run(31, alive=(bob,))
+    world.feed(ev.Heard({ann.leg: world.now}))
+    assert ann.speak() == "gate_closed"
+
+
+def test_a_rejoin_on_the_same_leg_brings_back_and_keeps_the_accept(world):
+    ann, bob = world.talking()
+    world.run(31, alive=(bob,))
+    joined = ann.rejoin()
+    assert (joined.p, joined.up) == (0, 1)
+    assert bob.last(control.Peer).ev == "back"
+    assert ann.speak() is None
+    assert bob.speak() is None
+    assert "participant.back" in world.kinds()
+
+
+def test_a_rejoin_of_somebody_who_is_there_is_answered_and_is_no_news(world):
+    ann, bob = world.talking()
+    before = len(bob.got)
+    assert isinstance(ann.rejoin(), control.Joined)
+    assert len(bob.got) == before
+    assert ann.speak() is None
+
+
+def test_a_lost_leg_closes_at_once_and_a_new_one_takes_the_place(world):
+    ann, bob = world.talking(key=True)
+    ann.lose()
+    assert bob.speak() == "gate_closed"
+    again = ann.resume()
+    assert bob.speak() == "gate_closed"
+    joined = again.rejoin()
+    assert (joined.p, joined.roster[0].st) == (0, "accepted")
+    assert bob.speak() is None
+    assert len(again.heard) == 1
+    assert again.speak() is None
+    world.check()
+
+
+def test_a_move_to_a_new_leg_closes_the_old_one(world):
+    ann, bob = world.talking(key=True)
+    again = ann.resume()
+    again.rejoin()
+    assert ann.closed is ErrorCode.MOVED
+    assert again.speak() is None
+    assert len(bob.heard) == 1
+    world.check()
+
+
+def test_the_accept_outlives_the_leg_for_sixty_seconds_and_is_then_asked_anew(world):
+    ann, bob = world.talking(key=True)
+    world.run(30, alive=(ann, bob))  # a fresh ticket
+    ann.lose()
+    world.run(59.9, alive=(bob,))
+    assert isinstance(ann.resume().rejoin(), control.Joined)
+
+    world = World()
+    ann, bob = world.talking(key=True)
+    world.run(30, alive=(ann, bob))
+    ann.lose()
+    world.run(60, alive=(bob,))
+    again = ann.resume()
+    again.rejoin()
+    assert again.last(control.Err).code == ErrorCode.CONSENT_EXPIRED
+    assert again.closed is None
+    assert bob.speak() == "gate_closed"
+    again.accept()
+    assert bob.speak() is None
+
+
+def test_whose_silent_leg_lost_its_accept_may_return_on_a_new_leg(world):
+    ann, bob = world.talking(key=True)
+    world.run(30 + 60, alive=(bob,))
+    again = ann.resume()
+    assert isinstance(again.rejoin(), control.Joined)
+    assert ann.closed is ErrorCode.MOVED
+    again.accept()
+    assert bob.speak() is None
+    world.check()
+
+
+def test_after_ninety_seconds_nobody_can_come_back_and_a_call_of_two_fails(world):
+    ann, bob = world.talking(key=True)
+    ann.lose()
+    world.run(90, alive=(bob,))
+    assert (bob.last(control.Ended).why, bob.closed) == ("failed", ErrorCode.IDLE_TIMEOUT)
+    assert (world.records[0].outcome, world.records[0].reason) == ("failed", "gone")
+    assert ann.resume().closed is ErrorCode.CALL_ENDED
+
+
+def test_in_a_group_the_others_go_on_without_whom_nobody_hears(world):
+    ids = world.call()
+    ann, bob, cid = (world.client(ids.token(lim=THREE)).enter() for _ in range(3))
+    for one in (ann, bob, cid):
+        one.accept()
+    ann.lose()
+    world.run(91, alive=(bob, cid))
+    assert (bob.last(control.Peer).ev, bob.last(control.Peer).why) == ("left", "failed")
+    assert bob.speak() is None
+    world.check()
+
+
+def test_a_ringing_call_is_missed_after_45_seconds(world):
+    ann, bob = world.pair()
+    ann.accept()
+    world.run(44.9, alive=(ann, bob))
+    assert not world.records
+    world.run(0.1)
+    assert (ann.last(control.Ended).why, bob.last(control.Ended).why) == ("missed", "missed")
+    assert world.records[0].outcome == "missed"
+
+
+def test_a_ringing_device_that_breaks_may_come_back_by_ticket(world):
+    ann, bob = world.pair(key=True)
+    ann.accept()
+    bob.lose()
+    assert ann.last(control.Peer).ev == "away"
+    again = bob.resume()
+    again.rejoin()
+    assert again.all(control.Err) == []
+    again.accept()
+    assert ann.speak() is None
+
+
+def test_one_broken_device_of_two_is_no_news(world):
+    ids = world.call()
+    ann = world.client(ids.token()).enter()
+    phone, tablet = (world.client(ids.token(sub=Sub(b"s" * 16), key=True)).enter() for _ in range(2))
+    before = len(ann.got)
+    phone.lose()
+    assert len(ann.got) == before
+    again = phone.resume()
+    again.rejoin()
+    assert tablet.closed is None
+    world.check()
+
+
+def test_someone_who_joins_a_running_group_and_never_accepts_is_let_go(world):
+    ids = world.call()
+    ann, bob = (world.client(ids.token(lim=THREE)).enter() for _ in range(2))
+    ann.accept()
+    bob.accept()
+    cid = world.client(ids.token(lim=THREE)).enter()
+    world.run(45, alive=(ann, bob, cid))
+    assert cid.last(control.Ended).why == "missed"
+    assert ann.closed is None
+
+
+def test_who_was_replaced_and_never_accepts_anew_ends_a_call_of_two(world):
+    ids = world.call()
+    ann, bob = world.client(ids.token()).enter(), world.client(ids.token()).enter()
+    ann.accept()
+    bob.accept()
+    newer = world.client(ids.token(sub=bob.sub)).enter()
+    world.run(45, alive=(ann, newer))
+    assert ann.last(control.Ended).why == "completed"
+    assert world.records[0].reason == "gone"
+
+
+def test_the_longest_time_allowed_ends_the_call_as_expired(world):
+    ann, bob = world.talking(dur=100)
+    world.run(99.9, alive=(ann, bob))
+    assert ann.speak() is None
+    world.run(0.1)
+    assert ann.last(control.Ended).why == "expired"
+    assert world.records[0].outcome == "expired"
+
+
+def test_strangers_have_an_hour(world):
+    ann, bob = world.talking(ctc=0)
+    world.run(3599, alive=(ann, bob))
+    assert not world.records
+    world.run(1)
+    assert world.records[0].outcome == "expired"
+
+
+def test_tickets_come_every_30_seconds_to_every_leg(world):
+    ann, bob = world.pair()
+    ann.accept()
+    bob.accept()
+    world.run(91, alive=(ann, bob))
+    assert len(ann.all(control.Ticket)) == 3
+    assert ann.last(control.Ticket).ttl == 90
+
+
+def test_a_ticket_of_somebody_else_takes_no_place(world):
+    ann, bob = world.talking(key=True)
+    answer = bob.rejoin(ann.ticket)
+    assert (answer.code, bob.closed) == (ErrorCode.RESUME_UNKNOWN, ErrorCode.RESUME_UNKNOWN)
+
+
+def test_a_rejoin_must_name_its_own_call(world):
+    ann, _ = world.talking()
+    answer = ann.ask(control.Rejoin(c=bytes(16), rt=ann.ticket))
+    assert answer.code == ErrorCode.RESUME_UNKNOWN
+
+
+def test_a_listener_who_waits_for_a_flow_number_gets_it_when_one_has_rested():
+    world = World(config(limits=LimitsConfig(flow_rest_s=10.0)))
+    ids = world.call()
+    ann = world.client(ids.token(lim=THREE)).enter()
+    ann.accept()
+    numbers = world.engine.node.legs[ann.leg].downlinks
+    flows = [numbers.allot(world.now) for _ in range(62)]
+    numbers.free(flows[5], world.now)
+    bob = world.client(ids.token(lim=THREE)).enter()
+    bob.accept()
+    assert ann.hears == 0
+    world.run(10, alive=(ann, bob))
+    assert (ann.hears, ann.gate.fl) == (2, {1: 6})
+    assert bob.speak() is None
+
+
+def test_a_leg_in_no_call_is_lost_without_a_word(world):
+    ann = world.client(world.call().token()).open()
+    ann.hello()
+    ann.lose()
+    assert not world.engine.legs
+    _, bob = world.pair()
+    bob.hangup()
+    bob.lose()
+    world.check()

@@ -1,0 +1,117 @@
+import pytest
+
+from pair import World, config
+from relay.config import DrainConfig
+from relay.core import events as ev
+from relay.errors import ErrorCode
+from relay.protocol import control
+
+TO = ("quic://next.example:443",)
+
+
+@pytest.fixture
+def world() -> World:
+    return World(config(drain=DrainConfig(to=TO)))
+
+
+def states(world: World) -> list[str]:
+    return [event.data["state"] for event in world.events if event.kind == "node.drain"]
+
+
+def test_an_empty_node_stops_after_the_last_frames_are_out(world):
+    world.feed(ev.DrainRequested())
+    assert world.engine.drain_state == "closing"
+    assert not world.is_stopped
+    world.run(1.0)
+    assert world.is_stopped
+    assert states(world) == ["draining", "moving", "closing", "stopped"]
+
+
+def test_calls_go_on_are_asked_to_move_and_closed_at_the_end(world):
+    ann, bob = world.talking(dur=10_000)
+    world.feed(ev.DrainRequested())
+    assert world.engine.is_draining
+    world.run(29.9, alive=(ann, bob))
+    assert ann.all(control.Drain) == []
+    world.run(0.2, alive=(ann, bob))
+    notice = ann.last(control.Drain)
+    assert (notice.in_ms, notice.by_ms, notice.to) == (10_000, 270_000, TO)
+    assert notice.ht is not None
+    assert ann.speak() is None
+    world.run(268.8, alive=(ann, bob))
+    assert ann.closed is None
+    world.run(0.1)
+    assert (ann.closed, bob.closed) == (ErrorCode.DRAIN_TIMEOUT, ErrorCode.DRAIN_TIMEOUT)
+    assert (world.records[0].outcome, world.records[0].reason) == ("failed", "drain")
+    world.run(1)
+    assert world.is_stopped
+
+
+def test_the_requests_are_spread_over_ten_seconds_call_by_call(world):
+    pairs = [world.talking() for _ in range(4)]
+    world.feed(ev.DrainRequested())
+    world.feed(ev.DrainRequested())
+    told = []
+    for _ in range(40):
+        told.append(sum(bool(ann.all(control.Drain)) for ann, bob in pairs))
+        assert all(len(ann.all(control.Drain)) == len(bob.all(control.Drain)) for ann, bob in pairs)
+        world.run(0.25)
+    assert (told[0], told[9], told[11], told[21], told[-1]) == (1, 1, 2, 3, 4)
+
+
+def test_who_is_in_no_call_is_sent_away_when_the_moving_begins(world):
+    ann, bob = world.talking()
+    idle = world.client(world.call().token()).open()
+    world.feed(ev.DrainRequested())
+    world.feed(ev.DrainRequested())
+    assert idle.closed is ErrorCode.DRAINING
+    assert ann.closed is None
+    for one in (ann, bob):
+        one.ask(control.Moved(c=one.cid, ok=True))
+    assert world.engine.drain_state == "closing"
+    assert world.records[0].reason == "moved"
+
+
+def test_a_call_that_ended_before_its_turn_is_not_asked(world):
+    world.talking()
+    ann, bob = world.talking()
+    cid, _ = world.talking()
+    world.feed(ev.DrainRequested())
+    world.feed(ev.DrainRequested())
+    ann.hangup()
+    world.run(10)
+    assert bob.all(control.Drain) == []
+    assert cid.all(control.Drain) != []
+
+
+def test_a_third_request_closes_everyone(world):
+    ann, _ = world.talking()
+    lingering, other = world.talking()
+    other.hangup()
+    for _ in range(3):
+        world.feed(ev.DrainRequested())
+    assert ann.closed is ErrorCode.DRAIN_TIMEOUT
+    assert lingering.closed is ErrorCode.DRAINING
+    world.feed(ev.DrainRequested())
+    assert states(world) == ["draining", "moving", "closing"]
+    world.run(1)
+    assert world.is_stopped
+    world.check()
+
+
+def test_a_person_in_a_moving_call_may_still_come_back(world):
+    ann, _ = world.talking(key=True)
+    world.feed(ev.DrainRequested())
+    world.feed(ev.DrainRequested())
+    ann.lose()
+    assert isinstance(ann.resume().rejoin(), control.Joined)
+
+
+def test_a_leg_that_opens_late_is_closed_with_the_rest(world):
+    world.talking()
+    world.feed(ev.DrainRequested())
+    world.feed(ev.DrainRequested())
+    late = world.client(world.call().token()).open()
+    assert late.closed is None
+    world.feed(ev.DrainRequested())
+    assert late.closed is ErrorCode.DRAIN_TIMEOUT

@@ -1,0 +1,316 @@
+import dataclasses
+
+import pytest
+
+from pair import CLUSTER, ISSUER, KID, PUBLIC, TICKET_KEY, World, config
+from relay.config import IssuerConfig, LimitsConfig, NodeConfig, TokenConfig
+from relay.core import events as ev
+from relay.core.relay import EngineKeys, issuers_of
+from relay.errors import ErrorCode
+from relay.protocol import control, datagram, signed, token
+from relay.protocol.address import Address
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def opened(world: World, **changes):
+    return world.client(world.call().token(**changes)).open()
+
+
+# ---------------------------------------------------------------- a whole call
+
+
+def test_two_people_call_talk_and_hang_up(world):
+    ids = world.call()
+    ann, bob = world.client(ids.token()).enter(), world.client(ids.token()).enter()
+    ann.accept()
+    bob.accept()
+    assert ann.speak() is None
+    assert bob.speak() is None
+    assert world.engine.legs == {"in_call": 2}
+    assert world.engine.calls_by_stage == {"active": 1}
+    ann.hangup()
+    assert world.engine.calls == 0
+    world.run(5)
+    assert not world.engine.legs
+    assert (world.engine.spent_tokens, world.engine.drain_state) == (2, "running")
+    assert not world.engine.is_draining
+    assert world.engine.next_deadline() is None
+    assert world.engine.poll() is None
+    world.check()
+
+
+def test_the_engine_takes_a_stream_byte_by_byte(world):
+    ann = opened(world)
+    for byte in control.encode(control.Hello(tok=ann.raw), 1) + control.encode(control.Join(c=ann.cid), 2):
+        world.feed(ev.StreamReceived(ann.leg, bytes((byte,))))
+    assert isinstance(ann.answers[1], control.Welcome)
+    assert isinstance(ann.answers[2], control.Joined)
+
+
+def test_a_monotonic_clock_that_steps_back_stands_still(world):
+    world.now = 100.0
+    ann, _ = world.pair()
+    world.now = 50.0
+    world.feed(ev.Tick())
+    assert world.engine.node.now == 100.0
+    assert ann.closed is None
+
+
+# ---------------------------------------------------------------- before hello
+
+
+@pytest.mark.parametrize(
+    "message",
+    [control.Join(c=bytes(16)), control.Pong(t=1), control.Feedback(c=bytes(16), stars=1), control.Ok()],
+)
+def test_before_hello_nothing_else_is_heard(world, message):
+    ann = opened(world)
+    answer = ann.ask(message)
+    assert (answer.code, ann.closed) == (ErrorCode.AUTH_REQUIRED, ErrorCode.AUTH_REQUIRED)
+
+
+def test_there_is_one_challenge(world):
+    ann = opened(world)
+    ann.send(control.Ping(t=1))
+    ann.send(control.Ping(t=2))
+    assert len(ann.all(control.Challenge)) == 1
+    assert ann.closed is ErrorCode.AUTH_REQUIRED
+
+
+def test_a_second_hello_is_a_violation(world):
+    ann = opened(world)
+    ann.hello()
+    assert ann.hello().code == ErrorCode.PROTOCOL_VIOLATION
+    assert ann.closed is ErrorCode.PROTOCOL_VIOLATION
+
+
+def test_a_goodbye_before_hello_is_a_goodbye(world):
+    ann = opened(world)
+    ann.send(control.Bye())
+    assert ann.closed is ErrorCode.NO_ERROR
+
+
+# ---------------------------------------------------------------- messages
+
+
+def test_an_unknown_type_is_ignored_or_answered_and_never_fatal(world):
+    ann, _ = world.pair()
+    before = len(ann.got)
+    world.feed(ev.StreamReceived(ann.leg, b"\x00\x04\x93\x7f\x00\x80"))
+    assert len(ann.got) == before
+    world.feed(ev.StreamReceived(ann.leg, b"\x00\x04\x93\x7f\x05\x80"))
+    assert ann.answers[5].code == ErrorCode.VERSION
+    assert ann.closed is None
+
+
+@pytest.mark.parametrize(
+    "message", [control.Ok(), control.Ended(c=bytes(16), why="failed"), control.Challenge(n=bytes(32), t=0)]
+)
+def test_what_only_the_relay_says_is_a_violation(world, message):
+    ann, _ = world.pair()
+    assert ann.ask(message).code == ErrorCode.PROTOCOL_VIOLATION
+    assert ann.closed is ErrorCode.PROTOCOL_VIOLATION
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"\xff\xff", ErrorCode.TOO_LARGE),
+        (b"\x00\x01\xc1", ErrorCode.BAD_ENCODING),
+        (b"\x00\x00", ErrorCode.BAD_ENCODING),
+    ],
+)
+def test_garbage_on_the_stream_closes_with_its_code(world, data, code):
+    ann, bob = world.pair()
+    world.feed(ev.StreamReceived(ann.leg, data))
+    assert ann.closed is code
+    assert bob.last(control.Peer).ev == "away"
+
+
+def test_what_follows_a_fatal_message_in_the_same_bytes_is_not_read(world):
+    ann, _ = world.pair()
+    data = b"\x00\x01\xc1" + control.encode(control.Accept(c=ann.cid), 9)
+    world.feed(ev.StreamReceived(ann.leg, data))
+    assert 9 not in ann.answers
+    ann = opened(world)
+    data = control.encode(control.Bye()) + control.encode(control.Hello(tok=ann.raw), 9)
+    world.feed(ev.StreamReceived(ann.leg, data))
+    assert 9 not in ann.answers
+
+
+def test_the_control_stream_must_not_end(world):
+    ann = opened(world)
+    world.feed(ev.StreamReceived(ann.leg, b"", end=True))
+    assert ann.closed is ErrorCode.PROTOCOL_VIOLATION
+
+
+def test_more_than_200_messages_at_once_are_too_many(world):
+    ann, _ = world.pair()
+    for _ in range(198):
+        ann.send(control.Ping(t=1))
+    assert ann.closed is None
+    ann.send(control.Ping(t=1))
+    assert ann.closed is ErrorCode.RATE_LIMITED
+    assert ann.last(control.Err).retry_ms == 20
+
+
+def test_a_ping_is_answered_with_its_own_time(world):
+    ann, _ = world.pair()
+    assert ann.ask(control.Ping(t=77)) == control.Pong(t=77)
+    ann.send(control.Pong(t=1))
+    assert ann.closed is None
+
+
+def test_before_the_join_and_after_the_end_call_messages_are_refused_gently(world):
+    ann = opened(world)
+    ann.hello()
+    assert ann.accept().code == ErrorCode.NOT_IN_CALL
+    assert ann.ask(control.Feedback(c=ann.cid, stars=1)).code == ErrorCode.NOT_IN_CALL
+    ann.join()
+    assert ann.ask(control.Accept(c=bytes(16))).code == ErrorCode.CALL_NOT_FOUND
+    ann.hangup()
+    assert ann.accept().code == ErrorCode.CALL_ENDED
+    assert ann.rejoin().code == ErrorCode.CALL_ENDED
+    assert ann.closed is None
+
+
+def test_a_goodbye_hangs_up_and_one_with_an_error_does_not(world):
+    ann, bob = world.talking()
+    ann.ask(control.Bye())
+    assert ann.closed is ErrorCode.NO_ERROR
+    assert bob.last(control.Ended).why == "completed"
+    ann, bob = world.talking()
+    ann.send(control.Bye(code=2))
+    assert ann.closed is ErrorCode.NO_ERROR
+    assert bob.last(control.Peer).ev == "away"
+
+
+def test_a_goodbye_of_one_device_leaves_the_others(world):
+    ids = world.call()
+    world.client(ids.token()).enter()
+    phone = world.client(ids.token()).enter()
+    tablet = world.client(ids.token(sub=phone.sub)).enter()
+    phone.send(control.Bye())
+    assert phone.closed is ErrorCode.NO_ERROR
+    assert isinstance(tablet.accept(), control.Ok)
+
+
+def test_a_goodbye_of_the_last_of_two_who_are_ordered_out_closes_once(world):
+    ids = world.call()
+    ann = world.client(ids.token(lim=(512, 512, 500, 3))).enter()
+    ann.send(control.Bye())
+    assert ann.closed is ErrorCode.NO_ERROR
+    world.check()
+
+
+# ---------------------------------------------------------------- datagrams, addresses, hearing
+
+
+def test_a_ping_datagram_is_answered_with_our_clock(world):
+    ann, _ = world.pair()
+    world.now = 12.5
+    world.feed(ev.DatagramReceived(ann.leg, datagram.encode_datagram(datagram.Ping(1, 2))))
+    assert datagram.decode_datagram(ann.datagrams[0]) == datagram.Pong(1, 2, 12_500)
+
+
+@pytest.mark.parametrize("data", [b"\0", b"\0\x01\x00", b"\x01\x02", b"\0" * 2000])
+def test_a_damaged_datagram_is_counted_and_never_fatal(world, data):
+    ann, _ = world.pair()
+    world.feed(ev.DatagramReceived(ann.leg, data))
+    assert world.engine.counters["dropped", "malformed"] == 1
+    assert ann.closed is None
+
+
+def test_datagrams_that_say_nothing_to_us_are_taken_note_of(world):
+    ann, _ = world.pair()
+    unknown = b"\0\x7f"
+    other = datagram.encode_datagram(datagram.NewestWins(control.Pong.TYPE, 1, control.Pong(t=1)))
+    foreign = datagram.encode_datagram(datagram.NewestWins(control.Rr.TYPE, 1, control.Rr(c=bytes(16), s=())))
+    for data in (unknown, other, foreign, datagram.encode_datagram(datagram.Padding(5))):
+        world.feed(ev.DatagramReceived(ann.leg, data))
+    assert world.engine.counters["control_datagram", "newestwins"] == 2
+    assert world.engine.counters["control_datagram", "padding"] == 1
+
+
+def test_a_report_by_datagram_of_someone_in_no_call_is_ignored(world):
+    ann = opened(world)
+    report = datagram.NewestWins(control.Rr.TYPE, 1, control.Rr(c=ann.cid, s=()))
+    world.feed(ev.DatagramReceived(ann.leg, datagram.encode_datagram(report)))
+    assert ann.closed is None
+
+
+def test_a_flood_of_datagrams_is_dropped_and_not_answered(world):
+    ann, _ = world.pair()
+    for _ in range(250):
+        ann.ping()
+    assert len(ann.datagrams) == 200
+    assert world.engine.counters["dropped", "over_budget"] == 50
+
+
+def test_a_new_address_is_told_to_those_who_are_in(world):
+    ann, _ = world.pair()
+    world.feed(ev.AddressMoved(ann.leg, Address("198.51.100.9", 7)))
+    assert ann.last(control.Obs) == control.Obs(ip="198.51.100.9", port=7, seq=1)
+    stranger = opened(world)
+    world.feed(ev.AddressMoved(stranger.leg, Address("198.51.100.9", 8)))
+    assert stranger.got == []
+
+
+def test_what_is_said_of_legs_that_are_gone_is_ignored(world):
+    address = Address("192.0.2.1", 1)
+    for event in (
+        ev.StreamReceived(99, b"x"),
+        ev.DatagramReceived(99, b"x"),
+        ev.LegLost(99, 0),
+        ev.AddressMoved(99, address),
+        ev.Heard({99: 1.0}),
+    ):
+        world.feed(event)
+    assert world.outputs == []
+
+
+def test_nobody_was_heard_in_the_future(world):
+    ann, _ = world.pair()
+    world.feed(ev.Heard({ann.leg: 1e9}))
+    assert world.engine.node.legs[ann.leg].heard == world.now
+
+
+def test_a_report_names_people_who_sit_there_now(world):
+    ann, bob = world.pair()
+    assert isinstance(ann.ask(control.Report(c=ann.cid, p=1, reason="x")), control.Ok)
+    assert world.events[-1].data["peer"] == bob.sub.hex()
+
+
+# ---------------------------------------------------------------- settings
+
+
+def test_a_reload_changes_keys_and_limits_and_leaves_calls_alone(world):
+    ann, _ = world.talking()
+    seed = bytes(range(1, 33))
+    public = signed.public_of(seed)
+    new_config = dataclasses.replace(config(limits=LimitsConfig(calls=1)), tokens=TokenConfig(skew_s=0))
+    keys = EngineKeys({token.kid_of(public): public}, [bytes(32), TICKET_KEY])
+    world.feed(ev.ConfigChanged(new_config, keys))
+    assert opened(world).hello().code == ErrorCode.TOKEN_INVALID
+    claims = world.call().claims()
+    bob = world.client(token.mint(claims, seed)).open()
+    assert isinstance(bob.hello(), control.Welcome)
+    assert bob.join().code == ErrorCode.OVERLOADED
+    assert ann.speak() is None
+    assert isinstance(ann.rejoin(), control.Joined)
+
+
+def test_a_reload_without_keys_keeps_them(world):
+    world.feed(ev.ConfigChanged(config()))
+    assert isinstance(opened(world).hello(), control.Welcome)
+
+
+def test_issuers_come_from_the_configuration_by_key_id():
+    issuer = IssuerConfig(public_key=PUBLIC.hex())
+    settings = config(tokens=TokenConfig(issuers=(issuer,)), node=NodeConfig(cluster=CLUSTER))
+    assert issuers_of(settings) == {KID: PUBLIC}
+    assert len(ISSUER) == 32

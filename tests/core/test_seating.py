@@ -1,0 +1,71 @@
+import pytest
+
+from pair import ADULT, TEEN, World
+from relay.core import events as ev
+from relay.errors import ErrorCode
+from relay.protocol.ids import Sub
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_a_seat_charges_a_device_and_opens_an_uplink_that_nobody_hears(world):
+    ann, bob = world.pair()
+    node = world.engine.node
+    assert node.device_quota.held((ann.cid, ann.sub)) == 1
+    assert ev.OpenFlow(bob.leg, 1, 1, False) in world.outputs
+    assert not [out for out in world.outputs if isinstance(out, ev.Route)]
+    bob.lose()
+    assert node.device_quota.held((bob.cid, bob.sub)) == 0
+    assert ev.CloseFlow(bob.leg, 1) in world.outputs
+
+
+def test_too_many_devices_of_one_person_are_refused(world):
+    ids = world.call()
+    clients = [world.client(ids.token(sub=Sub(bytes(16)))) for _ in range(5)]
+    for one in clients:
+        one.open()
+        one.hello()
+        one.join()
+    assert clients[4].closed is ErrorCode.QUOTA
+
+
+def test_the_roster_shows_state_mute_contact_and_relay_only(world):
+    ids = world.call()
+    lim = (512, 512, 500, 5)
+    ann = world.client(ids.token(lim=lim)).enter()
+    bob = world.client(ids.token(lim=lim, net=1, age=TEEN)).enter()
+    bob.accept()
+    bob.mute()
+    cid = world.client(ids.token(lim=lim)).enter()
+    cid.accept()
+    cid.lose()
+    dan = world.client(ids.token(lim=lim)).enter()
+    roster = {entry.p: entry for entry in dan.joined.roster}
+    assert [roster[p].st for p in range(3)] == ["joined", "accepted", "away"]
+    assert [roster[p].mu for p in range(3)] == [False, True, False]
+    assert roster[1].rly
+    assert all(entry.ctc == 1 for entry in roster.values())
+    assert dan.joined.rly  # a young person is there
+    assert ann.joined.rly is False
+
+
+@pytest.mark.parametrize(("changes", "hidden"), [({}, False), ({"net": 1}, True), ({"ctc": 0}, True)])
+def test_addresses_stay_hidden_by_token_or_for_want_of_a_contact(world, changes, hidden):
+    ann = world.client(world.call().token(age=ADULT, **changes)).enter()
+    assert ann.joined.rly is hidden
+
+
+def test_dismissed_and_replaced_legs_are_closed_with_their_codes(world):
+    ids = world.call()
+    ann = world.client(ids.token()).enter()
+    sub = Sub(b"s" * 16)
+    phone, tablet = (world.client(ids.token(sub=sub)).enter() for _ in range(2))
+    tablet.accept()
+    assert phone.closed is ErrorCode.ANSWERED_ELSEWHERE
+    world.client(ids.token(sub=sub)).enter()
+    assert tablet.closed is ErrorCode.REPLACED
+    assert ann.closed is None
+    world.check()
