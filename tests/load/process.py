@@ -25,6 +25,11 @@ def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def threads(pid: int) -> int:
+    """Threads of the process."""
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
 def pin(pid: int, cpu: int) -> bool:
     """Keep a process on one CPU, so that those who measure do not compete with it. False: not allowed."""
     try:
