@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
+import hmac
 import json
 import os
 import re
@@ -16,9 +18,12 @@ from typing import Any
 import msgpack
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from client.rig import Rig, daemon, public_of
 from relay import cli, client
+from relay.client import agreement
 from relay.client.audio import read_pcm, silence, write_wav
 from relay.config import FROZEN, Config
 from relay.core.drain import DrainState
@@ -397,3 +402,59 @@ def test_the_names_in_the_sdk_guide_exist() -> None:
         for span in spans:
             for found in re.findall(rf"\b{kind}\.([a-z_]+)\b", span):
                 assert hasattr(owner, found) or f"self.{found}" in source, f"{kind}.{found}"
+
+
+def test_every_test_that_the_threat_table_names_exists() -> None:
+    named = re.findall(
+        r"`(tests/[\w/]+\.py)`: \*([^*]+)\*", section("docs/security.md", "Threats and guards")
+    )
+    assert len(named) == len(list(rows(section("docs/security.md", "Threats and guards"))))
+    for path, title in named:
+        assert re.search(rf"def test_{title.replace(' ', '_')}\(", text(path)), f"{path}: {title}"
+
+
+def test_the_key_agreement_follows_from_the_formulas_of_the_protocol_document() -> None:
+    """Section 7 computed again, with other code than the SDK's: HMAC and hashes alone."""
+    call, ids = bytes(range(16)), (b"A" * 8, b"B" * 8)
+    draws = iter(bytes([n]) * 32 for n in range(1, 9))
+    identities = [Ed25519PrivateKey.from_private_bytes(bytes([90 + n]) * 32) for n in (0, 1)]
+    runs = [
+        agreement.Run(
+            agreement.Parties(call, n, 1 - n),
+            identities[n],
+            lambda _: next(draws),
+            own_id=ids[n],
+            peer_id=ids[1 - n],
+        )
+        for n in (0, 1)
+    ]
+    [commit] = runs[0].start()
+    [offer_r] = runs[1].on_blob(agreement.decode(commit))
+    [reveal] = runs[0].on_blob(agreement.decode(offer_r))
+    [confirm_r] = runs[1].on_blob(agreement.decode(reveal))
+    [confirm_c] = runs[0].on_blob(agreement.decode(confirm_r))
+    assert runs[1].on_blob(agreement.decode(confirm_c)) == []
+
+    d, head = b"vrl-e2e-v1\0", 19
+    commitment, right, left = commit[head:], offer_r[head:], reveal[head:]
+    assert commit[:head] == bytes((1, 1, 0)) + ids[0] + ids[1]
+    assert commitment == hashlib.sha256(d + b"commit" + left).digest()
+    parts = (call, bytes((0, 1, 0)), ids[0], ids[1], commitment, right, left)
+    t = hashlib.sha512(d + b"".join(len(part).to_bytes(2, "big") + part for part in parts)).digest()
+    private = X25519PrivateKey.from_private_bytes(bytes([1]) * 32)
+    root = hmac.digest(bytes(32), private.exchange(X25519PublicKey.from_public_bytes(right[:32])), "sha512")
+
+    def key(label: bytes, size: int) -> bytes:
+        return hmac.digest(root, d + label + b"\0" + t + b"\1", "sha512")[:size]
+
+    for n, run in enumerate(runs):
+        assert run.keys is not None
+        assert run.keys.send_base_key == key(b"base %d" % n, 64)
+        assert run.keys.chain == key(b"chain", 32)
+        assert run.keys.sas == f"{int.from_bytes(key(b'sas', 16), 'big') % 10**6:06}"
+    for index, blob in ((1, confirm_r), (0, confirm_c)):
+        mac, signature = blob[head : head + 32], blob[head + 32 :]
+        assert mac == hmac.digest(key(b"mac", 32), b"confirm" + bytes((index,)) + t, "sha256")
+        identities[index].public_key().verify(signature, d + b"identity" + bytes((index,)) + t)
+    [chosen] = runs[0].choose()
+    assert chosen[head:] == hmac.digest(key(b"mac", 32), b"chosen\0" + t, "sha256")
