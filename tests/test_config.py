@@ -108,7 +108,12 @@ WRONG = [
     ("tls.certificate=", "tls.certificate", "is empty", "PEM"),
     ("tls.key=", "tls.key", "is empty", "PEM"),
     ("cluster.key_file=", "cluster.key_file", "is empty", "keygen --cluster"),
-    ("cluster.previous_key_file=/run/credentials/relay.service/relay.key", "cluster.previous_key_file", "same file", '""'),
+    (
+        "cluster.previous_key_file=/run/credentials/relay.service/relay.key",
+        "cluster.previous_key_file",
+        "same file",
+        '""',
+    ),
     ('tokens.issuers=[{public_key="ab"}]', "tokens.issuers[0].public_key", "64 lower-case", ""),
     ('tokens.issuers=[{name="a"}]', "tokens.issuers[0].public_key", "is not set", "keygen"),
     ('tokens.issuers=[{nam="a"}]', "tokens.issuers[0].nam", "unknown key", "did you mean name?"),

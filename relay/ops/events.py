@@ -115,6 +115,16 @@ def encode(event: CallEvent, node: str, log_id: str, seq: int) -> str:
     return json.dumps(line, separators=(",", ":"), ensure_ascii=False, default=str)
 
 
+def _is_sound(event: CallEvent) -> bool:
+    """Whether it can be a line at all; one that cannot is a bug of ours and must not stop the others."""
+    try:
+        encode(event, "", "", 0)
+    except (TypeError, ValueError, RecursionError):
+        log.exception("an event of kind %s is no JSON", event.kind)
+        return False
+    return True
+
+
 class EventWriter:
     """`event` never blocks; numbering, spooling and delivery happen on one thread of their own."""
 
@@ -220,8 +230,11 @@ class EventWriter:
     def _intake(self) -> bool:
         events: list[CallEvent] = []
         while self._queue and len(events) < BATCH:
-            events.append(self._queue[0])
-            self._queue.popleft()
+            event = self._queue.popleft()
+            if _is_sound(event):
+                events.append(event)
+            else:
+                self._dropped["write_error"] += 1
         if events and self._spool.size >= self._config.max_bytes:
             self._dropped["spool_full"] += len(events)
             return True

@@ -281,6 +281,11 @@ class History:
                 for record in records:
                     insert(connection, self._node, record)
                 connection.execute("COMMIT")
+            except (TypeError, ValueError):  # a bug of ours; it must not stop what comes after
+                connection.execute("ROLLBACK")
+                self._dropped["write_error"] += len(records)
+                log.exception("call records that are no values of SQLite or JSON")
+                return
             except sqlite3.Error as error:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")

@@ -251,6 +251,36 @@ def test_a_refusing_spool_keeps_events_in_memory(
     assert numbers(lines(Path(config.path))) == [0, 1]
 
 
+def test_an_event_that_is_no_json_does_not_stop_the_others(config: EventsConfig) -> None:
+    with running(config) as writer:
+        writer.event(event(0))
+        writer.event(CallEvent("call.answered", 1.0, {("no", "key"): 1}))  # type: ignore[dict-item]  # the bug
+        writer.event(event(1))
+        assert writer.flush()
+    assert writer.counters().dropped == {"write_error": 1}
+    assert numbers(lines(Path(config.path))) == [0, 1]
+
+
+def test_a_batch_is_spooled_whole_or_not_at_all(
+    config: EventsConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(config.spool, "n1")
+    spool.append([event(0)])
+    real = events_module.encode
+
+    def fail_second(one: CallEvent, node: str, log_id: str, seq: int) -> str:
+        if seq == 3:
+            raise sqlite3.OperationalError("disk I/O error")
+        return real(one, node, log_id, seq)
+
+    monkeypatch.setattr(events_module, "encode", fail_second)
+    with pytest.raises(sqlite3.OperationalError):
+        spool.append([event(1), event(2)])
+    assert [seq for seq, _ in spool.after(0)] == [1]
+    assert spool.waiting == 1
+    spool.close()
+
+
 def test_what_never_reached_the_spool_is_counted_at_the_end(
     config: EventsConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

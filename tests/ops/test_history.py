@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 import threading
 from pathlib import Path
@@ -131,6 +132,41 @@ def test_a_busy_database_is_tried_again(path: Path, monkeypatch: pytest.MonkeyPa
     assert records.counters().written == 1
     assert not records.is_failing
     records.close()
+
+
+def test_a_record_that_cannot_be_stored_does_not_stop_the_others(path: Path) -> None:
+    records = writer(path)
+    records.start()
+    strange = dataclasses.replace(person(ANN), client={(): 1})  # type: ignore[dict-item]  # the bug
+    records.record(dataclasses.replace(call(1), participants=(strange,)))
+    assert records.flush()
+    records.record(call(2))
+    records.close()
+    assert records.counters().dropped == {"write_error": 1}
+    assert records.counters().written == 1
+
+
+def test_a_file_that_cannot_be_opened_any_more_is_tried_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "RETRY_EVERY", 0.01)
+    real, broken = database, [True]
+
+    def refuse(where: Path) -> object:
+        if broken[0] and threading.current_thread() is not threading.main_thread():
+            raise ConfigError("records.path", "cannot be opened")
+        return real(where)
+
+    monkeypatch.setattr(history, "database", refuse)
+    records = writer(path)
+    records.start()
+    records.record(call(1))
+    assert not records.flush(timeout=0.05)
+    assert records.is_failing
+    broken[0] = False
+    assert records.flush()
+    records.close()
+    assert records.counters().written == 1
 
 
 def test_what_cannot_be_written_until_the_end_is_counted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
