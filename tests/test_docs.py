@@ -106,7 +106,7 @@ def test_a_command_of_the_documents_exists_with_these_options(name: str, words: 
             pytest.fail(f"{name}: relay refuses {words[1:]} ({error.code})")
         return
     script = ROOT / words[0]
-    assert words[0].startswith("./scripts/")
+    assert words[0].removeprefix("./").startswith("scripts/")
     assert os.access(script, os.X_OK)
     if words[0] == "./scripts/bench":
         assert (ROOT / "tests" / "load" / f"{words[1]}.py").is_file()
@@ -142,6 +142,8 @@ def named_paths(name: str) -> set[str]:
 def test_every_file_that_a_document_names_exists(name: str) -> None:
     missing = sorted(path for path in named_paths(name) if not any(ROOT.glob(path.rstrip("/"))))
     assert missing == []
+    links = re.findall(r"\]\(([\w./-]+)\)", text(name))
+    assert [link for link in links if not (ROOT / name).parent.joinpath(link).exists()] == []
 
 
 def test_every_module_that_the_architecture_names_exists() -> None:
