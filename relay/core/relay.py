@@ -251,9 +251,9 @@ class Relay:
                 node.count("dropped", DropReason.STALE.value)
                 return
             leg.newest[value.type] = value.seq
-            call, seat = self._find(leg)
-            if call is not None and seat is not None and call.cid == value.body.c:
-                self._talk.on_rr(call, seat, value.body)
+            found = self._find(leg)
+            if found is not None and found[0].cid == value.body.c:
+                self._talk.on_rr(*found, value.body)
 
     # ------------------------------------------------------------ messages
 
@@ -291,12 +291,10 @@ class Relay:
             raise PeerError(ErrorCode.AUTH_REQUIRED, "hello comes first")
 
     def _on_call_message(self, leg: Leg, body: control.Message, id: int) -> None:
-        call, seat = self._find(leg)
-        if leg.state is LegState.LINGERING:
+        found = self._find(leg)
+        if found is None:  # it has had its call: see _check_call
             raise PeerError(ErrorCode.CALL_ENDED, "the call has ended", fatal=False)
-        if call is None or seat is None:
-            raise PeerError(ErrorCode.NOT_IN_CALL, "join first", fatal=False)
-        self._in_call[type(body)](call, seat, leg, body, id)
+        self._in_call[type(body)](*found, leg, body, id)
 
     def _check_call(self, leg: Leg, body: Any) -> None:
         """A message names the leg's own call, and comes after the join."""
@@ -305,10 +303,10 @@ class Relay:
         if body.c != leg.call:
             raise PeerError(ErrorCode.CALL_NOT_FOUND, "no such call", fatal=False)
 
-    def _find(self, leg: Leg) -> tuple[Call | None, Participant | None]:
+    def _find(self, leg: Leg) -> tuple[Call, Participant] | None:
         """The leg's call and seat while it is in one."""
         if leg.state is not LegState.IN_CALL or leg.call is None:
-            return None, None
+            return None
         call = self._node.calls[leg.call]
         return call, call.seats[leg.index]
 
@@ -317,17 +315,11 @@ class Relay:
 
     def _on_bye(self, leg: Leg, bye: control.Bye, id: int) -> None:
         """A goodbye without an error is a hang-up; with one the person may come back."""
-        call, seat = self._find(leg)
-        if (
-            bye.code == ErrorCode.NO_ERROR
-            and call is not None
-            and seat is not None
-            and seat.legs == [leg.number]
-        ):
-            self._exchange.on_hangup(call, seat, leg, id)
-        if not self._node.is_closed(leg):
-            self._absence.on_leg_gone(leg)
-            self._node.close_leg(leg, ErrorCode.NO_ERROR, "bye")
+        found = self._find(leg)
+        if found is not None and bye.code == ErrorCode.NO_ERROR and found[1].legs == [leg.number]:
+            self._exchange.on_hangup(*found, leg, id)
+        self._absence.on_leg_gone(leg)
+        self._node.close_leg(leg, ErrorCode.NO_ERROR, "bye")
 
     def _on_join(self, leg: Leg, join: control.Join, id: int) -> None:
         if leg.state is not LegState.READY:
@@ -344,15 +336,15 @@ class Relay:
     def _on_token(self, leg: Leg, message: control.TokenUpdate, id: int) -> None:
         assert leg.claims is not None  # it was admitted
         verdict = self._door.check_token(leg, leg.claims, message)
-        call, seat = self._find(leg)
-        if call is not None and seat is not None:
-            self._exchange.on_rights(call, seat, verdict.claims)
+        found = self._find(leg)
+        if found is not None:
+            self._exchange.on_rights(*found, verdict.claims)
         self._door.grant(leg, verdict)
         self._node.answer(leg, id)
 
     def _on_report(self, leg: Leg, report: control.Report, id: int) -> None:
-        call, _ = self._find(leg)
-        roster = leg.roster if call is None else {one.index: one.sub for one in call.seats.values()}
+        found = self._find(leg)
+        roster = leg.roster if found is None else {one.index: one.sub for one in found[0].seats.values()}
         self._talk.on_report(leg, roster.get(report.p), report, id)
 
     def _on_rr(self, call: Call, seat: Participant, leg: Leg, rr: control.Rr, id: int) -> None:

@@ -337,3 +337,11 @@ def test_who_left_a_group_may_come_again_while_there_is_room(world):
     world.client(ids.token(lim=lim)).enter()
     assert refused(ready(world, ids, lim=lim, sub=bob.sub)) is ErrorCode.CALL_FULL
     assert cid.closed is None
+
+
+def test_a_newer_token_may_take_rights_away(world):
+    ann, bob = world.talking()
+    quiet = dataclasses.replace(bob.claims, jti=Jti(b"j" * 16), prm=6)
+    assert isinstance(bob.ask(control.TokenUpdate(tok=token.mint(quiet, ISSUER))), control.Ok)
+    assert bob.speak() is DropReason.GATE_CLOSED
+    assert ann.speak() is None

@@ -144,3 +144,10 @@ def test_unblocking_in_a_call_of_two_ends_nothing(world):
 def test_nobody_blocks_himself(world):
     ann, _ = world.talking()
     assert ann.block(0).code == ErrorCode.NOT_IN_CALL
+
+
+def test_a_block_by_command_needs_no_answer_on_a_leg(world):
+    host, ann, bob = trio(world)
+    assert world.command("block", cid=host.cid, sub=ann.sub, peer=bob.sub) is ErrorCode.NO_ERROR
+    ann.speak()
+    assert (len(bob.heard), len(host.heard)) == (0, 1)

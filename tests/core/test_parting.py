@@ -117,3 +117,16 @@ def test_a_call_without_anybody_left_in_it_is_recorded_at_once(world):
     (record,) = world.records
     assert (record.outcome, record.reason) == ("failed", "gone")
     assert world.engine.calls == 0
+
+
+def test_who_never_comes_back_or_never_accepts_leaves_a_group_with_the_right_word(world):
+    ids = world.call()
+    ann, bob, cid = (world.client(ids.token(lim=THREE)).enter() for _ in range(3))
+    ann.accept()
+    bob.accept()
+    bob.lose()
+    world.run(45, alive=(ann, cid))
+    assert cid.last(control.Ended).why == "missed"
+    world.run(45, alive=(ann,))
+    assert (ann.last(control.Peer).p, ann.last(control.Peer).why) == (1, "failed")
+    assert ann.closed is None

@@ -9,6 +9,7 @@ from relay.core.relay import EngineKeys, issuers_of
 from relay.errors import ErrorCode
 from relay.protocol import control, datagram, signed, token
 from relay.protocol.address import Address
+from relay.protocol.ids import Jti
 
 
 @pytest.fixture
@@ -314,3 +315,79 @@ def test_issuers_come_from_the_configuration_by_key_id():
     settings = config(tokens=TokenConfig(issuers=(issuer,)), node=NodeConfig(cluster=CLUSTER))
     assert issuers_of(settings) == {KID: PUBLIC}
     assert len(ISSUER) == 32
+
+
+# ---------------------------------------------------------------- everything has its place
+
+
+def test_a_lost_leg_is_gone_from_the_books(world):
+    ann, bob = world.pair()
+    ann.lose(code=0x33)
+    assert world.engine.counters["leg_lost", "51"] == 1
+    assert bob.last(control.Peer).ev == "away"
+    world.check()
+
+
+def test_reports_by_stream_and_datagram_reach_the_other(world):
+    ann, bob = world.talking()
+    body = control.Rr(c=ann.cid, s=(control.RrEntry(p=1, hi=1, n=1, lost=0),))
+    assert isinstance(ann.ask(body), control.Ok)
+    data = datagram.encode_datagram(datagram.NewestWins(control.Rr.TYPE, 3, body))
+    world.feed(ev.DatagramReceived(ann.leg, data))
+    world.feed(ev.DatagramReceived(ann.leg, data))
+    assert len(bob.all(control.Rr)) == 2
+    assert world.engine.counters["dropped", "stale"] == 1
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_newer_token_counts_before_and_in_a_call(world, joined):
+    ann = opened(world)
+    ann.hello()
+    if joined:
+        ann.join()
+    newer = dataclasses.replace(ann.claims, jti=Jti(b"j" * 16))
+    assert isinstance(ann.ask(control.TokenUpdate(tok=token.mint(newer, ISSUER))), control.Ok)
+
+
+def test_a_leg_joins_once(world):
+    ann, _ = world.pair()
+    assert ann.join().code == ErrorCode.PROTOCOL_VIOLATION
+
+
+def test_a_host_who_says_goodbye_after_being_removed_elsewhere_is_closed_once(world):
+    ann, bob = world.talking()
+    bob.hangup()
+    ann.send(control.Bye())
+    assert ann.closed is ErrorCode.NO_ERROR
+    world.check()
+
+
+def test_a_patience_that_ends_closes_the_leg_by_its_state(world):
+    silent, idle = opened(world), opened(world)
+    idle.hello()
+    world.run(5)
+    assert (silent.closed, idle.closed) == (ErrorCode.AUTH_REQUIRED, None)
+    world.run(150)
+    assert idle.closed is ErrorCode.TOKEN_EXPIRED
+
+
+def test_the_drains_deadlines_are_kept(world):
+    ann, _ = world.talking()
+    world.feed(ev.DrainRequested())
+    world.run(30, alive=(ann,))
+    assert world.engine.drain_state == "moving"
+    assert len(ann.all(control.Drain)) == 1
+    for _ in range(2):
+        world.feed(ev.DrainRequested())
+    world.run(1)
+    assert world.is_stopped
+
+
+def test_many_deadlines_at_once_are_kept_a_few_at_a_time(world):
+    people = [opened(world) for _ in range(10)]
+    world.now = 5.0
+    world.feed(ev.Tick())
+    assert sum(one.closed is not None for one in people) == 4
+    assert world.engine.next_deadline() == 5.0
+    world.run(0)
+    assert all(one.closed is ErrorCode.AUTH_REQUIRED for one in people)
