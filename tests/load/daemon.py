@@ -24,8 +24,8 @@ from types import TracebackType
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
-from quicpair import certificate
 
+from quicpair import certificate
 from relay.config import (
     ClusterConfig,
     Config,
@@ -197,7 +197,7 @@ def total(samples: dict[str, float], name: str) -> float:
 
 
 def imbalance(samples: dict[str, float]) -> float:
-    """How far the conservation of packets is from holding in one scrape; 0 unless something was lost count of."""
+    """How far the conservation of packets is from holding in one scrape; 0 unless count was lost."""
     packets = total(samples, "relay_udp_received_total") - sum(
         total(samples, name)
         for name in ("relay_udp_handled_total", "relay_udp_dropped_total", "relay_udp_waiting")

@@ -1,8 +1,8 @@
-"""First packets from many addresses of 127.0.0.0/8: `python -m load.flood PORT RATE SEED`, until stdin closes.
+"""First packets from many addresses of 127.0.0.0/8: `python -m load.flood PORT RATE SEED` until stdin ends.
 
 Half are real first packets of stock clients, half only look like them. Answers are never read. When the input
-ends it prints one JSON line: how many were sent, in how many seconds. Loopback only, and bounded by its parent.
-Must never live here: anything that measures the relay.
+ends it prints one JSON line: how many were sent, in how many seconds. Loopback only, and bounded by its
+parent. Must never live here: anything that measures the relay.
 """
 
 from __future__ import annotations

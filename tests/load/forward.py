@@ -21,6 +21,7 @@ import uvloop
 from aioquic.asyncio import QuicConnectionProtocol, serve
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import DatagramFrameReceived, QuicEvent, StreamDataReceived
+
 from quicpair import certificate
 
 NAME = 17  # "!" and 16 bytes
@@ -90,7 +91,7 @@ async def _stock() -> int:
     with tempfile.TemporaryDirectory() as folder:
         configuration.load_cert_chain(*certificate(Path(folder)))
     server: Any = await serve("127.0.0.1", 0, configuration=configuration, create_protocol=Stock)
-    return int(server._transport.get_extra_info("sockname")[1])  # noqa: SLF001 - no public way to the port
+    return int(server._transport.get_extra_info("sockname")[1])
 
 
 async def _bare() -> int:

@@ -1,7 +1,7 @@
 """The guards under attack: reflection, spoofed floods, stalled receivers, mass leaving, stream windows.
 
-Attackers and victims stand on loopback or in this process; every bar is about our guard. See the modules named
-below for what each part does. Must never live here: an attack.
+Attackers and victims stand on loopback or in this process; every bar is about our guard. See the modules
+named below for what each part does. Must never live here: an attack.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import uvloop
+
 from load import honest, leaving, reflection, stall, windows
 from load.report import Report, arguments, say
 

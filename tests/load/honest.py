@@ -1,4 +1,4 @@
-"""An honest client joins a real daemon while first packets flood it. Must never live here: the flood itself."""
+"""An honest client joins a real daemon while first packets flood it. Must never live here: the flood."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ async def join_once(daemon: Daemon) -> float:
         leg.close()
 
 
+def _flooder(port: int, seed: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "load.flood", str(port), str(RATE), str(seed)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
 async def _line(child: subprocess.Popen[bytes]) -> dict[str, Any]:
     assert child.stdout is not None
     line = await asyncio.to_thread(child.stdout.readline)
@@ -48,11 +53,7 @@ async def judge(out: Report, *, joins: int, seed: int) -> None:
     with Daemon.start() as daemon:
         calm = [await join_once(daemon) for _ in range(3)]
         rss = process.rss_bytes(daemon.pid)
-        child = subprocess.Popen(
-            [sys.executable, "-m", "load.flood", str(daemon.server[1]), str(RATE), str(seed)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        child = _flooder(daemon.server[1], seed)
         assert child.stdin is not None
         try:
             await _line(child)
@@ -65,7 +66,7 @@ async def judge(out: Report, *, joins: int, seed: int) -> None:
             for _ in range(joins):
                 try:
                     times.append(await join_once(daemon))
-                except Exception as error:  # noqa: BLE001 - each way to fail counts the same
+                except Exception as error:
                     failed += 1
                     say(f"  honest join failed: {error!r}")
                 await asyncio.sleep(0.25)

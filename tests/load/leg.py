@@ -46,7 +46,7 @@ CONFIGURATION = QuicConfiguration(
 )
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The relay answered with an error or closed."""
 
 
@@ -132,24 +132,24 @@ class Leg:
 
     # ------------------------------------------------------------ steps of a call
 
-    async def connect(self, timeout: float = 10.0) -> None:
-        """Shake hands. Refused or TimeoutError."""
+    async def connect(self, within: float = 10.0) -> None:
+        """Shake hands. RefusedError or TimeoutError."""
         self._quic.connect(self._server, now=time.monotonic())
         self._settle(time.monotonic())
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(within):
             while not self._quic.is_confirmed:
                 if await self._news.get() is None:
-                    raise Refused(f"closed with {self.closed}")
+                    raise RefusedError(f"closed with {self.closed}")
 
-    async def hello(self, token: bytes, timeout: float = 10.0) -> control.Welcome:
+    async def hello(self, token: bytes, within: float = 10.0) -> control.Welcome:
         """Present the token."""
         self.tell(control.Hello(tok=token, cli=control.Cli(sdk="py", app="relay-demo")), 1)
-        return await self.expect(control.Welcome, timeout)
+        return await self.expect(control.Welcome, within)
 
-    async def join(self, call: bytes, timeout: float = 10.0) -> control.Joined:
+    async def join(self, call: bytes, within: float = 10.0) -> control.Joined:
         """Enter the call."""
         self.tell(control.Join(c=call), 2)
-        joined = await self.expect(control.Joined, timeout)
+        joined = await self.expect(control.Joined, within)
         self.index, self.flow = joined.p, joined.up
         return joined
 
@@ -157,11 +157,11 @@ class Leg:
         """Say yes; the gate opens when the other did, too."""
         self.tell(control.Accept(c=call, suites=(5,)), 3)
 
-    async def gate(self, timeout: float = 10.0) -> control.Gate:
+    async def gate(self, within: float = 10.0) -> control.Gate:
         """Wait until this leg hears somebody."""
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(within):
             while True:
-                gate = await self.expect(control.Gate, timeout)
+                gate = await self.expect(control.Gate, within)
                 if gate.open:
                     return gate
 
@@ -178,32 +178,32 @@ class Leg:
         self._quic.send_stream_data(self._stream, data, end)
         self._settle(time.monotonic())
 
-    async def expect(self, kind: type[M], timeout: float = 10.0) -> M:
-        """The next message of this kind; others are skipped. Refused on `err`, `ended` or a close."""
-        async with asyncio.timeout(timeout):
+    async def expect(self, kind: type[M], within: float = 10.0) -> M:
+        """The next message of this kind; others are skipped. RefusedError on `err`, `ended` or a close."""
+        async with asyncio.timeout(within):
             while True:
                 message = await self._news.get()
                 if isinstance(message, kind):
                     return message
                 if message is None:
-                    raise Refused(f"closed with {self.closed:#x}" if self.closed else "closed")
+                    raise RefusedError(f"closed with {self.closed:#x}" if self.closed else "closed")
                 if isinstance(message, control.Err | control.Ended):
-                    raise Refused(repr(message))
+                    raise RefusedError(repr(message))
 
-    async def expect_bytes(self, timeout: float = 10.0) -> bytes:
+    async def expect_bytes(self, within: float = 10.0) -> bytes:
         """The next raw bytes of the stream, for peers that speak no control messages."""
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(within):
             while True:
                 data = await self._news.get()
                 if isinstance(data, bytes) and data:
                     return data
                 if data is None:
-                    raise Refused("closed")
+                    raise RefusedError("closed")
 
-    async def pair(self, name: bytes, timeout: float = 10.0) -> None:
+    async def pair(self, name: bytes, within: float = 10.0) -> None:
         """Be connected with whoever names the same 16 bytes, by the stock forwarder."""
         self.write(b"!" + name)
-        await self.expect_bytes(timeout)
+        await self.expect_bytes(within)
 
     def ping(self) -> None:
         """A QUIC PING: the relay hears that we live."""

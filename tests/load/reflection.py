@@ -1,7 +1,7 @@
 """Bytes out for bytes in, over generated packets from sources that prove nothing. Simulated time, real code.
 
-The declared exception, the QUIC handshake below the Retry threshold (RFC 9000 section 8.1), is counted apart: by
-source, and in bytes per second of simulated time in all. Must never live here: sockets.
+The declared exception, the QUIC handshake below the Retry threshold (RFC 9000 section 8.1), is counted
+apart: by source, and in bytes per second of simulated time in all. Must never live here: sockets.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from aioquic.buffer import Buffer
 from aioquic.quic.packet import pull_quic_header
+
 from load.report import Report, say
 from load.simulated import (
     INITIAL_SIZE,
@@ -26,7 +27,6 @@ from load.simulated import (
     shaped_initial,
     source,
 )
-
 from relay.edge.quic import IssuedId
 
 PHASE = 1000  # inputs at one rate
@@ -129,8 +129,11 @@ class Inputs:
     def _other_long(self) -> bytes:
         """Handshake, 0-RTT or Retry for an id that nobody has (version 1)."""
         first = self._rng.choice((0xD0, 0xE0, 0xF0))
-        return bytes((first,)) + shaped_initial(self._rng)[1:5].replace(*VERSIONS[::-1]) + b"\x08" + (
-            self._rng.randbytes(1200)
+        return (
+            bytes((first,))
+            + shaped_initial(self._rng)[1:5].replace(*VERSIONS[::-1])
+            + b"\x08"
+            + (self._rng.randbytes(1200))
         )
 
     def _short_id(self) -> bytes:
@@ -165,7 +168,7 @@ def run(inputs: int, seed: int) -> tuple[Ledger, dict[str, Any]]:
             generated.tokens.append(retry_token(data))
 
     sock: Any = CountingSocket(sent)
-    generated = Inputs(rng, relay.endpoint._issue)  # noqa: SLF001 - ids as an eavesdropper sees them
+    generated = Inputs(rng, relay.endpoint._issue)
     endpoint = relay.endpoint
     rate, pure = RATES[0], False
     for number in range(inputs):

@@ -4,10 +4,10 @@
     stock   aioquic as shipped, forwarding DATAGRAM frames between paired connections
     bare    a uvloop UDP forwarder without encryption
 
-Calls of 50 packets/s each way, 120 bytes. Rounds are interleaved and ratios taken within a round, since figures
-of different minutes do not compare. CPU is that of all threads of the process under test, from /proc; each
-packet is counted, and compared with what was sent, at the sink. Delay: from the sender's clock to the receiving
-socket's kernel time stamp. Then the SDK places calls of its own beside the generator's.
+Calls of 50 packets/s each way, 120 bytes. Rounds are interleaved and ratios taken within a round, since
+figures of different minutes do not compare. CPU is that of all threads of the process under test, from
+/proc; each packet is counted, and compared with what was sent, at the sink. Delay: from the sender's clock
+to the receiving socket's kernel time stamp. Then the SDK places calls of its own beside the generator's.
 Must never live here: how a leg works.
 """
 
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvloop
+
 from load import process, report
 from load.daemon import Daemon, imbalance, total
 from load.leg import Leg

@@ -22,8 +22,12 @@ _PACKAGES = ("aioquic", "uvloop", "cryptography", "msgspec", "vrelay")
 def arguments(name: str, text: str | None) -> argparse.ArgumentParser:
     """A parser with what all benches take."""
     parser = argparse.ArgumentParser(prog=f"bench {name}", description=(text or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print the result object on one line, nothing else")
-    parser.add_argument("--quick", action="store_true", help="short form: checks correctness, judges no ratio")
+    parser.add_argument(
+        "--json", action="store_true", help="print the result object on one line, nothing else"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="short form: checks correctness, judges no ratio"
+    )
     parser.add_argument("--seed", type=int, default=1, help="seed of everything generated (default 1)")
     logging.getLogger("quic").setLevel(logging.ERROR)  # as the daemon does: what it says, counters say
     return parser

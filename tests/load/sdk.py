@@ -15,8 +15,8 @@ import sys
 from typing import Any
 
 import uvloop
-from load.daemon import Daemon
 
+from load.daemon import Daemon
 from relay import client
 from relay.protocol.token import from_text, to_text
 

@@ -1,4 +1,5 @@
-"""A whole node in this process on a simulated clock, with a socket that only counts, and spoofed first packets.
+"""A whole node in this process on a simulated clock, with a socket that only counts, and spoofed first
+packets.
 
 Must never live here: what is measured with them.
 """
@@ -17,8 +18,8 @@ from typing import Any
 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
-from quicpair import certificate
 
+from quicpair import certificate
 from relay.config import Config
 from relay.core import events as ev
 from relay.edge.assembly import Node, NodeKeys

@@ -1,9 +1,9 @@
 """Calls come and go for minutes against a real daemon; afterwards nothing may be left of them.
 
-Twenty calls at a time, each 5 to 30 s long, in every way a call ends here: hung up, closed without a word on the
-control stream, one side vanished, declined, never accepted. Some are the SDK's. Then the daemon must have the
-legs, calls, tasks and descriptors it started with, no more than 2 MiB of memory over what it had when warm, and
-nothing in its log. Must never live here: how a call is placed.
+Twenty calls at a time, each 5 to 30 s long, in every way a call ends here: hung up, closed without a word on
+the control stream, one side vanished, declined, never accepted. Some are the SDK's. Then the daemon must
+have the legs, calls, tasks and descriptors it started with, no more than 2 MiB of memory over what it had
+when warm, and nothing in its log. Must never live here: how a call is placed.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from collections import Counter
 from typing import Any
 
 import uvloop
+
 from load import process, report
 from load.daemon import Daemon, imbalance, total
-from load.leg import HELD, PROMPT, Leg, Refused
+from load.leg import HELD, PROMPT, Leg, RefusedError
 from load.sdk import Callers
 from load.traffic import Voice, talk
-
 from relay.config import LimitsConfig
 from relay.protocol import control
 
@@ -32,7 +32,7 @@ SHORTEST, LONGEST = 5.0, 30.0
 WARM_MINUTES = 10.0
 MAX_GROWTH = 2 << 20
 SAMPLE_EVERY = 5.0
-# Short deadlines, so that what lingers by design (lost legs, unanswered calls) is over soon after the last call.
+# Short deadlines, so that what lingers by design (lost legs, unanswered calls) is soon over at the end.
 LIMITS = LimitsConfig(
     idle_s=10.0, consent_s=10.0, accept_outlives_s=15.0, ring_s=10.0, ticket_ttl_s=30.0, ticket_every_s=10.0
 )
@@ -74,7 +74,7 @@ async def _one_call(daemon: Daemon, rng: random.Random, counts: Counter[str]) ->
                 legs[0].tell(control.Hangup(c=call), 9)
                 await asyncio.sleep(0.2)
         counts[way] += 1
-    except (Refused, TimeoutError) as error:
+    except (RefusedError, TimeoutError) as error:
         counts["failed"] += 1
         report.say(f"  a call failed: {error!r}")
     finally:

@@ -1,7 +1,7 @@
 """Memory of a node under spoofed first packets: `python -m load.spoofed COUNT SEED`, one JSON line.
 
-A process of its own, since only then its memory is the node's. Simulated time, so that a million packets at the
-rate of a flood pass in a minute; the node's code is the real one. Must never live here: bars.
+A process of its own, since only then its memory is the node's. Simulated time, so that a million packets at
+the rate of a flood pass in a minute; the node's code is the real one. Must never live here: bars.
 """
 
 from __future__ import annotations

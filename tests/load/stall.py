@@ -1,8 +1,8 @@
 """A receiver whose network goes dark for some seconds: what the relay still sends it, and how old that is.
 
-The darkness is in the receiving leg, which neither reads nor sends meanwhile; for the relay that is a black hole
-on the path. Age: from the sender's clock to the kernel's time stamp at the receiver, which is more than the time
-inside the relay. Must never live here: the relay's queue.
+The darkness is in the receiving leg, which neither reads nor sends meanwhile; for the relay that is a black
+hole on the path. Age: from the sender's clock to the kernel's time stamp at the receiver, which is more than
+the time inside the relay. Must never live here: the relay's queue.
 """
 
 from __future__ import annotations
@@ -11,12 +11,9 @@ import asyncio
 import time
 
 from load.daemon import Daemon, imbalance
-
 from load.relay import place_call
 from load.report import Report, say
 from load.traffic import PAYLOAD, PERIOD, talk
-
-
 
 MAX_AGE = 0.100
 HEALED = 3.0  # seconds observed after the stall
@@ -69,7 +66,7 @@ async def judge(out: Report, *, seconds: float) -> None:
             result = results[name] = await _one(
                 daemon, seconds, both_ways=both_ways, size=size, period=period
             )
-            out.bar(f"receiver {name}: audio older than 100 ms afterwards", result["older_than_100_ms"], "==", 0)
+            out.bar(f"receiver {name}: audio over 100 ms old", result["older_than_100_ms"], "==", 0)
             out.bar(f"receiver {name}: audio back after, s", result["first_after_s"], "<=", MAX_BACK_S)
         samples = daemon.metrics()
         dropped = {k: v for k, v in samples.items() if v and k.startswith("relay_media_dropped")}

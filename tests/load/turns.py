@@ -1,8 +1,8 @@
 """The daemon on a loop that weighs its turns: `python -m load.turns CONFIG`.
 
-asyncio's own loop in place of uvloop, since a selector of ours can stand between two turns there: thread CPU time
-from the return of one `select` to the call of the next. All else is the daemon as shipped. SIGUSR1 forgets what
-was measured, SIGUSR2 writes it as JSON to `turns.json` beside the configuration.
+asyncio's own loop in place of uvloop, since a selector of ours can stand between two turns there: thread CPU
+time from the return of one `select` to the call of the next. All else is the daemon as shipped. SIGUSR1
+forgets what was measured, SIGUSR2 writes it as JSON to `turns.json` beside the configuration.
 Must never live here: load, bars.
 """
 
@@ -53,7 +53,11 @@ class TurnSelector(selectors.EpollSelector):
 
     def facts(self) -> dict[str, Any]:
         """What was measured since the last `forget`."""
-        return {"turns": self.turns, "over_2_ms": self.over, "worst_ms": [round(x * 1e3, 3) for x in self.worst]}
+        return {
+            "turns": self.turns,
+            "over_2_ms": self.over,
+            "worst_ms": [round(x * 1e3, 3) for x in self.worst],
+        }
 
 
 def main(path: str) -> int:

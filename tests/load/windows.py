@@ -1,7 +1,7 @@
 """A peer that makes stream windows grow by a few bytes at ever higher offsets: what it costs the daemon.
 
-A stock receiver doubles its windows with the highest offset seen and fills the holes with zeros. Ours follow what
-was read, so most of these packets end the connection. Must never live here: the guard.
+A stock receiver doubles its windows with the highest offset seen and fills the holes with zeros. Ours follow
+what was read, so most of these packets end the connection. Must never live here: the guard.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from load.daemon import Daemon
 from load.honest import join_once
 from load.leg import Leg
 from load.report import Report, say
-
 from relay.protocol.wire import encode_varint
 
 PACKETS = 11
