@@ -234,6 +234,16 @@ def _used_after_the_clock_jumped(world: World) -> Client:
     return _hello(world, raw)
 
 
+def _used_before_the_clock_was_set_back(world: World) -> Client:
+    """100 seconds back: when its time on our own clock is over, the token's own is not."""
+    raw = world.call().token()
+    _hello(world, raw)
+    world.run(10.0)
+    world.wall -= 100
+    world.run(150.0)
+    return _hello(world, raw)
+
+
 def _revoked(world: World, **what: Any) -> Client:
     """Revoked before the first use."""
     raw = world.call().token(jti=JTI, ru=PERSON)
@@ -256,6 +266,9 @@ PROOFS = [
     Proof("a token that was used", _used, E.TOKEN_REPLAYED),
     Proof("a token that was used by somebody who left", _used_after_the_first_left, E.TOKEN_REPLAYED),
     Proof("a token used before the clock jumped", _used_after_the_clock_jumped, E.TOKEN_REPLAYED),
+    Proof(
+        "a token used before the clock was set back", _used_before_the_clock_was_set_back, E.TOKEN_REPLAYED
+    ),
     Proof("a revoked token", lambda world: _revoked(world, jti=JTI), E.TOKEN_INVALID),
     Proof("a token of a revoked key", lambda world: _revoked(world, kid=KID), E.TOKEN_INVALID),
     Proof("a token of a revoked person", lambda world: _revoked(world, ru=PERSON), E.FORBIDDEN),
@@ -328,6 +341,11 @@ RESUMES = [
     Resume(
         "a ticket of another cluster",
         lambda world, ann: _again(world, ann, _resealed(ann, seal_key=bytes(32))),
+        E.RESUME_UNKNOWN,
+    ),
+    Resume(
+        "a ticket that has expired",
+        lambda world, ann: _again(world, ann, _resealed(ann, exp=NOW - 1)),
         E.RESUME_UNKNOWN,
     ),
     Resume("a ticket of 91 seconds ago", _late, E.RESUME_UNKNOWN),

@@ -310,7 +310,7 @@ MEDIA = [
     Media("header version 0", [_head(0x00)], D.BAD_VERSION),
     Media("header version 2", [_head(0x80)], D.BAD_VERSION),
     Media("header version 3", [_head(0xC0)], D.BAD_VERSION),
-    Media("the reserved header bit", [_head(0x41, KID << 4)], D.MALFORMED),
+    Media("the reserved header bit", [_head(0x41, 0x80, KID)], D.MALFORMED),
     Media("a key id of two bytes", [_head(0x40, 0x90, 0, 9)], D.MALFORMED),
     Media("a counter of five bytes", [_head(0x40, 0x0C)], D.MALFORMED),
     Media("a key id in a longer spelling", [_head(0x40, 0x80, 1)], D.MALFORMED),

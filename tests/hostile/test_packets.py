@@ -79,7 +79,7 @@ def test_a_copy_that_cannot_arrive_is_dropped_by_name(row: table.Copies) -> None
     made.open_flow(1, UP, index=INDEX, group=False)
     made.route(1, UP, [(2, DOWN)], None)
     row.act(made)
-    assert set(made.counters.dropped_out) == {row.reason}
+    assert set(+made.counters.dropped_out) == {row.reason}
     assert made.counters.imbalance() == 0
 
 

@@ -1,0 +1,871 @@
+"""Guards, each with the edit that removes it and the tests that must notice.
+
+    Guard(what a build without it would allow, file, text, what stands there instead, finders)
+
+A finder is `TABLE/row id` of a hostile table, or a test below tests/ as `path::name`. The text must stand in
+the file exactly once: whoever rewrites a guard comes by here and says how it is removed now. Must never
+live here: how a broken build is made and run (test_guards.py).
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Guard(NamedTuple):
+    """Without `old` in `file`, one of `finders` fails; with it, all pass."""
+
+    without_it: str
+    file: str
+    old: str
+    new: str
+    finders: tuple[str, ...]
+
+
+QUIC_TESTS: Final = "edge/test_quic.py::"
+NEVER: Final = "if False:"
+
+
+def _guard(without_it: str, file: str, old: str, new: str, *finders: str) -> Guard:
+    return Guard(without_it, file, old, new, finders)
+
+
+FRONT: Final = "edge/front.py"
+ENDPOINT: Final = "edge/endpoint.py"
+QUIC: Final = "edge/quic.py"
+LANE: Final = "edge/lane_py.py"
+MEDIA: Final = "protocol/media.py"
+STRUCTURE: Final = "protocol/structure.py"
+SIGNED: Final = "protocol/signed.py"
+ADMISSION: Final = "core/admission.py"
+DOOR: Final = "core/door.py"
+ENGINE: Final = "core/relay.py"
+EXCHANGE: Final = "core/exchange.py"
+MODERATION: Final = "core/moderation.py"
+TALK: Final = "core/talk.py"
+ORDERS: Final = "core/orders.py"
+CONSENT: Final = "core/consent.py"
+RULES: Final = "config_rules.py"
+
+GUARDS: Final = [
+    # Before an address is proven.
+    _guard(
+        "small first packets are answered",
+        FRONT,
+        "if len(data) < MIN_INITIAL:",
+        "if len(data) < 7:",
+        "PACKETS/a first packet of 1199 bytes",
+        "PACKETS/an unknown version in a small packet",
+    ),
+    _guard(
+        "destination ids may be guessed",
+        FRONT,
+        "if len(header.dcid) < 8:",
+        NEVER,
+        "PACKETS/a first packet with a destination id of 7 bytes",
+    ),
+    _guard(
+        "two nodes negotiate versions with each other for ever",
+        FRONT,
+        "if header.version == 0:",
+        NEVER,
+        "PACKETS/a version negotiation, an answer to nothing",
+    ),
+    _guard(
+        "one source takes every handshake",
+        FRONT,
+        "if not self._per_source.take(source.prefix(), now):",
+        NEVER,
+        "PACKETS/first packets of one source without end",
+    ),
+    _guard(
+        "a source gets a new budget with each port",
+        FRONT,
+        "self._per_source.take(source.prefix(), now)",
+        "self._per_source.take(repr(tuple(source)).encode(), now)",
+        "PACKETS/first packets from many ports of one address",
+    ),
+    _guard(
+        "handshakes in progress have no ceiling",
+        FRONT,
+        "if half_open >= self._limits.half_open:",
+        NEVER,
+        "PACKETS/a proven address while every handshake is taken",
+    ),
+    _guard(
+        "a flood is never asked to prove its address",
+        FRONT,
+        "if half_open >= self._limits.retry_above_half_open or rate >",
+        "if rate >",
+        "PACKETS/a first packet while handshakes pile up",
+    ),
+    _guard(
+        "one source has version negotiations without end",
+        FRONT,
+        "if not self._per_source_negotiations.take(source.prefix(), now):",
+        NEVER,
+        "PACKETS/unknown versions from one source without end",
+    ),
+    _guard(
+        "spoofed sources have version negotiations without end",
+        FRONT,
+        "if self._negotiations.add(now) > self._limits.negotiations_per_s:",
+        NEVER,
+        "PACKETS/unknown versions from everywhere",
+    ),
+    _guard(
+        "an address token proves any address",
+        FRONT,
+        'return f"{source.host} {source.port}".encode()',
+        'return b""',
+        "PACKETS/an address token of another address",
+    ),
+    _guard(
+        "an address token proves any port",
+        FRONT,
+        'return f"{source.host} {source.port}".encode()',
+        "return source.host.encode()",
+        "PACKETS/an address token of another port",
+    ),
+    _guard(
+        "an address token lives for ever",
+        FRONT,
+        "not -1000 <= now_ms - made_ms <= self._life_ms or ",
+        "",
+        "PACKETS/an address token of 11 seconds ago",
+    ),
+    _guard(
+        "an address token fits any connection",
+        FRONT,
+        " or body[9 + body[8] :] != destination:",
+        ":",
+        "PACKETS/an address token for another destination id",
+    ),
+    _guard(
+        "an address token counts as often as it is sent",
+        FRONT,
+        "return original if self._first_use(nonce, now_ms) else None",
+        "return original",
+        "PACKETS/an address token that was used",
+    ),
+    _guard(
+        "a stateless reset may be larger than its trigger",
+        FRONT,
+        "if len(data) < MIN_RESET_TRIGGER or now < self._next_reset:",
+        "if now < self._next_reset:",
+        "PACKETS/a short header too small to answer",
+    ),
+    _guard(
+        "stateless resets have no rate",
+        FRONT,
+        "if len(data) < MIN_RESET_TRIGGER or now < self._next_reset:",
+        "if len(data) < MIN_RESET_TRIGGER:",
+        "PACKETS/short headers for old ids without end",
+    ),
+    _guard(
+        "connections of another node are reset",
+        FRONT,
+        "if owner is None or owner[0] != self._server_id:",
+        "if owner is None:",
+        "PACKETS/a short header with an id of another node",
+    ),
+    # The endpoint.
+    _guard(
+        "packets of any size are read",
+        ENDPOINT,
+        "if size > MAX_UDP or first < 0x40",
+        "if first < 0x40",
+        "PACKETS/a packet over 2048 bytes",
+    ),
+    _guard(
+        "the queue of unknown packets has no end",
+        ENDPOINT,
+        "if len(self._known if peer else self._unknown) >= SLOW_QUEUE:",
+        NEVER,
+        "PACKETS/a flood that fills the queue of unknown packets",
+    ),
+    _guard(
+        "a node that leaves takes newcomers",
+        ENDPOINT,
+        "if not self.accepting:",
+        NEVER,
+        "PACKETS/a first packet for a node that leaves",
+    ),
+    _guard(
+        "connections have no ceiling",
+        ENDPOINT,
+        "if len(self._by_leg) >= self._limits.legs:",
+        NEVER,
+        "PACKETS/a first packet for a full node",
+    ),
+    _guard(
+        "a handshake may take for ever",
+        ENDPOINT,
+        "due = peer.deadline if due is None else min(due, peer.deadline)",
+        "pass",
+        "MANNERS/a handshake that never ends",
+    ),
+    _guard(
+        "a defect met by a first packet keeps its slot",
+        ENDPOINT,
+        "        self._arm(peer)  # its deadline holds whatever its first packet does to us\n",
+        "",
+        "MANNERS/a defect met by a first packet",
+    ),
+    _guard(
+        "a defect met by one connection stays with it",
+        ENDPOINT,
+        "if peer is not None and not peer.is_gone:\n            self._forget(peer)",
+        "pass",
+        "MANNERS/a defect in the QUIC stack, met by one connection",
+        "MANNERS/a defect on the media path, met by one connection",
+    ),
+    _guard(
+        "old ids stay in the table",
+        ENDPOINT,
+        "        for cid in peer.ids:\n            self._by_id.pop(cid, None)\n        peer.ids.clear()\n",
+        "",
+        "edge/test_endpoint.py::test_a_client_that_says_goodbye_is_forgotten_with_all_its_ids",
+    ),
+    # The connection.
+    _guard(
+        "acknowledging what was never sent opens the window",
+        QUIC,
+        "if ack is not None and not self._is_honest(ack):",
+        NEVER,
+        "FRAMES/an acknowledgement of a packet never sent",
+        "FRAMES/an acknowledgement with ECN of a packet never sent",
+    ),
+    _guard(
+        "optimistic acknowledgements go unnoticed",
+        QUIC,
+        "return not any(start <= skipped < stop for skipped in self._skipped for start, stop in ack.ranges)",
+        "return True",
+        QUIC_TESTS + "test_acknowledging_a_skipped_number_closes_with_protocol_violation",
+    ),
+    _guard(
+        "a packet counts each time it comes",
+        QUIC,
+        "if number in space.received_packets:",
+        NEVER,
+        "TAMPERED/the same packet again",
+    ),
+    _guard(
+        "media is taken from any address",
+        QUIC,
+        "if not self._fast or addr != self._address or",
+        "if not self._fast or",
+        QUIC_TESTS + "test_the_same_packet_from_another_source_does_not_take_the_fast_path",
+    ),
+    _guard(
+        "128 streams may be opened",
+        QUIC,
+        "self._local_max_streams_bidi.value = MAX_STREAMS",
+        "pass",
+        "FRAMES/a fifth stream",
+    ),
+    _guard(
+        "128 one-way streams may be opened",
+        QUIC,
+        "self._local_max_streams_uni.value = MAX_STREAMS",
+        "pass",
+        "FRAMES/a fifth one-way stream",
+    ),
+    _guard(
+        "a stream may hold a megabyte",
+        QUIC,
+        "STREAM_WINDOW = 16 * 1024",
+        "STREAM_WINDOW = 1 << 20",
+        "FRAMES/stream data beyond the window of 16 KiB",
+    ),
+    _guard(
+        "a connection may hold a megabyte",
+        QUIC,
+        "CONNECTION_WINDOW = 64 * 1024",
+        "CONNECTION_WINDOW = 1 << 20",
+        "FRAMES/holes in five streams beyond the window of the connection",
+    ),
+    _guard(
+        "the window follows holes in a stream",
+        QUIC,
+        "consumed = stream.receiver.starting_offset()",
+        "consumed = stream.receiver.highest_offset",
+        QUIC_TESTS + "test_holes_in_a_stream_do_not_grow_the_window",
+    ),
+    _guard(
+        "a receiver who says nothing is sent to without end",
+        QUIC,
+        "return self.media_in_flight < MEDIA_WINDOW\n\n    @property",
+        "return True\n\n    @property",
+        QUIC_TESTS + "test_a_silent_receiver_stops_the_flow_at_the_window",
+    ),
+    _guard(
+        "one key is used beyond its limit",
+        QUIC,
+        "return self._sealed_since_update >= self._key_update_after",
+        "return False",
+        QUIC_TESTS + "test_the_key_phase_flips_at_the_limit_without_a_lost_packet",
+    ),
+    # The lane and the hop header.
+    _guard(
+        "a listener who takes nothing has an endless queue",
+        LANE,
+        "if len(queue) >= self._queue_frames:",
+        NEVER,
+        "COPIES/a listener who takes nothing loses the oldest frame",
+    ),
+    _guard(
+        "old speech is sent after a stall",
+        LANE,
+        "if now - arrived > self._queue_seconds:",
+        NEVER,
+        "COPIES/a frame older than 100 ms is not sent",
+    ),
+    _guard(
+        "a leg receives more than its token allows",
+        LANE,
+        "elif not owner.down.take(len(copy), now):",
+        "elif False:",
+        "COPIES/a listener gets no more than its token allows",
+    ),
+    _guard(
+        "copies wait for a leg that is gone",
+        LANE,
+        "if self._legs.get(listener.number) is not listener:",
+        NEVER,
+        "COPIES/nothing is queued for a listener who left",
+    ),
+    _guard(
+        "one participant speaks under another's key id",
+        LANE,
+        "if media.index_of(kid, flow.group) != flow.index:",
+        NEVER,
+        "MEDIA/the key id of somebody else",
+        "MEDIA/the key id of somebody else in a group",
+    ),
+    _guard(
+        "a packet is copied each time it comes",
+        LANE,
+        "return None if flow.is_new(kid, ctr) else DropReason.DUPLICATE",
+        "return None",
+        "MEDIA/a packet seen before",
+        "MEDIA/a repeat of a packet that came",
+    ),
+    _guard(
+        "packets have no rate",
+        LANE,
+        "if not owner.packets.take(1, now) or not owner.up.take(size, now):",
+        "if not owner.up.take(size, now):",
+        "MEDIA/more packets at once than allowed",
+    ),
+    _guard(
+        "bytes have no rate",
+        LANE,
+        "if not owner.packets.take(1, now) or not owner.up.take(size, now):",
+        "if not owner.packets.take(1, now):",
+        "MEDIA/more bytes at once than allowed",
+    ),
+    _guard(
+        "what an unrouted flow sends has no name",
+        LANE,
+        "if not flow.targets:\n            return flow.closed",
+        "pass",
+        "MEDIA/a packet before anybody may hear it",
+        "SPOKEN/after muting oneself",
+    ),
+    _guard(
+        "media datagrams of any size are copied",
+        MEDIA,
+        "if total > MAX_SIZE:",
+        NEVER,
+        "MEDIA/a media datagram of 1025 bytes",
+    ),
+    _guard(
+        "another header version is read as ours",
+        MEDIA,
+        "if h & VERSION_MASK != VERSION_BITS:",
+        NEVER,
+        "MEDIA/header version 3",
+    ),
+    _guard(
+        "a reserved bit passes",
+        MEDIA,
+        "if h & ZERO_BIT:",
+        NEVER,
+        "MEDIA/the reserved header bit",
+    ),
+    _guard(
+        "one packet has two spellings",
+        MEDIA,
+        "if kid < _LEAST[kid_size] or ctr < _LEAST[ctr_size]:",
+        NEVER,
+        "MEDIA/a counter in a longer spelling",
+        "MEDIA/a key id in a longer spelling",
+    ),
+    _guard(
+        "a datagram without a tag is copied",
+        MEDIA,
+        "if total - at < MIN_SEALED:",
+        NEVER,
+        "MEDIA/a header with no room for the tag",
+    ),
+    # Bytes that become values.
+    _guard(
+        "a key that stands there twice means what the decoder likes",
+        STRUCTURE,
+        "if key in keys:",
+        NEVER,
+        "SAID/a key that appears twice",
+        "ENVELOPES/a claim that stands there twice",
+    ),
+    _guard(
+        "nesting has no end",
+        STRUCTURE,
+        "if len(outer) > max_depth:",
+        NEVER,
+        "SAID/a body nested nine deep",
+    ),
+    _guard(
+        "a map has any number of keys",
+        STRUCTURE,
+        "if is_map and wanted > max_keys:",
+        NEVER,
+        "SAID/a body of 257 keys",
+    ),
+    _guard(
+        "bytes behind a value are not seen",
+        STRUCTURE,
+        'if at != len(data):\n                    raise _bad("bytes left over")\n                return',
+        "return",
+        "protocol/test_structure.py::test_anything_else_is_bad_encoding",
+    ),
+    _guard(
+        "a frame is awaited whatever its length",
+        "protocol/control.py",
+        "            if length > MAX_FRAME:\n",
+        "            if False:\n",
+        "SAID/a frame of 16385 bytes, by its length alone",
+    ),
+    _guard(
+        "text that is no UTF-8 is a bug of ours",
+        STRUCTURE,
+        "except UnicodeDecodeError as error:",
+        "except ZeroDivisionError as error:",
+        "SAID/text that is no UTF-8",
+    ),
+    # Papers.
+    _guard(
+        "a signature is not looked at",
+        SIGNED,
+        "if not holds(public, domain + unverified.kid + unverified.body, unverified.signature):",
+        NEVER,
+        "ENVELOPES/a flipped bit in the signature",
+        "ORDERS/a command with a flipped bit",
+    ),
+    _guard(
+        "a token is a command, and a command a token",
+        SIGNED,
+        "if not holds(public, domain + unverified.kid + unverified.body, unverified.signature):",
+        "from relay.protocol import command, token\n"
+        "    if not any(holds(public, each + unverified.kid + unverified.body, unverified.signature)"
+        " for each in (token.DOMAIN, command.DOMAIN)):",
+        "ENVELOPES/signed as a command",
+        "ORDERS/a command signed as a token",
+    ),
+    _guard(
+        "a token of another version is read as ours",
+        "protocol/token.py",
+        "if wire.v != VERSION:",
+        NEVER,
+        "CLAIMS/version 2",
+    ),
+    _guard(
+        "a token for another cluster is good here",
+        ADMISSION,
+        "if claims.aud != self._cluster:",
+        NEVER,
+        "CLAIMS/another cluster's audience",
+    ),
+    _guard(
+        "a token may live for a year",
+        ADMISSION,
+        "if not 0 < claims.exp - claims.iat <= self._tokens.max_lifetime_s:",
+        NEVER,
+        "CLAIMS/a life of 301 seconds",
+    ),
+    _guard(
+        "a token is good before its time",
+        ADMISSION,
+        "if max(claims.nbf, claims.iat) > wall + skew:",
+        NEVER,
+        "CLAIMS/valid a minute from now",
+    ),
+    _guard(
+        "a token never ends",
+        ADMISSION,
+        "if self.ends_in(claims, wall) <= 0:",
+        NEVER,
+        "CLAIMS/ended a minute ago",
+    ),
+    _guard(
+        "a revoked token admits",
+        ADMISSION,
+        "if kid in self.revoked_keys or self.revoked.knows(claims.jti, now, wall):",
+        NEVER,
+        "PROOFS/a revoked token",
+        "PROOFS/a token of a revoked key",
+    ),
+    _guard(
+        "a revoked person is admitted",
+        ADMISSION,
+        "if claims.ru is not None and self.revoked.knows(claims.ru, now, wall):",
+        NEVER,
+        "PROOFS/a token of a revoked person",
+    ),
+    _guard(
+        "a stolen token is as good as one's own",
+        ADMISSION,
+        "if not token.pop_verify(claims.cnf, proof.nonce, claims.sub, claims.cid, proof.signature):",
+        NEVER,
+        "PROOFS/a proof by another key",
+        "PROOFS/a proof made for another leg",
+    ),
+    _guard(
+        "a proof may be left out",
+        ADMISSION,
+        'raise PeerError(ErrorCode.POP_FAILED, "token needs a proof of possession")',
+        "return False",
+        "PROOFS/no proof for a token with a key",
+        "CLAIMS/a key that nobody proves",
+    ),
+    _guard(
+        "a token admits as often as it is shown",
+        ADMISSION,
+        'if not proven:\n                raise PeerError(ErrorCode.TOKEN_REPLAYED, "token was used before")',
+        "pass",
+        "PROOFS/a token that was used",
+    ),
+    _guard(
+        "a clock that jumps brings spent tokens back",
+        "core/memory.py",
+        "if until <= wall:",
+        "if True:",
+        "PROOFS/a token used before the clock was set back",
+    ),
+    _guard(
+        "children are admitted",
+        ADMISSION,
+        "        refuse_children(claims)\n",
+        "",
+        "SAID/new rights that make one 15",
+        "CLAIMS/under 16",
+    ),
+    _guard(
+        "any transport will do",
+        ADMISSION,
+        "if transport in TCP_TRANSPORTS and not claims.net & token.NET_TCP_LEGS:",
+        NEVER,
+        "CLAIMS/a WebSocket that the token does not allow",
+    ),
+    _guard(
+        "a ticket lives for ever",
+        DOOR,
+        "if body.exp < self._node.wall or body.kind != RESUME:",
+        "if body.kind != RESUME:",
+        "RESUMES/a ticket that has expired",
+    ),
+    _guard(
+        "a ticket for a hand-over resumes here",
+        DOOR,
+        "if body.exp < self._node.wall or body.kind != RESUME:",
+        "if body.exp < self._node.wall:",
+        "RESUMES/a ticket for a hand-over",
+    ),
+    _guard(
+        "whoever finds a ticket takes the place of its owner",
+        DOOR,
+        "if body.cnf is None:",
+        NEVER,
+        "RESUMES/a ticket without key, and no token beside it",
+    ),
+    _guard(
+        "a ticket needs no proof of its key",
+        DOOR,
+        "        admission.check_pop(seat.claims, proof)\n",
+        "",
+        "RESUMES/a ticket shown by somebody without the key",
+        "RESUMES/a ticket without a proof",
+    ),
+    _guard(
+        "anybody's token goes with anybody's ticket",
+        DOOR,
+        "if (claims.cid, claims.sub, claims.cnf) != (body.c, body.sub, body.cnf):",
+        NEVER,
+        "RESUMES/a ticket beside a token of somebody else",
+    ),
+    _guard(
+        "a removed person comes again",
+        "core/node.py",
+        'raise PeerError(ErrorCode.REMOVED, "removed from the call")',
+        "return",
+        "SAID/a join of somebody who was removed",
+    ),
+    # The engine.
+    _guard(
+        "anything may be said before the hello",
+        ENGINE,
+        'raise PeerError(ErrorCode.AUTH_REQUIRED, "hello comes first")',
+        "return",
+        "SAID/a join without a hello",
+        "SAID/an end-to-end message without a hello",
+    ),
+    _guard(
+        "messages have no rate",
+        ENGINE,
+        "if not leg.messages.take(1, self._node.now):",
+        NEVER,
+        "SAID/more than 200 messages at once",
+    ),
+    _guard(
+        "control datagrams have no rate",
+        ENGINE,
+        "if not leg.datagrams.take(1, node.now):",
+        NEVER,
+        "PASSING/more than 200 control datagrams at once",
+    ),
+    _guard(
+        "old news replaces new",
+        ENGINE,
+        "if value.seq <= leg.newest.get(value.type, -1):",
+        NEVER,
+        "PASSING/an older newest-wins message",
+    ),
+    _guard(
+        "a leg speaks into calls it is not in",
+        ENGINE,
+        "if body.c != leg.call:",
+        NEVER,
+        "SAID/an accept for another call",
+        "SAID/a mute in another call",
+    ),
+    _guard(
+        "silence before the hello has no end",
+        "core/leg.py",
+        "self._until: float | None = now + limits.hello_s",
+        "self._until: float | None = None",
+        "WAITED/no hello for 5 seconds",
+        "MANNERS/a client that never says hello",
+    ),
+    _guard(
+        "a token opens any call",
+        EXCHANGE,
+        "if claims.cid != join.c:",
+        NEVER,
+        "SAID/a join of another call than the token's",
+    ),
+    _guard(
+        "the token's list of people is not read",
+        EXCHANGE,
+        "if one.peer is not None and other.sub not in one.peer:",
+        NEVER,
+        "SAID/a join of somebody not on the list",
+    ),
+    _guard(
+        "a token for a group enters a call of two",
+        EXCHANGE,
+        "if (claims.lim[3] <= PAIR) != call.is_pair:",
+        NEVER,
+        "SAID/a join with a token for another size",
+    ),
+    _guard(
+        "a draining node begins new calls",
+        EXCHANGE,
+        "if not node.drain.takes_calls:",
+        NEVER,
+        "SAID/a new call on a node that leaves",
+    ),
+    _guard(
+        "calls have no ceiling",
+        EXCHANGE,
+        "if not node.call_quota.charge(HERE):",
+        "node.call_quota.charge(HERE)\n        if False:",
+        "SAID/a call more than the node takes",
+    ),
+    _guard(
+        "a third one listens in a call of two",
+        "core/call.py",
+        "if len(self.here()) >= min(self.capacity, max(PAIR, claims.lim[3])):",
+        NEVER,
+        "SAID/a third one in a call of two",
+    ),
+    _guard(
+        "any number of devices rings",
+        "core/seating.py",
+        "if not self._node.device_quota.charge((call.cid, seat.sub)):",
+        "self._node.device_quota.charge((call.cid, seat.sub))\n        if False:",
+        "SAID/a fifth device of one person",
+    ),
+    _guard(
+        "people of 17 talk to strangers",
+        "core/policy.py",
+        "if not terms.allow:",
+        NEVER,
+        "SAID/a stranger and a person of 17",
+    ),
+    _guard(
+        "no suite in common is no matter",
+        EXCHANGE,
+        "if not _common(suites, call, seat):",
+        NEVER,
+        "SAID/no common suite",
+    ),
+    _guard(
+        "messages pass before both accepted",
+        TALK,
+        "if not both_consent(call, one, other):",
+        NEVER,
+        "SAID/an app message before both accepted",
+        "SAID/an attachment before both accepted",
+    ),
+    _guard(
+        "strangers send attachments",
+        TALK,
+        "return kind != ATTACHMENT or self._node.policy.pair(one.claims, other.claims).attachments",
+        "return True",
+        "SAID/an attachment to a stranger",
+    ),
+    _guard(
+        "strangers send without end",
+        TALK,
+        "if STRANGER in contacts and not seat.opaque.take(size, self._node.now):",
+        NEVER,
+        "SAID/keys of a stranger without end",
+    ),
+    _guard(
+        "a token without the right sends end to end",
+        TALK,
+        "if not seat.claims.prm & token.MAY_E2E:",
+        NEVER,
+        "SAID/a blob that the token does not allow",
+    ),
+    _guard(
+        "reports have no rate",
+        TALK,
+        "if not leg.reports.take(1, self._node.now):",
+        NEVER,
+        "SAID/seven reports in a minute",
+    ),
+    _guard(
+        "anybody moderates",
+        MODERATION,
+        "if seat.claims.rol != token.ROLE_HOST and not seat.claims.prm & token.MAY_MODERATE:",
+        NEVER,
+        "SAID/ending a call without the right",
+        "SAID/muting somebody without the right",
+    ),
+    _guard(
+        "a moderator's mute is undone by the muted",
+        MODERATION,
+        "if not mute.on and call.gate.has(Fact.HARD_MUTED, seat.index):",
+        NEVER,
+        "SAID/undoing a moderator's mute",
+    ),
+    _guard(
+        "one hears before both accepted",
+        CONSENT,
+        "return facts[Fact.ACCEPTED] & facts[Fact.ALIVE] & facts[Fact.ADMITTED]",
+        "return facts[Fact.ALIVE] & facts[Fact.ADMITTED]",
+        "core/test_consent.py::test_without_one_of_the_common_facts_on_either_side_both_directions_close",
+    ),
+    _guard(
+        "silence keeps the gate open",
+        CONSENT,
+        "return facts[Fact.ACCEPTED] & facts[Fact.ALIVE] & facts[Fact.ADMITTED]",
+        "return facts[Fact.ACCEPTED] & facts[Fact.ADMITTED]",
+        "SPOKEN/after 30 seconds of silence",
+        "SPOKEN/after the listener's transport died",
+    ),
+    _guard(
+        "nobody waits for the host",
+        CONSENT,
+        "return facts[Fact.ACCEPTED] & facts[Fact.ALIVE] & facts[Fact.ADMITTED]",
+        "return facts[Fact.ACCEPTED] & facts[Fact.ALIVE]",
+        "SPOKEN/before the host admits",
+    ),
+    _guard(
+        "a mute is a wish",
+        CONSENT,
+        "return 0 if self.is_muted(index) else self.consented(index)",
+        "return self.consented(index)",
+        "SPOKEN/after muting oneself",
+        "SPOKEN/after a moderator's mute",
+    ),
+    _guard(
+        "the blocked are heard",
+        CONSENT,
+        "& ~self._blocked[index] & ~(1 << index)",
+        "& ~(1 << index)",
+        "SPOKEN/to those who all blocked the speaker",
+    ),
+    _guard(
+        "listeners speak",
+        CONSENT,
+        "if not ready & self._facts[Fact.SENDS] & 1 << index:",
+        "if not ready & 1 << index:",
+        "SPOKEN/with a listener's token",
+        "SPOKEN/with a token that allows no sending",
+    ),
+    # Commands and configuration.
+    _guard(
+        "a command works as often as it is sent",
+        ORDERS,
+        'raise PeerError(ErrorCode.TOKEN_REPLAYED, "command was used before")',
+        "pass",
+        "ORDERS/a command given twice",
+    ),
+    _guard(
+        "a revoked key commands",
+        ORDERS,
+        "if signed.split(command.MAGIC, raw).kid in self._admission.revoked_keys:",
+        NEVER,
+        "ORDERS/a command of a revoked key",
+    ),
+    _guard(
+        "a command never ends",
+        ORDERS,
+        "if ends_in <= 0:",
+        NEVER,
+        "ORDERS/a command of an hour ago",
+    ),
+    _guard(
+        "a command may live for a year",
+        ORDERS,
+        "if not 0 < order.exp - order.iat <= MAX_LIFETIME_S or order.iat > node.wall + skew:",
+        NEVER,
+        "ORDERS/a command that lives 301 seconds",
+        "ORDERS/a command of the next minute",
+    ),
+    _guard(
+        "a file admits people under 16",
+        RULES,
+        'if row.age == "under_16" and row.allow:',
+        NEVER,
+        "TEXTS/people under 16 admitted",
+    ),
+    _guard(
+        "a file lets strangers see addresses",
+        RULES,
+        'if row.contact == "stranger" and (row.attachments or not row.relay_only):',
+        NEVER,
+        "TEXTS/strangers who see addresses",
+        "TEXTS/strangers who send attachments",
+    ),
+    _guard(
+        "a misspelt key is ignored",
+        "settings.py",
+        "if name not in known:",
+        "if name not in known:\n            continue\n        if False:",
+        "TEXTS/a misspelt key",
+        "TEXTS/an unknown section",
+    ),
+]
