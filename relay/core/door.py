@@ -158,7 +158,9 @@ class Door:
 
     def grant(self, leg: Leg, verdict: Verdict) -> None:
         """The new rights count from now on."""
-        leg.claims, leg.kid = verdict
+        node = self._node
+        leg.on_renewed(*verdict, node.now + self._admission.ends_in(verdict.claims, node.wall))
+        node.watch_leg(leg)
         self._grant(leg, verdict.claims)
 
     # ------------------------------------------------------------ tickets

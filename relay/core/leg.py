@@ -122,6 +122,13 @@ class Leg(Machine[LegState]):
         self._move(Admitted)
         self._until = join_by
 
+    def on_renewed(self, claims: Claims, kid: Kid | None, join_by: float) -> None:
+        """A newer token; a leg that has not joined may wait as long as that one lives."""
+        self.claims = claims
+        self.kid = kid
+        if self._state is LegState.READY:
+            self._until = join_by
+
     def on_entered(self, call: CallId, index: int, up: int) -> None:
         """Its place and its uplink flow."""
         self.call = call

@@ -221,9 +221,11 @@ def test_a_newer_token_that_does_not_fit_changes_nothing(world, changes, code):
     assert ann.speak() is None
 
 
-def test_a_leg_that_has_not_joined_may_take_a_newer_token_too(world):
+def test_a_leg_that_has_not_joined_may_wait_as_long_as_its_newest_token_lives(world):
     ann = opened(world)
     ann.hello()
     assert ann.claims is not None
-    newer = dataclasses.replace(ann.claims, jti=Jti(b"j" * 16))
+    newer = dataclasses.replace(ann.claims, jti=Jti(b"j" * 16), exp=ann.claims.exp + 100)
     assert isinstance(ann.ask(control.TokenUpdate(tok=token.mint(newer, ISSUER))), control.Ok)
+    world.run(200)
+    assert isinstance(ann.join(), control.Joined)

@@ -40,3 +40,14 @@ def test_a_leg_joins_once():
     one.on_entered(CallId(bytes(16)), 0, 1)
     with pytest.raises(LocalError):
         one.on_entered(CallId(bytes(16)), 0, 1)
+
+
+def test_a_newer_token_prolongs_the_patience_of_a_leg_that_has_not_joined():
+    one = leg()
+    one.on_admitted(IDS.claims(), None, 150.0)
+    newer = IDS.claims()
+    one.on_renewed(newer, None, 250.0)
+    assert (one.claims, one.next_deadline()) == (newer, 250.0)
+    one.on_entered(CallId(bytes(16)), 0, 1)
+    one.on_renewed(newer, None, 350.0)
+    assert one.next_deadline() is None
