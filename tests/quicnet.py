@@ -28,6 +28,16 @@ SERVER_ID = b"\0\1\0"
 DELAY = 0.005
 
 
+class Handle:
+    """A callback of the simulated loop."""
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
 class Network:
     """Loop, clock, socket and clients of one endpoint. `run` lets simulated time pass."""
 
@@ -60,15 +70,17 @@ class Network:
         self.sent: list[tuple[bytes, tuple[str, int]]] = []
         self.clients: dict[tuple[str, int], Client] = {}
         self.sending_fails = False
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._events: list[tuple[float, int, Handle]] = []
         self._count = itertools.count()
 
     # the loop
-    def call_at(self, when: float, callback: Callable[[], None]) -> None:
-        heapq.heappush(self._events, (when, next(self._count), callback))
+    def call_at(self, when: float, callback: Callable[[], None]) -> Handle:
+        handle = Handle(callback)
+        heapq.heappush(self._events, (when, next(self._count), handle))
+        return handle
 
-    def call_soon(self, callback: Callable[[], None]) -> None:
-        self.call_at(self.now, callback)
+    def call_soon(self, callback: Callable[[], None]) -> Handle:
+        return self.call_at(self.now, callback)
 
     # the socket
     def sendto(self, data: bytes, addr: tuple[str, int]) -> None:
@@ -105,9 +117,10 @@ class Network:
     def run(self, seconds: float) -> None:
         end = self.now + seconds
         while self._events and self._events[0][0] <= end:
-            when, _, callback = heapq.heappop(self._events)
+            when, _, handle = heapq.heappop(self._events)
             self.now = max(self.now, when)
-            callback()
+            if handle.callback is not None:
+                handle.callback()
         self.now = end
         assert self.endpoint.imbalance() == 0
         assert self.lane.counters.imbalance() == 0

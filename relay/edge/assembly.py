@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from aioquic.quic.configuration import QuicConfiguration
 
@@ -17,8 +16,8 @@ from relay.config import Config
 from relay.core.events import ConfigChanged, EngineKeys
 from relay.core.relay import Relay
 from relay.edge import lane as lanes
-from relay.edge.driver import Driver, Sinks, Timer
-from relay.edge.endpoint import Endpoint
+from relay.edge.driver import Driver, Sinks
+from relay.edge.endpoint import Clock, Endpoint
 from relay.edge.front import AddressTokens, Front
 from relay.edge.ids import ConnectionIds
 from relay.edge.lane import Lane
@@ -46,13 +45,6 @@ class NodeKeys:
         return EngineKeys(self.issuers, [key.derive("ticket") for key in self.cluster])
 
 
-class Loop(Protocol):
-    """The part of the event loop that a node uses."""
-
-    def call_soon(self, callback: Callable[[], None]) -> object: ...
-    def call_at(self, when: float, callback: Callable[[], None]) -> Timer: ...
-
-
 class Node:
     """One relay without its sockets. `receive` and `read` of `endpoint` are its way in."""
 
@@ -61,7 +53,7 @@ class Node:
         config: Config,
         keys: NodeKeys,
         quic: QuicConfiguration,
-        loop: Loop,
+        loop: Clock,
         sinks: Sinks,
         *,
         clock: Callable[[], float] = time.monotonic,

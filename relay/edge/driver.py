@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from relay.core import events as ev
 from relay.core.relay import Relay
-from relay.edge.endpoint import Endpoint
+from relay.edge.endpoint import Clock, Endpoint, Timer
 from relay.edge.lane import Lane
 from relay.errors import ErrorCode
 from relay.protocol.address import Address
@@ -37,18 +37,6 @@ class Sinks(Protocol):
 
     def stopped(self) -> None:
         """The drain is complete."""
-
-
-class Timer(Protocol):
-    """A scheduled callback that can be taken back."""
-
-    def cancel(self) -> None: ...
-
-
-class Clock(Protocol):
-    """The part of the event loop that the driver uses."""
-
-    def call_at(self, when: float, callback: Callable[[], None]) -> Timer: ...
 
 
 class Driver:

@@ -1,7 +1,7 @@
 """All connections of the node, over its UDP sockets: in by connection id, out in batches, one timer heap.
 
     read batch -> first byte -> connection id -> fast path -> lane        (audio: at once)
-                                             `-> slow queue -> aioquic    (the rest: 2 ms a turn)
+                                             `-> slow queue -> aioquic    (the rest: 1 ms a turn)
     lane queues -> seal -> socket
 
 Audio never waits behind handshakes: slow packets stand in bounded queues, those of known connections
@@ -41,7 +41,7 @@ log = logging.getLogger("relay.endpoint")
 
 MAX_UDP = 2048
 READ_BATCH = 64  # packets per socket and turn, so that timers and other sockets get theirs
-TURN_SECONDS = 0.002  # slow work per loop turn
+TURN_SECONDS = 0.001  # slow work per loop turn and kind of it
 SLOW_QUEUE = 4096
 PACKET_OVERHEAD = 60  # short header, ACK frame and tag, upper bound for one of ours
 DATAGRAM_OVERHEAD = 3  # frame type and two-byte length
@@ -66,11 +66,17 @@ class Handler(Protocol):
         """The transport is gone."""
 
 
+class Timer(Protocol):
+    """A scheduled callback that can be taken back."""
+
+    def cancel(self) -> None: ...
+
+
 class Clock(Protocol):
-    """The part of the event loop that the endpoint uses."""
+    """The part of the event loop that endpoint and driver use."""
 
     def call_soon(self, callback: Callable[[], None]) -> object: ...
-    def call_at(self, when: float, callback: Callable[[], None]) -> object: ...
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer: ...
 
 
 class Endpoint:
@@ -115,6 +121,7 @@ class Endpoint:
         self._unknown: deque[tuple[bytes, NetworkAddress, socket.socket]] = deque()
         self._working = False
         self._timers: list[tuple[float, int, Peer]] = []
+        self._timer: Timer | None = None
         self._timer_at: float | None = None
         self._timer_count = 0
         self._acks: deque[tuple[float, Peer]] = deque()
@@ -519,12 +526,14 @@ class Endpoint:
 
     def _arm_loop(self) -> None:
         if self._timers and (self._timer_at is None or self._timers[0][0] < self._timer_at):
+            if self._timer is not None:
+                self._timer.cancel()  # one at a time: each would take a turn's budget of its own
             self._timer_at = self._timers[0][0]
-            self._loop.call_at(self._timer_at, self._on_timer)
+            self._timer = self._loop.call_at(self._timer_at, self._on_timer)
 
     def _on_timer(self) -> None:
         """Due timers, for a bounded time; most of them moved on since they were armed."""
-        self._timer_at = None
+        self._timer = self._timer_at = None
         until = self._clock() + TURN_SECONDS
         while self._timers:
             now = self._clock()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -41,7 +40,7 @@ class World(Network):
             self.config,
             self.keys,
             shared_configuration(),
-            self,  # type: ignore[arg-type]  # the simulated loop keeps timers it is asked to cancel
+            self,
             self,
             clock=lambda: self.now,
             wall=self.wall,
@@ -52,16 +51,6 @@ class World(Network):
 
     def wall(self) -> float:
         return 1_800_000_000.0 + self.now
-
-    def call_at(self, when: float, callback: Callable[[], None]) -> Any:
-        state = {"live": True}
-        super().call_at(when, lambda: callback() if state["live"] else None)
-
-        class Handle:
-            def cancel(self) -> None:
-                state["live"] = False
-
-        return Handle()
 
     def _beat(self) -> None:
         self.node.driver.report_heard()
