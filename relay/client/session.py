@@ -275,14 +275,14 @@ class Session:
 
 def parse_url(url: str) -> tuple[str, int]:
     """Host and port of "quic://host:port". LocalError for anything else."""
-    parts = urlsplit(url)
     try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    if parts.scheme != "quic" or not parts.hostname or port == -1:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # brackets without an address in them, or a port that is none
+        parts, host, port = urlsplit(""), None, None
+    if parts.scheme != "quic" or not host:
         raise LocalError("a relay's address looks like quic://host:port")
-    return parts.hostname, port or DEFAULT_PORT
+    return host, port or DEFAULT_PORT
 
 
 @asynccontextmanager
