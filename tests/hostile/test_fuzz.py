@@ -1,0 +1,43 @@
+"""Every decoder of foreign bytes, fuzzed: a value or an error of ours, whatever comes.
+
+`RELAY_FUZZ_SECONDS` says for how long in all; `RELAY_FUZZ_SEED` makes another run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parents[1]
+SECONDS = float(os.environ.get("RELAY_FUZZ_SECONDS", "5"))
+SEED = os.environ.get("RELAY_FUZZ_SEED", "1")
+
+DECODERS = {
+    "relay.protocol": "frames varint structure sframe media datagram control stream token claims token-text"
+    " command order ticket ticket-body cid demux long-header",
+    "relay.edge": "edge-front edge-packet edge-frames edge-media",
+    "relay.core": "engine-frame engine-stream engine-datagram engine-command",
+    "relay.client": "client-blob client-keyring client-hello client-frame client-sealed client-plain"
+    " client-media client-link client-url",
+    "relay.config": "config config-assign key-file",
+}
+
+
+@pytest.mark.timeout(SECONDS + 60)
+def test_no_decoder_is_surprised() -> None:
+    command = [sys.executable, str(TESTS / "fuzz.py"), "--seconds", str(SECONDS), "--seed", SEED, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=TESTS.parent)
+    assert done.stdout, done.stderr
+    result = json.loads(done.stdout)
+    found = {row["name"]: row["failures"] for row in result["targets"] if row["failures"]}
+    assert found == {}
+    assert (done.returncode, result["ok"]) == (0, True)
+    executed = {row["name"]: row["executed"] for row in result["targets"]}
+    wanted = {name for names in DECODERS.values() for name in names.split()}
+    assert wanted <= set(executed)
+    assert min(executed.values()) >= 50
