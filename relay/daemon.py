@@ -216,8 +216,10 @@ class Daemon:
         while True:
             await asyncio.sleep(HOUSEKEEPING)
             self._turns += 1
-            self.node.driver.report_heard()
+            for _ in self.node.driver.report_heard():
+                await asyncio.sleep(0)
             self.node.endpoint.accepting = self.node.engine.drain_state in ("running", "draining")
+            await asyncio.sleep(0)  # a turn of its own
             tidy(self._turns % FULL_COLLECTION == 0 and len(self.node.endpoint) <= FEW)
             self._stats_at = time.monotonic()
 

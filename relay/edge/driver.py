@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from relay.core import events as ev
@@ -24,6 +24,7 @@ from relay.errors import ErrorCode
 from relay.protocol.address import Address
 
 log = logging.getLogger("relay.driver")
+HEARD_AT_ONCE = 256  # legs; well below 1 ms
 
 
 class Sinks(Protocol):
@@ -164,16 +165,22 @@ class Driver:
         self._timer_at = None
         self.feed(ev.Tick())
 
-    def report_heard(self) -> None:
-        """Tell the engine which legs were heard since the last report; call about once a second."""
-        fresh: dict[int, float] = {}
-        for leg in self._live:
-            at = self._endpoint.last_heard(leg)
-            if at is not None and at != self._heard.get(leg):
-                fresh[leg] = at
-        self._heard.update(fresh)
-        if fresh:
-            self.feed(ev.Heard(fresh))
+    def report_heard(self) -> Iterator[None]:
+        """Tell the engine which legs were heard since the last report, a few hundred at a step.
+
+        Run it through about once a second, with other work between the steps.
+        """
+        legs = list(self._live)
+        for start in range(0, len(legs), HEARD_AT_ONCE):
+            fresh: dict[int, float] = {}
+            for leg in legs[start : start + HEARD_AT_ONCE]:
+                at = self._endpoint.last_heard(leg)
+                if at is not None and at != self._heard.get(leg) and leg in self._live:
+                    fresh[leg] = at
+            self._heard.update(fresh)
+            if fresh:
+                self.feed(ev.Heard(fresh))
+            yield
 
     # ------------------------------------------------------------ outputs
 

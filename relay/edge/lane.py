@@ -62,7 +62,10 @@ class Lane(Protocol):
     def route(
         self, leg: int, flow: int, targets: Sequence[tuple[int, int]], closed: DropReason | None
     ) -> None:
-        """Copy the flow to `targets` (leg, flow) from now on; empty means drop, by the name in `closed`."""
+        """Copy the flow to `targets` (leg, flow) from now on; empty means drop, by the name in `closed`.
+
+        Copies that wait for a target which is no longer named are dropped by that name too.
+        """
 
     def receive(self, leg: int, payload: bytes, now: float) -> DropReason | None:
         """Take one media datagram from a leg; the copies wait in the listeners' queues. None: accepted."""

@@ -196,8 +196,19 @@ class PyLane:
         uplink = owner.flows.get(flow) if owner else None
         if uplink is None:
             raise LocalError(f"route for a flow that is not open: leg {leg} flow {flow}")
+        before = uplink.targets
         uplink.targets = tuple((self._leg(number), out) for number, out in targets)
         uplink.closed = closed or DropReason.GATE_CLOSED
+        for listener, out in before:
+            if (listener, out) not in uplink.targets:
+                self._purge(listener, out, uplink.closed)
+
+    def _purge(self, listener: _Leg, out: int, reason: DropReason) -> None:
+        """Copies that wait for someone who may no longer hear them never leave."""
+        waiting = len(listener.queues.pop(out, ()))
+        if waiting and self._legs.get(listener.number) is listener:
+            self.counters.queued -= waiting
+            self.counters.dropped_out[reason] += waiting
 
     def receive(self, leg: int, payload: bytes, now: float) -> DropReason | None:
         counters = self.counters

@@ -53,7 +53,8 @@ class World(Network):
         return 1_800_000_000.0 + self.now
 
     def _beat(self) -> None:
-        self.node.driver.report_heard()
+        for _ in self.node.driver.report_heard():
+            pass
         self.call_at(self.now + 1.0, self._beat)
 
     def record(self, record: ev.CallRecord) -> None:

@@ -88,6 +88,19 @@ def test_bad_datagrams_are_dropped_by_name(lane: Lane, payload: bytes, reason: D
     settled(lane)
 
 
+def test_what_waits_when_the_gate_closes_never_leaves(lane: Lane) -> None:
+    lane.route(A, UP, [(B, DOWN), (C, 11)], None)
+    lane.receive(A, packet(1), 0.0)
+    lane.receive(A, packet(2), 0.0)
+    lane.route(A, UP, [(C, 11)], DropReason.BLOCKED)
+    assert lane.dequeue(B, 0.0) is None
+    assert lane.queue_depth(C) == 2
+    lane.route(A, UP, [], DropReason.MUTED)
+    assert lane.dequeue(C, 0.0) is None
+    assert lane.counters.dropped_out == {DropReason.BLOCKED: 2, DropReason.MUTED: 2}
+    settled(lane)
+
+
 def test_an_unknown_leg_has_no_flows(lane: Lane) -> None:
     assert lane.receive(77, packet(1), 0.0) is DropReason.UNKNOWN_FLOW
     settled(lane)
