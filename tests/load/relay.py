@@ -224,7 +224,7 @@ async def main() -> int:
         "--acks",
         choices=("prompt", "held"),
         default="prompt",
-        help="generator acknowledges after 1 ms, as aioquic and the SDK (default), or after 20 ms, as browsers",
+        help="the generator acknowledges after 1 ms, as aioquic and the SDK, or 20 ms, as browsers",
     )
     parser.add_argument("--seconds", type=float, default=0.0, help="per arm and round (default 4, quick 1.5)")
     args = parser.parse_args()

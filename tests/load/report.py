@@ -46,6 +46,7 @@ class Report:
         self._bars: list[dict[str, Any]] = []
         self._details: dict[str, Any] = {"bench": name, "quick": quick}
         self._seed = seed
+        self._cpus = len(os.sched_getaffinity(0))  # now, before a bench pins itself to one
 
     def bar(self, name: str, value: float | None, operator: str, bound: float) -> None:
         """A value and what it must be; None (nothing was measured) does not hold."""
@@ -73,7 +74,7 @@ class Report:
             except PackageNotFoundError:
                 versions[name] = "not installed as a package"
         return {
-            "cpus": len(os.sched_getaffinity(0)),
+            "cpus": self._cpus,
             "kernel": platform.release(),
             "versions": versions,
             "seed": self._seed,
