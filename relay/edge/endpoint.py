@@ -35,6 +35,7 @@ from relay.edge.front import Admit, Answer, Front
 from relay.edge.lane import Lane
 from relay.edge.peer import Peer, PeerState
 from relay.edge.quic import ACK_HOLD, MAX_PACKET, IssuedId, RelayQuic
+from relay.errors import ErrorCode
 from relay.protocol.address import Address
 
 log = logging.getLogger("relay.endpoint")
@@ -43,6 +44,7 @@ MAX_UDP = 2048
 READ_BATCH = 64  # packets per socket and turn, so that timers and other sockets get theirs
 TURN_SECONDS = 0.001  # slow work per loop turn and kind of it
 SLOW_QUEUE = 4096
+MAX_BACKLOG = 256 * 1024  # control bytes held for a peer that does not take them: 16 of the largest frames
 PACKET_OVERHEAD = 60  # short header, ACK frame and tag, upper bound for one of ours
 DATAGRAM_OVERHEAD = 3  # frame type and two-byte length
 
@@ -411,6 +413,9 @@ class Endpoint:
         """Write to the leg's control stream; it leaves with `transmit_dirty`."""
         peer = self._by_leg.get(leg)
         if peer is None or peer.state is not PeerState.OPEN or peer.control_stream is None:
+            return
+        if peer.quic.backlog(peer.control_stream) + len(data) > MAX_BACKLOG:
+            self.close(leg, ErrorCode.OVERLOADED, "does not read")
             return
         peer.quic.send_stream_data(peer.control_stream, data)
         self._dirty[peer] = None

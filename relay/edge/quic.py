@@ -146,6 +146,11 @@ class RelayQuic(QuicConnection):
         """When a held acknowledgement must leave at the latest."""
         return self._space.ack_at if self._fast else None
 
+    def backlog(self, stream_id: int) -> int:
+        """Bytes written to a stream that the peer has not acknowledged; they are held until it does."""
+        stream = self._streams.get(stream_id)
+        return 0 if stream is None else stream.sender._buffer_stop - stream.sender._buffer_start
+
     def release(self) -> None:
         """Break the reference cycles of a finished connection, so that its memory goes at once."""
         self.__dict__.clear()
@@ -505,7 +510,9 @@ PRIVATE_NAMES: dict[str, Any] = {
         "_write_stream_limits",
         "_on_connection_limit_delivery",
         "_on_max_stream_data_delivery",
+        "_streams",
     ],
+    "QuicStreamSender": ["_buffer_start", "_buffer_stop"],
     "QuicPacketRecovery": ["_rtt_smoothed", "_rtt_latest", "_rtt_min", "_rtt_variance", "_rtt_initialized"],
     "CryptoPair": ["_update_key_requested"],
     "HeaderProtection": ["_mask"],

@@ -11,6 +11,7 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.crypto import CryptoPair, HeaderProtection
 from aioquic.quic.events import ConnectionTerminated, DatagramFrameReceived, StreamDataReceived
 from aioquic.quic.recovery import QuicPacketRecovery
+from aioquic.quic.stream import QuicStream
 
 from quicpair import CLIENT, DELAY, SERVER, QuicPair
 from relay.core.reasons import DropReason
@@ -21,6 +22,7 @@ OWNERS = {
     "QuicPacketRecovery": lambda pair: pair.connected()._loss,
     "CryptoPair": lambda pair: pair.connected()._one_rtt,
     "HeaderProtection": lambda pair: pair.connected()._one_rtt.send.hp,
+    "QuicStreamSender": lambda pair: QuicStream().sender,
 }
 
 
