@@ -227,6 +227,13 @@ GUARDS: Final = [
         "",
         "edge/test_endpoint.py::test_a_client_that_says_goodbye_is_forgotten_with_all_its_ids",
     ),
+    _guard(
+        "control messages pile up for a peer that does not read",
+        ENDPOINT,
+        "if peer.quic.backlog(peer.control_stream) + len(data) > MAX_BACKLOG:",
+        NEVER,
+        "MANNERS/a client that never acknowledges what is said to it",
+    ),
     # The connection.
     _guard(
         "acknowledging what was never sent opens the window",

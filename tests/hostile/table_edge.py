@@ -455,6 +455,21 @@ def _challenges(stage: Stage) -> bool:
     return sum(len(data) for data, _ in stage.sent) <= sum(map(len, packets))
 
 
+def _deaf(stage: Stage) -> tuple[bool, int]:
+    """The client speaks and acknowledges nothing; much is said to it. What is held for it has a bound."""
+    visitor = stage.visit()
+    visitor.write(b"\x00")
+    stage.run(0.1)
+    quic = stage.endpoint._by_leg[1].quic
+    stage.clients.clear()
+    held = 0
+    for _ in range(200):
+        stage.endpoint.send_stream(1, bytes(8192))
+        stage.endpoint.transmit_dirty()
+        held = max(held, quic.backlog(0))
+    return held <= 256 * 1024, quic.close_code
+
+
 def _voice_before_hello(stage: Stage) -> dict[DropReason, int]:
     stage.visit().say(voice())
     stage.run(0.1)
@@ -535,6 +550,7 @@ MANNERS = [
     Manner("a web page asked for on the control stream", _web_page, E.TOO_LARGE),
     Manner("a control stream that ends", _ended_stream, E.PROTOCOL_VIOLATION),
     Manner("a thousand path challenges", _challenges, True),
+    Manner("a client that never acknowledges what is said to it", _deaf, (True, E.OVERLOADED)),
     Manner("media before the hello", _voice_before_hello, {D.UNKNOWN_FLOW: 1}),
     Manner("a defect in the QUIC stack, met by one connection", _slow_fault, (1, 0, E.BAD_ENCODING)),
     Manner("a defect on the media path, met by one connection", _fast_fault, (1, 0, E.BAD_ENCODING)),
