@@ -16,6 +16,7 @@ import logging
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvloop
@@ -75,7 +76,15 @@ def read_certificate(config: Config) -> QuicConfiguration:
 class Daemon:
     """One running node with its sockets, sinks and listeners."""
 
-    def __init__(self, config: Config, path: str | None, loop: asyncio.AbstractEventLoop, logs: Logs) -> None:
+    def __init__(
+        self,
+        config: Config,
+        path: str | None,
+        loop: asyncio.AbstractEventLoop,
+        logs: Logs,
+        assignments: Sequence[str] = (),
+    ) -> None:
+        self._assignments = assignments
         self._logs = logs
         self._config = config
         self._path = path
@@ -196,7 +205,7 @@ class Daemon:
             log.warning("no configuration file to read again")
             return
         try:
-            config = load(self._path)
+            config = load(self._path, self._assignments)
             changed = reloadable_changes(self._config, config)
             keys, quic = read_keys(config), read_certificate(config)
         except ConfigError as error:
@@ -319,19 +328,22 @@ def _talked(record: ev.CallRecord) -> float:
     return round(record.ended_at - record.answered_at, 1) if record.answered_at is not None else 0.0
 
 
-def run(config: Config, path: str | None = None) -> int:
-    """Serve until drained; 0 then. ConfigError before the first packet when something cannot be had."""
+def run(config: Config, path: str | None = None, assignments: Sequence[str] = ()) -> int:
+    """Serve until drained; 0 then. ConfigError before the first packet when something cannot be had.
+
+    `path` and `assignments` ("section.key=value", on top of the file) are what a reload reads again.
+    """
     logs = Logs(config.log)
     # A full collection over thousands of connections would hold audio for tens of milliseconds; connections
     # break their own cycles when they end, and `_housekeep` collects what else is young.
     gc.disable()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, contextlib.suppress(KeyboardInterrupt):
-        runner.run(_serve(config, path, logs))
+        runner.run(_serve(config, path, logs, assignments))
     return 0
 
 
-async def _serve(config: Config, path: str | None, logs: Logs) -> None:
-    daemon = Daemon(config, path, asyncio.get_running_loop(), logs)
+async def _serve(config: Config, path: str | None, logs: Logs, assignments: Sequence[str]) -> None:
+    daemon = Daemon(config, path, asyncio.get_running_loop(), logs, assignments)
     gc.collect()
     gc.freeze()
     await daemon.run()

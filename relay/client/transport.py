@@ -223,6 +223,7 @@ class Transport:
     def _terminated(self, code: int, reason: str) -> None:
         if not self._ready.done():
             self._ready.set_exception(SessionError(code, reason or "the handshake failed"))
+            self._ready.exception()  # seen: `open` may have given up already, and nobody else waits
         if not self._gone.done():
             self._gone.set_result(None)
             self._handler.on_closed(code, reason)

@@ -47,11 +47,11 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
 
 
 def run_serve(arguments: argparse.Namespace, printer: Printer) -> int:
-    """Load, then hand over. Values of --set belong to this start: a reload then has no file to read."""
+    """Load, then hand over. A reload puts the values of --set on top of the file again."""
     from relay import daemon  # pulls in the event loop and QUIC, which no other subcommand needs
 
     config = load(arguments.config, arguments.set)
-    return daemon.run(config, None if arguments.set else arguments.config)
+    return daemon.run(config, arguments.config, arguments.set or ())
 
 
 def run_check(arguments: argparse.Namespace, printer: Printer) -> int:

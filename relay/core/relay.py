@@ -47,6 +47,7 @@ __all__ = ["EngineKeys", "Relay", "issuers_of"]
 
 _U32: Final = 0xFFFF_FFFF
 _DUE_AT_ONCE: Final = 4  # about 1 ms of work with all that follows from it
+_CODES: Final = frozenset(int(code) for code in ErrorCode)
 _WAITING: Final = (LegState.OPENED, LegState.CHALLENGED)
 
 
@@ -208,7 +209,7 @@ class Relay:
         if leg is not None:
             self._absence.on_leg_gone(leg)
             self._node.forget_leg(leg)
-            self._node.count("leg_lost", str(event.code))
+            self._node.count("leg_lost", _known_code(event.code))
 
     def _on_address(self, event: ev.AddressMoved) -> None:
         leg = self._node.legs.get(event.leg)
@@ -387,6 +388,11 @@ class Relay:
             node.keys = event.keys
         node.on_config(event.config)
         self._admission.on_config(event.config.tokens, node.keys.issuers)
+
+
+def _known_code(code: int) -> str:
+    """The name of a close code; peers choose theirs, and a counter for each number would grow without end."""
+    return ErrorCode(code).name.lower() if code in _CODES else "other"
 
 
 def issuers_of(config: Config) -> dict[Kid, bytes]:

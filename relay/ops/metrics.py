@@ -113,7 +113,7 @@ ENGINE: Final[Mapping[str, Family]] = {
     ),
     "admitted": Family("relay_legs_admitted", "Legs whose token was accepted.", "transport", ("quic",)),
     "leg_lost": Family(
-        "relay_legs_lost", "Legs that went away by themselves, by close code seen.", "code", CODES
+        "relay_legs_lost", "Legs that went away by themselves, by close code seen.", "code", (*CODES, "other")
     ),
     "address_moved": Family("relay_legs_moved", "Address changes of live legs.", "label", ("",)),
     "command": Family("relay_commands", "Signed commands, by outcome.", "code", CODES),
@@ -270,20 +270,10 @@ def _media(now: MediaCounters) -> Iterator[Metric]:
 def _engine(counters: Mapping[tuple[str, str], int]) -> Iterator[Metric]:
     grouped: dict[str, dict[str, int]] = {name: {} for name in ENGINE}
     for (name, label), count in counters.items():
-        family = grouped.setdefault(name, {})
-        shown_label = _close_code(label) if name == "leg_lost" else label
-        family[shown_label] = family.get(shown_label, 0) + count
+        grouped.setdefault(name, {})[label] = count
     for name, values in grouped.items():
         shown = ENGINE.get(name) or Family(f"relay_{name}", "Counted by the engine.", "label")
         yield _counters(shown.metric, shown.help, shown.label, values, shown.known)
-
-
-def _close_code(label: str) -> str:
-    """A code that the peer chose is any number: those that are ours by name, the rest as one."""
-    try:
-        return ErrorCode(int(label)).name.lower()
-    except ValueError:
-        return "other"
 
 
 def _sink(name: str, noun: str, now: SinkCounters) -> Iterator[Metric]:

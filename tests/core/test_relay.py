@@ -320,10 +320,16 @@ def test_issuers_come_from_the_configuration_by_key_id():
 # ---------------------------------------------------------------- everything has its place
 
 
+def test_close_codes_that_peers_invent_count_as_one(world):
+    for code in (2**61, 9999):
+        opened(world).lose(code=code)
+    assert world.engine.counters["leg_lost", "other"] == 2
+
+
 def test_a_lost_leg_is_gone_from_the_books(world):
     ann, bob = world.pair()
     ann.lose(code=0x33)
-    assert world.engine.counters["leg_lost", "51"] == 1
+    assert world.engine.counters["leg_lost", "idle_timeout"] == 1
     assert bob.last(control.Peer).ev == "away"
     world.check()
 

@@ -110,15 +110,6 @@ def test_an_engine_counter_nobody_listed_is_exported_all_the_same() -> None:
     assert scrape(snapshot(engine=Counter({("new_thing", "a"): 3})))["relay_new_thing_total", ("a",)] == 3
 
 
-def test_close_codes_that_peers_invent_do_not_become_labels() -> None:
-    engine = Counter({("leg_lost", "0"): 1, ("leg_lost", str(2**61)): 1, ("leg_lost", "9999"): 2})
-    shown = scrape(snapshot(engine=engine))
-    assert shown["relay_legs_lost_total", ("no_error",)] == 1
-    assert shown["relay_legs_lost_total", ("other",)] == 3
-    labels = {labels for name, labels in shown if name == "relay_legs_lost_total"}
-    assert len(labels) == len(ErrorCode) + 1
-
-
 def test_node_facts_are_shown() -> None:
     now = snapshot(
         state="draining",
