@@ -44,6 +44,7 @@ MAX_UDP = 2048
 READ_BATCH = 64  # packets per socket and turn, so that timers and other sockets get theirs
 TURN_SECONDS = 0.001  # slow work per loop turn and kind of it
 SLOW_QUEUE = 4096
+SLOW_PER_PEER = 128  # of those; twice the packets that a connection's whole window of control bytes takes
 MAX_BACKLOG = 256 * 1024  # control bytes held for a peer that does not take them: 16 of the largest frames
 PACKET_OVERHEAD = 60  # short header, ACK frame and tag, upper bound for one of ours
 DATAGRAM_OVERHEAD = 3  # frame type and two-byte length
@@ -203,10 +204,12 @@ class Endpoint:
             return
         else:
             peer = self._by_id.get(data[6 : 6 + data[5]])
-        if len(self._known if peer else self._unknown) >= SLOW_QUEUE:
+        is_full = len(self._known if peer else self._unknown) >= SLOW_QUEUE
+        if is_full or (peer is not None and peer.waiting >= SLOW_PER_PEER):
             self.dropped[DropReason.OVER_BUDGET] += 1
             return
         if peer is not None:
+            peer.waiting += 1
             self._known.append((data, addr, peer))
         else:
             self._unknown.append((data, addr, sock))
@@ -255,6 +258,7 @@ class Endpoint:
             try:
                 if self._known:
                     data, addr, peer = self._known.popleft()
+                    peer.waiting -= 1
                     self._receive_slow(peer, data, addr, now)
                 else:
                     data, addr, sock = self._unknown.popleft()

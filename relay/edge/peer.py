@@ -36,6 +36,7 @@ class Peer:
         "quic",
         "sock",
         "state",
+        "waiting",
     )
 
     def __init__(
@@ -51,6 +52,7 @@ class Peer:
         self.armed: float | None = None
         self.control_stream: int | None = None
         self.ack_listed = False
+        self.waiting = 0  # its packets in the slow queue
 
     @property
     def is_gone(self) -> bool:
