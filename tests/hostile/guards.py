@@ -180,9 +180,16 @@ GUARDS: Final = [
     _guard(
         "the queue of unknown packets has no end",
         ENDPOINT,
-        "if len(self._known if peer else self._unknown) >= SLOW_QUEUE:",
-        NEVER,
+        "is_full = len(self._known if peer else self._unknown) >= SLOW_QUEUE",
+        "is_full = False",
         "PACKETS/a flood that fills the queue of unknown packets",
+    ),
+    _guard(
+        "one connection fills the queue of all",
+        ENDPOINT,
+        "is_full or (peer is not None and peer.waiting >= SLOW_PER_PEER)",
+        "is_full",
+        "MANNERS/a client that floods what takes long",
     ),
     _guard(
         "a node that leaves takes newcomers",

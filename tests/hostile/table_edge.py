@@ -470,6 +470,28 @@ def _deaf(stage: Stage) -> tuple[bool, int]:
     return held <= 256 * 1024, quic.close_code
 
 
+def _greedy(stage: Stage) -> tuple[bool, int | None]:
+    """One client floods the queue of packets that take long; what another says is heard."""
+    first, second = stage.visit(1001), stage.visit(1002)
+    second.quic.send_stream_data(0, b"\x00\x03\xc1\xc1\xc1")
+    ((said, _),) = second.quic.datagrams_to_send(stage.now)
+    for packet in [first.packet(b"\x1a" + bytes(8)) for _ in range(SLOW_QUEUE)]:
+        stage.arrive(packet, first.addr)
+    stage.arrive(said, second.addr)
+    stage.run(0.1)
+    return stage.endpoint.dropped[D.OVER_BUDGET] > SLOW_QUEUE // 2, second.closed
+
+
+def _forged_from_elsewhere(stage: Stage) -> tuple[object, int]:
+    """Packets with the right id and a wrong tag from another address move nothing."""
+    visitor = stage.visit()
+    stage.sent.clear()
+    for packet in [visitor.packet(b"\x01" + bytes(40)) for _ in range(50)]:
+        stage.arrive(packet[:-1] + bytes((packet[-1] ^ 1,)), STRANGER)
+    stage.run(0.0)
+    return stage.endpoint._by_leg[1].quic.get_peer_address(), len(stage.sent)
+
+
 def _voice_before_hello(stage: Stage) -> dict[DropReason, int]:
     stage.visit().say(voice())
     stage.run(0.1)
@@ -551,6 +573,8 @@ MANNERS = [
     Manner("a control stream that ends", _ended_stream, E.PROTOCOL_VIOLATION),
     Manner("a thousand path challenges", _challenges, True),
     Manner("a client that never acknowledges what is said to it", _deaf, (True, E.OVERLOADED)),
+    Manner("a client that floods what takes long", _greedy, (True, E.BAD_ENCODING)),
+    Manner("forged packets from elsewhere", _forged_from_elsewhere, (("192.0.2.1", 1001), 0)),
     Manner("media before the hello", _voice_before_hello, {D.UNKNOWN_FLOW: 1}),
     Manner("a defect in the QUIC stack, met by one connection", _slow_fault, (1, 0, E.BAD_ENCODING)),
     Manner("a defect on the media path, met by one connection", _fast_fault, (1, 0, E.BAD_ENCODING)),
