@@ -83,6 +83,7 @@ class Talk:
 
     def on_feedback(self, leg: Leg, feedback: control.Feedback, id: int) -> None:
         """Stars for a call, during or just after it."""
+        self._charge_news(leg)
         self._node.event(EventKind.FEEDBACK, CallId(feedback.c), sub=_own(leg), stars=feedback.stars)
         self._node.answer(leg, id)
 
@@ -90,12 +91,16 @@ class Talk:
         """One person reports another; the product's back end decides what follows."""
         if about is None:
             raise PeerError(ErrorCode.NOT_IN_CALL, "nobody sits there", fatal=False)
-        if not leg.reports.take(1, self._node.now):
-            wait = leg.reports.wait_ms(1)
-            raise PeerError(ErrorCode.RATE_LIMITED, "too many reports", fatal=False, retry_ms=wait)
+        self._charge_news(leg)
         cid = CallId(report.c)
         self._node.event(EventKind.REPORT, cid, sub=_own(leg), peer=about.hex(), reason=report.reason)
         self._node.answer(leg, id)
+
+    def _charge_news(self, leg: Leg) -> None:
+        """What people say becomes events on a disk and in a back end: a few a minute, not 50 a second."""
+        if not leg.reports.take(1, self._node.now):
+            wait = leg.reports.wait_ms(1)
+            raise PeerError(ErrorCode.RATE_LIMITED, "too many reports", fatal=False, retry_ms=wait)
 
 
 def both_consent(call: Call, one: Participant, other: Participant) -> bool:
