@@ -435,6 +435,7 @@ SAID = [
         [raw(0x28, C | {"p": 1, "reason": "x" * 65})],
         E.BAD_ENCODING,
     ),
+    Said("seven ratings in a minute", talking, [_call(control.Feedback, stars=1)] * 7, E.RATE_LIMITED, False),
     Said("six stars", talking, [raw(0x27, C | {"stars": 6})], E.BAD_ENCODING),
     Said(
         "a receiver report of minus one packet",
