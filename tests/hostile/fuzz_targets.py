@@ -329,7 +329,13 @@ def read_key(data: bytes) -> None:
 
 _STREAMED = [words for row in SAID for words in row.words if isinstance(words, bytes)]
 _MESSAGES = [bytes.fromhex(row["frame"]) for row in load("control")["frames"]]
-_STATED = [bytes((state,)) + each[2:] for state in range(len(STATES)) for each in _STREAMED + _MESSAGES]
+# Each state's own call in the place of the goldens' one, or nothing would get past the first check.
+_CALLS = [bytes(state().eve.cid) for state in STATES]
+_STATED = [
+    bytes((number,)) + each[2:].replace(bytes(range(16, 32)), cid).replace(bytes(16), cid)
+    for number, cid in enumerate(_CALLS)
+    for each in _STREAMED + _MESSAGES
+]
 _DATAGRAMS = [bytes.fromhex(row["datagram"])[1:] for row in load("datagram")["datagrams"]]
 _INITIALS = [
     initial(),
