@@ -96,6 +96,7 @@ async def judge(out: Report, *, joins: int, seed: int) -> None:
                 "retries": samples.get('relay_udp_answered_total{kind="retry"}', 0),
                 "handshakes_expired": samples["relay_handshakes_expired_total"],
                 "legs": total(samples, "relay_legs"),
+                "dropped": {k: v for k, v in samples.items() if v and k.startswith("relay_udp_dropped")},
                 "complaints": daemon.complaints()[:3],
             }
         )
