@@ -279,7 +279,9 @@ class Call:
         return self._reception.newest()
 
     def on_joined(self, joined: Joined) -> None:
-        """We are in (again): our uplink flow and who is there."""
+        """We are in (again): our uplink flow and who is there. Too late for a call that has ended."""
+        if self._state is CallState.ENDED:
+            return
         self._up = joined.up
         self.gate_open = joined.gate
         for entry in joined.roster:
