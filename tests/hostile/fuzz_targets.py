@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
+from unittest.mock import Mock, patch
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -24,6 +26,7 @@ from pair import World
 from relay import config
 from relay.client import agreement, frames, session
 from relay.client.audio import opus_ticks
+from relay.client.call import Call
 from relay.client.e2ee import OpenKey, Suite
 from relay.client.keyring import KeyRing
 from relay.client.link import Credentials, Link
@@ -32,6 +35,7 @@ from relay.config import LimitsConfig
 from relay.core import events
 from relay.edge.front import Answer
 from relay.edge.lane_py import PyLane
+from relay.errors import PeerError
 from relay.protocol import control, datagram, keys, media
 from relay.protocol.address import Address
 from relay.protocol.ids import CallId, Sub
@@ -303,6 +307,49 @@ def answer(data: bytes) -> None:
     link.take()
 
 
+class _Leg:
+    """A leg that takes everything, and the part of an event loop that a call uses."""
+
+    error = None
+    media_unsent = 0
+
+    def tell(self, message: control.Message) -> None:
+        control.encode(message)
+
+    def time(self) -> float:
+        return 1.0
+
+    def create_task(self, task: Any, name: str) -> Any:
+        task.close()
+        return Mock()
+
+
+def _called() -> Call:
+    with patch("asyncio.get_running_loop", _Leg):
+        identity = Ed25519PrivateKey.from_private_bytes(bytes(32))
+        return Call(_Leg(), control.Joined(c=bytes(range(16, 32)), p=1, up=1), identity)
+
+
+_CALL = Reused(_called)
+
+
+def obey(data: bytes) -> None:
+    """A relay that lies to a client may end its call, or spoil it; the client does not break."""
+    call = _CALL.get()
+    with suppress(PeerError):
+        for raw in control.FrameReader().feed(data):
+            body = control.decode(raw).body
+            if isinstance(body, control.Joined):
+                call.on_joined(body)
+            elif body is not None:
+                call.on_message(body)
+    call.on_media(data)
+    call.on_leg_lost()
+    call.stats()
+    if data[-1:] == b"\0":
+        _CALL.drop()
+
+
 def read_url(data: bytes) -> None:
     """An address is taken apart, or the caller is told."""
     session.parse_url(data.decode("latin-1"))
@@ -345,6 +392,21 @@ _INITIALS = [
     initial(version=0),
 ]
 _FIRST_FLIGHT = Stage()
+_TALK = [each for each in _MESSAGES if each[3] in (0x13, 0x14, 0x15, 0x17, 0x20, 0x25, 0x38)]
+_TALK += [
+    control.encode(message)
+    for message in (
+        control.Joined(
+            c=bytes(range(16, 32)),
+            p=1,
+            up=1,
+            roster=(control.RosterEntry(p=0, sub=bytes(16), st="accepted"),),
+        ),
+        control.Peer(c=bytes(range(16, 32)), p=0, ev="join"),
+        control.Ended(c=bytes(range(16, 32)), why="completed"),
+        *(control.E2e(c=bytes(range(16, 32)), k=0, b=blob, p=0) for blob in _agreed()[2]),
+    )
+]
 _CAPTURED: list[bytes] = []
 _FIRST_FLIGHT.arrive = lambda data, addr=None: _CAPTURED.append(data)
 _FIRST_FLIGHT.visit()
@@ -375,6 +437,7 @@ TARGETS = [
     ),
     Target("client-media", hear, [bytes.fromhex(row["datagram"]) for row in load("media-sealed")["packets"]]),
     Target("client-link", answer, [each[2:] for each in _MESSAGES]),
+    Target("client-call", obey, [each + other for each in _TALK for other in _TALK]),
     Target("client-url", read_url, [b"quic://[::1]:443", b"quic://relay.example"], local_errors=True),
     Target(
         "config",

@@ -23,7 +23,7 @@ DECODERS = {
     "relay.edge": "edge-front edge-packet edge-frames edge-media",
     "relay.core": "engine-frame engine-stream engine-datagram engine-command",
     "relay.client": "client-blob client-keyring client-hello client-frame client-sealed client-plain"
-    " client-media client-link client-url",
+    " client-media client-link client-call client-url",
     "relay.config": "config config-assign key-file",
 }
 
