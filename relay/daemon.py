@@ -285,9 +285,9 @@ class Daemon:
             media=self.node.lane.counters,
             packets=PacketCounters(
                 received=endpoint.udp_in,
-                sent=endpoint.udp_out,
+                sent=endpoint.outbox.sent,
                 waiting=endpoint.waiting,
-                send_errors=endpoint.send_errors,
+                send_errors=endpoint.outbox.errors,
                 kernel_dropped=sum(udp.kernel_drops(sock) for sock in self._sockets),
                 handled=endpoint.handled,
                 answered=endpoint.answered,

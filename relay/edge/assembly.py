@@ -17,10 +17,11 @@ from relay.core.events import ConfigChanged, EngineKeys
 from relay.core.relay import Relay
 from relay.edge import lane as lanes
 from relay.edge.driver import Driver, Sinks
-from relay.edge.endpoint import Clock, Endpoint
+from relay.edge.endpoint import Endpoint
 from relay.edge.front import AddressTokens, Front
 from relay.edge.ids import ConnectionIds
 from relay.edge.lane import Lane
+from relay.edge.timers import Loop
 from relay.protocol.cid import SERVER_ID_SIZE, CidCodec
 from relay.protocol.ids import Kid
 from relay.protocol.keys import ClusterKey
@@ -53,7 +54,7 @@ class Node:
         config: Config,
         keys: NodeKeys,
         quic: QuicConfiguration,
-        loop: Clock,
+        loop: Loop,
         sinks: Sinks,
         *,
         clock: Callable[[], float] = time.monotonic,

@@ -18,8 +18,9 @@ from typing import Any, Protocol
 
 from relay.core import events as ev
 from relay.core.relay import Relay
-from relay.edge.endpoint import Clock, Endpoint, Timer
+from relay.edge.endpoint import Endpoint
 from relay.edge.lane import Lane
+from relay.edge.timers import Loop, Timer
 from relay.errors import ErrorCode
 from relay.protocol.address import Address
 
@@ -45,7 +46,7 @@ class Driver:
 
     def __init__(
         self,
-        loop: Clock,
+        loop: Loop,
         engine: Relay,
         endpoint: Endpoint,
         lane: Lane,

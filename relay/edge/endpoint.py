@@ -10,7 +10,6 @@ first, and get a time budget per loop turn. Must never live here: what a message
 
 from __future__ import annotations
 
-import heapq
 import logging
 import socket
 import time
@@ -33,8 +32,10 @@ from relay.config import LimitsConfig
 from relay.core.reasons import DropReason
 from relay.edge.front import Admit, Answer, Front
 from relay.edge.lane import Lane
+from relay.edge.outbox import Outbox
 from relay.edge.peer import Peer, PeerState
-from relay.edge.quic import ACK_HOLD, MAX_PACKET, IssuedId, RelayQuic
+from relay.edge.quic import IssuedId, RelayQuic
+from relay.edge.timers import TURN_SECONDS, Loop, PeerTimers
 from relay.errors import ErrorCode
 from relay.protocol.address import Address
 
@@ -42,12 +43,9 @@ log = logging.getLogger("relay.endpoint")
 
 MAX_UDP = 2048
 READ_BATCH = 64  # packets per socket and turn, so that timers and other sockets get theirs
-TURN_SECONDS = 0.001  # slow work per loop turn and kind of it
 SLOW_QUEUE = 4096
 SLOW_PER_PEER = 128  # of those; twice the packets that a connection's whole window of control bytes takes
 MAX_BACKLOG = 256 * 1024  # control bytes held for a peer that does not take them: 16 of the largest frames
-PACKET_OVERHEAD = 60  # short header, ACK frame and tag, upper bound for one of ours
-DATAGRAM_OVERHEAD = 3  # frame type and two-byte length
 
 
 class Handler(Protocol):
@@ -69,25 +67,12 @@ class Handler(Protocol):
         """The transport is gone."""
 
 
-class Timer(Protocol):
-    """A scheduled callback that can be taken back."""
-
-    def cancel(self) -> None: ...
-
-
-class Clock(Protocol):
-    """The part of the event loop that endpoint and driver use."""
-
-    def call_soon(self, callback: Callable[[], None]) -> object: ...
-    def call_at(self, when: float, callback: Callable[[], None]) -> Timer: ...
-
-
 class Endpoint:
     """Connections by id and by leg. `attach` a handler before the first packet."""
 
     def __init__(
         self,
-        loop: Clock,
+        loop: Loop,
         limits: LimitsConfig,
         configuration: QuicConfiguration,
         *,
@@ -99,9 +84,8 @@ class Endpoint:
     ) -> None:
         self._clock = clock
         self._wall = wall
+        self.outbox = Outbox(loop, lane, clock, self._settle)
         self.udp_in = 0
-        self.udp_out = 0
-        self.send_errors = 0
         self.internal_errors = 0
         self.handshakes_expired = 0
         self.handled: Counter[str] = Counter()
@@ -123,12 +107,7 @@ class Endpoint:
         self._known: deque[tuple[bytes, NetworkAddress, Peer]] = deque()
         self._unknown: deque[tuple[bytes, NetworkAddress, socket.socket]] = deque()
         self._working = False
-        self._timers: list[tuple[float, int, Peer]] = []
-        self._timer: Timer | None = None
-        self._timer_at: float | None = None
-        self._timer_count = 0
-        self._acks: deque[tuple[float, Peer]] = deque()
-        self._acks_armed = False
+        self._timers = PeerTimers(loop, clock, self._expire)
         self._flush_wanted = False
         self._dirty: dict[Peer, None] = {}
         self._handler: Handler
@@ -228,12 +207,7 @@ class Endpoint:
         self.handled["media"] += 1
         for payload in result:
             self._deliver(peer, payload, now)
-        if not peer.ack_listed and peer.quic.ack_due is not None:
-            peer.ack_listed = True
-            self._acks.append((now + ACK_HOLD, peer))
-            if not self._acks_armed:
-                self._acks_armed = True
-                self._loop.call_at(now + ACK_HOLD, self._on_acks)
+        self.outbox.note_ack(peer, now)
         return True
 
     def _deliver(self, peer: Peer, payload: bytes, now: float) -> None:
@@ -291,7 +265,7 @@ class Endpoint:
         elif isinstance(verdict, Answer):
             self.handled[verdict.kind] += 1
             self.answered[verdict.kind] += 1
-            self._send(sock, verdict.data, addr)
+            self.outbox.send(sock, verdict.data, addr)
         elif verdict is not None:
             self.dropped[verdict] += 1
 
@@ -341,7 +315,7 @@ class Endpoint:
         self._events(peer, now)
         if peer.is_gone:
             return
-        self._transmit(peer, now)
+        self.outbox.transmit(peer, now)
         self._events(peer, now)
         if peer.is_gone:
             return
@@ -429,7 +403,7 @@ class Endpoint:
         peer = self._by_leg.get(leg)
         now = self._clock()
         if peer is not None and peer.quic.media_room(now):
-            self._seal(peer, [data], now)
+            self.outbox.seal(peer, [data], now)
 
     def close(self, leg: int, code: int, reason: str) -> None:
         """Close a connection with an application code, after what was written before."""
@@ -438,7 +412,7 @@ class Endpoint:
             return
         now = self._clock()
         self._dirty.pop(peer, None)
-        self._transmit(peer, now)
+        self.outbox.transmit(peer, now)
         peer.quic.close(error_code=code, reason_phrase=reason)
         self._settle(peer, now)
 
@@ -454,71 +428,7 @@ class Endpoint:
         for leg in self._lane.take_ready():
             peer = self._by_leg.get(leg)
             if peer is not None:
-                self._flush_leg(peer, self._clock())
-
-    def _flush_leg(self, peer: Peer, now: float) -> None:
-        quic = peer.quic
-        lane = self._lane
-        if not quic.can_send_media:
-            return
-        if quic.wants_key_update or quic.is_rekeying:
-            if not quic.is_rekeying:
-                quic.update_keys()
-            self._settle(peer, now)
-        while quic.media_room(now):
-            first = lane.dequeue(peer.leg, now)
-            if first is None:
-                return
-            batch = [first]
-            room = MAX_PACKET - PACKET_OVERHEAD - len(first) - 2 * DATAGRAM_OVERHEAD
-            more = lane.dequeue(peer.leg, now, room)
-            while more is not None:
-                batch.append(more)
-                room -= len(more) + DATAGRAM_OVERHEAD
-                more = lane.dequeue(peer.leg, now, room)
-            if not self._seal(peer, batch, now):
-                for _ in batch:
-                    lane.unsent(DropReason.SEND_ERROR)
-
-    def _seal(self, peer: Peer, datagrams: list[bytes], now: float) -> bool:
-        packet, addr = peer.quic.seal_media(datagrams, now)
-        return self._send(peer.sock, packet, addr)
-
-    def _transmit(self, peer: Peer, now: float) -> None:
-        for packet, addr in peer.quic.datagrams_to_send(now):
-            self._send(peer.sock, packet, addr)
-
-    def _send(self, sock: socket.socket, packet: bytes, addr: NetworkAddress) -> bool:
-        try:
-            sock.sendto(packet, addr)
-        except OSError:  # full buffer, unreachable: UDP promises nothing, and we never wait
-            self.send_errors += 1
-            return False
-        self.udp_out += 1
-        return True
-
-    def _on_acks(self) -> None:
-        """Acknowledgements that no audio took along leave alone."""
-        self._acks_armed = False
-        now = self._clock()
-        until = now + TURN_SECONDS
-        acks = self._acks
-        while acks and acks[0][0] <= now + 0.001 and self._clock() < until:
-            _, peer = acks.popleft()
-            peer.ack_listed = False
-            if peer.state is not PeerState.OPEN:
-                continue
-            due = peer.quic.ack_due
-            if due is None:
-                continue
-            if due > now + 0.001:
-                peer.ack_listed = True
-                acks.append((due, peer))
-            elif not peer.quic.is_rekeying:
-                self._seal(peer, [], now)
-        if acks:
-            self._acks_armed = True
-            self._loop.call_at(acks[0][0], self._on_acks)
+                self.outbox.flush(peer)
 
     # ------------------------------------------------------------ timers
 
@@ -526,39 +436,16 @@ class Endpoint:
         due = peer.quic.get_timer()
         if peer.state is PeerState.HALF_OPEN:
             due = peer.deadline if due is None else min(due, peer.deadline)
-        if due is None or (peer.armed is not None and peer.armed <= due):
-            return
-        peer.armed = due
-        self._timer_count += 1
-        heapq.heappush(self._timers, (due, self._timer_count, peer))
-        self._arm_loop()
-
-    def _arm_loop(self) -> None:
-        if self._timers and (self._timer_at is None or self._timers[0][0] < self._timer_at):
-            if self._timer is not None:
-                self._timer.cancel()  # one at a time: each would take a turn's budget of its own
-            self._timer_at = self._timers[0][0]
-            self._timer = self._loop.call_at(self._timer_at, self._on_timer)
-
-    def _on_timer(self) -> None:
-        """Due timers, for a bounded time; most of them moved on since they were armed."""
-        self._timer = self._timer_at = None
-        until = self._clock() + TURN_SECONDS
-        while self._timers:
-            now = self._clock()
-            due, _, peer = self._timers[0]
-            if due > now or now >= until:
-                break
-            heapq.heappop(self._timers)
-            if not peer.is_gone and peer.armed == due:
-                peer.armed = None
-                try:
-                    self._expire(peer, now)
-                except Exception as error:
-                    self._quarantine(peer, error)
-        self._arm_loop()
+        if due is not None:
+            self._timers.arm(peer, due)
 
     def _expire(self, peer: Peer, now: float) -> None:
+        try:
+            self._on_due(peer, now)
+        except Exception as error:
+            self._quarantine(peer, error)
+
+    def _on_due(self, peer: Peer, now: float) -> None:
         if peer.state is PeerState.HALF_OPEN and now >= peer.deadline:
             self.handshakes_expired += 1
             self._forget(peer)

@@ -230,7 +230,7 @@ def test_a_socket_that_takes_nothing_costs_packets_by_name(net: Network) -> None
     first.say(frame(1))
     net.run(0.1)
     assert net.lane.counters.dropped_out[DropReason.SEND_ERROR] == 1
-    assert net.endpoint.send_errors >= 1
+    assert net.endpoint.outbox.errors >= 1
 
 
 def test_keys_change_in_mid_call_without_losing_a_packet(net: Network) -> None:
