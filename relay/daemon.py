@@ -41,7 +41,7 @@ log = logging.getLogger("relay.daemon")
 HOUSEKEEPING = 1.0  # seconds between reports of who was heard and collections of young garbage
 FULL_COLLECTION = 600  # turns of housekeeping between full collections of garbage
 FEW = 64  # legs at most during a full collection: a pause of some 10 ms for them, once in ten minutes
-YOUNG = 20_000  # objects that a collection takes about 1 ms for
+YOUNG = 10_000  # objects that a collection takes about 1 ms for
 LEAST_WATCHDOG = 0.2
 
 

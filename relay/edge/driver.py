@@ -25,7 +25,7 @@ from relay.errors import ErrorCode
 from relay.protocol.address import Address
 
 log = logging.getLogger("relay.driver")
-HEARD_AT_ONCE = 256  # legs; well below 1 ms
+HEARD_AT_ONCE = 64  # legs, a fraction of a millisecond
 
 
 class Sinks(Protocol):

@@ -34,6 +34,12 @@ class _Bucket:
         self._level = self._burst
         self._at = 0.0
 
+    def change(self, rate: float, burst: float) -> None:
+        """Another rate from now on; what was spent stays spent."""
+        self._rate = rate
+        self._burst = burst
+        self._level = min(self._level, burst)
+
     def take(self, amount: float, now: float) -> bool:
         level = (
             min(self._burst, self._level + (now - self._at) * self._rate) if now > self._at else self._level
@@ -127,12 +133,13 @@ class _Flow:
 
 
 class _Leg:
-    __slots__ = ("down", "flows", "number", "packets", "queues", "up")
+    __slots__ = ("down", "flows", "number", "packets", "queues", "up", "waiting")
 
     def __init__(self, number: int, packets: _Bucket, up: _Bucket, down: _Bucket) -> None:
         self.number = number
         self.flows: dict[int, _Flow] = {}
         self.queues: dict[int, deque[tuple[float, bytes]]] = {}
+        self.waiting = 0  # copies in all queues
         self.packets = packets
         self.up = up
         self.down = down
@@ -154,21 +161,23 @@ class PyLane:
 
     def open_leg(self, leg: int, *, pps: int, up_bps: int, down_bps: int) -> None:
         burst = self._burst_seconds
-        packets = _Bucket(pps, max(pps * burst, 10))
-        up = _Bucket(up_bps / 8, max(up_bps / 8 * burst, media.MAX_SIZE))
-        down = _Bucket(down_bps / 8, max(down_bps / 8 * burst, 2 * media.MAX_SIZE))
+        packets = (pps, max(pps * burst, 10))
+        up = (up_bps / 8, max(up_bps / 8 * burst, media.MAX_SIZE))
+        down = (down_bps / 8, max(down_bps / 8 * burst, 2 * media.MAX_SIZE))
         known = self._legs.get(leg)
         if known is None:
-            self._legs[leg] = _Leg(leg, packets, up, down)
-        else:  # new rights in mid-call: budgets change, flows stay
-            known.packets, known.up, known.down = packets, up, down
+            self._legs[leg] = _Leg(leg, _Bucket(*packets), _Bucket(*up), _Bucket(*down))
+        else:  # new rights in mid-call: a full bucket for each would be a way around the budget; flows stay
+            known.packets.change(*packets)
+            known.up.change(*up)
+            known.down.change(*down)
 
     def close_leg(self, leg: int) -> None:
         gone = self._legs.pop(leg, None)
         if gone is None:
             return
         self._ready.pop(leg, None)
-        waiting = sum(len(queue) for queue in gone.queues.values())
+        waiting, gone.waiting = gone.waiting, 0
         gone.queues.clear()
         self.counters.queued -= waiting
         self.counters.dropped_out[DropReason.PEER_GONE] += waiting
@@ -207,6 +216,7 @@ class PyLane:
         """Copies that wait for someone who may no longer hear them never leave."""
         waiting = len(listener.queues.pop(out, ()))
         if waiting and self._legs.get(listener.number) is listener:
+            listener.waiting -= waiting
             self.counters.queued -= waiting
             self.counters.dropped_out[reason] += waiting
 
@@ -260,6 +270,7 @@ class PyLane:
             counters.dropped_out[DropReason.QUEUE_FULL] += 1
         else:
             counters.queued += 1
+            listener.waiting += 1
         queue.append((now, copy))
         self._ready[listener.number] = None
 
@@ -277,6 +288,7 @@ class PyLane:
             while queue and len(queue[0][1]) <= room:
                 arrived, copy = queue.popleft()
                 counters.queued -= 1
+                owner.waiting -= 1
                 if now - arrived > self._queue_seconds:
                     counters.dropped_out[DropReason.STALE] += 1
                 elif not owner.down.take(len(copy), now):
@@ -293,7 +305,7 @@ class PyLane:
 
     def queue_depth(self, leg: int) -> int:
         owner = self._legs.get(leg)
-        return sum(len(queue) for queue in owner.queues.values()) if owner else 0
+        return owner.waiting if owner is not None else 0
 
     def _leg(self, leg: int) -> _Leg:
         try:

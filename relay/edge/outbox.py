@@ -79,14 +79,17 @@ class Outbox:
                 return
             batch = [first]
             room = MAX_PACKET - PACKET_OVERHEAD - len(first) - 2 * DATAGRAM_OVERHEAD
-            more = lane.dequeue(peer.leg, now, room)
-            while more is not None:
+            while lane.queue_depth(peer.leg):
+                more = lane.dequeue(peer.leg, now, room)
+                if more is None:
+                    break
                 batch.append(more)
                 room -= len(more) + DATAGRAM_OVERHEAD
-                more = lane.dequeue(peer.leg, now, room)
             if not self.seal(peer, batch, now):
                 for _ in batch:
                     lane.unsent(DropReason.SEND_ERROR)
+            if not lane.queue_depth(peer.leg):
+                return
 
     # ------------------------------------------------------------ acknowledgements
 

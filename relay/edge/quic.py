@@ -45,6 +45,7 @@ MEDIA_WINDOW = 16 * 1024  # bytes of media in flight; 2.4 kB, aioquic's floor, i
 MAX_PACKET = 1200
 KEY_UPDATE_AFTER = 1 << 22  # half the AES-GCM limit (RFC 9001 section 6.6)
 STALE_FLIGHT = 1.0  # an unacknowledged media packet counts as in flight for this long at most, seconds
+SAMPLE_EVERY = 0.05  # seconds between RTT samples: each voice alone gives fifty acknowledgements a second
 FIRST_SKIP = 29  # the first packet number left out, to catch optimistic ACKs (RFC 9000 section 21.4)
 LARGEST_SKIP_GAP = 1 << 16
 
@@ -97,6 +98,7 @@ class RelayQuic(QuicConnection):
         self._fast = False
         self._recv_aead: AEAD | None = None
         self._old_aead: AEAD | None = None  # packets of the key phase before may still be under way
+        self._next_sample = 0.0
         self.media_in_flight = 0
         self.media_lost = 0
         self.key_updates = 0
@@ -228,7 +230,11 @@ class RelayQuic(QuicConnection):
         if number > space.largest_received_packet:
             space.largest_received_packet = number
             space.largest_received_time = now
-        space.ack_queue.add(number)
+        ranges = space.ack_queue._RangeSet__ranges  # type: ignore[attr-defined]  # its `add` looks at each range
+        if ranges and ranges[-1].stop == number:
+            ranges[-1] = range(ranges[-1].start, number + 1)
+        else:
+            space.ack_queue.add(number)
         space.received_packets.add(number)
         if len(space.ack_queue) > MAX_ACK_RANGES:
             space.ack_queue.shift()
@@ -264,9 +270,10 @@ class RelayQuic(QuicConnection):
         newest = flight.get(largest)
         limit = 9 / 8 * max(self._loss._rtt_smoothed, self._loss._rtt_latest, 0.001)
         ranges = ack.ranges
+        newest_start = ranges[0][0]
         for number in [n for n in flight if n <= largest]:
             packet = flight[number]
-            if any(start <= number < stop for start, stop in ranges):
+            if number >= newest_start or any(start <= number < stop for start, stop in ranges):
                 if packet.acked_up_to >= 0:
                     self._space.ack_queue.subtract(0, packet.acked_up_to + 1)
             elif largest - number >= 3 or now - packet.sent_at > limit:
@@ -275,7 +282,8 @@ class RelayQuic(QuicConnection):
                 continue
             del flight[number]
             self.media_in_flight -= packet.size
-        if newest is not None:
+        if newest is not None and now >= self._next_sample:
+            self._next_sample = now + SAMPLE_EVERY
             self._sample_rtt(now - newest.sent_at, (ack.delay << self._remote_ack_delay_exponent) / 1e6)
 
     def _sample_rtt(self, latest: float, ack_delay: float) -> None:
@@ -516,6 +524,7 @@ PRIVATE_NAMES: dict[str, Any] = {
     "QuicPacketRecovery": ["_rtt_smoothed", "_rtt_latest", "_rtt_min", "_rtt_variance", "_rtt_initialized"],
     "CryptoPair": ["_update_key_requested"],
     "HeaderProtection": ["_mask"],
+    "RangeSet": ["_RangeSet__ranges"],
 }
 """Every private name of aioquic 1.7.2 used above; tests/edge/test_quic.py checks each one."""
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from relay.edge.peer import Peer
 
-TURN_SECONDS = 0.001  # slow work per loop turn and kind of it: audio passes between
+TURN_SECONDS = 0.0007  # slow work per loop turn and kind of it: audio passes between
 
 
 class Timer(Protocol):

@@ -21,6 +21,7 @@ OWNERS = {
     "QuicConnection": lambda pair: pair.connected(),
     "QuicPacketRecovery": lambda pair: pair.connected()._loss,
     "CryptoPair": lambda pair: pair.connected()._one_rtt,
+    "RangeSet": lambda pair: pair.connected()._space.ack_queue,
     "HeaderProtection": lambda pair: pair.connected()._one_rtt.send.hp,
     "QuicStreamSender": lambda pair: QuicStream().sender,
 }
