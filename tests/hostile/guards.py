@@ -380,6 +380,13 @@ GUARDS: Final = [
         "MEDIA/more bytes at once than allowed",
     ),
     _guard(
+        "each showing of a token fills the budget",
+        LANE,
+        "self._level = min(self._level, burst)",
+        "self._level = burst",
+        "SPOKEN/after showing a token again for another burst",
+    ),
+    _guard(
         "what an unrouted flow sends has no name",
         LANE,
         "if not flow.targets:\n            return flow.closed",

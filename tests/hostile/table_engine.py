@@ -568,7 +568,21 @@ def _talking_with(**claims: object) -> Callable[[], Cast]:
     return state
 
 
+def bound() -> Cast:
+    """They talk, and Eve's token may be shown again, because her leg proved its key."""
+    return _talking_with(key=True)()
+
+
+def _spend_twice(cast: Cast) -> None:
+    """Eve uses her packets up and shows her token again."""
+    for _ in range(2):
+        for _ in range(200):
+            cast.eve.speak()
+        assert isinstance(cast.eve.ask(control.TokenUpdate(tok=cast.eve.raw)), control.Ok)
+
+
 SPOKEN = [
+    Spoken("after showing a token again for another burst", bound, _spend_twice, D.OVER_BUDGET),
     Spoken("before anybody accepted", joined, _nothing, D.GATE_CLOSED),
     Spoken("before the speaker accepted", accepted_by_bob, _nothing, D.GATE_CLOSED),
     Spoken("before the listener accepted", joined, lambda cast: cast.eve.accept(), D.GATE_CLOSED),
