@@ -40,12 +40,6 @@ class _Bucket:
         self._burst = burst
         self._level = min(self._level, burst)
 
-    def change(self, rate: float, burst: float) -> None:
-        """Another rate from now on; what was spent stays spent."""
-        self._rate = rate
-        self._burst = burst
-        self._level = min(self._level, burst)
-
     def take(self, amount: float, now: float) -> bool:
         level = (
             min(self._burst, self._level + (now - self._at) * self._rate) if now > self._at else self._level
