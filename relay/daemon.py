@@ -303,6 +303,8 @@ class Daemon:
             state=engine.drain_state,
             is_ready=self.report().is_ready,
             lag_s=self._lag.worst_s,
+            tasks=len(asyncio.all_tasks()),
+            imbalance=self.imbalance(),
             started_at=self._started,
             certificate_until=self._certificate_until(),
             log_suppressed=self._logs.limit.suppressed,

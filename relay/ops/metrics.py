@@ -89,6 +89,9 @@ class Snapshot:
     state: str = "running"
     is_ready: bool = True
     lag_s: float = 0.0
+    tasks: int = 0
+    imbalance: int = 0
+    """Packets unaccounted for; must be 0."""
     started_at: float = 0.0
     certificate_until: float | None = None
     log_suppressed: int = 0
@@ -217,6 +220,10 @@ def _node(now: Snapshot) -> Iterator[Metric]:
     yield _gauges("relay_state", "1 for the state the node is in.", "state", states)
     yield GaugeMetricFamily("relay_ready", "1 while /readyz says 200.", value=int(now.is_ready))
     yield GaugeMetricFamily("relay_loop_lag_seconds", "Worst recent lag of the event loop.", value=now.lag_s)
+    yield GaugeMetricFamily(
+        "relay_imbalance", "Packets unaccounted for; anything but 0 is a bug.", value=now.imbalance
+    )
+    yield GaugeMetricFamily("relay_tasks", "Tasks on the event loop.", value=now.tasks)
     yield GaugeMetricFamily(
         "relay_start_time_seconds", "When the node started, Unix time.", value=now.started_at
     )
