@@ -111,6 +111,7 @@ class Daemon:
         self._http = OpsServer(self._exporter.render, self.report)
         self._commands = CommandServer(self.node.driver.command)
         self._sockets: list[socket.socket] = []
+        self._readers: list[udp.Reader] = []
 
     # ------------------------------------------------------------ what the driver tells (driver.Sinks)
 
@@ -173,7 +174,9 @@ class Daemon:
             udp.prepare(sock, listen)
         self._sockets = handed or [udp.bind(text, listen) for text in listen.udp]
         for sock in self._sockets:
-            udp.watch(self._loop, sock, self.node.endpoint)
+            reader = udp.Reader(self._loop, sock, self.node.endpoint, listen.batch_ms / 1000)
+            reader.start()
+            self._readers.append(reader)
 
     async def _open_listeners(self, inherited: dict[str, list[socket.socket]]) -> None:
         handed = inherited.get("metrics", [])
@@ -188,8 +191,8 @@ class Daemon:
         self._lag.stop()
         await self._commands.close()
         await self._http.close()
-        for sock in self._sockets:
-            udp.unwatch(self._loop, sock)
+        for reader in self._readers:
+            reader.close()
         for sink in (self._history, self._events):
             if sink is not None:
                 await asyncio.to_thread(sink.close)

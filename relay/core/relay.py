@@ -243,7 +243,7 @@ class Relay:
             # A datagram may be damaged or old without the peer's fault: counted, never fatal.
             node.count("dropped", DropReason.MALFORMED.value)
             return
-        node.count("control_datagram", type(value).__name__.lower())
+        node.count("control_datagram", type(value).__name__.lower() if value is not None else "unknown")
         if isinstance(value, datagram.Ping):
             pong = datagram.Pong(value.ms, value.seq, round(node.now * 1000) & _U32)
             node.put(ev.SendDatagram(leg.number, datagram.encode_datagram(pong)))

@@ -107,7 +107,6 @@ class Endpoint:
         self._known: deque[tuple[bytes, NetworkAddress, Peer]] = deque()
         self._unknown: deque[tuple[bytes, NetworkAddress, socket.socket]] = deque()
         self._working = False
-        self._batch = 1
         self._timers = PeerTimers(loop, clock, self._expire)
         self._flush_wanted = False
         self._dirty: dict[Peer, None] = {}
@@ -147,23 +146,23 @@ class Endpoint:
 
     # ------------------------------------------------------------ in
 
-    def read(self, sock: socket.socket) -> None:
-        """The socket is readable: take a batch, then send what became ready."""
+    def read(self, sock: socket.socket, most: int = READ_BATCH) -> int:
+        """Take up to `most` packets that wait in a socket, then send what became ready; how many it took."""
         receive = sock.recvfrom
-        batch = self._batch
-        # An empty read costs an exception: at low load the batch is one packet, and grows while more wait.
-        self._batch = min(2 * batch, READ_BATCH)
-        for count in range(batch):
+        taken = 0
+        while taken < most:
             try:
                 data, addr = receive(MAX_UDP + 1)
             except (BlockingIOError, InterruptedError):
-                self._batch = max(count, 1)
                 break
             except OSError:  # an ICMP error of an earlier send, reported here; the socket lives on
+                taken += 1
                 continue
+            taken += 1
             self.receive(data, addr, sock, self._clock())
         if self._flush_wanted:
             self.flush_media()
+        return taken
 
     def receive(self, data: bytes, addr: NetworkAddress, sock: socket.socket, now: float) -> None:
         """One UDP packet from the network."""

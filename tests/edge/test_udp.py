@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import cast
 
 import pytest
@@ -45,21 +46,134 @@ def test_packets_that_the_kernel_drops_are_counted() -> None:
         assert udp.kernel_drops(sock) > before
 
 
-async def test_a_watched_socket_is_read_until_it_is_unwatched() -> None:
-    class Reader:
+class Loop:
+    """A loop whose clock and readiness the test turns by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.readers: dict[int, Callable[[], None]] = {}
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def add_reader(self, descriptor: int, callback: Callable[[], None]) -> None:
+        self.readers[descriptor] = callback
+
+    def remove_reader(self, descriptor: int) -> None:
+        del self.readers[descriptor]
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> asyncio.Handle:
+        self.timers.append((self.now + delay, callback))
+        return cast(asyncio.Handle, self)
+
+    def call_soon(self, callback: Callable[[], None]) -> asyncio.Handle:
+        return self.call_later(0.0, callback)
+
+    def cancel(self) -> None:
+        self.timers.clear()
+
+    def run(self, until: float, waiting: Waiting, every: float) -> None:
+        """A packet each `every` seconds wakes a watching reader; timers fire when due."""
+        arrival = self.now + every
+        while True:
+            due = min([arrival, *(at for at, _ in self.timers)])
+            if due > until:
+                break
+            self.now = due
+            if due == arrival:
+                waiting.packets += 1
+                arrival += every
+                for callback in list(self.readers.values()):
+                    callback()
+            fired = [entry for entry in self.timers if entry[0] <= self.now]
+            self.timers = [entry for entry in self.timers if entry[0] > self.now]
+            for _, callback in fired:
+                callback()
+        self.now = until
+
+
+class Waiting:
+    """Stands for the endpoint: takes what waits."""
+
+    def __init__(self) -> None:
+        self.packets = 0
+        self.reads: list[int] = []
+
+    def read(self, sock: socket.socket, most: int) -> int:
+        taken = min(self.packets, most)
+        self.packets -= taken
+        self.reads.append(taken)
+        return taken
+
+
+def reader(wait_s: float) -> tuple[Loop, Waiting, udp.Reader]:
+    loop, waiting = Loop(), Waiting()
+    made = udp.Reader(
+        cast(asyncio.AbstractEventLoop, loop),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+        cast(Endpoint, waiting),
+        wait_s,
+    )
+    made.start()
+    return loop, waiting, made
+
+
+def test_few_packets_are_read_one_by_one_as_they_come() -> None:
+    loop, waiting, made = reader(0.001)
+    loop.run(1.0, waiting, 1 / 500)
+    assert set(waiting.reads) <= {0, 1}
+    assert loop.readers
+    made.close()
+
+
+def test_many_packets_are_read_together_and_few_again_at_once() -> None:
+    loop, waiting, made = reader(0.001)
+    loop.run(1.0, waiting, 1 / 8000)
+    assert max(waiting.reads[-10:]) >= 6
+    assert len(waiting.reads) < 2000
+    waiting.reads.clear()
+    loop.run(2.0, waiting, 1 / 500)
+    assert set(waiting.reads[-100:]) <= {0, 1}
+    assert loop.readers
+    made.close()
+
+
+def test_a_full_batch_is_followed_at_once() -> None:
+    loop, waiting, made = reader(0.001)
+    loop.run(1.0, waiting, 1 / 8000)
+    waiting.packets += 100
+    before = loop.now
+    loop.run(before + 0.0005, waiting, 1.0)
+    loop.run(before + 0.002, waiting, 1.0)
+    assert waiting.packets == 0
+    made.close()
+
+
+def test_no_wait_means_no_batches() -> None:
+    loop, waiting, made = reader(0.0)
+    loop.run(1.0, waiting, 1 / 8000)
+    assert len(waiting.reads) >= 7999
+    made.close()
+
+
+async def test_a_watched_socket_is_read_until_it_is_closed() -> None:
+    class Taker:
         def __init__(self) -> None:
             self.came = asyncio.Event()
 
-        def read(self, sock: socket.socket) -> None:
+        def read(self, sock: socket.socket, most: int) -> int:
             sock.recv(100)
             self.came.set()
+            return 1
 
-    reader = Reader()
+    taker = Taker()
     loop = asyncio.get_running_loop()
     sock = udp.bind("127.0.0.1:0", LISTEN)
-    udp.watch(loop, sock, cast(Endpoint, reader))
+    made = udp.Reader(loop, sock, cast(Endpoint, taker), 0.001)
+    made.start()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.sendto(b"x", sock.getsockname())
-        await asyncio.wait_for(reader.came.wait(), 5)
-    udp.unwatch(loop, sock)
+        await asyncio.wait_for(taker.came.wait(), 5)
+    made.close()
     assert sock.fileno() == -1

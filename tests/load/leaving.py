@@ -117,7 +117,13 @@ async def judge(out: Report, count: int) -> None:
         with Daemon.start(LimitsConfig(idle_s=IDLE), command=("-m", "load.turns")) as daemon:
             result = results[name] = await _leave(daemon, count, politely=politely)
             worst = result["leaving"]["worst_ms"][-1]
-            out.bar(f"{count} leave by {name}: ms of CPU in the worst loop turn", worst, "<=", MAX_TURN_MS)
+            out.bar(
+                f"{count} leave by {name}: ms of CPU in the worst loop turn",
+                worst,
+                "<=",
+                MAX_TURN_MS,
+                is_speed=True,
+            )
             out.bar(f"{count} leave by {name}: legs left", result["legs_left"], "==", 0)
             result["complaints"] = daemon.complaints()[:3]
     out.detail(leaving=results)

@@ -46,14 +46,22 @@ class Report:
         self._bars: list[dict[str, Any]] = []
         self._details: dict[str, Any] = {"bench": name, "quick": quick}
         self._seed = seed
+        self._quick = quick
         self._cpus = len(os.sched_getaffinity(0))  # now, before a bench pins itself to one
 
-    def bar(self, name: str, value: float | None, operator: str, bound: float) -> None:
-        """A value and what it must be; None (nothing was measured) does not hold."""
+    def bar(
+        self, name: str, value: float | None, operator: str, bound: float, *, is_speed: bool = False
+    ) -> None:
+        """A value and what it must be; None (nothing was measured) does not hold.
+
+        `is_speed`: how fast this machine was; the quick form, which runs beside who knows what, says it only.
+        """
         ok = value is not None and bool(_OPERATORS[operator](value, bound))
         shown = round(value, 6) if isinstance(value, float) else value
-        self._bars.append({"name": name, "value": shown, "bound": f"{operator} {bound:g}", "ok": ok})
-        say(f"  {'ok  ' if ok else 'FAIL'} {name}: {shown} ({operator} {bound:g})")
+        judged = not (is_speed and self._quick)
+        entry = {"name": name, "value": shown, "bound": f"{operator} {bound:g}", "ok": ok, "judged": judged}
+        self._bars.append(entry)
+        say(f"  {'ok  ' if ok else 'FAIL' if judged else 'slow'} {name}: {shown} ({operator} {bound:g})")
 
     def detail(self, **details: Any) -> None:
         """Facts beside the bars."""
@@ -61,7 +69,7 @@ class Report:
 
     def finish(self, *, as_json: bool) -> int:
         """Print the object; the exit status."""
-        ok = bool(self._bars) and all(bar["ok"] for bar in self._bars)
+        ok = bool(self._bars) and all(bar["ok"] for bar in self._bars if bar["judged"])
         result = {"ok": ok, "bars": self._bars, "conditions": self._conditions(), **self._details}
         print(json.dumps(result, indent=None if as_json else 2, default=str), flush=True)
         return 0 if ok else 1
