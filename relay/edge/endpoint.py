@@ -399,7 +399,11 @@ class Endpoint:
         if peer.quic.backlog(peer.control_stream) + len(data) > MAX_BACKLOG:
             self.close(leg, ErrorCode.OVERLOADED, "does not read")
             return
-        peer.quic.send_stream_data(peer.control_stream, data)
+        try:
+            peer.quic.send_stream_data(peer.control_stream, data)
+        except (RuntimeError, ValueError):  # it said STOP_SENDING; its fault, never that of who made us write
+            self.close(leg, ErrorCode.PROTOCOL_VIOLATION, "the control stream was stopped")
+            return
         self._dirty[peer] = None
 
     def send_datagram(self, leg: int, data: bytes) -> None:

@@ -232,6 +232,19 @@ def test_a_reload_leaves_running_calls_untouched(world: World) -> None:
     assert len(bob.got) == 1
 
 
+def test_who_stops_the_control_stream_is_closed_and_nobody_else(world: World) -> None:
+    ann, bob = in_call(world)
+    bob.quic.stop_stream(0, 1)
+    bob.flush()
+    world.run(0.2)
+    ann.ask(control.Mute(c=CID, on=True))
+    world.run(0.2)
+    assert ann.quic._close_event is None
+    assert bob.quic._close_event is not None
+    assert bob.quic._close_event.error_code == ErrorCode.PROTOCOL_VIOLATION
+    assert world.node.driver.internal_errors == 0
+
+
 def test_a_bug_in_the_engine_costs_the_leg_that_met_it(world: World) -> None:
     ann, bob = in_call(world)
     handle = world.node.engine.handle
