@@ -420,15 +420,21 @@ class Endpoint:
             return
         now = self._clock()
         self._dirty.pop(peer, None)
-        self.outbox.transmit(peer, now)
-        peer.quic.close(error_code=code, reason_phrase=reason)
-        self._settle(peer, now)
+        try:
+            self.outbox.transmit(peer, now)
+            peer.quic.close(error_code=code, reason_phrase=reason)
+            self._settle(peer, now)
+        except Exception as error:
+            self._quarantine(peer, error)
 
     def transmit_dirty(self) -> None:
         """Send what was written since the last call."""
         while self._dirty:
             peer, _ = self._dirty.popitem()
-            self._settle(peer, self._clock())
+            try:
+                self._settle(peer, self._clock())
+            except Exception as error:  # it costs this peer, not the one whose message made us write
+                self._quarantine(peer, error)
 
     def flush_media(self) -> None:
         """Seal and send what the lane has ready."""
@@ -436,7 +442,10 @@ class Endpoint:
         for leg in self._lane.take_ready():
             peer = self._by_leg.get(leg)
             if peer is not None:
-                self.outbox.flush(peer)
+                try:
+                    self.outbox.flush(peer)
+                except Exception as error:  # the other listeners, and the reader of the socket, go on
+                    self._quarantine(peer, error)
 
     # ------------------------------------------------------------ timers
 

@@ -309,6 +309,31 @@ def test_a_bug_met_by_one_peers_packet_costs_that_peer_only(net: Network) -> Non
     net.run(0.1)
 
 
+@pytest.mark.parametrize("way", ["transmit", "close", "flush"])
+def test_a_bug_met_while_sending_costs_the_receiver_only(net: Network, way: str) -> None:
+    first, second = pair(net)
+    third = Client(net, 1003)
+    net.run(1.0)
+    net.lane.route(1, 1, [(2, 2), (3, 2)], None)
+    second.write(b"x")
+    net.run(0.1)
+
+    def explode(*_: object) -> None:
+        raise ZeroDivisionError
+
+    setattr(net.endpoint._by_leg[2].quic, "seal_media" if way == "flush" else "datagrams_to_send", explode)
+    if way == "transmit":
+        net.endpoint.send_stream(2, b"news")
+        net.endpoint.transmit_dirty()
+    elif way == "close":
+        net.endpoint.close(2, 0x24, "")
+    first.say(frame(1))
+    net.run(0.1)
+    assert len(third.got) == 1
+    assert net.endpoint.internal_errors == 1
+    assert [leg for leg, _ in net.told("lost")] == [2]
+
+
 def test_a_bug_in_a_timer_costs_its_peer_only(net: Network) -> None:
     pair(net)
 
