@@ -23,7 +23,8 @@ from relay.core.ringing import Cause
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import command, signed
 from relay.protocol.command import Command
-from relay.protocol.ids import CallId, Jti, Sub
+from relay.protocol.ids import CallId, Jti, Kid, Sub
+from relay.protocol.token import Claims
 
 MAX_LIFETIME_S: Final = 300
 REMEMBERED: Final = 65_536  # used command ids; more at once than this are refused
@@ -120,7 +121,10 @@ class Orders:
         self._admission.revoke(jti=order.jti, person=order.ru, kid=order.kid, now=node.now, wall=node.wall)
         for call in list(node.calls.values()):
             for seat in call.here():
-                if seat.is_here and _is_revoked(seat, order):
+                # Each device that rings has a token of its own; who is away has that of the seat.
+                legs = [node.legs[number] for number in seat.legs]
+                held = [(leg.claims, leg.kid) for leg in legs] or [(seat.claims, seat.kid)]
+                if seat.is_here and any(_is_revoked(*rights, order) for rights in held):
                     self._parting.part(call, seat, Cause.REVOKED, reason="command")
         waiting = [leg for leg in node.legs.values() if leg.claims is not None and leg.call is None]
         for leg in waiting:
@@ -144,8 +148,8 @@ def _seat(call: Call, sub: Sub | None) -> Participant:
     return seat
 
 
-def _is_revoked(seat: Participant, order: Command) -> bool:
-    claims = seat.claims
+def _is_revoked(claims: Claims | None, kid: Kid | None, order: Command) -> bool:
+    assert claims is not None  # whoever sits in a call was admitted
     by_token = order.jti is not None and claims.jti == order.jti
     by_person = order.ru is not None and claims.ru == order.ru
-    return by_token or by_person or (order.kid is not None and seat.kid == order.kid)
+    return by_token or by_person or (order.kid is not None and kid == order.kid)

@@ -84,6 +84,27 @@ def test_revoke_ends_what_the_revoked_does_and_refuses_what_it_will(world, by):
     assert (waiting.closed, later.closed) == (expected, expected)
 
 
+@pytest.mark.parametrize("answered", [False, True])
+def test_revoke_finds_the_token_of_each_device_of_a_person(world, answered):
+    ids = world.call()
+    bob = world.client(ids.token()).enter()
+    phone, tablet = (world.client(ids.token(sub=Sub(b"s" * 16))).enter() for _ in range(2))
+    if answered:
+        phone.accept()
+        bob.accept()
+        assert world.command("revoke", jti=tablet.claims.jti) is ErrorCode.NO_ERROR
+        assert phone.speak() is None
+    assert world.command("revoke", jti=phone.claims.jti) is ErrorCode.NO_ERROR
+    assert phone.closed is ErrorCode.REMOVED
+
+
+def test_revoke_finds_who_is_away(world):
+    ann, bob = world.talking()
+    ann.lose()
+    assert world.command("revoke", jti=ann.claims.jti) is ErrorCode.NO_ERROR
+    assert bob.last(control.Ended).why == "revoked"
+
+
 def test_revoke_in_a_group_ends_only_the_revoked(world):
     ids = world.call()
     person = PersonId(b"p" * 16)
