@@ -139,6 +139,9 @@ class Exchange:
         forget_routes(seat)
         seat.on_accepted(leg.number, suites)
         seat.client = leg.client
+        assert leg.claims is not None  # it sits here
+        seat.claims, seat.kid = leg.claims, leg.kid  # its own token's rights, not those of the last to ring
+        call.admit_rights(seat)
         call.gate.set(Fact.ACCEPTED, seat.index, True)
         call.gate.set(Fact.ALIVE, seat.index, True)
         call.epoch += 1

@@ -123,6 +123,18 @@ def test_four_devices_ring_and_a_fifth_is_one_too_many(world):
     world.check()
 
 
+def test_the_rights_are_those_of_the_device_that_accepts(world):
+    ids = world.call()
+    bob = world.client(ids.token()).enter()
+    sub = Sub(b"s" * 16)
+    ear = world.client(ids.token(sub=sub, prm=token.MAY_RECEIVE)).enter()
+    world.client(ids.token(sub=sub)).enter()
+    ear.accept()
+    bob.accept()
+    assert ear.speak() is DropReason.GATE_CLOSED
+    assert bob.speak() is None
+
+
 def test_the_first_accept_wins_and_the_others_hear_answered_elsewhere(world):
     ids = world.call()
     ann = world.client(ids.token()).enter()
