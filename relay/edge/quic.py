@@ -43,6 +43,7 @@ MAX_STREAMS = 4
 ACK_HOLD = 0.020  # we promise 25 ms (max_ack_delay); the rest is for the timer to be late
 MEDIA_WINDOW = 16 * 1024  # bytes of media in flight; 2.4 kB, aioquic's floor, is 170 ms of one repaired voice
 MAX_PACKET = 1200
+HEADER_AND_TAG = 1 + 2 + 16  # of a packet of ours beside the peer's id: first byte, number, AEAD tag
 KEY_UPDATE_AFTER = 1 << 22  # half the AES-GCM limit (RFC 9001 section 6.6)
 STALE_FLIGHT = 1.0  # an unacknowledged media packet counts as in flight for this long at most, seconds
 SAMPLE_EVERY = 0.05  # seconds between RTT samples: each voice alone gives fifty acknowledgements a second
@@ -338,18 +339,20 @@ class RelayQuic(QuicConnection):
         """
         space = self._space
         acked_up_to = -1
-        parts: list[bytes] = []
+        peer = self._peer_cid.cid
+        parts = [frames.encode_datagram(datagram) for datagram in datagrams]
         if space.ack_at is not None:
             delay = int((now - (space.largest_received_time or now)) * 1e6) >> self._local_ack_delay_exponent
-            parts.append(frames.encode_ack(space.ack_queue, max(delay, 0)))
-            acked_up_to = space.largest_received_packet
-            space.ack_at = None
-        parts.extend(frames.encode_datagram(datagram) for datagram in datagrams)
+            ack = frames.encode_ack(space.ack_queue, max(delay, 0))
+            # An ACK of many ranges may not fit beside the audio: it stays due, and leaves by itself.
+            if HEADER_AND_TAG + len(peer) + len(ack) + sum(map(len, parts)) <= MAX_PACKET:
+                parts.insert(0, ack)
+                acked_up_to = space.largest_received_packet
+                space.ack_at = None
         self._skip_number()
         number = self._packet_number
         self._packet_number = number + 1
         send = self._one_rtt.send
-        peer = self._peer_cid.cid
         first = 0x41 | send.key_phase << 2
         low = number & 0xFFFF
         assert send.aead is not None
@@ -412,7 +415,8 @@ class RelayQuic(QuicConnection):
 
     def _handle_ack_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         """Refuse acknowledgements of packets never sent (RFC 9000 section 13.1), then as aioquic's."""
-        ack = frames.parse_ack(buf.data_slice(buf.tell(), buf.capacity))
+        body = buf.data_slice(buf.tell(), buf.capacity)
+        ack = frames.parse_ack(body, most=len(body))  # judge every ACK that aioquic takes, however long
         if ack is not None and not self._is_honest(ack):
             raise QuicConnectionError(
                 error_code=QuicErrorCode.PROTOCOL_VIOLATION,
@@ -420,7 +424,8 @@ class RelayQuic(QuicConnection):
                 reason_phrase="acknowledges a packet that was never sent",
             )
         if ack is not None and context.epoch == tls.Epoch.ONE_RTT and self._fast:
-            self._on_media_ack(ack, context.time)
+            # So many ranges are compared with all that is in flight; what they leave out counts as lost.
+            self._on_media_ack(ack._replace(ranges=ack.ranges[: frames.MAX_RANGES]), context.time)
         super()._handle_ack_frame(context, frame_type, buf)
 
     def _payload_received(

@@ -53,13 +53,13 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     return int.from_bytes(data[at:end], "big") & ((1 << (8 * size - 2)) - 1), end
 
 
-def _ack(data: bytes, at: int) -> tuple[Ack, int]:
+def _ack(data: bytes, at: int, most: int = MAX_RANGES) -> tuple[Ack, int]:
     largest, at = _varint(data, at)
     delay, at = _varint(data, at)
     more, at = _varint(data, at)
     first, at = _varint(data, at)
     low = largest - first
-    if low < 0 or more >= MAX_RANGES:
+    if low < 0 or more >= most:
         raise _MalformedError
     ranges = [(low, largest + 1)]
     for _ in range(more):
@@ -73,10 +73,10 @@ def _ack(data: bytes, at: int) -> tuple[Ack, int]:
     return Ack(tuple(ranges), delay), at
 
 
-def parse_ack(data: bytes) -> Ack | None:
-    """An ACK frame's body (behind its type byte), or None when it is malformed."""
+def parse_ack(data: bytes, most: int = MAX_RANGES) -> Ack | None:
+    """An ACK frame's body (behind its type byte); None when malformed, or of more than `most` ranges."""
     try:
-        return _ack(data, 0)[0]
+        return _ack(data, 0, most)[0]
     except _MalformedError:
         return None
 

@@ -15,7 +15,7 @@ from aioquic.quic.stream import QuicStream
 
 from quicpair import CLIENT, DELAY, SERVER, QuicPair
 from relay.core.reasons import DropReason
-from relay.edge.quic import MEDIA_WINDOW, PRIVATE_NAMES, STREAM_WINDOW
+from relay.edge.quic import MAX_PACKET, MEDIA_WINDOW, PRIVATE_NAMES, STREAM_WINDOW
 
 OWNERS = {
     "QuicConnection": lambda pair: pair.connected(),
@@ -208,6 +208,26 @@ def test_acknowledging_a_skipped_number_closes_with_protocol_violation(pair: Qui
     _acknowledge(pair, skipped[-1])
     pair.run(0.5)
     assert pair.connected().close_code == 0x0A
+
+
+def test_an_ack_of_very_many_ranges_is_judged_like_any_other(pair: QuicPair) -> None:
+    for number in range(10_000, 10_300, 3):
+        _acknowledge(pair, number)
+    pair.run(0.5)
+    assert pair.connected().close_code == 0x0A
+
+
+def test_an_ack_that_does_not_fit_beside_the_audio_leaves_by_itself(pair: QuicPair) -> None:
+    server = pair.connected()
+    for number in range(1000, 1640, 40):  # a lossy path: 16 ranges
+        server._space.ack_queue.add(number)
+    server._space.largest_received_packet = 1600
+    server._space.ack_at = pair.now
+    audio, _ = server.seal_media([bytes(567), bytes(567)], pair.now)
+    assert len(audio) <= MAX_PACKET
+    assert server.ack_due is not None
+    server.seal_media([], pair.now)
+    assert server.ack_due is None
 
 
 def test_the_key_phase_flips_at_the_limit_without_a_lost_packet(pair: QuicPair) -> None:
