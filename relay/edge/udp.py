@@ -60,7 +60,7 @@ class Reader:
     """Lets the endpoint read a socket: at once while packets are few, in batches while they are many.
 
     A packet that wakes the process costs more than its own work. When more than two are expected within the
-    wait, the socket is looked at once per wait instead: up to that much latency for about half the CPU.
+    wait, the socket is looked at once per wait instead (docs/architecture.md has the measured trade).
     """
 
     def __init__(
