@@ -11,6 +11,7 @@ from __future__ import annotations
 from relay.core.call import Call, Stage
 from relay.core.consent import Fact
 from relay.core.door import Door
+from relay.core.exchange import Exchange
 from relay.core.leg import Leg, LegState
 from relay.core.node import Node
 from relay.core.participant import Participant, Presence
@@ -27,12 +28,21 @@ from relay.protocol.token import Claims
 class Absence:
     """Watches who is there."""
 
-    def __init__(self, node: Node, door: Door, switch: Switch, seating: Seating, parting: Parting) -> None:
+    def __init__(
+        self,
+        node: Node,
+        door: Door,
+        switch: Switch,
+        seating: Seating,
+        parting: Parting,
+        exchange: Exchange,
+    ) -> None:
         self._node = node
         self._door = door
         self._switch = switch
         self._seating = seating
         self._parting = parting
+        self._exchange = exchange
 
     def on_leg_gone(self, leg: Leg) -> None:
         """The transport is over. Its person may come back with a ticket."""
@@ -62,6 +72,9 @@ class Absence:
             raise PeerError(ErrorCode.RESUME_UNKNOWN, "ticket of somebody else")
         seat = self._door.seat_of(body)
         call = node.calls[claims.cid]
+        if claims != seat.claims and claims.iat >= seat.claims.iat:
+            # A token came beside the ticket: its rights count, not the old ones.
+            self._exchange.on_rights(call, seat, claims, leg.kid)
         stale = seat.state is Presence.ABSENT and seat.ever_accepted
         was_here = seat.state in (Presence.JOINED, Presence.ACCEPTED)
         if leg.state is LegState.READY:

@@ -21,6 +21,7 @@ from relay.core.seating import Seating
 from relay.core.switch import Switch, forget_routes
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control
+from relay.protocol.ids import Kid
 from relay.protocol.token import Claims
 
 
@@ -185,7 +186,7 @@ class Exchange:
             self._parting.end(call, Cause.ORDERED, reason="moved")
         self._node.watch_call(call)
 
-    def on_rights(self, call: Call, seat: Participant, claims: Claims) -> None:
+    def on_rights(self, call: Call, seat: Participant, claims: Claims, kid: Kid | None) -> None:
         """A newer token. PeerError FORBIDDEN when the policy does not allow what it says."""
         try:
             terms = self._terms(call, claims)
@@ -193,7 +194,7 @@ class Exchange:
             error.fatal = False  # the old rights stand
             raise
         call.terms = call.terms.and_also(terms)
-        seat.claims = claims
+        seat.claims, seat.kid = claims, kid
         call.admit_rights(seat)
         self._switch.sync(call)
         self._node.watch_call(call)

@@ -62,8 +62,8 @@ class Relay:
         ringing = Ringing()
         seating = Seating(node, self._door, self._switch)
         self._parting = Parting(node, self._switch, seating, ringing)
-        self._absence = Absence(node, self._door, self._switch, seating, self._parting)
-        self._exchange = Exchange(node, self._switch, seating, self._parting, ringing)
+        self._exchange = exchange = Exchange(node, self._switch, seating, self._parting, ringing)
+        self._absence = Absence(node, self._door, self._switch, seating, self._parting, exchange)
         self._talk = Talk(node)
         self._moderation = Moderation(node, self._parting, self._switch)
         self._orders = Orders(node, self._admission, self._parting, self._moderation)
@@ -339,7 +339,7 @@ class Relay:
         verdict = self._door.check_token(leg, leg.claims, message)
         found = self._find(leg)
         if found is not None:
-            self._exchange.on_rights(*found, verdict.claims)
+            self._exchange.on_rights(*found, verdict.claims, verdict.kid)
         self._door.grant(leg, verdict)
         self._node.answer(leg, id)
 

@@ -3,8 +3,9 @@ import pytest
 from pair import World, config
 from relay.config import LimitsConfig
 from relay.core import events as ev
+from relay.core.reasons import DropReason
 from relay.errors import ErrorCode
-from relay.protocol import control
+from relay.protocol import control, token
 from relay.protocol.ids import Sub
 
 THREE = (512, 512, 500, 3)
@@ -226,6 +227,29 @@ def test_tickets_come_every_30_seconds_to_every_leg(world):
     world.run(91, alive=(ann, bob))
     assert len(ann.all(control.Ticket)) == 3
     assert ann.last(control.Ticket).ttl == 90
+
+
+def test_a_token_beside_the_ticket_brings_its_own_rights(world):
+    ids = world.call()
+    ann, bob = world.client(ids.token()).enter(), world.client(ids.token()).enter()
+    ann.accept()
+    bob.accept()
+    again = ann.resume(ids.token(sub=ann.sub, prm=token.MAY_RECEIVE))
+    again.rejoin()
+    assert again.speak() is DropReason.GATE_CLOSED
+    assert bob.speak() is None
+    assert world.command("revoke", jti=again.claims.jti) is ErrorCode.NO_ERROR
+    assert again.closed is ErrorCode.REMOVED
+
+
+def test_a_token_beside_the_ticket_that_the_policy_forbids_takes_no_place(world):
+    ids = world.call()
+    ann, bob = world.client(ids.token()).enter(), world.client(ids.token()).enter()
+    ann.accept()
+    bob.accept()
+    again = ann.resume(ids.token(sub=ann.sub, peer=(Sub(bytes(16)),)))
+    assert again.rejoin().code == ErrorCode.CALL_NOT_FOUND
+    assert (ann.closed, ann.speak()) == (None, None)
 
 
 def test_a_ticket_of_somebody_else_takes_no_place(world):
