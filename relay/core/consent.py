@@ -48,11 +48,12 @@ def indexes(mask: int) -> Iterator[int]:
 class Gate:
     """All facts of a call, and the bits that follow from them."""
 
-    __slots__ = ("_blocked", "_facts")
+    __slots__ = ("_blocked", "_facts", "_shuts_out")
 
     def __init__(self) -> None:
         self._facts = [0] * len(Fact)
-        self._blocked = [0] * SIZE
+        self._shuts_out = [0] * SIZE  # by the one who said so
+        self._blocked = [0] * SIZE  # what follows from it, the same from both sides
 
     def set(self, fact: Fact, index: int, value: bool) -> None:
         """State one fact about one participant."""
@@ -64,11 +65,13 @@ class Gate:
         return bool(self._facts[fact] >> index & 1)
 
     def block(self, one: int, other: int, on: bool) -> None:
-        """Block or unblock a pair, both directions."""
+        """`one` shuts `other` out or takes that back. The pair is blocked while either of them wants it."""
+        bit = 1 << other
+        self._shuts_out[one] = self._shuts_out[one] | bit if on else self._shuts_out[one] & ~bit
         for a, b in ((one, other), (other, one)):
             if on:
                 self._blocked[a] |= 1 << b
-            else:
+            elif not self._shuts_out[other] >> one & 1:
                 self._blocked[a] &= ~(1 << b)
 
     def is_blocked(self, one: int, other: int) -> bool:
@@ -86,7 +89,8 @@ class Gate:
         keep = ~(1 << index)
         for fact in Fact:
             self._facts[fact] &= keep
-        self._blocked[index] = 0
+        self._shuts_out[index] = self._blocked[index] = 0
+        self._shuts_out = [mask & keep for mask in self._shuts_out]
         self._blocked = [mask & keep for mask in self._blocked]
 
     def _ready(self) -> int:

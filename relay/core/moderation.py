@@ -88,7 +88,7 @@ class Moderation:
         *,
         answer: tuple[Leg, int] | None = None,
     ) -> None:
-        """Close or open a pair, both directions."""
+        """Close a pair for `one`, both directions, or take that back; the other's own block stays."""
         node = self._node
         call.gate.block(one.index, other.index, on)
         self._switch.sync(call)

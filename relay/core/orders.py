@@ -108,6 +108,8 @@ class Orders:
             pair = [call.seat_of(sub) for sub in (order.sub, order.peer) if sub is not None]
             here = [seat for seat in pair if seat is not None and seat.is_here]
             if len(here) == 2 and here[0] is not here[1] and not call.is_over:
+                # The back end speaks for both: neither alone undoes it.
+                call.gate.block(here[1].index, here[0].index, order.on)
                 self._moderation.block(call, here[0], here[1], order.on)
                 found += 1
         if not found:

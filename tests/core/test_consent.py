@@ -66,8 +66,20 @@ def test_a_block_closes_both_directions_of_one_pair_only():
     assert gate.is_blocked(1, 0)
     assert (gate.hearers(0), gate.hearers(1), gate.hearers(2)) == (4, 4, 3)
     assert gate.why_closed(0) is DropReason.GATE_CLOSED
-    gate.block(1, 0, False)
+    gate.block(0, 1, False)
     assert gate.hearers(0) == 6
+
+
+def test_who_is_blocked_cannot_take_the_block_back():
+    gate = ready(0, 1)
+    gate.block(0, 1, True)
+    gate.block(1, 0, False)
+    assert (gate.hearers(0), gate.hearers(1)) == (0, 0)
+    gate.block(1, 0, True)
+    gate.block(0, 1, False)
+    assert gate.is_blocked(0, 1)
+    gate.block(1, 0, False)
+    assert (gate.hearers(0), gate.hearers(1)) == (2, 1)
 
 
 def test_a_block_that_leaves_nobody_is_named():

@@ -114,6 +114,15 @@ def test_a_moderation_of_nobody_in_particular_is_malformed(world):
     assert host.closed is ErrorCode.BAD_ENCODING
 
 
+def test_who_is_blocked_cannot_undo_it(world):
+    _, ann, bob = trio(world)
+    ann.block(bob.index)
+    bob.block(ann.index, on=False)
+    bob.speak()
+    ann.speak()
+    assert (ann.heard, bob.heard) == ([], [])
+
+
 def test_a_block_in_a_group_clears_the_pair_in_both_directions_and_can_be_undone(world):
     host, ann, bob = trio(world)
     assert isinstance(ann.block(bob.index), control.Ok)

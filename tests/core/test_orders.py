@@ -116,6 +116,19 @@ def test_revoke_in_a_group_ends_only_the_revoked(world):
     assert (bob.closed, opened.closed) == (None, None)
 
 
+def test_neither_of_two_undoes_a_block_by_command(world):
+    ids = world.call()
+    ann, bob = (world.client(ids.token(lim=THREE)).enter() for _ in range(2))
+    for one in (ann, bob):
+        one.accept()
+    world.command("block", cid=ann.cid, sub=ann.sub, peer=bob.sub, on=True)
+    ann.block(bob.index, on=False)
+    assert ann.speak() == "blocked"
+    world.command("block", cid=ann.cid, sub=bob.sub, peer=ann.sub, on=False)
+    ann.speak()
+    assert len(bob.heard) == 1
+
+
 def test_a_revoked_key_signs_no_command_either(world):
     assert world.command("revoke", kid=KID) is ErrorCode.NO_ERROR
     assert world.command("revoke", kid=KID, on=False) is ErrorCode.TOKEN_INVALID
