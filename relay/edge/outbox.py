@@ -8,8 +8,9 @@ queue until it is stale. Must never live here: what arrives, and what a packet m
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import socket
-from collections import deque
 from collections.abc import Callable
 
 from aioquic.quic.connection import NetworkAddress
@@ -37,7 +38,8 @@ class Outbox:
         self._lane = lane
         self._clock = clock
         self._settle = settle
-        self._acks: deque[tuple[float, Peer]] = deque()
+        self._acks: list[tuple[float, int, Peer]] = []  # a heap: an ACK listed again is due before others
+        self._order = itertools.count()
         self._acks_armed = False
 
     def send(self, sock: socket.socket, packet: bytes, addr: NetworkAddress) -> bool:
@@ -98,7 +100,7 @@ class Outbox:
         if peer.ack_listed or peer.quic.ack_due is None:
             return
         peer.ack_listed = True
-        self._acks.append((now + ACK_HOLD, peer))
+        heapq.heappush(self._acks, (now + ACK_HOLD, next(self._order), peer))
         if not self._acks_armed:
             self._acks_armed = True
             self._loop.call_at(now + ACK_HOLD, self._on_acks)
@@ -109,7 +111,7 @@ class Outbox:
         until = now + TURN_SECONDS
         acks = self._acks
         while acks and acks[0][0] <= now + EARLY and self._clock() < until:
-            _, peer = acks.popleft()
+            _, _, peer = heapq.heappop(acks)
             peer.ack_listed = False
             if peer.state is not PeerState.OPEN:
                 continue
@@ -118,7 +120,7 @@ class Outbox:
                 continue
             if due > now + EARLY:
                 peer.ack_listed = True
-                acks.append((due, peer))
+                heapq.heappush(acks, (due, next(self._order), peer))
             elif not peer.quic.is_rekeying:
                 self.seal(peer, [], now)
         if acks:

@@ -88,6 +88,28 @@ def test_acks_leave_alone_when_no_audio_takes_them(net: Network) -> None:
     assert first.quic._loss.bytes_in_flight == 0
 
 
+def test_an_ack_that_audio_took_along_does_not_delay_the_next_one(net: Network) -> None:
+    first, second = pair(net)
+    quic = net.endpoint._by_leg[1].quic
+    seal = quic.seal_media
+    late: list[float] = []
+
+    def watched(datagrams: list[bytes], now: float) -> tuple[bytes, tuple[str, int]]:
+        if not datagrams:
+            late.append(now - (quic.ack_due or 0.0))
+        return seal(datagrams, now)
+
+    setattr(quic, "seal_media", watched)  # noqa: B010 - a method, on one object
+    start = net.now
+    net.call_at(start, lambda: first.say(b"\0\0"))
+    net.call_at(start + 0.010, lambda: net.endpoint.send_datagram(1, b"\0\0"))
+    net.call_at(start + 0.006, lambda: first.say(b"\0\0"))
+    net.call_at(start + 0.019, lambda: second.say(b"\0\0"))  # others wait their 20 ms behind it
+    net.run(0.2)
+    assert len(late) == 1
+    assert late[0] < 0.002
+
+
 def test_control_datagrams_go_to_the_handler_and_back(net: Network) -> None:
     first, _ = pair(net)
     first.say(b"\0\1ping")
