@@ -73,8 +73,8 @@ class ListenConfig:
     """Kernel receive buffer per UDP socket, bytes. 8 MiB hold about 20,000 packets over a restart; more costs
     memory, and brings older audio after a stall."""
     batch_ms: Annotated[float, Meta(ge=0, le=20)] = 1.0
-    """While more than two packets are expected within this time, packets are read together once per such
-    time, milliseconds: a fifth less CPU at 20 calls for about that much latency. 0 reads each packet at once."""
+    """While more than two packets are expected within this time, milliseconds, they are read together once
+    per such time: a fifth less CPU at 20 calls for about that much latency. 0 reads each packet at once."""
     send_buffer: Annotated[int, Meta(ge=65_536, le=268_435_456)] = 8_388_608
     """Kernel send buffer per UDP socket, bytes."""
 

@@ -15,6 +15,7 @@ import gc
 import logging
 import signal
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ log = logging.getLogger("relay.daemon")
 HOUSEKEEPING = 1.0  # seconds between reports of who was heard and collections of young garbage
 FULL_COLLECTION = 600  # turns of housekeeping between full collections of garbage
 FEW = 64  # legs at most during a full collection: a pause of some 10 ms for them, once in ten minutes
+THREAD_SLICE = 0.0005  # seconds that another thread (a scrape's text, a record) may keep audio waiting
 YOUNG = 10_000  # objects that a collection takes about 1 ms for
 LEAST_WATCHDOG = 0.2
 
@@ -108,7 +110,7 @@ class Daemon:
         self.node = Node(config, read_keys(config), self._quic, loop, self)
         self._lag = LagMeter(loop)
         self._exporter = Exporter(self.snapshot)
-        self._http = OpsServer(self._exporter.render, self.report)
+        self._http = OpsServer(self._exporter.answer, self.report)
         self._commands = CommandServer(self.node.driver.command)
         self._sockets: list[socket.socket] = []
         self._readers: list[udp.Reader] = []
@@ -277,24 +279,24 @@ class Daemon:
         return judge(facts, self._config.health)
 
     def snapshot(self) -> Snapshot:
-        """What /metrics shows, between two inputs of the engine."""
+        """What /metrics shows, between two inputs of the engine; a copy: its text is made in a thread."""
         endpoint = self.node.endpoint
         engine = self.node.engine
         return Snapshot(
             node=self._config.node.id,
             region=self._config.node.region,
             datapath=self.node.lane.name,
-            engine=engine.counters,
-            media=self.node.lane.counters,
+            engine=dict(engine.counters),
+            media=self.node.lane.counters.copy(),
             packets=PacketCounters(
                 received=endpoint.udp_in,
                 sent=endpoint.outbox.sent,
                 waiting=endpoint.waiting,
                 send_errors=endpoint.outbox.errors,
                 kernel_dropped=sum(udp.kernel_drops(sock) for sock in self._sockets),
-                handled=endpoint.handled,
-                answered=endpoint.answered,
-                dropped=endpoint.dropped,
+                handled=dict(endpoint.handled),
+                answered=dict(endpoint.answered),
+                dropped=dict(endpoint.dropped),
                 half_open=endpoint.half_open,
                 handshakes=endpoint.handshakes,
                 handshakes_expired=endpoint.handshakes_expired,
@@ -342,6 +344,7 @@ def run(config: Config, path: str | None = None, assignments: Sequence[str] = ()
     # A full collection over thousands of connections would hold audio for tens of milliseconds; connections
     # break their own cycles when they end, and `_housekeep` collects what else is young.
     gc.disable()
+    sys.setswitchinterval(THREAD_SLICE)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, contextlib.suppress(KeyboardInterrupt):
         runner.run(_serve(config, path, logs, assignments))
     return 0

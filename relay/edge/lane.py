@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from relay.config import Config
@@ -33,6 +33,10 @@ class LaneCounters:
     queued: int = 0
     dropped: Counter[DropReason] = field(default_factory=Counter)
     dropped_out: Counter[DropReason] = field(default_factory=Counter)
+
+    def copy(self) -> LaneCounters:
+        """The counters of this moment."""
+        return replace(self, dropped=Counter(self.dropped), dropped_out=Counter(self.dropped_out))
 
     def imbalance(self) -> int:
         """How far the two conservation equations are from holding; 0 unless there is a bug."""

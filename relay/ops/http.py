@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -23,7 +23,9 @@ MAX_BODY = 1024
 class OpsServer:
     """One listener. `metrics(accept)` gives body and content type, `report()` the present findings."""
 
-    def __init__(self, metrics: Callable[[str], tuple[bytes, str]], report: Callable[[], Report]) -> None:
+    def __init__(
+        self, metrics: Callable[[str], Awaitable[tuple[bytes, str]]], report: Callable[[], Report]
+    ) -> None:
         self._metrics = metrics
         self._report = report
         self._runner: web.AppRunner | None = None
@@ -61,7 +63,7 @@ class OpsServer:
         return web.TCPSite(runner, host, port, reuse_address=True)
 
     async def _get_metrics(self, request: web.Request) -> web.Response:
-        body, content_type = self._metrics(request.headers.get("Accept", ""))
+        body, content_type = await self._metrics(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={**HEADERS, "Content-Type": content_type})
 
     async def _get_healthz(self, _: web.Request) -> web.Response:

@@ -7,6 +7,7 @@ a call or an address. Must never live here: counting, and names of reasons.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -176,10 +177,17 @@ class Exporter:
     """The registry of one daemon; not the library's global one, so that two daemons fit in one process."""
 
     def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        self._take = snapshot
+        self._taken: Snapshot | None = None
         self.registry = CollectorRegistry()
-        self.registry.register(RelayCollector(snapshot))
+        self.registry.register(RelayCollector(lambda: self._taken or self._take()))
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
+
+    async def answer(self, accept: str) -> tuple[bytes, str]:
+        """As `render`: the snapshot is taken here, on the loop; the text is made beside it, in a thread."""
+        self._taken = self._take()
+        return await asyncio.to_thread(self.render, accept)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The exposition and its content type: OpenMetrics where asked for, else the classic text."""

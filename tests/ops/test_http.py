@@ -26,7 +26,7 @@ class Stage:
         self.accepts: list[str] = []
         self.server = OpsServer(self.metrics, lambda: Report(self.findings))
 
-    def metrics(self, accept: str) -> tuple[bytes, str]:
+    async def metrics(self, accept: str) -> tuple[bytes, str]:
         self.accepts.append(accept)
         return b"relay_ready 1\n", "text/plain; version=0.0.4; charset=utf-8"
 

@@ -173,3 +173,17 @@ def test_two_exporters_fit_in_one_process_and_registering_takes_no_snapshot() ->
 def test_no_two_engine_families_share_a_name() -> None:
     metrics = [family.metric for family in ENGINE.values()]
     assert len(set(metrics)) == len(metrics)
+
+
+async def test_an_answer_is_made_of_one_snapshot_taken_before_its_text() -> None:
+    counted = Counter({("call_ended", "completed"): 1})
+    taken: list[Snapshot] = []
+
+    def take() -> Snapshot:
+        taken.append(snapshot(engine=dict(counted)))
+        return taken[-1]
+
+    exporter = Exporter(take)
+    body, _ = await exporter.answer("")
+    assert b'relay_calls_ended_total{outcome="completed"} 1.0' in body
+    assert len(taken) == 1
