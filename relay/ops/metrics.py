@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, get_args
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from relay import __version__
 from relay.core.reasons import DropReason
 from relay.errors import ErrorCode
+from relay.protocol.messages import Why
 
 CODES: Final = tuple(code.name.lower() for code in ErrorCode)
 REASONS: Final = tuple(reason.value for reason in DropReason)
@@ -130,18 +131,7 @@ ENGINE: Final[Mapping[str, Family]] = {
         "relay_calls_ended",
         "Calls ended, by outcome.",
         "outcome",
-        (
-            "completed",
-            "cancelled",
-            "missed",
-            "declined",
-            "busy",
-            "answered_elsewhere",
-            "removed",
-            "revoked",
-            "expired",
-            "failed",
-        ),
+        get_args(Why),
     ),
     "client_sdk": Family("relay_client_sdk", "Admitted legs by SDK, as far as it is listed.", "name"),
     "client_app": Family("relay_client_app", "Admitted legs by application, as far as it is listed.", "name"),
