@@ -129,7 +129,6 @@ class Life(RuleBasedStateMachine):
         weather = replace(POOR, jitter=0.2, duplicate=0.3) if seed % 2 else POOR
         self.net: Link[tuple[Client, bytes]] = Link(weather, seed)
         self.key, self.group = key, group
-        self.blocked = False
         self.spent: list[bytes] = []
         self.fresh_call()
         if warm:
@@ -143,7 +142,7 @@ class Life(RuleBasedStateMachine):
             Person(ids, {"sub": Sub(draw(16)), "ru": PersonId(draw(16)), "prm": prm, **same})
             for prm in (7, 39)
         ]
-        self.blocked = False
+        self.shuts_out = [False, False]  # each side's own half of the block
 
     # ------------------------------------------------------------ the oracle
 
@@ -153,7 +152,9 @@ class Life(RuleBasedStateMachine):
             leg = one.leg
             if leg is None or one.lost_at is not None:
                 continue
-            if self.world.now - one.heard >= CONSENT_S and one.accepted:
+            if (
+                self.world.now >= one.heard + CONSENT_S and one.accepted
+            ):  # a sum, as deadlines are: equal is due
                 one.lost_at = one.heard + CONSENT_S
             elif leg.closed is not None or leg.gone:
                 one.lost_at = self.world.now
@@ -161,7 +162,7 @@ class Life(RuleBasedStateMachine):
     def may_hear(self, a: Person, b: Person) -> bool:
         self.lapse()
         ready = all(one.accepted and one.lost_at is None and not one.over for one in (a, b))
-        return ready and not (a.muted or a.hard or self.blocked)
+        return ready and not (a.muted or a.hard or any(self.shuts_out))
 
     def pass_on(self, sender: Client, payload: bytes) -> None:
         """One packet reaches the relay: whoever gets a copy must be allowed to hear it."""
@@ -367,8 +368,8 @@ class Life(RuleBasedStateMachine):
         if code is ErrorCode.NO_ERROR:
             if op == "mute":
                 one.hard = on
-            elif op == "block":
-                self.blocked = on
+            elif op == "block":  # the back end speaks for both
+                self.shuts_out = [on, on]
             else:
                 one.over = True
                 one.accepted = one.muted = False
@@ -382,7 +383,7 @@ class Life(RuleBasedStateMachine):
             return
         answer = client.block(other.index, on)
         if isinstance(answer, control.Ok):
-            self.blocked = on
+            self.shuts_out[side] = on
 
     # ------------------------------------------------------------ malice and misfortune
 
