@@ -1,7 +1,8 @@
 """Things remembered for a while: spent token ids, ended calls, removed people.
 
 A spent token id must be known for as long as its token could pass the clock checks, and wall clocks jump.
-So an entry dies only when both clocks say so: neither a jump forward nor one back revives a token.
+So an entry dies only when both clocks say so, and how far the forgetting went is kept: what ended by then is
+over for good, also when the wall clock is set back afterwards. Neither a jump forward nor one back revives a token.
 Must never live here: what the memory is used for.
 """
 
@@ -19,6 +20,7 @@ class Memory(Generic[K]):
 
     def __init__(self, ceiling: int) -> None:
         self.ceiling = ceiling
+        self.horizon = float("-inf")  # latest wall second of an end that was forgotten
         self._until: dict[K, float] = {}  # wall second of the end
         self._heap: list[tuple[float, int, K]] = []  # monotonic second of the next look, order, key
         self._order = 0
@@ -66,5 +68,6 @@ class Memory(Generic[K]):
                 continue
             if until <= wall:
                 del self._until[key]
+                self.horizon = max(self.horizon, until)
             else:
                 self._push(now + (until - wall), key)

@@ -106,6 +106,26 @@ def test_a_spent_token_stays_spent_when_the_clock_jumps_either_way():
         one.judge(raw, QUIC, 200.0, WALL)
 
 
+def test_a_token_forgotten_after_its_end_stays_expired_when_the_clock_is_set_back():
+    one = judge()
+    raw = IDS.token(exp=NOW + 120)
+    one.judge(raw, QUIC, 0.0, WALL)
+    one.judge(IDS.token(exp=NOW + 250), QUIC, 156.0, WALL + 156)
+    assert len(one.spent) == 1  # the first id is forgotten: its token has expired
+    assert refusal(one, raw, wall=WALL + 116) is ErrorCode.TOKEN_EXPIRED
+    one.judge(IDS.token(exp=NOW + 121), QUIC, 156.0, WALL + 116)  # others are not touched by that
+
+
+def test_a_revoked_token_stays_out_when_the_clock_is_set_back():
+    one = judge()
+    claims = IDS.claims(exp=NOW + 300)
+    one.revoke(jti=claims.jti, person=None, kid=None, now=0.0, wall=WALL)
+    with pytest.raises(PeerError):
+        one.judge(IDS.token(exp=NOW + 130), QUIC, 500.0, WALL + 500)
+    assert not one.revoked.knows(claims.jti, 500.0, WALL + 500)
+    assert refusal(one, token.mint(claims, ISSUER), wall=WALL + 200) is ErrorCode.TOKEN_EXPIRED
+
+
 def test_a_full_replay_store_admits_nobody_new_and_heals_with_time():
     one = judge(entries=1)
     one.judge(IDS.token(), QUIC, 0.0, WALL)

@@ -36,6 +36,16 @@ def test_a_wall_clock_that_jumps_back_keeps_an_entry_as_long_as_its_token_passes
     assert not memory.knows("a", 0.0, 0.0)
 
 
+def test_the_horizon_is_the_latest_end_that_was_forgotten():
+    memory = Memory(10)
+    memory.add("a", 5.0, now=0.0, wall=1000.0)
+    memory.add("b", 4.0, now=0.0, wall=1000.0)
+    assert memory.knows("a", 3.0, 900.0)
+    assert memory.horizon < 0
+    memory.has_room(9.0, 1009.0)
+    assert memory.horizon == 1005.0
+
+
 def test_adding_again_prolongs():
     memory = Memory(10)
     memory.add("a", 5.0, now=0.0, wall=1000.0)
