@@ -1,8 +1,9 @@
 """Things remembered for a while: spent token ids, ended calls, removed people.
 
 A spent token id must be known for as long as its token could pass the clock checks, and wall clocks jump.
-So an entry dies only when both clocks say so, and how far the forgetting went is kept: what ended by then is
-over for good, also when the wall clock is set back afterwards. Neither a jump forward nor one back revives a token.
+So an entry dies only when both clocks say so, and how far the forgetting went is kept: what ended by then
+is over for good, also when the wall clock is set back afterwards. Neither a jump forward nor one back revives
+a token.
 Must never live here: what the memory is used for.
 """
 
