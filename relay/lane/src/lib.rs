@@ -19,4 +19,6 @@ pub mod media;
 pub mod ranges;
 pub mod reason;
 pub mod seal;
+#[cfg(test)]
+mod vectors;
 pub mod window;
