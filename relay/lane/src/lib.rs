@@ -6,6 +6,7 @@
 //! media           the hop header of a media datagram
 //! seal            AEAD and header protection of 1-RTT packets
 //! bucket window ranges   budgets, replay windows, received numbers
+//! socket          batches of UDP packets in and out, waiting, steering: all of the crate's `unsafe`
 //! ```
 //!
 //! This file names the modules and is the only one that knows Python.
@@ -19,6 +20,8 @@ pub mod media;
 pub mod ranges;
 pub mod reason;
 pub mod seal;
+#[allow(unsafe_code)]
+pub mod socket;
 #[cfg(test)]
 mod vectors;
 pub mod window;

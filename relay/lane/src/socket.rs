@@ -1,0 +1,273 @@
+//! The kernel's side of UDP: batches in, batches out, waiting, waking, steering. All of the crate's `unsafe`.
+//!
+//! ```text
+//! Ring     recvmmsg into buffers that are allocated once; UDP_GRO when asked for
+//! Sender   sendmmsg; runs of equal packets to one address go as one UDP_SEGMENT message
+//! Poll     ppoll on the sockets and on the event that ends the thread
+//! steer    which socket of a SO_REUSEPORT group gets a packet: by its connection id
+//! ```
+//!
+//! Each call sets every pointer it hands to the kernel from the buffers it borrows, so no pointer outlives a
+//! call. Nothing here blocks but `Poll`, nothing allocates after construction, nothing panics.
+//! Must never live here: what packets mean.
+
+mod raw;
+mod ring;
+mod sender;
+#[cfg(test)]
+mod tests;
+
+use std::cell::Cell;
+use std::io;
+use std::mem;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+use std::time::Duration;
+
+pub use ring::{Received, Ring};
+pub use sender::{Sender, Sent};
+
+/// Packets per system call. More do not make it cheaper; fewer do make it dearer.
+pub const BATCH: usize = 64;
+
+/// One packet to send: its place in an arena, and where to.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet {
+    pub start: usize,
+    pub len: usize,
+    pub to: SocketAddr,
+    /// Index of the socket it leaves by: that of the listen address plus a multiple of their number.
+    pub sock: u16,
+}
+
+/// A UDP socket that somebody else made and bound; ours is a duplicate of its descriptor.
+pub struct Socket {
+    fd: OwnedFd,
+    segments: Cell<bool>,
+    coalesces: bool,
+}
+
+impl Socket {
+    /// Take a duplicate of an open descriptor. The options of the socket stay as they are.
+    pub fn duplicate(fd: RawFd) -> io::Result<Self> {
+        let fd = duplicate(fd)?;
+        let segments = option(&fd, libc::SOL_UDP, libc::UDP_SEGMENT).is_ok();
+        Ok(Self {
+            fd,
+            segments: Cell::new(segments),
+            coalesces: false,
+        })
+    }
+
+    /// Let the kernel join packets of one sender (UDP_GRO). It holds for all readers of the socket.
+    pub fn coalesce(&mut self, on: bool) -> io::Result<()> {
+        set_option(
+            &self.fd,
+            libc::SOL_UDP,
+            libc::UDP_GRO,
+            &libc::c_int::from(on),
+        )?;
+        self.coalesces = on;
+        Ok(())
+    }
+
+    /// Whether runs of equal packets leave as one message. False for good after the path refused one.
+    pub fn segments(&self) -> bool {
+        self.segments.get()
+    }
+
+    /// Send packets one by one from now on: for a device that cannot do better, and for measuring.
+    pub fn send_plain(&self) {
+        self.segments.set(false);
+    }
+}
+
+/// An eventfd: a counter that wakes who polls it.
+pub struct Event(OwnedFd);
+
+impl Event {
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: no pointers; the result is a new descriptor or -1.
+        let fd = check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) })?;
+        // SAFETY: `fd` was just made and has no other owner.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Take a duplicate of somebody else's eventfd.
+    pub fn duplicate(fd: RawFd) -> io::Result<Self> {
+        duplicate(fd).map(Self)
+    }
+
+    /// Wake the poller. A counter that is full wakes as well, so errors say nothing.
+    pub fn signal(&self) {
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: `one` is valid for reads of its size.
+        unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+}
+
+/// Seconds of CLOCK_MONOTONIC: the clock of Python's `time.monotonic`.
+pub fn monotonic() -> f64 {
+    // SAFETY: an all-zero timespec is valid.
+    let mut time: libc::timespec = unsafe { mem::zeroed() };
+    // SAFETY: `time` is valid for writes; this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// The program of `steer` in plain code: which of `ways` sockets gets this packet.
+pub fn steered(packet: &[u8], ways: u32) -> u32 {
+    let at = if packet.first().is_some_and(|first| first & 0x80 != 0) {
+        6
+    } else {
+        1
+    };
+    match packet.get(at..).and_then(<[u8]>::first_chunk) {
+        Some(id) => u32::from_be_bytes(*id).checked_rem(ways).unwrap_or(0),
+        None => 0,
+    }
+}
+
+/// Have the kernel choose the socket of a SO_REUSEPORT group by the first four bytes of the destination id.
+///
+/// `fd` is any socket of the group, `ways` how many of its sockets get packets: those bound first. A packet
+/// too short for the rule goes to the first. To take the last socket out of service: steer to one fewer,
+/// drain it, close it; a socket that was added gets nothing before `ways` counts it.
+pub fn steer(fd: RawFd, ways: u32) -> io::Result<()> {
+    if ways == 0 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let step = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let mut program = [
+        step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 2, 0x80), // short: skip the long form's load
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 6),
+        step(libc::BPF_JMP | libc::BPF_JA, 0, 0, 1),
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 1),
+        step(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, 0, ways),
+        step(libc::BPF_RET | libc::BPF_A, 0, 0, 0),
+    ];
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    set_option(
+        &fd,
+        libc::SOL_SOCKET,
+        libc::SO_ATTACH_REUSEPORT_CBPF,
+        &filter,
+    )
+}
+
+/// Waits for packets, or for the event that ends the wait.
+pub struct Poll {
+    entries: Vec<libc::pollfd>,
+}
+
+impl Poll {
+    pub fn new(end: &Event, sockets: &[Socket]) -> Self {
+        let fds = std::iter::once(&end.0).chain(sockets.iter().map(|socket| &socket.fd));
+        let entry = |fd: &OwnedFd| libc::pollfd {
+            fd: fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        Self {
+            entries: fds.map(entry).collect(),
+        }
+    }
+
+    /// Until a packet waits, the event is set or the time is over; None waits for ever.
+    pub fn wait(&mut self, timeout: Option<Duration>) {
+        let count = self.entries.len();
+        self.poll(count, timeout);
+    }
+
+    /// Until the event is set or the time is over, whatever packets come.
+    pub fn doze(&mut self, timeout: Duration) {
+        self.poll(1, Some(timeout));
+    }
+
+    /// Whether the last wait found the event set.
+    pub fn has_ended(&self) -> bool {
+        self.entries.first().is_some_and(|entry| entry.revents != 0)
+    }
+
+    /// Whether the last wait found something (a packet, an error) at this socket.
+    pub fn is_ready(&self, socket: usize) -> bool {
+        self.entries
+            .get(socket + 1)
+            .is_some_and(|entry| entry.revents != 0)
+    }
+
+    fn poll(&mut self, count: usize, timeout: Option<Duration>) {
+        for entry in &mut self.entries {
+            entry.revents = 0;
+        }
+        let time = timeout.map(|time| libc::timespec {
+            tv_sec: time.as_secs().min(3600) as libc::time_t,
+            tv_nsec: time.subsec_nanos().into(),
+        });
+        let time = time.as_ref().map_or(ptr::null(), ptr::from_ref);
+        let count = count.min(self.entries.len()) as libc::nfds_t;
+        // SAFETY: `entries` holds at least `count` entries, `time` is null or points to a timespec that lives
+        // until the end of this function. An error (a signal came) leaves revents 0: the caller tries again.
+        unsafe { libc::ppoll(self.entries.as_mut_ptr(), count, time, ptr::null()) };
+    }
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result)
+}
+
+fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers; a number that is no descriptor is an error.
+    let fd = check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) })?;
+    // SAFETY: `fd` was just made and has no other owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn option(fd: &OwnedFd, level: libc::c_int, name: libc::c_int) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut size = mem::size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: `value` and `size` are valid for writes, and `size` says how large `value` is.
+    check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            ptr::from_mut(&mut value).cast(),
+            &mut size,
+        )
+    })?;
+    Ok(value)
+}
+
+fn set_option<T>(
+    fd: &impl AsRawFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
+    let size = mem::size_of::<T>() as libc::socklen_t;
+    // SAFETY: `value` is valid for reads of `size` bytes; the kernel copies what it keeps.
+    check(unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            ptr::from_ref(value).cast(),
+            size,
+        )
+    })?;
+    Ok(())
+}

@@ -1,0 +1,280 @@
+//! Sending: sendmmsg; runs of equal packets to one address go as one UDP_SEGMENT message.
+//!
+//! Must never live here: what packets mean, and when they leave.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::ptr;
+
+use super::raw::{header, piece, Control, Name};
+use super::{check, Packet, Socket, BATCH};
+
+/// Kernel limits of one UDP_SEGMENT message (UDP_MAX_SEGMENTS, and what fits a UDP length).
+const MAX_SEGMENTS: usize = 64;
+const MAX_RUN: usize = 65_000;
+/// Pieces of memory that one `sendmmsg` may name.
+const PIECES: usize = 4 * BATCH;
+
+/// Message headers of a writer, made once.
+pub struct Sender {
+    names: Box<[Name]>,
+    controls: Box<[Control]>,
+    pieces: Box<[libc::iovec]>,
+    headers: Box<[libc::mmsghdr]>,
+    runs: Box<[Run]>,
+}
+
+/// The packets of one message.
+#[derive(Clone, Copy, Default)]
+struct Run {
+    first: usize, // index of its first piece
+    pieces: usize,
+    packets: usize,
+    segment: usize,
+    bytes: usize,
+    is_closed: bool, // a shorter packet ends a run
+}
+
+/// What became of a `send`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    pub packets: usize,
+    pub errors: usize,
+}
+
+impl Default for Sender {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Sender {
+    pub fn new() -> Self {
+        Self {
+            names: vec![Name::empty(); BATCH].into_boxed_slice(),
+            controls: vec![Control::default(); BATCH].into_boxed_slice(),
+            pieces: vec![piece(ptr::null_mut(), 0); PIECES].into_boxed_slice(),
+            headers: vec![header(); BATCH].into_boxed_slice(),
+            runs: vec![Run::default(); BATCH].into_boxed_slice(),
+        }
+    }
+
+    /// Send packets, in their order for each address. Never waits: what the kernel refuses is an error.
+    pub fn send<'p>(
+        &mut self,
+        socket: &Socket,
+        arena: &[u8],
+        packets: impl Iterator<Item = &'p Packet>,
+    ) -> Sent {
+        let mut packets = packets.peekable();
+        let mut total = Sent::default();
+        while packets.peek().is_some() {
+            let mut count = 0; // messages
+            let mut pieces = 0;
+            while let Some(packet) = packets.peek() {
+                let Some(bytes) = arena.get(packet.start..packet.start.wrapping_add(packet.len))
+                else {
+                    total.errors += 1;
+                    packets.next();
+                    continue;
+                };
+                let joins = count > 0 && socket.segments.get() && self.joins(count - 1, packet);
+                if pieces == PIECES || (!joins && count == BATCH) {
+                    break;
+                }
+                pieces += if joins {
+                    self.extend(count - 1, bytes, pieces)
+                } else {
+                    self.begin(count, packet, bytes, pieces)
+                };
+                count += usize::from(!joins);
+                packets.next();
+            }
+            self.transmit(socket, count, &mut total);
+        }
+        total
+    }
+
+    /// Whether a packet may ride in the message of a run.
+    fn joins(&self, run: usize, packet: &Packet) -> bool {
+        let (Some(run), Some(name)) = (self.runs.get(run), self.names.get(run)) else {
+            return false;
+        };
+        !run.is_closed
+            && packet.len <= run.segment
+            && packet.len > 0
+            && run.packets < MAX_SEGMENTS
+            && run.bytes + packet.len <= MAX_RUN
+            && name.is(&packet.to)
+    }
+}
+
+impl Sender {
+    /// Start a message with a packet; how many pieces that took.
+    fn begin(&mut self, index: usize, packet: &Packet, bytes: &[u8], at: usize) -> usize {
+        if let (Some(name), Some(run), Some(part)) = (
+            self.names.get_mut(index),
+            self.runs.get_mut(index),
+            self.pieces.get_mut(at),
+        ) {
+            *name = Name::of(&packet.to);
+            *part = piece(bytes.as_ptr().cast_mut(), bytes.len());
+            let len = bytes.len();
+            *run = Run {
+                first: at,
+                pieces: 1,
+                packets: 1,
+                segment: len,
+                bytes: len,
+                is_closed: false,
+            };
+        }
+        1
+    }
+
+    /// Add a packet to the message of a run; how many pieces that took.
+    fn extend(&mut self, index: usize, bytes: &[u8], at: usize) -> usize {
+        let Some(run) = self.runs.get_mut(index) else {
+            return 0;
+        };
+        run.packets += 1;
+        run.bytes += bytes.len();
+        run.is_closed = bytes.len() < run.segment;
+        if let Some(last) = at.checked_sub(1).and_then(|last| self.pieces.get_mut(last)) {
+            if last
+                .iov_base
+                .cast_const()
+                .cast::<u8>()
+                .wrapping_add(last.iov_len)
+                == bytes.as_ptr()
+            {
+                last.iov_len += bytes.len();
+                return 0;
+            }
+        }
+        run.pieces += 1;
+        if let Some(part) = self.pieces.get_mut(at) {
+            *part = piece(bytes.as_ptr().cast_mut(), bytes.len());
+        }
+        1
+    }
+
+    /// Hand the first `count` messages to the kernel.
+    fn transmit(&mut self, socket: &Socket, count: usize, total: &mut Sent) {
+        self.point(count);
+        let mut at = 0;
+        while at < count {
+            let Some(waiting) = self.headers.get_mut(at..count) else {
+                return;
+            };
+            // SAFETY: `point` aimed these headers at names, controls and pieces of this sender; the pieces lie
+            // in the arena that `send` borrows until it returns. The kernel only reads through them.
+            let sent = check(unsafe {
+                let flags = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _;
+                let headers = waiting.as_mut_ptr();
+                libc::sendmmsg(socket.fd.as_raw_fd(), headers, waiting.len() as _, flags)
+            });
+            let runs = self.runs.get(at..count).unwrap_or_default();
+            match sent {
+                Ok(sent) => {
+                    let sent = (sent as usize).max(1);
+                    total.packets += runs.iter().take(sent).map(|run| run.packets).sum::<usize>();
+                    at += sent;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_full(&error) => {
+                    total.errors += runs.iter().map(|run| run.packets).sum::<usize>();
+                    return;
+                }
+                Err(error) => {
+                    let is_run = runs.first().is_some_and(|run| run.packets > 1);
+                    if is_run && is_about_segments(&error) {
+                        socket.segments.set(false);
+                        self.send_apart(socket, at, total);
+                    } else {
+                        total.errors += runs.first().map_or(1, |run| run.packets);
+                    }
+                    at += 1;
+                }
+            }
+        }
+    }
+
+    /// Aim the headers at what they carry.
+    fn point(&mut self, count: usize) {
+        let parts = self
+            .names
+            .iter_mut()
+            .zip(&mut self.controls)
+            .zip(self.runs.iter());
+        for (header, ((name, control), run)) in self.headers.iter_mut().zip(parts).take(count) {
+            let message = &mut header.msg_hdr;
+            message.msg_name = ptr::from_mut(name).cast();
+            message.msg_namelen = name.size();
+            message.msg_iov = self
+                .pieces
+                .get_mut(run.first..)
+                .unwrap_or_default()
+                .as_mut_ptr();
+            message.msg_iovlen = run.pieces as _;
+            message.msg_control = ptr::null_mut();
+            message.msg_controllen = 0;
+            if run.packets > 1 {
+                control.set_segment(run.segment as u16);
+                message.msg_control = ptr::from_mut(control).cast();
+                message.msg_controllen = Control::SEND_SIZE as _;
+            }
+        }
+    }
+
+    /// The packets of one run by themselves, after the kernel refused them as one message.
+    fn send_apart(&mut self, socket: &Socket, index: usize, total: &mut Sent) {
+        let (Some(run), Some(name)) = (self.runs.get(index), self.names.get(index)) else {
+            return;
+        };
+        let pieces = self
+            .pieces
+            .get(run.first..run.first + run.pieces)
+            .unwrap_or_default();
+        for part in pieces {
+            // SAFETY: the piece lies in the arena that `send` borrows until it returns.
+            let bytes =
+                unsafe { std::slice::from_raw_parts(part.iov_base.cast::<u8>(), part.iov_len) };
+            for packet in bytes.chunks(run.segment.max(1)) {
+                // SAFETY: `packet` and `name` are valid for reads of the sizes given.
+                let sent = check(unsafe {
+                    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+                    let to = ptr::from_ref(name).cast();
+                    libc::sendto(
+                        socket.fd.as_raw_fd(),
+                        packet.as_ptr().cast(),
+                        packet.len(),
+                        flags,
+                        to,
+                        name.size(),
+                    ) as libc::c_int
+                });
+                match sent {
+                    Ok(_) => total.packets += 1,
+                    Err(_) => total.errors += 1,
+                }
+            }
+        }
+    }
+}
+
+/// No room now, for any address: what is left of a batch would meet the same.
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM)
+    )
+}
+
+/// The device cannot cut (EIO), or a segment is larger than its MTU.
+fn is_about_segments(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP)
+    )
+}

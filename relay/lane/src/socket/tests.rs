@@ -1,0 +1,430 @@
+//! Over loopback: what is sent arrives, once, in order, whole; and where the connection id says.
+//!
+//! Must never live here: anything that binds outside loopback, or waits without a bound.
+
+use std::collections::HashMap;
+use std::net::UdpSocket;
+use std::time::Instant;
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn pair() -> (UdpSocket, Socket) {
+    socket_on("127.0.0.1:0")
+}
+
+fn socket_on(address: &str) -> (UdpSocket, Socket) {
+    let socket = UdpSocket::bind(address).unwrap();
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF, &(1i32 << 20)).unwrap();
+    let ours = Socket::duplicate(socket.as_raw_fd()).unwrap();
+    (socket, ours)
+}
+
+fn address(socket: &UdpSocket) -> SocketAddr {
+    socket.local_addr().unwrap()
+}
+
+/// Everything that comes until `count` packets did: data and sender.
+fn gather(ring: &mut Ring, socket: Socket, count: usize) -> Vec<(Vec<u8>, SocketAddr)> {
+    let end = Event::new().unwrap();
+    let sockets = [socket];
+    let mut poll = Poll::new(&end, &sockets);
+    let until = Instant::now() + PATIENCE;
+    let mut got = Vec::new();
+    while got.len() < count && Instant::now() < until {
+        poll.wait(Some(Duration::from_millis(100)));
+        take(ring, &sockets[0], &mut got);
+    }
+    take(ring, &sockets[0], &mut got);
+    got
+}
+
+fn take(ring: &mut Ring, socket: &Socket, got: &mut Vec<(Vec<u8>, SocketAddr)>) {
+    for index in 0..ring.receive(socket).unwrap() {
+        let read = ring.read(index).unwrap();
+        let from = read.from;
+        got.extend(read.packets().map(|packet| (packet.to_vec(), from)));
+    }
+}
+
+/// An arena and packets of these sizes, each filled with its own number.
+fn batch(sizes: &[usize], to: &[SocketAddr]) -> (Vec<u8>, Vec<Packet>) {
+    let mut arena = Vec::new();
+    let mut packets = Vec::new();
+    for (index, &len) in sizes.iter().enumerate() {
+        packets.push(Packet {
+            start: arena.len(),
+            len,
+            to: to[index % to.len()],
+            sock: 0,
+        });
+        arena.extend(std::iter::repeat_n(index as u8, len));
+    }
+    (arena, packets)
+}
+
+fn numbers(got: &[(Vec<u8>, SocketAddr)]) -> Vec<(usize, usize)> {
+    let number = |data: &Vec<u8>| data.first().map_or(usize::MAX, |&first| first.into());
+    got.iter()
+        .map(|(data, _)| (number(data), data.len()))
+        .collect()
+}
+
+#[test]
+fn packets_arrive_with_their_senders_address_in_every_family() {
+    for (from, to) in [
+        ("127.0.0.1:0", "127.0.0.1:0"),
+        ("[::1]:0", "[::1]:0"),
+        ("[::ffff:127.0.0.1]:0", "127.0.0.1:0"),
+    ] {
+        let (source, sending) = socket_on(from);
+        let (target, receiving) = socket_on(to);
+        let mut to = address(&target);
+        if address(&source).is_ipv6() && to.is_ipv4() {
+            to = format!("[::ffff:127.0.0.1]:{}", to.port()).parse().unwrap();
+        }
+        let (arena, packets) = batch(&[100, 101, 102], &[to]);
+        let sent = Sender::new().send(&sending, &arena, packets.iter());
+        assert_eq!(
+            sent,
+            Sent {
+                packets: 3,
+                errors: 0
+            }
+        );
+        let got = gather(&mut Ring::new(false), receiving, 3);
+        assert_eq!(numbers(&got), [(0, 100), (1, 101), (2, 102)]);
+        assert!(got
+            .iter()
+            .all(|(_, from)| from.port() == address(&source).port()));
+        let mapped = address(&source).is_ipv6() && address(&target).is_ipv4();
+        assert_eq!(got[0].1.is_ipv4(), mapped || address(&source).is_ipv4());
+    }
+}
+
+#[test]
+fn a_dual_stack_socket_names_an_ipv4_peer_by_its_mapped_address() {
+    let (target, receiving) = socket_on("[::ffff:127.0.0.1]:0");
+    let source = UdpSocket::bind("127.0.0.1:0").unwrap();
+    source
+        .send_to(b"x", ("127.0.0.1", address(&target).port()))
+        .unwrap();
+    let got = gather(&mut Ring::new(false), receiving, 1);
+    let expected = format!("[::ffff:127.0.0.1]:{}", address(&source).port());
+    assert_eq!(got[0].1, expected.parse().unwrap());
+    // And that address is good for an answer.
+    let sending = Socket::duplicate(target.as_raw_fd()).unwrap();
+    let (arena, packets) = batch(&[7], &[got[0].1]);
+    assert_eq!(
+        Sender::new().send(&sending, &arena, packets.iter()).packets,
+        1
+    );
+    source.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(source.recv_from(&mut [0; 64]).unwrap().0, 7);
+}
+
+#[test]
+fn too_large_shows_and_empty_counts() {
+    let (source, _) = pair();
+    let (target, receiving) = pair();
+    for size in [2048, 2049, 5000, 0, 1] {
+        source.send_to(&vec![9; size], address(&target)).unwrap();
+    }
+    let got = gather(&mut Ring::new(false), receiving, 5);
+    let sizes: Vec<_> = got.iter().map(|(data, _)| data.len()).collect();
+    assert_eq!(sizes[..2], [2048, 2049]);
+    assert!(sizes[2] > 2048);
+    assert_eq!(sizes[3..], [0, 1]);
+}
+
+#[test]
+fn a_run_of_equal_packets_arrives_as_the_packets_it_was_made_of() {
+    for is_plain in [false, true] {
+        for coalesce in [false, true] {
+            let (_source, sending) = pair();
+            let (target, mut receiving) = pair();
+            receiving.coalesce(coalesce).unwrap();
+            assert!(sending.segments());
+            if is_plain {
+                sending.send_plain();
+            }
+            let mut sizes = vec![1200; 150];
+            sizes.extend([700, 1200, 1200, 1201, 1200, 50, 50, 50, 49, 50]);
+            let (arena, packets) = batch(&sizes, &[address(&target)]);
+            let sent = Sender::new().send(&sending, &arena, packets.iter());
+            assert_eq!(
+                sent,
+                Sent {
+                    packets: sizes.len(),
+                    errors: 0
+                }
+            );
+            let got = gather(&mut Ring::new(coalesce), receiving, sizes.len());
+            let expected: Vec<_> = sizes.iter().copied().enumerate().collect();
+            assert_eq!(numbers(&got), expected);
+            assert!(got
+                .iter()
+                .all(|(data, _)| data.iter().all(|byte| byte == &data[0])));
+        }
+    }
+}
+
+#[test]
+fn runs_are_cut_at_another_address_and_order_holds_for_each() {
+    let (_source, sending) = pair();
+    let (one, of_one) = pair();
+    let (two, of_two) = pair();
+    let to = [address(&one), address(&one), address(&two)];
+    let (mut arena, mut packets) = batch(&[300; 240], &to);
+    // Packets need not lie one behind the other.
+    packets
+        .iter_mut()
+        .skip(100)
+        .for_each(|packet| packet.start += 50);
+    arena.splice(30_000..30_000, [0; 50]);
+    let sent = Sender::new().send(&sending, &arena, packets.iter());
+    assert_eq!(
+        sent,
+        Sent {
+            packets: 240,
+            errors: 0
+        }
+    );
+    for (socket, keep) in [
+        (of_one, [true, true, false]),
+        (of_two, [false, false, true]),
+    ] {
+        let expected: Vec<_> = (0..240).filter(|index| keep[index % 3]).collect();
+        let got = gather(&mut Ring::new(false), socket, expected.len());
+        assert_eq!(
+            numbers(&got)
+                .iter()
+                .map(|(number, _)| *number)
+                .collect::<Vec<_>>(),
+            expected
+        );
+    }
+}
+
+#[test]
+fn a_device_that_cannot_cut_is_remembered_and_nothing_is_lost() {
+    let (source, sending) = pair();
+    let (target, receiving) = pair();
+    // Without checksums the kernel refuses UDP_SEGMENT with EIO, as for a device that has no such help.
+    set_option(&source, libc::SOL_SOCKET, libc::SO_NO_CHECK, &1i32).unwrap();
+    let (arena, packets) = batch(&[400; 130], &[address(&target)]);
+    let sent = Sender::new().send(&sending, &arena, packets.iter());
+    assert_eq!(
+        sent,
+        Sent {
+            packets: 130,
+            errors: 0
+        }
+    );
+    assert!(!sending.segments());
+    let got = gather(&mut Ring::new(false), receiving, 130);
+    assert_eq!(
+        numbers(&got),
+        (0..130).map(|index| (index, 400)).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn what_cannot_be_sent_is_counted_and_its_neighbours_are_sent() {
+    let (_source, sending) = pair();
+    let (target, receiving) = pair();
+    let (arena, mut packets) = batch(&[60, 65_530, 61, 62, 63], &[address(&target)]);
+    packets[3].to = "[::1]:9".parse().unwrap(); // another family than the socket's
+    packets.push(Packet {
+        start: usize::MAX,
+        ..packets[4]
+    });
+    let sent = Sender::new().send(&sending, &arena, packets.iter());
+    assert_eq!(
+        sent,
+        Sent {
+            packets: 3,
+            errors: 3
+        }
+    );
+    assert_eq!(
+        numbers(&gather(&mut Ring::new(false), receiving, 3)),
+        [(0, 60), (2, 61), (4, 63)]
+    );
+}
+
+#[test]
+fn a_wait_ends_with_a_packet_with_the_event_or_with_its_time() {
+    let (source, receiving) = pair();
+    let end = Event::new().unwrap();
+    let other = pair().1;
+    let sockets = [other, receiving];
+    let mut poll = Poll::new(&end, &sockets);
+    poll.wait(Some(Duration::from_millis(1)));
+    assert!(!poll.is_ready(0) && !poll.is_ready(1) && !poll.has_ended());
+    source.send_to(b"x", address(&source)).unwrap();
+    poll.wait(None);
+    assert!(!poll.is_ready(0) && poll.is_ready(1) && !poll.has_ended());
+    let began = Instant::now();
+    poll.doze(Duration::from_millis(20)); // the packet does not end it
+    assert!(began.elapsed() >= Duration::from_millis(20) && !poll.is_ready(1));
+    Event::duplicate(end.0.as_raw_fd()).unwrap().signal();
+    poll.doze(PATIENCE);
+    assert!(poll.has_ended());
+    poll.wait(None);
+    assert!(poll.has_ended());
+}
+
+#[test]
+fn the_clock_goes_forward() {
+    let before = monotonic();
+    assert!(before > 0.0 && monotonic() >= before);
+}
+
+// ------------------------------------------------------------ a group of sockets on one port
+
+fn member(port: u16) -> UdpSocket {
+    // SAFETY: no pointers; the descriptor is new and ours.
+    let fd =
+        check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })
+            .unwrap();
+    // SAFETY: as above.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, &1i32).unwrap();
+    set_option(&fd, libc::SOL_SOCKET, libc::SO_RCVBUF, &(1i32 << 20)).unwrap();
+    let name = libc::sockaddr_in {
+        sin_family: libc::AF_INET as _,
+        sin_port: port.to_be(),
+        sin_addr: libc::in_addr {
+            s_addr: u32::from_ne_bytes([127, 0, 0, 1]),
+        },
+        sin_zero: [0; 8],
+    };
+    let size = mem::size_of_val(&name) as libc::socklen_t;
+    // SAFETY: `name` is valid for reads of its size.
+    check(unsafe { libc::bind(fd.as_raw_fd(), ptr::from_ref(&name).cast(), size) }).unwrap();
+    UdpSocket::from(fd)
+}
+
+fn group(count: usize) -> Vec<UdpSocket> {
+    let first = member(0);
+    let port = address(&first).port();
+    std::iter::once(first)
+        .chain((1..count).map(|_| member(port)))
+        .collect()
+}
+
+/// What waits at a socket now: loopback delivers before `send_to` returns.
+fn drain(socket: &UdpSocket) -> Vec<Vec<u8>> {
+    let mut got = Vec::new();
+    take(
+        &mut Ring::new(false),
+        &Socket::duplicate(socket.as_raw_fd()).unwrap(),
+        &mut got,
+    );
+    got.into_iter().map(|(data, _)| data).collect()
+}
+
+fn short(id: u32, note: u8) -> Vec<u8> {
+    let id = id.wrapping_mul(0x9E37_79B9).to_be_bytes();
+    vec![0x41, id[0], id[1], id[2], id[3], 5, 6, 7, 8, note]
+}
+
+fn long(id: u32, note: u8) -> Vec<u8> {
+    let short = short(id, note);
+    [&[0xC3, 0, 0, 0, 1, 8], &short[1..]].concat()
+}
+
+#[test]
+fn one_connection_id_finds_one_socket_from_every_port_and_in_both_forms() {
+    let sockets = group(2);
+    let to = address(&sockets[0]);
+    steer(sockets[0].as_raw_fd(), 2).unwrap();
+    let mut homes: HashMap<Vec<u8>, usize> = HashMap::new();
+    for round in 0..6 {
+        let source = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for id in 0..40 {
+            let packet = if round % 2 == 0 {
+                short(id, round)
+            } else {
+                long(id, round)
+            };
+            source.send_to(&packet, to).unwrap();
+            let found: Vec<_> = (0..2)
+                .filter(|&index| !drain(&sockets[index]).is_empty())
+                .collect();
+            assert_eq!(found, [steered(&packet, 2) as usize]);
+            assert_eq!(*homes.entry(short(id, 0)).or_insert(found[0]), found[0]);
+        }
+    }
+    assert!(homes.values().any(|&home| home == 0) && homes.values().any(|&home| home == 1));
+}
+
+#[test]
+fn what_is_too_short_to_steer_goes_to_the_first() {
+    let sockets = group(3);
+    steer(sockets[1].as_raw_fd(), 3).unwrap();
+    let source = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for packet in [
+        &b""[..],
+        b"\x41",
+        b"\x41\xff\xff\xff",
+        b"\xc0\0\0\0\x01\x08\xff\xff\xff",
+    ] {
+        assert_eq!(steered(packet, 3), 0);
+        source.send_to(packet, address(&sockets[0])).unwrap();
+        assert_eq!(drain(&sockets[0]).len(), 1);
+    }
+    assert!(steer(sockets[0].as_raw_fd(), 0).is_err());
+    assert!(steer(-1, 1).is_err());
+}
+
+#[test]
+fn joining_and_leaving_a_group_loses_no_packet() {
+    let mut sockets = group(2);
+    let to = address(&sockets[0]);
+    steer(sockets[0].as_raw_fd(), 2).unwrap();
+    let source = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut sent = 0u32;
+    let mut got = 0;
+    let mut send = |count: u32| {
+        for _ in 0..count {
+            source.send_to(&short(sent, 0), to).unwrap();
+            sent += 1;
+        }
+    };
+    for _ in 0..5 {
+        send(50);
+        sockets.push(member(to.port())); // in the group, but not counted yet
+        send(50);
+        assert!(drain(&sockets[2]).is_empty());
+        steer(sockets[0].as_raw_fd(), 3).unwrap();
+        send(50);
+        assert!(sockets.len() == 3);
+        // And out again: steer past it, take what it holds, close it.
+        steer(sockets[0].as_raw_fd(), 2).unwrap();
+        send(50);
+        let leaver = sockets.pop().unwrap();
+        let mut held = 0;
+        loop {
+            match drain(&leaver).len() {
+                0 => break,
+                some => held += some,
+            }
+        }
+        assert!(held > 0);
+        got += held;
+        drop(leaver);
+        send(50);
+        for socket in &sockets {
+            loop {
+                match drain(socket).len() {
+                    0 => break,
+                    some => got += some,
+                }
+            }
+        }
+    }
+    assert_eq!(got as u32, sent);
+}
