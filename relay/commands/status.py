@@ -6,6 +6,7 @@ Must never live here: what the counters mean (relay/ops/metrics.py).
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -17,9 +18,10 @@ from rich.table import Table
 
 from relay.commands.terminal import Printer, Subcommands, declare
 from relay.config import Config, load
-from relay.errors import RelayError
+from relay.errors import ConfigError, RelayError
 
 TIMEOUT = 5.0
+FINDING = ("severity", "name", "detail")
 ROWS = (
     ("live calls", "relay_calls"),
     ("live legs", "relay_legs"),
@@ -49,9 +51,9 @@ def add(subcommands: Subcommands) -> None:
         subcommands,
         "status",
         run,
-        "show a running daemon's health and counters",
+        "show a running daemon's health, its packet path (lane) and its counters",
         "relay status\nrelay status --url http://127.0.0.1:9464 --json",
-        epilog="exit status is 1 when the node is not ready or not there\n",
+        epilog="exit status is 1 also when the node is there and not ready\n",
     )
     parser.add_argument("--url", help="the daemon's own listener (from --config, else http://127.0.0.1:9464)")
     parser.add_argument("--config", metavar="FILE", help="daemon's configuration: where it listens")
@@ -61,10 +63,12 @@ def run(arguments: argparse.Namespace, printer: Printer) -> int:
     """Read /readyz and /metrics, print both."""
     base = _base(arguments)
     is_ready, findings = _ready(base)
-    samples = _samples(_get(base + "/metrics"))
+    samples = _samples(base)
     if printer.is_json:
         numbers = {_spelled(name, labels): value for name, labels, value in samples}
-        printer.result({"ok": is_ready, "findings": findings, "metrics": numbers}, "")
+        lane = _label(samples, "relay_lane_info", "datapath")
+        facts = {"ok": is_ready, "state": _state(samples), "lane": lane, "findings": findings}
+        printer.result(facts | {"metrics": numbers}, "")
     else:
         _show(is_ready, findings, samples)
     return 0 if is_ready else 1
@@ -72,35 +76,50 @@ def run(arguments: argparse.Namespace, printer: Printer) -> int:
 
 def _base(arguments: argparse.Namespace) -> str:
     if arguments.url:
+        if not arguments.url.startswith(("http://", "https://")):
+            raise ConfigError(
+                "--url", f"{arguments.url!r} is no HTTP URL", "for example http://127.0.0.1:9464"
+            )
         return str(arguments.url).rstrip("/")
     config = load(arguments.config) if arguments.config else Config()
+    if not config.listen.metrics:
+        raise ConfigError("listen.metrics", "is empty, the daemon tells nothing", "give --url or an address")
     return f"http://{config.listen.metrics}"
 
 
 def _get(url: str) -> str:
+    """The body of an answer of any status. RelayError when there is none."""
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
             return str(answer.read().decode())
-    except urllib.error.HTTPError:
-        raise
-    except (urllib.error.URLError, ValueError) as error:
+    except urllib.error.HTTPError as error:
+        with error:  # 503 carries the findings
+            return error.read().decode(errors="replace")
+    except http.client.HTTPException:  # its text is the stranger's
+        raise RelayError(f"{url}: something else answers; is the daemon there?") from None
+    except (OSError, ValueError) as error:
         why = getattr(error, "reason", error)
-        raise RelayError(f"{url}: {getattr(why, 'strerror', None) or why}; is the daemon there?") from None
+        said = getattr(why, "strerror", None) or str(why) or type(why).__name__
+        raise RelayError(f"{url}: {said}; is the daemon there?") from None
 
 
 def _ready(base: str) -> tuple[bool, list[dict[str, str]]]:
     try:
-        body: dict[str, Any] = json.loads(_get(base + "/readyz"))
-    except urllib.error.HTTPError as error:  # 503 carries the findings
-        body = json.loads(error.read().decode() or "{}")
-    return bool(body.get("ok")), list(body.get("findings", []))
+        body: Any = json.loads(_get(base + "/readyz"))
+        return bool(body["ok"]), [{key: str(found[key]) for key in FINDING} for found in body["findings"]]
+    except (ValueError, KeyError, TypeError):
+        raise RelayError(f"{base}/readyz: not an answer of relay") from None
 
 
-def _samples(text: str) -> list[Sample]:
-    families = text_string_to_metric_families(text)
-    return [
-        (sample.name, dict(sample.labels), sample.value) for family in families for sample in family.samples
-    ]
+def _samples(base: str) -> list[Sample]:
+    try:
+        families = list(text_string_to_metric_families(_get(base + "/metrics")))
+    except (ValueError, IndexError):
+        families = []
+    found = [(each.name, dict(each.labels), each.value) for family in families for each in family.samples]
+    if not any(name == "relay_info" for name, _, _ in found):
+        raise RelayError(f"{base}/metrics: not an answer of relay")
+    return found
 
 
 def _spelled(name: str, labels: dict[str, str]) -> str:
@@ -108,14 +127,20 @@ def _spelled(name: str, labels: dict[str, str]) -> str:
     return f"{name}{{{inner}}}" if inner else name
 
 
+def _label(samples: list[Sample], metric: str, label: str) -> str:
+    return next((labels.get(label, "?") for name, labels, _ in samples if name == metric), "?")
+
+
+def _state(samples: list[Sample]) -> str:
+    return next((labels["state"] for name, labels, value in samples if name == "relay_state" and value), "?")
+
+
 def _show(is_ready: bool, findings: list[dict[str, str]], samples: list[Sample]) -> None:
     console = Console()
-    node = next((labels for name, labels, _ in samples if name == "relay_info"), {})
-    lane = next((labels for name, labels, _ in samples if name == "relay_lane_info"), {})
-    state = next((labels["state"] for name, labels, value in samples if name == "relay_state" and value), "?")
+    node, region, version = (_label(samples, "relay_info", each) for each in ("node", "region", "version"))
     console.print(
-        f"{node.get('node', '?')} in {node.get('region', '?')}, relay {node.get('version', '?')}, "
-        f"packet path {lane.get('datapath', '?')}, {state}, {'ready' if is_ready else 'not ready'}",
+        f"{node} in {region}, relay {version}, lane {_label(samples, 'relay_lane_info', 'datapath')}, "
+        f"{_state(samples)}, {'ready' if is_ready else 'not ready'}",
         highlight=False,
     )
     for finding in findings:
