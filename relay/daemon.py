@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib.util
 import logging
 import signal
 import socket
@@ -45,6 +46,7 @@ FEW = 64  # legs at most during a full collection: a pause of some 10 ms for the
 THREAD_SLICE = 0.0005  # seconds that another thread (a scrape's text, a record) may keep audio waiting
 YOUNG = 10_000  # objects that a collection takes about 1 ms for
 LEAST_WATCHDOG = 0.2
+NO_NATIVE_LANE = "the native packet path is not installed: the Python one serves, at a multiple of its cost"
 
 
 def read_keys(config: Config) -> NodeKeys:
@@ -155,6 +157,8 @@ class Daemon:
                     "metrics": self._http.address,
                 },
             )
+            if self._config.lane == "auto" and importlib.util.find_spec("relay._lane") is None:
+                log.warning(NO_NATIVE_LANE, extra={"setting": "lane"})
             await self._done.wait()
             for task in keepers:
                 task.cancel()
@@ -270,7 +274,7 @@ class Daemon:
             certificate_until=self._certificate_until(),
             issuers=len(self._config.tokens.issuers),
             datapath=self.node.lane.name,
-            wants_native=self._config.lane == "native",
+            wants_native=self._config.lane != "python",
             internal_errors=endpoint.internal_errors + self.node.driver.internal_errors,
             legs=len(endpoint),
             max_legs=self._config.limits.legs,

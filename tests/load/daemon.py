@@ -39,6 +39,7 @@ from relay.config import (
     TokenConfig,
     render,
 )
+from relay.daemon import NO_NATIVE_LANE
 from relay.protocol import token
 from relay.protocol.ids import CallId, Jti, Sub
 from relay.protocol.keys import write_key
@@ -169,8 +170,9 @@ class Daemon:
         return lines
 
     def complaints(self) -> list[dict[str, Any]]:
-        """Warnings, errors and whatever was not written by the log at all."""
-        return [line for line in self.log() if line.get("level") not in ("debug", "info")]
+        """Warnings, errors and whatever was not written by the log at all; which lane runs is none."""
+        lines = [line for line in self.log() if line.get("message") != NO_NATIVE_LANE]
+        return [line for line in lines if line.get("level") not in ("debug", "info")]
 
     def stop(self, timeout: float = 15.0) -> int:
         """SIGTERM, a second one, then SIGKILL; the exit status."""
