@@ -286,6 +286,7 @@ class Daemon:
         """What /metrics shows, between two inputs of the engine; a copy: its text is made in a thread."""
         endpoint = self.node.endpoint
         engine = self.node.engine
+        counts = self.node.lane.packets()
         return Snapshot(
             node=self._config.node.id,
             region=self._config.node.region,
@@ -293,10 +294,10 @@ class Daemon:
             engine=dict(engine.counters),
             media=self.node.lane.counters.copy(),
             packets=PacketCounters(
-                received=endpoint.udp_in,
-                sent=endpoint.outbox.sent,
+                received=counts.received,
+                sent=endpoint.outbox.sent + counts.sent,
                 waiting=endpoint.waiting,
-                send_errors=endpoint.outbox.errors,
+                send_errors=endpoint.outbox.errors + counts.send_errors,
                 kernel_dropped=sum(udp.kernel_drops(sock) for sock in self._sockets),
                 handled=dict(endpoint.handled),
                 answered=dict(endpoint.answered),

@@ -369,7 +369,7 @@ class World:
     # ------------------------------------------------------------ media, commands, facts
 
     def media(self, sender: Client, payload: bytes) -> Any:
-        return self.lane.receive(sender.leg, payload, self.now)
+        return self.lane.deliver(sender.leg, payload, self.now)
 
     def deliver_media(self) -> None:
         for leg in self.lane.take_ready():

@@ -66,6 +66,7 @@ class Network:
             wall=lambda: 1_800_000_000.0 + self.now,
         )
         self.endpoint.attach(self)
+        self.endpoint.attach_socket(cast(socket.socket, self))
         self.facts: list[tuple[Any, ...]] = []
         self.sent: list[tuple[bytes, tuple[str, int]]] = []
         self.clients: dict[tuple[str, int], Client] = {}
@@ -111,8 +112,8 @@ class Network:
 
     def arrive(self, data: bytes, addr: tuple[str, int]) -> None:
         """A packet reaches the endpoint now."""
-        self.endpoint.receive(data, addr, cast(socket.socket, self), self.now)
-        self.call_soon(self.endpoint.flush_media)
+        self.endpoint.receive(data, addr, 0, self.now)
+        self.call_soon(self.endpoint.flush)
 
     def run(self, seconds: float) -> None:
         end = self.now + seconds

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from relay.core.reasons import DropReason
+from relay.edge import path as packets
 from relay.edge.quic import IssuedId, RelayQuic, server_configuration
 
 CLIENT = ("192.0.2.1", 40000)
@@ -84,6 +85,7 @@ class QuicPair:
             self.client._replenish_connection_ids = lambda: None
         serial = itertools.count(1)
         self.server: RelayQuic | None = None
+        self.path = packets.Path()
         self.issue = lambda: IssuedId(b"\x51\x20" + next(serial).to_bytes(6, "big"), bytes(16))
         self.to_server: list[tuple[float, bytes, tuple[str, int]]] = []
         self.to_client: list[tuple[float, bytes]] = []
@@ -111,6 +113,8 @@ class QuicPair:
                 timer = quic.get_timer() if quic is not None else None
                 if timer is not None:
                     due.append(max(timer, self.now))
+            if self.path.ack_due is not None:
+                due.append(max(self.path.ack_due, self.now))
             if not due or min(due) > end:
                 break
             self.now = min(due)
@@ -141,15 +145,18 @@ class QuicPair:
                 original_destination_connection_id=dcid,
                 retry_source_connection_id=None,
                 issue=self.issue,
+                path=self.path,
             )
         if data[0] < 0x80:
-            result = self.server.receive_media(data, addr, self.now)
+            result = self.path.receive(data, addr, 0, self.now)
             if isinstance(result, DropReason):
                 self.dropped.append(result)
                 return
             if result is not None:
                 self.fast += 1
-                self.media += result
+                self.media += result.datagrams
+                if result.ack is not None:
+                    self.server.show_ack(result.ack.ranges, result.ack.delay, self.now)
                 return
         self.slow += 1
         self.server.receive_datagram(data, addr, now=self.now)
@@ -163,6 +170,8 @@ class QuicPair:
                     self.to_client.append((self.now + DELAY, data))
             self.server_events += iter(self.server.next_event, None)
             self.server.refresh()
+            if self.path.ack_due is not None and self.path.ack_due <= self.now:
+                self.send_media(lose=lose_to_client)
         self.client_events += iter(self.client.next_event, None)
 
     def send_media(self, *payloads: bytes, lose: bool = False) -> None:

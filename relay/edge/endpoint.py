@@ -1,11 +1,10 @@
-"""All connections of the node, over its UDP sockets: in by connection id, out in batches, one timer heap.
+"""All connections of the node: what the lane leaves for the loop goes to aioquic, 0.7 ms a turn.
 
-    read batch -> first byte -> connection id -> fast path -> lane        (audio: at once)
-                                             `-> slow queue -> aioquic    (the rest: 0.7 ms a turn)
-    lane queues -> seal -> socket
+    socket -> lane -> socket                       (audio: at once)
+               `-> take -> aioquic -> handler      (the rest: known connections first, in bounded time)
 
-Audio never waits behind handshakes: slow packets stand in bounded queues, those of known connections
-first, and get a time budget per loop turn. Must never live here: what a message or a datagram means.
+Audio never waits behind handshakes. The plain lane is fed from here (`read`), the native one has threads of
+its own. Must never live here: what a message or a datagram means.
 """
 
 from __future__ import annotations
@@ -31,7 +30,19 @@ from aioquic.quic.events import (
 from relay.config import LimitsConfig
 from relay.core.reasons import DropReason
 from relay.edge.front import Admit, Answer, Front
-from relay.edge.lane import Lane
+from relay.edge.lane import (
+    MAX_UDP,
+    AckShown,
+    Admitted,
+    Broken,
+    ControlDatagram,
+    Item,
+    Known,
+    Lane,
+    PacketCounts,
+    RekeyWanted,
+    Unknown,
+)
 from relay.edge.outbox import Outbox
 from relay.edge.peer import Peer, PeerState
 from relay.edge.quic import IssuedId, RelayQuic
@@ -41,10 +52,8 @@ from relay.protocol.address import Address
 
 log = logging.getLogger("relay.endpoint")
 
-MAX_UDP = 2048
 READ_BATCH = 32  # packets per socket and turn, so that timers and other sockets get theirs
-SLOW_QUEUE = 4096
-SLOW_PER_PEER = 128  # of those; twice the packets that a connection's whole window of control bytes takes
+TAKE_BATCH = 16  # things of the lane per look at the clock
 MAX_BACKLOG = 256 * 1024  # control bytes held for a peer that does not take them: 16 of the largest frames
 
 
@@ -84,13 +93,13 @@ class Endpoint:
     ) -> None:
         self._clock = clock
         self._wall = wall
-        self.outbox = Outbox(loop, lane, clock, self._settle)
-        self.udp_in = 0
+        self._sockets: list[socket.socket] = []
+        self.outbox = Outbox(loop, lane, clock, self._sockets)
         self.internal_errors = 0
         self.handshakes_expired = 0
-        self.handled: Counter[str] = Counter()
-        self.answered: Counter[str] = Counter()
-        self.dropped: Counter[DropReason] = Counter()
+        self._handled: Counter[str] = Counter()
+        self._answered: Counter[str] = Counter()
+        self._dropped: Counter[DropReason] = Counter()
         self.media_lost = 0
         self.half_open = 0
         self.handshakes = 0
@@ -104,11 +113,10 @@ class Endpoint:
         self._by_id: dict[bytes, Peer] = {}
         self._by_leg: dict[int, Peer] = {}
         self._next_leg = 1
-        self._known: deque[tuple[bytes, NetworkAddress, Peer]] = deque()
-        self._unknown: deque[tuple[bytes, NetworkAddress, socket.socket]] = deque()
+        self._items: deque[Item] = deque()  # taken from the lane and not dealt with yet
+        self._packets_held = 0  # UDP packets among them
         self._working = False
         self._timers = PeerTimers(loop, clock, self._expire)
-        self._flush_wanted = False
         self._dirty: dict[Peer, None] = {}
         self._handler: Handler
 
@@ -128,27 +136,65 @@ class Endpoint:
     def last_heard(self, leg: int) -> float | None:
         """When the leg last sent something authentic, monotonic seconds."""
         peer = self._by_leg.get(leg)
-        return peer.quic.last_heard if peer is not None else None
+        return peer.quic.path.last_heard if peer is not None else None
 
     def leg_facts(self, leg: int) -> tuple[float, str] | None:
         """Round-trip time in seconds and cipher suite of a leg."""
         peer = self._by_leg.get(leg)
         return (peer.quic.rtt, peer.quic.suite) if peer is not None else None
 
+    # ------------------------------------------------------------ counted
+
+    @property
+    def udp_in(self) -> int:
+        """UDP packets received."""
+        return self._lane.packets().received
+
+    @property
+    def handled(self) -> Counter[str]:
+        """Received packets that had an effect, by kind."""
+        return self._handled + self._of_lane()[0]
+
+    @property
+    def answered(self) -> Counter[str]:
+        """Packets of nobody's connection that got an answer, by kind."""
+        return self._answered + Counter(self._lane.packets().answered)
+
+    @property
+    def dropped(self) -> Counter[DropReason]:
+        """Received packets that went no further, by reason."""
+        return self._dropped + self._of_lane()[1]
+
     @property
     def waiting(self) -> int:
-        """UDP packets in the slow queues."""
-        return len(self._known) + len(self._unknown)
+        """UDP packets that the loop has not dealt with."""
+        return self._lane.packets().waiting + self._packets_held
+
+    def _of_lane(self) -> tuple[Counter[str], Counter[DropReason]]:
+        counts = self._lane.packets()
+        return Counter({"media": counts.media, **counts.answered}), Counter(counts.dropped)
 
     def imbalance(self) -> int:
         """How far `udp_in = handled + dropped + waiting` is from holding."""
-        return abs(self.udp_in - sum(self.handled.values()) - sum(self.dropped.values()) - self.waiting)
+        return self.unbalanced(self._lane.packets())
+
+    def unbalanced(self, counts: PacketCounts) -> int:
+        """As `imbalance`, for the lane's counts of this moment."""
+        settled = sum(self._handled.values()) + sum(self._dropped.values()) + self._packets_held
+        return counts.imbalance() + abs(counts.taken - settled)
 
     # ------------------------------------------------------------ in
 
-    def read(self, sock: socket.socket, most: int = READ_BATCH) -> int:
+    def attach_socket(self, sock: socket.socket) -> int:
+        """A socket that packets come by and leave by; its number."""
+        self._sockets.append(sock)
+        return len(self._sockets) - 1
+
+    def read(self, number: int, most: int = READ_BATCH) -> int:
         """Take up to `most` packets that wait in a socket, then send what became ready; how many it took."""
-        receive = sock.recvfrom
+        receive = self._sockets[number].recvfrom
+        lane = self._lane
+        clock = self._clock
         taken = 0
         while taken < most:
             try:
@@ -159,138 +205,148 @@ class Endpoint:
                 taken += 1
                 continue
             taken += 1
-            self.receive(data, addr, sock, self._clock())
-        if self._flush_wanted:
-            self.flush_media()
+            lane.receive(data, addr, number, clock())
+        self.flush()
         return taken
 
-    def receive(self, data: bytes, addr: NetworkAddress, sock: socket.socket, now: float) -> None:
+    def receive(self, data: bytes, addr: NetworkAddress, number: int, now: float) -> None:
         """One UDP packet from the network."""
-        self.udp_in += 1
-        size = len(data)
-        first = data[0] if size else 0
-        if size > MAX_UDP or first < 0x40 or 0x80 <= first < 0xC0:
-            self.dropped[DropReason.TOO_LARGE if size > MAX_UDP else DropReason.MALFORMED] += 1
-            return
-        if first < 0x80:
-            peer = self._by_id.get(data[1:9])
-            try:
-                if peer is not None and self._receive_fast(peer, data, addr, now):
-                    return
-            except (
-                Exception
-            ) as error:  # a bug of ours or below us: one peer's packet must not stop the others
-                self._quarantine(peer, error)
-                return
-        elif size < 7:
-            self.dropped[DropReason.MALFORMED] += 1
-            return
-        else:
-            peer = self._by_id.get(data[6 : 6 + data[5]])
-        is_full = len(self._known if peer else self._unknown) >= SLOW_QUEUE
-        if is_full or (peer is not None and peer.waiting >= SLOW_PER_PEER):
-            self.dropped[DropReason.OVER_BUDGET] += 1
-            return
-        if peer is not None:
-            peer.waiting += 1
-            self._known.append((data, addr, peer))
-        else:
-            self._unknown.append((data, addr, sock))
-        if not self._working:
+        self._lane.receive(data, addr, number, now)
+        self.wake()
+
+    def flush(self) -> None:
+        """Send what became ready."""
+        self.outbox.flush(self._clock())
+        self.wake()
+
+    def wake(self) -> None:
+        """The lane may have something for the loop."""
+        if not self._working and (self._items or self._fetch()):
             self._working = True
             self._loop.call_soon(self._work)
 
-    def _receive_fast(self, peer: Peer, data: bytes, addr: NetworkAddress, now: float) -> bool:
-        """True when the packet is settled; False when aioquic must see it."""
-        result = peer.quic.receive_media(data, addr, now)
-        if result is None:
-            return False
-        if isinstance(result, DropReason):
-            self.dropped[result] += 1
-            return True
-        self.handled["media"] += 1
-        for payload in result:
-            self._deliver(peer, payload, now)
-        self.outbox.note_ack(peer, now)
-        return True
+    def _fetch(self) -> bool:
+        items = self._lane.take(TAKE_BATCH)
+        self._items += items
+        self._packets_held += sum(isinstance(item, Known | Unknown | Admitted) for item in items)
+        return bool(items)
+
+    def _work(self) -> None:
+        """What the lane left for the loop, for a bounded time."""
+        until = self._clock() + TURN_SECONDS
+        while self._items or self._fetch():
+            now = self._clock()
+            if now >= until:
+                break
+            item = self._items.popleft()
+            try:
+                self._deal_with(item, now)
+            except Exception as error:
+                self._quarantine(self._peer_of(item), error)
+        self._working = False
+        self.flush()
+
+    def _peer_of(self, item: Item) -> Peer | None:
+        return None if isinstance(item, Unknown | Admitted) else self._by_leg.get(item.leg)
+
+    def _deal_with(self, item: Item, now: float) -> None:
+        if isinstance(item, Unknown | Admitted):
+            self._packets_held -= 1
+            self._receive_unknown(item, now)
+            return
+        peer = self._by_leg.get(item.leg)
+        if isinstance(item, Known):
+            self._packets_held -= 1
+            self._receive_slow(peer, item.data, item.address, item.sock, now)
+        elif peer is None or peer.is_gone:
+            return
+        elif isinstance(item, ControlDatagram):
+            if peer.state is PeerState.OPEN:
+                self._handler.datagram(peer.leg, item.payload)
+        elif isinstance(item, AckShown):
+            peer.quic.show_ack(item.ranges, item.delay, item.at)
+            self._settle(peer, now)
+        elif isinstance(item, RekeyWanted):
+            peer.quic.update_keys()
+        elif isinstance(item, Broken):
+            self.internal_errors += 1
+            self._forget(peer)
 
     def _deliver(self, peer: Peer, payload: bytes, now: float) -> None:
         if payload[:1] == b"\0":
             if peer.state is PeerState.OPEN:
                 self._handler.datagram(peer.leg, payload)
         else:
-            self._lane.receive(peer.leg, payload, now)
-            self._flush_wanted = True
+            self._lane.deliver(peer.leg, payload, now)
 
-    def _work(self) -> None:
-        """Slow packets, known connections first, for a bounded time."""
-        self._working = False
-        until = self._clock() + TURN_SECONDS
-        while self._known or self._unknown:
-            now = self._clock()
-            if now >= until:
-                self._working = True
-                self._loop.call_soon(self._work)
-                break
-            peer = None
-            try:
-                if self._known:
-                    data, addr, peer = self._known.popleft()
-                    peer.waiting -= 1
-                    self._receive_slow(peer, data, addr, now)
-                else:
-                    data, addr, sock = self._unknown.popleft()
-                    self._receive_unknown(data, addr, sock, now)
-            except Exception as error:
-                self._quarantine(peer, error)
-        if self._flush_wanted:
-            self.flush_media()
-
-    def _receive_slow(self, peer: Peer, data: bytes, addr: NetworkAddress, now: float) -> None:
-        if peer.is_gone:
-            self.dropped[DropReason.UNKNOWN_ID] += 1
+    def _receive_slow(
+        self, peer: Peer | None, data: bytes, addr: NetworkAddress, sock: int, now: float
+    ) -> None:
+        if peer is None or peer.is_gone:
+            self._dropped[DropReason.UNKNOWN_ID] += 1
             return
-        self.handled["quic"] += 1
+        self._handled["quic"] += 1
         peer.quic.receive_datagram(data, addr, now)
+        if addr == peer.quic.get_peer_address():
+            peer.quic.sock = sock  # answers leave where the peer's packets come
         self._settle(peer, now)
+        self.outbox.note_ack(peer, now)
 
-    def _receive_unknown(self, data: bytes, addr: NetworkAddress, sock: socket.socket, now: float) -> None:
+    def _receive_unknown(self, item: Unknown | Admitted, now: float) -> None:
+        data, addr, sock = item[:3]
+        verdict: Admit | Answer | DropReason | None = None
         if data[0] < 0x80:
             known = self._by_id.get(data[1:9])
-            verdict = self._front.judge_short(data, now) if known is None else None
+            if known is None:
+                verdict = self._front.judge_short(data, now)
         else:
             known = self._by_id.get(data[6 : 6 + data[5]])  # its first packet may have stood before it
-            verdict = None if known else self._judge_long(data, addr, now)
+            if known is None and isinstance(item, Admitted):
+                verdict = self._still_admit(item)
+            elif known is None:
+                verdict = self._judge_long(data, addr, now)
         if known is not None:
-            self._receive_slow(known, data, addr, now)
+            self._receive_slow(known, data, addr, sock, now)
         elif isinstance(verdict, Admit):
-            self.handled["initial"] += 1
+            self._handled["initial"] += 1
             self._admit(verdict, data, addr, sock, now)
         elif isinstance(verdict, Answer):
-            self.handled[verdict.kind] += 1
-            self.answered[verdict.kind] += 1
+            self._handled[verdict.kind] += 1
+            self._answered[verdict.kind] += 1
             self.outbox.send(sock, verdict.data, addr)
         elif verdict is not None:
-            self.dropped[verdict] += 1
+            self._dropped[verdict] += 1
 
-    def _judge_long(self, data: bytes, addr: NetworkAddress, now: float) -> Admit | Answer | DropReason:
+    def _still_admit(self, item: Admitted) -> Admit | DropReason:
+        """The lane's front judged by the numbers of a moment ago."""
+        refused = self._refuse_newcomers()
+        if refused is None and self.half_open >= self._limits.half_open:
+            refused = DropReason.QUOTA
+        return refused or Admit(item.original_destination, item.retry_source)
+
+    def _refuse_newcomers(self) -> DropReason | None:
         if not self.accepting:
             return DropReason.DRAINING
-        if len(self._by_leg) >= self._limits.legs:
-            return DropReason.QUOTA
+        return DropReason.QUOTA if len(self._by_leg) >= self._limits.legs else None
+
+    def _judge_long(self, data: bytes, addr: NetworkAddress, now: float) -> Admit | Answer | DropReason:
+        refused = self._refuse_newcomers()
+        if refused is not None:
+            return refused
         return self._front.judge_long(data, Address.parse(addr), now, self._wall(), self.half_open)
 
-    def _admit(
-        self, verdict: Admit, data: bytes, addr: NetworkAddress, sock: socket.socket, now: float
-    ) -> None:
+    def _admit(self, verdict: Admit, data: bytes, addr: NetworkAddress, sock: int, now: float) -> None:
+        leg = self._next_leg
+        self._next_leg += 1
         quic = RelayQuic(
             configuration=self.configuration,
             original_destination_connection_id=verdict.original_destination,
             retry_source_connection_id=verdict.retry_source,
             issue=self._issue,
+            path=self._lane.open_path(leg),
         )
-        peer = Peer(self._next_leg, quic, sock, addr, now + self._limits.handshake_s)
-        self._next_leg += 1
+        quic.sock = sock
+        peer = Peer(leg, quic, addr, now + self._limits.handshake_s)
         self.half_open += 1
         self._by_leg[peer.leg] = peer
         for cid in (verdict.retry_source or verdict.original_destination, quic.host_cid):
@@ -302,7 +358,7 @@ class Endpoint:
     def _quarantine(self, peer: Peer | None, error: Exception) -> None:
         """Something raised that never should: count it, say so, and let go of the connection it came by."""
         self.internal_errors += 1
-        self.dropped[DropReason.INTERNAL] += self.imbalance()  # 1 unless the packet was counted already
+        self._dropped[DropReason.INTERNAL] += self.imbalance()  # 1 unless the packet was counted already
         log.error("internal error while handling a packet", exc_info=error)
         if peer is not None and not peer.is_gone:
             self._forget(peer)
@@ -310,6 +366,7 @@ class Endpoint:
     def _own(self, peer: Peer, cid: bytes) -> None:
         peer.ids.add(cid)
         self._by_id[cid] = peer
+        self._lane.own(peer.leg, cid)
 
     # ------------------------------------------------------------ after aioquic did something
 
@@ -319,6 +376,7 @@ class Endpoint:
         self._events(peer, now)
         if peer.is_gone:
             return
+        quic.refresh()  # a new key phase is the packet path's before aioquic sends in it
         self.outbox.transmit(peer, now)
         self._events(peer, now)
         if peer.is_gone:
@@ -374,6 +432,7 @@ class Endpoint:
         elif isinstance(event, ConnectionIdRetired):
             peer.ids.discard(event.connection_id)
             self._by_id.pop(event.connection_id, None)
+            self._lane.disown(event.connection_id)
         elif isinstance(event, ConnectionTerminated):
             self._forget(peer)
 
@@ -386,7 +445,8 @@ class Endpoint:
         peer.ids.clear()
         self._by_leg.pop(peer.leg, None)
         self._dirty.pop(peer, None)
-        self.media_lost += peer.quic.media_lost
+        self.media_lost += peer.quic.path.media_lost
+        self._lane.close_path(peer.leg)
         peer.quic.release()
 
     # ------------------------------------------------------------ out
@@ -410,7 +470,7 @@ class Endpoint:
         """Send a control datagram now, if the leg can take one."""
         peer = self._by_leg.get(leg)
         now = self._clock()
-        if peer is not None and peer.quic.media_room(now):
+        if peer is not None and peer.quic.path.room(now):
             self.outbox.seal(peer, [data], now)
 
     def close(self, leg: int, code: int, reason: str) -> None:
@@ -435,17 +495,6 @@ class Endpoint:
                 self._settle(peer, self._clock())
             except Exception as error:  # it costs this peer, not the one whose message made us write
                 self._quarantine(peer, error)
-
-    def flush_media(self) -> None:
-        """Seal and send what the lane has ready."""
-        self._flush_wanted = False
-        for leg in self._lane.take_ready():
-            peer = self._by_leg.get(leg)
-            if peer is not None:
-                try:
-                    self.outbox.flush(peer)
-                except Exception as error:  # the other listeners, and the reader of the socket, go on
-                    self._quarantine(peer, error)
 
     # ------------------------------------------------------------ timers
 

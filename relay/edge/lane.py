@@ -1,22 +1,25 @@
-"""The lane: the packet path behind one interface, so that a native one can take its place.
+"""The lane: the packet path behind one interface, with a native and a plain implementation.
 
-A lane knows legs, uplink flows and routes, and moves media datagrams between them; it asks nobody when a
-packet arrives. The engine says what may pass (`Route`), the lane obeys and counts. Must never live here:
-who may hear whom.
+A lane gets every UDP packet. It opens those that hold only audio and acknowledgements, moves the audio from
+leg to leg by its routes and seals it again, and asks nobody; all else waits for the loop (`take`). The engine
+says what may pass (`Route`), aioquic lends the keys (`open_path`), the lane obeys and counts. Must never live
+here: who may hear whom.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+from aioquic.quic.connection import NetworkAddress
 
 from relay.config import Config
 from relay.core.events import FlowCounters
 from relay.core.reasons import DropReason
+from relay.edge.space import PathState
 from relay.errors import ConfigError
-from relay.protocol.media import MAX_SIZE
 
 
 @dataclass(slots=True)
@@ -45,11 +48,94 @@ class LaneCounters:
         return abs(inward) + abs(outward)
 
 
+@dataclass(frozen=True, slots=True)
+class PacketCounts:
+    """UDP packets as the lane counts them: received = media + sum(dropped) + answered + waiting + taken."""
+
+    received: int
+    sent: int
+    send_errors: int
+    media: int  # settled in the packet path
+    waiting: int  # for `take`
+    taken: int  # handed over by `take`
+    answered: Mapping[str, int]  # by the lane's own front, by kind
+    dropped: Mapping[DropReason, int]
+
+    def imbalance(self) -> int:
+        """How far the equation is from holding; 0 unless there is a bug."""
+        settled = self.media + self.waiting + self.taken
+        return abs(self.received - settled - sum(self.answered.values()) - sum(self.dropped.values()))
+
+
+MAX_UDP = 2048  # no packet of ours or a client's is longer
+
+
+class Known(NamedTuple):
+    """A packet of a known connection that aioquic must see."""
+
+    leg: int
+    data: bytes
+    address: NetworkAddress
+    sock: int
+
+
+class Unknown(NamedTuple):
+    """A packet that no connection owns."""
+
+    data: bytes
+    address: NetworkAddress
+    sock: int
+
+
+class Admitted(NamedTuple):
+    """A first packet that the lane's own front admits; the ids as in `front.Admit`."""
+
+    data: bytes
+    address: NetworkAddress
+    sock: int
+    original_destination: bytes
+    retry_source: bytes | None
+
+
+class ControlDatagram(NamedTuple):
+    """A datagram for the engine."""
+
+    leg: int
+    payload: bytes
+
+
+class AckShown(NamedTuple):
+    """An acknowledgement of a connection whose QUIC stack has packets out. Ranges newest first, half-open."""
+
+    leg: int
+    ranges: Sequence[tuple[int, int]]
+    delay: int
+    at: float
+
+
+class RekeyWanted(NamedTuple):
+    """So many packets were sealed under one key that it must change (RFC 9001 section 6.6)."""
+
+    leg: int
+
+
+class Broken(NamedTuple):
+    """Something raised that never should, over a packet of this leg."""
+
+    leg: int
+
+
+Item = Known | Unknown | Admitted | ControlDatagram | AckShown | RekeyWanted | Broken
+Packet = tuple[int, bytes, NetworkAddress]  # number of the socket, bytes, destination
+
+
 class Lane(Protocol):
     """What the driver and the QUIC edge need of a packet path."""
 
     name: str
     counters: LaneCounters
+
+    # ---- routes
 
     def open_leg(self, leg: int, *, pps: int, up_bps: int, down_bps: int) -> None:
         """Admit a leg with its token's budgets: packets/s and bits/s up, bits/s down."""
@@ -71,20 +157,42 @@ class Lane(Protocol):
         Copies that wait for a target which is no longer named are dropped by that name too.
         """
 
-    def receive(self, leg: int, payload: bytes, now: float) -> DropReason | None:
-        """Take one media datagram from a leg; the copies wait in the listeners' queues. None: accepted."""
+    def deliver(self, leg: int, payload: bytes, now: float) -> DropReason | None:
+        """Take one media datagram that came through aioquic; copies wait for `flush`. None: accepted."""
 
-    def take_ready(self) -> list[int]:
-        """Legs that got copies since the last call."""
+    # ---- connections
 
-    def dequeue(self, leg: int, now: float, room: int = MAX_SIZE) -> bytes | None:
-        """The next copy for the leg that is still worth sending and fits `room` bytes, or None."""
+    def open_path(self, leg: int) -> PathState:
+        """A connection begins: its packet-number space, until `close_path`."""
 
-    def unsent(self, reason: DropReason) -> None:
-        """The copy that `dequeue` gave last could not leave: count it under `reason` instead."""
+    def close_path(self, leg: int) -> None:
+        """The connection is over; its ids are forgotten too."""
 
-    def queue_depth(self, leg: int) -> int:
-        """Copies waiting for the leg."""
+    def own(self, leg: int, cid: bytes) -> None:
+        """Packets to this id are the leg's."""
+
+    def disown(self, cid: bytes) -> None:
+        """They no longer are."""
+
+    # ---- packets
+
+    def packets(self) -> PacketCounts:
+        """What was received and sent so far."""
+
+    def receive(self, data: bytes, address: NetworkAddress, sock: int, now: float) -> None:
+        """One UDP packet from the network."""
+
+    def flush(self, now: float) -> list[Packet]:
+        """What is to be sent now: audio that waits, then held acknowledgements that are due."""
+
+    def unsent(self, packet: Packet) -> None:
+        """The kernel did not take this packet of the last `flush`: its copies count as send_error."""
+
+    def next_ack(self) -> float | None:
+        """When `flush` has an acknowledgement to send."""
+
+    def take(self, most: int) -> list[Item]:
+        """Up to `most` things for the loop to deal with, those of known connections first."""
 
 
 def choose(config: Config) -> Lane:

@@ -1,314 +1,265 @@
-"""The plain twin of the lane: readable first, and the oracle for any faster one. Pure: no socket, no clock.
+"""The plain twin of the native lane: readable first, and its oracle. Pure: no socket, no clock.
 
-    receive: size -> flow -> version -> budget -> sender -> duplicate -> gate -> one copy per listener
-    dequeue: oldest first, at most 5 frames per flow, none older than 100 ms (both from the config)
+    receive   first byte -> connection id -> path.receive -> routes | queue for the loop
+    flush     queues -> as many frames as fit one packet -> path.seal, with the acknowledgement that is due
 
-Must never live here: sockets, encryption, or a reason for a gate to be open.
+Must never live here: sockets, and what happens once per call.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+import heapq
+import logging
+from collections import Counter, deque
+
+from aioquic.quic.connection import NetworkAddress
 
 from relay.config import LimitsConfig
-from relay.core.events import FlowCounters
 from relay.core.reasons import DropReason
-from relay.edge.lane import LaneCounters
-from relay.errors import ErrorCode, LocalError, PeerError
-from relay.protocol import media
+from relay.edge.lane import (
+    MAX_UDP,
+    AckShown,
+    Broken,
+    ControlDatagram,
+    Item,
+    Known,
+    Packet,
+    PacketCounts,
+    RekeyWanted,
+    Unknown,
+)
+from relay.edge.path import Path
+from relay.edge.quic import MAX_PACKET
+from relay.edge.routes import Routes
 
-WINDOW = 128  # replay window per (flow, KID), in packets
-_WINDOW_MASK = (1 << WINDOW) - 1
-_UNREADABLE = {ErrorCode.VERSION: DropReason.BAD_VERSION, ErrorCode.TOO_LARGE: DropReason.TOO_LARGE}
+log = logging.getLogger("relay.lane")
 
-
-class _Bucket:
-    """A token bucket in its own unit per second; starts full."""
-
-    __slots__ = ("_at", "_burst", "_level", "_rate")
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._level = self._burst
-        self._at = 0.0
-
-    def change(self, rate: float, burst: float) -> None:
-        """Another rate from now on; what was spent stays spent."""
-        self._rate = rate
-        self._burst = burst
-        self._level = min(self._level, burst)
-
-    def take(self, amount: float, now: float) -> bool:
-        level = (
-            min(self._burst, self._level + (now - self._at) * self._rate) if now > self._at else self._level
-        )
-        self._at = now
-        if level < amount:
-            self._level = level
-            return False
-        self._level = level - amount
-        return True
+SLOW_QUEUE = 4096
+SLOW_PER_LEG = 128  # of those; twice the packets that a connection's whole window of control bytes takes
+PACKET_OVERHEAD = 60  # short header, ACK frame and tag, upper bound for one of ours
+DATAGRAM_OVERHEAD = 3  # frame type and two-byte length
+EARLY = 0.001  # an acknowledgement due this soon leaves now: loop clocks tick in milliseconds
 
 
-class _Seen:
-    """Replay window of one key: highest counter and a bit per packet below it."""
+class _Connection:
+    __slots__ = ("ids", "is_listed", "leg", "path", "waiting")
 
-    __slots__ = ("bits", "first", "highest", "unique")
-
-    def __init__(self, ctr: int) -> None:
-        self.first = ctr
-        self.highest = ctr
-        self.bits = 1
-        self.unique = 1
-
-    def mark(self, ctr: int) -> bool:
-        """True when `ctr` is new; False when it was seen or is too old to tell."""
-        ahead = ctr - self.highest
-        if ahead > 0:
-            self.bits = ((self.bits << ahead) | 1) & _WINDOW_MASK if ahead < WINDOW else 1
-            self.highest = ctr
-        else:
-            if ahead <= -WINDOW:
-                return False
-            bit = 1 << -ahead
-            if self.bits & bit:
-                return False
-            self.bits |= bit
-            self.first = min(self.first, ctr)
-        self.unique += 1
-        return True
-
-    @property
-    def lost(self) -> int:
-        return self.highest - self.first + 1 - self.unique
+    def __init__(self, leg: int, path: Path) -> None:
+        self.leg = leg
+        self.path = path
+        self.ids: set[bytes] = set()
+        self.waiting = 0  # its packets in the slow queue
+        self.is_listed = False  # in the heap of acknowledgements
 
 
-class _Flow:
-    __slots__ = (
-        "_latest",
-        "_lost",
-        "accepted",
-        "closed",
-        "copies",
-        "dropped",
-        "group",
-        "index",
-        "received",
-        "seen",
-        "targets",
-    )
-
-    def __init__(self, index: int, group: bool) -> None:
-        self.index = index
-        self.group = group
-        self.targets: tuple[tuple[_Leg, int], ...] = ()
-        self.closed = DropReason.GATE_CLOSED
-        self.seen: dict[int, _Seen] = {}
-        self.received = 0
-        self.accepted = 0
-        self.copies = 0
-        self.dropped: dict[DropReason, int] = {}
-        self._latest = -1
-        self._lost = 0
-
-    def is_new(self, kid: int, ctr: int) -> bool:
-        """Mark (kid, ctr) as seen; False when it was before. At most 8 key ids carry the flow's own index."""
-        seen = self.seen.get(kid)
-        fresh = seen is None or seen.mark(ctr)
-        if seen is None or (not fresh and kid != self._latest and ctr <= seen.highest - WINDOW):
-            # A first packet, or the epoch bits came round again: a new key counts from 0.
-            self._lost += seen.lost if seen else 0
-            self.seen[kid] = _Seen(ctr)
-            fresh = True
-        if fresh:
-            self._latest = kid
-        return fresh
-
-    @property
-    def lost(self) -> int:
-        """Packets that never came, from the gaps in the counters of each key."""
-        return self._lost + sum(seen.lost for seen in self.seen.values())
-
-
-class _Leg:
-    __slots__ = ("down", "flows", "number", "packets", "queues", "up", "waiting")
-
-    def __init__(self, number: int, packets: _Bucket, up: _Bucket, down: _Bucket) -> None:
-        self.number = number
-        self.flows: dict[int, _Flow] = {}
-        self.queues: dict[int, deque[tuple[float, bytes]]] = {}
-        self.waiting = 0  # copies in all queues
-        self.packets = packets
-        self.up = up
-        self.down = down
-
-
-class PyLane:
+class PyLane(Routes):
     """The lane in plain Python. See `relay.edge.lane.Lane` for the contract of each method."""
 
     name = "python"
 
     def __init__(self, limits: LimitsConfig | None = None) -> None:
-        limits = limits or LimitsConfig()
-        self._queue_frames = limits.queue_frames
-        self._queue_seconds = limits.queue_ms / 1000
-        self._burst_seconds = limits.burst_ms / 1000
-        self.counters = LaneCounters()
-        self._legs: dict[int, _Leg] = {}
-        self._ready: dict[int, None] = {}
+        super().__init__(limits)
+        self._connections: dict[int, _Connection] = {}
+        self._ids: dict[bytes, _Connection] = {}
+        self._known: deque[Item] = deque()
+        self._unknown: deque[Unknown] = deque()
+        self._acks: list[tuple[float, int, _Connection]] = []  # a heap: one listed again is due before others
+        self._order = 0
+        self._outgoing: list[Packet] = []
+        self._copies_of: dict[bytes, int] = {}  # packets of the last flush
+        self._received = 0
+        self._sent = 0
+        self._send_errors = 0
+        self._media = 0
+        self._waiting = 0
+        self._taken = 0
+        self._dropped: Counter[DropReason] = Counter()
 
-    def open_leg(self, leg: int, *, pps: int, up_bps: int, down_bps: int) -> None:
-        burst = self._burst_seconds
-        packets = (pps, max(pps * burst, 10))
-        up = (up_bps / 8, max(up_bps / 8 * burst, media.MAX_SIZE))
-        down = (down_bps / 8, max(down_bps / 8 * burst, 2 * media.MAX_SIZE))
-        known = self._legs.get(leg)
-        if known is None:
-            self._legs[leg] = _Leg(leg, _Bucket(*packets), _Bucket(*up), _Bucket(*down))
-        else:  # new rights in mid-call: a full bucket for each would be a way around the budget; flows stay
-            known.packets.change(*packets)
-            known.up.change(*up)
-            known.down.change(*down)
+    # ------------------------------------------------------------ connections
 
-    def close_leg(self, leg: int) -> None:
-        gone = self._legs.pop(leg, None)
-        if gone is None:
+    def open_path(self, leg: int) -> Path:
+        path = Path()
+        self._connections[leg] = _Connection(leg, path)
+        return path
+
+    def close_path(self, leg: int) -> None:
+        gone = self._connections.pop(leg, None)
+        if gone is not None:
+            for cid in gone.ids:
+                del self._ids[cid]
+            gone.ids.clear()
+
+    def own(self, leg: int, cid: bytes) -> None:
+        self.disown(cid)
+        owner = self._connections[leg]
+        owner.ids.add(cid)
+        self._ids[cid] = owner
+
+    def disown(self, cid: bytes) -> None:
+        owner = self._ids.pop(cid, None)
+        if owner is not None:
+            owner.ids.discard(cid)
+
+    # ------------------------------------------------------------ in
+
+    def receive(self, data: bytes, address: NetworkAddress, sock: int, now: float) -> None:
+        self._received += 1
+        size = len(data)
+        first = data[0] if size else 0
+        if size > MAX_UDP or first < 0x40 or 0x80 <= first < 0xC0:
+            self._dropped[DropReason.TOO_LARGE if size > MAX_UDP else DropReason.MALFORMED] += 1
             return
-        self._ready.pop(leg, None)
-        waiting, gone.waiting = gone.waiting, 0
-        gone.queues.clear()
-        self.counters.queued -= waiting
-        self.counters.dropped_out[DropReason.PEER_GONE] += waiting
-
-    def open_flow(self, leg: int, flow: int, *, index: int, group: bool) -> None:
-        self._leg(leg).flows[flow] = _Flow(index, group)
-
-    def close_flow(self, leg: int, flow: int) -> FlowCounters:
-        owner = self._legs.get(leg)
-        gone = owner.flows.pop(flow, None) if owner else None
-        if gone is None:
-            return FlowCounters()
-        return FlowCounters(
-            received=gone.received,
-            accepted=gone.accepted,
-            copies=gone.copies,
-            lost=gone.lost,
-            dropped=gone.dropped,
-        )
-
-    def route(
-        self, leg: int, flow: int, targets: Sequence[tuple[int, int]], closed: DropReason | None
-    ) -> None:
-        owner = self._legs.get(leg)
-        uplink = owner.flows.get(flow) if owner else None
-        if uplink is None:
-            raise LocalError(f"route for a flow that is not open: leg {leg} flow {flow}")
-        before = uplink.targets
-        uplink.targets = tuple((self._leg(number), out) for number, out in targets)
-        uplink.closed = closed or DropReason.GATE_CLOSED
-        for listener, out in before:
-            if (listener, out) not in uplink.targets:
-                self._purge(listener, out, uplink.closed)
-
-    def _purge(self, listener: _Leg, out: int, reason: DropReason) -> None:
-        """Copies that wait for someone who may no longer hear them never leave."""
-        waiting = len(listener.queues.pop(out, ()))
-        if waiting and self._legs.get(listener.number) is listener:
-            listener.waiting -= waiting
-            self.counters.queued -= waiting
-            self.counters.dropped_out[reason] += waiting
-
-    def receive(self, leg: int, payload: bytes, now: float) -> DropReason | None:
-        counters = self.counters
-        counters.media_in += 1
-        owner = self._legs.get(leg)
-        flow = owner.flows.get(payload[0]) if owner is not None and payload else None
-        if owner is None or flow is None:
-            counters.dropped[DropReason.UNKNOWN_FLOW] += 1
-            return DropReason.UNKNOWN_FLOW
-        flow.received += 1
-        reason = self._refuse(owner, flow, payload, now)
-        if reason is not None:
-            counters.dropped[reason] += 1
-            flow.dropped[reason] = flow.dropped.get(reason, 0) + 1
-            return reason
-        flow.accepted += 1
-        counters.accepted += 1
-        for listener, out in flow.targets:
-            self._enqueue(listener, out, media.with_flow(payload, out, False), now)
-        flow.copies += len(flow.targets)
-        return None
-
-    def _refuse(self, owner: _Leg, flow: _Flow, payload: bytes, now: float) -> DropReason | None:
-        size = len(payload)
-        try:
-            header = media.decode(payload)
-        except PeerError as error:
-            return _UNREADABLE.get(error.code, DropReason.MALFORMED)
-        kid, ctr = header.kid, header.ctr
-        if not owner.packets.take(1, now) or not owner.up.take(size, now):
-            return DropReason.OVER_BUDGET
-        if media.index_of(kid, flow.group) != flow.index:
-            return DropReason.WRONG_SENDER
-        if not flow.targets:
-            return flow.closed
-        return None if flow.is_new(kid, ctr) else DropReason.DUPLICATE
-
-    def _enqueue(self, listener: _Leg, out: int, copy: bytes, now: float) -> None:
-        counters = self.counters
-        counters.copies += 1
-        if self._legs.get(listener.number) is not listener:
-            counters.dropped_out[DropReason.PEER_GONE] += 1
+        if first < 0x80:
+            owner = self._ids.get(data[1:9])
+            if owner is not None and self._receive_fast(owner, data, address, sock, now):
+                return
+        elif size < 7:
+            self._dropped[DropReason.MALFORMED] += 1
             return
-        queue = listener.queues.get(out)
-        if queue is None:
-            queue = listener.queues[out] = deque()
-        if len(queue) >= self._queue_frames:
-            queue.popleft()
-            counters.dropped_out[DropReason.QUEUE_FULL] += 1
         else:
-            counters.queued += 1
-            listener.waiting += 1
-        queue.append((now, copy))
-        self._ready[listener.number] = None
+            owner = self._ids.get(data[6 : 6 + data[5]])
+        is_full = len(self._known if owner else self._unknown) >= SLOW_QUEUE
+        if is_full or (owner is not None and owner.waiting >= SLOW_PER_LEG):
+            self._dropped[DropReason.OVER_BUDGET] += 1
+            return
+        self._waiting += 1
+        if owner is not None:
+            owner.waiting += 1
+            self._known.append(Known(owner.leg, data, address, sock))
+        else:
+            self._unknown.append(Unknown(data, address, sock))
 
-    def take_ready(self) -> list[int]:
-        ready = list(self._ready)
-        self._ready.clear()
-        return ready
-
-    def dequeue(self, leg: int, now: float, room: int = media.MAX_SIZE) -> bytes | None:
-        owner = self._legs.get(leg)
-        if owner is None:
-            return None
-        counters = self.counters
-        for queue in owner.queues.values():
-            while queue and len(queue[0][1]) <= room:
-                arrived, copy = queue.popleft()
-                counters.queued -= 1
-                owner.waiting -= 1
-                if now - arrived > self._queue_seconds:
-                    counters.dropped_out[DropReason.STALE] += 1
-                elif not owner.down.take(len(copy), now):
-                    counters.dropped_out[DropReason.OVER_BUDGET] += 1
-                else:
-                    counters.sent += 1
-                    return copy
-        return None
-
-    def unsent(self, reason: DropReason) -> None:
-        """The copy that `dequeue` gave last could not leave: count it under `reason` instead."""
-        self.counters.sent -= 1
-        self.counters.dropped_out[reason] += 1
-
-    def queue_depth(self, leg: int) -> int:
-        owner = self._legs.get(leg)
-        return owner.waiting if owner is not None else 0
-
-    def _leg(self, leg: int) -> _Leg:
+    def _receive_fast(
+        self, owner: _Connection, data: bytes, address: NetworkAddress, sock: int, now: float
+    ) -> bool:
+        """True when the packet is settled; False when aioquic must see it."""
         try:
-            return self._legs[leg]
-        except KeyError:
-            raise LocalError(f"no such leg: {leg}") from None
+            opened = owner.path.receive(data, address, sock, now)
+        except Exception as error:  # a bug of ours: one peer's packet must not stop the others
+            log.error("internal error while opening a packet", exc_info=error)
+            self._dropped[DropReason.INTERNAL] += 1
+            self._known.append(Broken(owner.leg))
+            return True
+        if opened is None:
+            return False
+        if isinstance(opened, DropReason):
+            self._dropped[opened] += 1
+            return True
+        self._media += 1
+        if opened.ack is not None:
+            self._known.append(AckShown(owner.leg, opened.ack.ranges, opened.ack.delay, now))
+        for payload in opened.datagrams:
+            if payload[:1] == b"\0":
+                self._known.append(ControlDatagram(owner.leg, payload))
+            else:
+                self.deliver(owner.leg, payload, now)
+        self._list_ack(owner)
+        return True
+
+    def take(self, most: int) -> list[Item]:
+        taken: list[Item] = []
+        while len(taken) < most and (self._known or self._unknown):
+            item = self._known.popleft() if self._known else self._unknown.popleft()
+            if isinstance(item, Known | Unknown):
+                self._waiting -= 1
+                self._taken += 1
+                if isinstance(item, Known) and item.leg in self._connections:
+                    self._connections[item.leg].waiting -= 1
+            taken.append(item)
+        return taken
+
+    # ------------------------------------------------------------ out
+
+    def flush(self, now: float) -> list[Packet]:
+        self._copies_of.clear()
+        for leg in self.take_ready():
+            self._flush_leg(leg, now)
+        while self._acks and self._acks[0][0] <= now + EARLY:
+            _, _, owner = heapq.heappop(self._acks)
+            owner.is_listed = False
+            due = owner.path.ack_due
+            if due is None or owner.leg not in self._connections:
+                continue
+            if due > now + EARLY:
+                self._push_ack(owner, due)
+            else:
+                self._seal(owner, [], now)
+        outgoing, self._outgoing = self._outgoing, []
+        return outgoing
+
+    def _full(self, leg: int, now: float) -> None:
+        self._flush_leg(leg, now)
+
+    def _flush_leg(self, leg: int, now: float) -> None:
+        """Seal the audio that waits for a leg, as far as its path takes it."""
+        owner = self._connections.get(leg)
+        if owner is None:
+            return
+        try:
+            while owner.path.room(now):
+                batch = self._batch(leg, now)
+                if not batch:
+                    return
+                self._seal(owner, batch, now)
+        except Exception as error:  # the other listeners go on
+            log.error("internal error while sealing a packet", exc_info=error)
+            self._known.append(Broken(leg))
+
+    def _batch(self, leg: int, now: float) -> list[bytes]:
+        first = self.dequeue(leg, now)
+        if first is None:
+            return []
+        batch = [first]
+        room = MAX_PACKET - PACKET_OVERHEAD - len(first) - 2 * DATAGRAM_OVERHEAD
+        while self.queue_depth(leg):
+            more = self.dequeue(leg, now, room)
+            if more is None:
+                break
+            batch.append(more)
+            room -= len(more) + DATAGRAM_OVERHEAD
+        return batch
+
+    def _seal(self, owner: _Connection, datagrams: list[bytes], now: float) -> None:
+        path = owner.path
+        packet = path.seal(datagrams, now)
+        assert path.address is not None  # it is active
+        self._sent += 1
+        self._outgoing.append((path.sock, packet, path.address))
+        if datagrams:
+            self._copies_of[packet] = len(datagrams)
+        if path.wants_update():
+            self._known.append(RekeyWanted(owner.leg))
+
+    def unsent(self, packet: Packet) -> None:
+        copies = self._copies_of.get(packet[1], 0)
+        self._sent -= 1
+        self._send_errors += 1
+        self.counters.sent -= copies
+        self.counters.dropped_out[DropReason.SEND_ERROR] += copies
+
+    def next_ack(self) -> float | None:
+        return self._acks[0][0] if self._acks else None
+
+    def _list_ack(self, owner: _Connection) -> None:
+        """The peer may have to be acknowledged: at the latest in a while, by itself if no audio leaves."""
+        if not owner.is_listed and owner.path.ack_due is not None:
+            self._push_ack(owner, owner.path.ack_due)
+
+    def _push_ack(self, owner: _Connection, due: float) -> None:
+        owner.is_listed = True
+        self._order += 1
+        heapq.heappush(self._acks, (due, self._order, owner))
+
+    # ------------------------------------------------------------ counted
+
+    def packets(self) -> PacketCounts:
+        return PacketCounts(
+            received=self._received,
+            sent=self._sent,
+            send_errors=self._send_errors,
+            media=self._media,
+            waiting=self._waiting,
+            taken=self._taken,
+            answered={},
+            dropped=dict(self._dropped),
+        )

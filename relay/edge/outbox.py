@@ -1,9 +1,7 @@
-"""What leaves: audio from the lane's queues, acknowledgements that no audio took along, aioquic's packets.
+"""What leaves by the loop: the lane's packets where it has no threads, aioquic's, late acknowledgements.
 
-    lane.dequeue -> as many frames as fit one packet, with the ACK that is due -> seal -> socket
-
-Sending never waits: what the socket or the path does not take is counted and dropped, or stays in the lane's
-queue until it is stale. Must never live here: what arrives, and what a packet means.
+Sending never waits: what the socket does not take is counted and dropped. Must never live here: what arrives,
+and what a packet means.
 """
 
 from __future__ import annotations
@@ -11,41 +9,39 @@ from __future__ import annotations
 import heapq
 import itertools
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aioquic.quic.connection import NetworkAddress
 
-from relay.core.reasons import DropReason
 from relay.edge.lane import Lane
 from relay.edge.peer import Peer, PeerState
-from relay.edge.quic import ACK_HOLD, MAX_PACKET
-from relay.edge.timers import TURN_SECONDS, Loop
+from relay.edge.timers import TURN_SECONDS, Loop, Timer
 
-PACKET_OVERHEAD = 60  # short header, ACK frame and tag, upper bound for one of ours
-DATAGRAM_OVERHEAD = 3  # frame type and two-byte length
 EARLY = 0.001  # an acknowledgement due this soon leaves now: loop clocks tick in milliseconds
 
 
 class Outbox:
-    """The way out of all connections. `settle` lets aioquic speak for a peer."""
+    """The way out of all connections, by the sockets of `sockets`, which may grow."""
 
     def __init__(
-        self, loop: Loop, lane: Lane, clock: Callable[[], float], settle: Callable[[Peer, float], None]
+        self, loop: Loop, lane: Lane, clock: Callable[[], float], sockets: Sequence[socket.socket]
     ) -> None:
         self.sent = 0
         self.errors = 0
         self._loop = loop
         self._lane = lane
         self._clock = clock
-        self._settle = settle
+        self._sockets = sockets
         self._acks: list[tuple[float, int, Peer]] = []  # a heap: an ACK listed again is due before others
         self._order = itertools.count()
         self._acks_armed = False
+        self._lane_timer: Timer | None = None
+        self._lane_timer_at: float | None = None
 
-    def send(self, sock: socket.socket, packet: bytes, addr: NetworkAddress) -> bool:
+    def send(self, sock: int, packet: bytes, addr: NetworkAddress) -> bool:
         """Give one packet to the kernel; False when it did not take it."""
         try:
-            sock.sendto(packet, addr)
+            self._sockets[sock].sendto(packet, addr)
         except OSError:  # full buffer, unreachable: UDP promises nothing, and we never wait
             self.errors += 1
             return False
@@ -55,55 +51,46 @@ class Outbox:
     def seal(self, peer: Peer, datagrams: list[bytes], now: float) -> bool:
         """Send these datagrams in one packet; none of them: the due acknowledgement alone."""
         packet, addr = peer.quic.seal_media(datagrams, now)
-        return self.send(peer.sock, packet, addr)
+        return self.send(peer.quic.sock, packet, addr)
 
     def transmit(self, peer: Peer, now: float) -> None:
         """Send what aioquic has to say."""
         for packet, addr in peer.quic.datagrams_to_send(now):
-            self.send(peer.sock, packet, addr)
+            self.send(peer.quic.sock, packet, addr)
 
-    def flush(self, peer: Peer) -> None:
-        """Send the audio that waits for a peer, as far as its path takes it."""
-        now = self._clock()
-        quic = peer.quic
+    def flush(self, now: float) -> None:
+        """Send what the lane has ready, and look again when its next acknowledgement is due."""
         lane = self._lane
-        if not quic.can_send_media:
-            return
-        if quic.wants_key_update or quic.is_rekeying:
-            if not quic.is_rekeying:
-                quic.update_keys()
-            self._settle(peer, now)
-            if peer.is_gone:
-                return
-        while quic.media_room(now):
-            first = lane.dequeue(peer.leg, now)
-            if first is None:
-                return
-            batch = [first]
-            room = MAX_PACKET - PACKET_OVERHEAD - len(first) - 2 * DATAGRAM_OVERHEAD
-            while lane.queue_depth(peer.leg):
-                more = lane.dequeue(peer.leg, now, room)
-                if more is None:
-                    break
-                batch.append(more)
-                room -= len(more) + DATAGRAM_OVERHEAD
-            if not self.seal(peer, batch, now):
-                for _ in batch:
-                    lane.unsent(DropReason.SEND_ERROR)
-            if not lane.queue_depth(peer.leg):
-                return
+        for packet in lane.flush(now):
+            try:
+                self._sockets[packet[0]].sendto(packet[1], packet[2])
+            except OSError:
+                lane.unsent(packet)
+        due = lane.next_ack()
+        if due is not None and (self._lane_timer_at is None or due < self._lane_timer_at):
+            if self._lane_timer is not None:
+                self._lane_timer.cancel()
+            self._lane_timer_at = due
+            self._lane_timer = self._loop.call_at(due, self._on_lane)
 
-    # ------------------------------------------------------------ acknowledgements
+    def _on_lane(self) -> None:
+        self._lane_timer = self._lane_timer_at = None
+        self.flush(self._clock())
+
+    # ------------------------------------------------------------ acknowledgements of what aioquic received
 
     def note_ack(self, peer: Peer, now: float) -> None:
         """The peer may have to be acknowledged: at the latest in a while, by itself if no audio leaves."""
-        if peer.ack_listed or peer.quic.ack_due is None:
+        if peer.is_gone or peer.ack_listed:
+            return
+        due = peer.quic.path.ack_due
+        if due is None:
             return
         peer.ack_listed = True
-        heapq.heappush(self._acks, (now + ACK_HOLD, next(self._order), peer))
+        heapq.heappush(self._acks, (due, next(self._order), peer))
         if not self._acks_armed:
             self._acks_armed = True
-            self._loop.call_at(now + ACK_HOLD, self._on_acks)
+            self._loop.call_at(due, self._on_acks)
 
     def _on_acks(self) -> None:
         self._acks_armed = False
@@ -115,13 +102,13 @@ class Outbox:
             peer.ack_listed = False
             if peer.state is not PeerState.OPEN:
                 continue
-            due = peer.quic.ack_due
+            due = peer.quic.path.ack_due
             if due is None:
                 continue
             if due > now + EARLY:
                 peer.ack_listed = True
                 heapq.heappush(acks, (due, next(self._order), peer))
-            elif not peer.quic.is_rekeying:
+            else:
                 self.seal(peer, [], now)
         if acks:
             self._acks_armed = True

@@ -5,7 +5,6 @@ Must never live here: anything the connection or the engine knows already.
 
 from __future__ import annotations
 
-import socket
 from enum import Enum
 
 from aioquic.quic.connection import NetworkAddress
@@ -23,7 +22,7 @@ class PeerState(Enum):
 
 
 class Peer:
-    """A connection, the socket it came by, and its place in the endpoint's tables."""
+    """A connection and its place in the endpoint's tables."""
 
     __slots__ = (
         "ack_listed",
@@ -34,17 +33,12 @@ class Peer:
         "ids",
         "leg",
         "quic",
-        "sock",
         "state",
-        "waiting",
     )
 
-    def __init__(
-        self, leg: int, quic: RelayQuic, sock: socket.socket, address: NetworkAddress, deadline: float
-    ) -> None:
+    def __init__(self, leg: int, quic: RelayQuic, address: NetworkAddress, deadline: float) -> None:
         self.leg = leg
         self.quic = quic
-        self.sock = sock
         self.address = address
         self.deadline = deadline  # the handshake must be done by then
         self.state = PeerState.HALF_OPEN
@@ -52,7 +46,6 @@ class Peer:
         self.armed: float | None = None
         self.control_stream: int | None = None
         self.ack_listed = False
-        self.waiting = 0  # its packets in the slow queue
 
     @property
     def is_gone(self) -> bool:

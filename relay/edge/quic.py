@@ -1,17 +1,15 @@
 """aioquic, bent to our rules: the one file that touches its private names (each has a contract test).
 
 aioquic keeps what happens once per call: handshake, streams, connection ids, path validation, key update,
-close. `RelayQuic` takes what happens fifty times a second: it opens and seals 1-RTT packets that hold only
-DATAGRAM, ACK, PADDING and PING. Both share one packet-number counter, one received set, one idle timer:
-two ACK states were seen to invent losses on a perfect path.
+close. What happens fifty times a second is the packet path's: `RelayQuic` lends it the keys and reaches, by
+`path`, the packet numbers, received set, acknowledgements, idle clock and round-trip time that both share.
 
 Must never live here: sockets, routes, or what a datagram means.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from aioquic import tls
@@ -27,28 +25,28 @@ from aioquic.quic.connection import (
     QuicConnectionId,
     QuicReceiveContext,
 )
+from aioquic.quic.crypto import CIPHER_SUITES, CryptoPair, derive_key_iv_hp
 from aioquic.quic.events import QuicEvent, StreamDataReceived
-from aioquic.quic.packet import QuicErrorCode, QuicFrameType, decode_packet_number
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 
-from relay.core.reasons import DropReason
+from relay.edge.space import KeySet, PathState, SharedSpace
 from relay.protocol import frames
 
 CONNECTION_WINDOW = 64 * 1024
 STREAM_WINDOW = 16 * 1024
 MAX_STREAMS = 4
 ACK_HOLD = 0.020  # we promise 25 ms (max_ack_delay); the rest is for the timer to be late
-MEDIA_WINDOW = 16 * 1024  # bytes of media in flight; 2.4 kB, aioquic's floor, is 170 ms of one repaired voice
 MAX_PACKET = 1200
-HEADER_AND_TAG = 1 + 2 + 16  # of a packet of ours beside the peer's id: first byte, number, AEAD tag
-KEY_UPDATE_AFTER = 1 << 22  # half the AES-GCM limit (RFC 9001 section 6.6)
-STALE_FLIGHT = 1.0  # an unacknowledged media packet counts as in flight for this long at most, seconds
-SAMPLE_EVERY = 0.05  # seconds between RTT samples: each voice alone gives fifty acknowledgements a second
-FIRST_SKIP = 29  # the first packet number left out, to catch optimistic ACKs (RFC 9000 section 21.4)
-LARGEST_SKIP_GAP = 1 << 16
+RESERVED = 256  # packet numbers set aside while aioquic sends: more than a window and its backlog take
+SUITES = (  # numbered as the packet path knows them
+    tls.CipherSuite.AES_128_GCM_SHA256,
+    tls.CipherSuite.AES_256_GCM_SHA384,
+    tls.CipherSuite.CHACHA20_POLY1305_SHA256,
+)
 
 
 class IssuedId(NamedTuple):
@@ -58,14 +56,50 @@ class IssuedId(NamedTuple):
     reset_token: bytes
 
 
-class _Flight(NamedTuple):
-    sent_at: float
-    size: int
-    acked_up_to: int  # largest number acknowledged by an ACK frame inside, or -1
+def packet_ciphers(suite: int) -> tuple[bytes, bytes]:
+    """aioquic's names of a suite's packet cipher and header protection."""
+    mask, aead = CIPHER_SUITES[SUITES[suite]]
+    return aead, mask
+
+
+def header_mask(suite: int, key: bytes) -> Callable[[bytes], bytes]:
+    """The header protection of a direction: a sample of 16 bytes -> a mask of at least 5."""
+    return HeaderProtection(packet_ciphers(suite)[1], key)._mask
+
+
+class _PatientPair(CryptoPair):
+    """Keys of a connection that still open packets of the phase before, which were under way at the flip.
+
+    aioquic's own pair drops them, so that each key update would cost what the peer sent meanwhile.
+    """
+
+    _before: tuple[AEAD, int] | None = None
+
+    def decrypt_packet(
+        self, packet: bytes, encrypted_offset: int, expected_packet_number: int
+    ) -> tuple[bytes, bytes, int]:
+        """As aioquic's; a packet of the other phase is tried with the keys before first."""
+        if self._before is not None and self.recv.hp is not None:
+            header, _ = self.recv.hp.remove(packet, encrypted_offset)
+            if header[0] >> 2 & 1 != self.recv.key_phase:
+                current = self.recv.aead, self.recv.key_phase
+                self.recv.aead, self.recv.key_phase = self._before
+                try:
+                    return self.recv.decrypt_packet(packet, encrypted_offset, expected_packet_number)[:3]
+                except CryptoError:
+                    pass  # then it is of the phase to come
+                finally:
+                    self.recv.aead, self.recv.key_phase = current
+        return super().decrypt_packet(packet, encrypted_offset, expected_packet_number)
+
+    def _update_key(self, trigger: str) -> None:
+        assert self.recv.aead is not None
+        self._before = (self.recv.aead, self.recv.key_phase)
+        super()._update_key(trigger)
 
 
 class RelayQuic(QuicConnection):
-    """A server-side connection with bounded windows, checked acknowledgements and a media fast path."""
+    """A server-side connection with bounded windows and checked acknowledgements; `path` has its packets."""
 
     def __init__(
         self,
@@ -74,7 +108,13 @@ class RelayQuic(QuicConnection):
         original_destination_connection_id: bytes,
         retry_source_connection_id: bytes | None,
         issue: Callable[[], IssuedId],
+        path: PathState,
     ) -> None:
+        self.path = path
+        self.sock = 0  # number of the socket that the connection uses
+        self._fast = False
+        self._own_close_at: float | None = None
+        self._first_secrets: dict[tls.Direction, bytes] = {}
         super().__init__(
             configuration=configuration,
             original_destination_connection_id=original_destination_connection_id,
@@ -90,20 +130,9 @@ class RelayQuic(QuicConnection):
         self._local_max_streams_bidi.value = MAX_STREAMS
         self._local_max_streams_uni.value = MAX_STREAMS
         self._consumed = 0
-        self._flight: dict[int, _Flight] = {}
-        self._skipped: deque[int] = deque(maxlen=8)
-        self._next_skip = FIRST_SKIP
-        self._skip_gap = FIRST_SKIP
-        self._sealed_since_update = 0
-        self._key_update_after = KEY_UPDATE_AFTER
-        self._fast = False
-        self._recv_aead: AEAD | None = None
-        self._old_aead: AEAD | None = None  # packets of the key phase before may still be under way
-        self._next_sample = 0.0
-        self.media_in_flight = 0
-        self.media_lost = 0
-        self.key_updates = 0
-        self.last_heard = 0.0
+        self._idle = 0.0
+        self._known_secret: bytes | None = None
+        self._known_facts: tuple[Any, ...] = ()
 
     # ------------------------------------------------------------ facts for the edge
 
@@ -120,7 +149,8 @@ class RelayQuic(QuicConnection):
     @property
     def rtt(self) -> float:
         """Smoothed round-trip time, seconds; 0 before the first sample."""
-        return self._loss._rtt_smoothed
+        rtt = self.path.rtt()
+        return rtt[1] if rtt else 0.0
 
     @property
     def peer_takes_datagrams(self) -> bool:
@@ -144,11 +174,6 @@ class RelayQuic(QuicConnection):
         """The code the connection was closed with; 0 while it is open."""
         return self._close_event.error_code if self._close_event is not None else 0
 
-    @property
-    def ack_due(self) -> float | None:
-        """When a held acknowledgement must leave at the latest."""
-        return self._space.ack_at if self._fast else None
-
     def backlog(self, stream_id: int) -> int:
         """Bytes written to a stream that the peer has not acknowledged; they are held until it does."""
         stream = self._streams.get(stream_id)
@@ -158,241 +183,155 @@ class RelayQuic(QuicConnection):
         """Break the reference cycles of a finished connection, so that its memory goes at once."""
         self.__dict__.clear()
 
-    # ------------------------------------------------------------ fast path: in
+    # ------------------------------------------------------------ what the packet path must know
 
     def refresh(self) -> None:
-        """Re-read what the fast path depends on; call after anything went through aioquic."""
+        """Tell the packet path what changed; call after anything went through aioquic."""
         self._fast = (
             self._handshake_confirmed
             and not self.is_closing
             and bool(self._network_paths)
             and self._network_paths[0].is_validated
         )
+        path = self.path
         if self._fast:
             self._ack_delay = ACK_HOLD
-            self._one_rtt = self._cryptos[tls.Epoch.ONE_RTT]
-            recv, send = self._one_rtt.recv, self._one_rtt.send
-            assert recv.hp is not None  # the handshake is confirmed
-            assert send.hp is not None
-            self._recv_hp: HeaderProtection = recv.hp
-            self._send_hp: HeaderProtection = send.hp
-            aead = recv.aead
-            if aead is not self._recv_aead:
-                self._old_aead, self._recv_aead = self._recv_aead, aead
-            self._space: QuicPacketSpace = self._spaces[tls.Epoch.ONE_RTT]
-            self._address = self._network_paths[0].addr
             self._idle = self._idle_timeout()
-            # Silence counts from the last packet heard; what we send meanwhile does not prolong it, which
-            # RFC 9000 section 10.1 would allow: a leg that vanished must be gone soon, whatever we sent it.
-            self._close_at = self.last_heard + self._idle
+            self._lend_keys()
+            path.confirmed = True
+            path.outstanding = bool(self._spaces[tls.Epoch.ONE_RTT].sent_packets)
+        self._tell_rtt()
+        facts = (
+            self._fast,
+            self.host_cid,
+            self._peer_cid.cid,
+            self._network_paths[0].addr if self._network_paths else None,
+            self.sock,
+            self._remote_ack_delay_exponent,
+        )
+        if facts != self._known_facts:
+            self._known_facts = facts
+            active, host_cid, peer_cid, address, sock, exponent = facts
+            path.set_facts(
+                active=active,
+                host_cid=host_cid,
+                peer_cid=peer_cid,
+                address=address,
+                sock=sock,
+                peer_exponent=exponent,
+            )
+
+    def _lend_keys(self) -> None:
+        pair = self._cryptos[tls.Epoch.ONE_RTT]
+        recv, send = pair.recv, pair.send
+        if recv.secret is self._known_secret:
+            return
+        self._known_secret = recv.secret
+        keys: list[KeySet] = []
+        for context, direction in ((recv, tls.Direction.DECRYPT), (send, tls.Direction.ENCRYPT)):
+            assert context.cipher_suite is not None  # the handshake is confirmed
+            assert context.secret is not None
+            assert context.version is not None
+            suite, version = context.cipher_suite, context.version
+            key, iv, _ = derive_key_iv_hp(cipher_suite=suite, secret=context.secret, version=version)
+            first = self._first_secrets[direction]  # masks keep their first key (RFC 9001 section 6.1)
+            keys.append((key, iv, derive_key_iv_hp(cipher_suite=suite, secret=first, version=version)[2]))
+        assert recv.cipher_suite is not None
+        self.path.set_keys(SUITES.index(recv.cipher_suite), recv.key_phase, keys[0], keys[1])
+
+    def _tell_rtt(self) -> None:
+        loss = self._loss
+        if loss._rtt_initialized:
+            mine = (loss._rtt_latest, loss._rtt_smoothed, loss._rtt_variance, loss._rtt_min)
+            if mine != self.path.rtt():
+                self.path.set_rtt(*mine)
+
+    def _take_rtt(self) -> None:
+        """Samples of the packet path, into aioquic's own fields: it takes none from packets of ours."""
+        rtt = self.path.rtt()
+        if rtt is not None:
+            loss = self._loss
+            loss._rtt_latest, loss._rtt_smoothed, loss._rtt_variance, loss._rtt_min = rtt
+            loss._rtt_initialized = True
 
     @property
     def can_send_media(self) -> bool:
-        """The fast path is usable: established, address validated, not closing."""
+        """The packet path is usable: established, address validated, not closing."""
         return self._fast
 
-    def receive_media(self, data: bytes, addr: NetworkAddress, now: float) -> list[bytes] | DropReason | None:
-        """Open a packet in the fast path: its datagrams, a drop reason, or None when aioquic must see it.
-
-        None leaves every state untouched, so the same packet can be given to `receive_datagram`.
-        """
-        if not self._fast or addr != self._address or data[1:9] != self.host_cid or len(data) < 29:
-            return None
-        recv = self._one_rtt.recv
-        mask = self._recv_hp._mask(data[13:29])
-        first = data[0] ^ (mask[0] & 0x1F)
-        aead = recv.aead if (first >> 2) & 1 == recv.key_phase else self._old_aead
-        if aead is None or first & 0x18 or not first & 0x40:
-            return None
-        size = (first & 3) + 1
-        end = 9 + size
-        number = int.from_bytes(data[9:end], "big") ^ int.from_bytes(mask[1 : 1 + size], "big")
-        header = bytes((first,)) + data[1:9] + number.to_bytes(size, "big")
-        space = self._space
-        number = decode_packet_number(number, size * 8, space.expected_packet_number)
-        try:
-            plain = aead.decrypt(data[end:], header, number)
-        except CryptoError:
-            return DropReason.BAD_TAG if aead is recv.aead else None  # perhaps the next key phase
-        if number in space.received_packets:
-            return DropReason.DUPLICATE
-        payload = frames.parse(plain)
-        if payload is None or (payload.ack is not None and not self._is_honest(payload.ack)):
-            return None
-        self._record(space, number, payload.eliciting, now)
-        if payload.ack is not None:
-            self._on_media_ack(payload.ack, now)
-            self._tell_recovery(payload.ack, now)
-        return payload.datagrams
-
-    def _record(self, space: QuicPacketSpace, number: int, eliciting: bool, now: float) -> None:
-        if number >= space.expected_packet_number:
-            space.expected_packet_number = number + 1
-        if number > space.largest_received_packet:
-            space.largest_received_packet = number
-            space.largest_received_time = now
-        ranges = space.ack_queue._RangeSet__ranges  # type: ignore[attr-defined]  # its `add` looks at each range
-        if ranges and ranges[-1].stop == number:
-            ranges[-1] = range(ranges[-1].start, number + 1)
-        else:
-            space.ack_queue.add(number)
-        space.received_packets.add(number)
-        if len(space.ack_queue) > MAX_ACK_RANGES:
-            space.ack_queue.shift()
-        if eliciting and space.ack_at is None:
-            space.ack_at = now + ACK_HOLD
-        self._close_at = now + self._idle
-        self.last_heard = now
-
-    def _is_honest(self, ack: frames.Ack) -> bool:
-        if ack.ranges[0][1] > self._packet_number:
-            return False
-        return not any(start <= skipped < stop for skipped in self._skipped for start, stop in ack.ranges)
-
-    def _tell_recovery(self, ack: frames.Ack, now: float) -> None:
-        """Show the ACK to aioquic when it has packets of its own outstanding."""
-        space = self._space
-        if not space.sent_packets:
-            space.largest_acked_packet = max(space.largest_acked_packet, ack.ranges[0][1] - 1)
-            return
+    def show_ack(self, ranges: Sequence[tuple[int, int]], delay: int, now: float) -> None:
+        """An acknowledgement that the packet path took, for the packets that aioquic has out."""
+        self._take_rtt()
         self._loss.on_ack_received(
-            ack_rangeset=RangeSet(range(start, stop) for start, stop in reversed(ack.ranges)),
-            ack_delay=(ack.delay << self._remote_ack_delay_exponent) / 1e6,
+            ack_rangeset=RangeSet(range(start, stop) for start, stop in reversed(ranges)),
+            ack_delay=(delay << self._remote_ack_delay_exponent) / 1e6,
             now=now,
-            space=space,
+            space=self._spaces[tls.Epoch.ONE_RTT],
         )
-
-    def _on_media_ack(self, ack: frames.Ack, now: float) -> None:
-        """Settle media packets: acknowledged, lost (3 packets or 9/8 RTT behind), or still out."""
-        flight = self._flight
-        if not flight:
-            return
-        largest = ack.ranges[0][1] - 1
-        newest = flight.get(largest)
-        limit = 9 / 8 * max(self._loss._rtt_smoothed, self._loss._rtt_latest, 0.001)
-        ranges = ack.ranges
-        newest_start = ranges[0][0]
-        for number in [n for n in flight if n <= largest]:
-            packet = flight[number]
-            if number >= newest_start or any(start <= number < stop for start, stop in ranges):
-                if packet.acked_up_to >= 0:
-                    self._space.ack_queue.subtract(0, packet.acked_up_to + 1)
-            elif largest - number >= 3 or now - packet.sent_at > limit:
-                self.media_lost += 1
-            else:
-                continue
-            del flight[number]
-            self.media_in_flight -= packet.size
-        if newest is not None and now >= self._next_sample:
-            self._next_sample = now + SAMPLE_EVERY
-            self._sample_rtt(now - newest.sent_at, (ack.delay << self._remote_ack_delay_exponent) / 1e6)
-
-    def _sample_rtt(self, latest: float, ack_delay: float) -> None:
-        """RFC 9002 section 5.3, into aioquic's own fields: it takes no sample from packets of ours."""
-        loss = self._loss
-        latest = max(latest, 0.001)
-        loss._rtt_min = min(loss._rtt_min, latest)
-        if latest > loss._rtt_min + min(ack_delay, loss.max_ack_delay):
-            latest -= min(ack_delay, loss.max_ack_delay)
-        loss._rtt_latest = latest
-        if loss._rtt_initialized:
-            loss._rtt_variance = 0.75 * loss._rtt_variance + 0.25 * abs(loss._rtt_smoothed - latest)
-            loss._rtt_smoothed = 0.875 * loss._rtt_smoothed + 0.125 * latest
-        else:
-            loss._rtt_initialized = True
-            loss._rtt_variance = latest / 2
-            loss._rtt_smoothed = latest
-
-    # ------------------------------------------------------------ fast path: out
-
-    def media_room(self, now: float) -> bool:
-        """May another media packet leave now? Packets silent for long no longer count as in flight."""
-        if not self._fast:
-            return False
-        if self.media_in_flight < MEDIA_WINDOW:
-            return True
-        for number, packet in list(self._flight.items()):
-            if now - packet.sent_at <= STALE_FLIGHT:
-                break
-            del self._flight[number]
-            self.media_in_flight -= packet.size
-            self.media_lost += 1
-        return self.media_in_flight < MEDIA_WINDOW
-
-    @property
-    def wants_key_update(self) -> bool:
-        """So many packets were sealed under one key that it must change (RFC 9001 section 6.6)."""
-        return self._sealed_since_update >= self._key_update_after
-
-    def update_keys(self) -> None:
-        """Ask aioquic for the next key phase; it is applied when aioquic itself sends, so let it send."""
-        self._sealed_since_update = 0
-        self.key_updates += 1
-        self.request_key_update()
-        self.send_ping(0)
 
     def seal_media(self, datagrams: list[bytes], now: float) -> tuple[bytes, NetworkAddress]:
-        """One 1-RTT packet with these datagrams, and the acknowledgement that is due anyway.
+        """One packet of the packet path and where it goes; see `Path.seal`. Requires `can_send_media`."""
+        return self.path.seal(datagrams, now), self._network_paths[0].addr
 
-        Without datagrams it is that acknowledgement alone (`ack_due` must not be None). Requires
-        `can_send_media`; the caller keeps the sum within `MAX_PACKET`.
+    def update_keys(self) -> None:
+        """Flip the key phase now (RFC 9001 section 6.1).
+
+        aioquic would wait until it sends something itself. Here nobody sends between its flip and the packet
+        path's, and it takes higher packet numbers afterwards, so none stands behind a newer key.
         """
-        space = self._space
-        acked_up_to = -1
-        peer = self._peer_cid.cid
-        parts = [frames.encode_datagram(datagram) for datagram in datagrams]
-        if space.ack_at is not None:
-            delay = int((now - (space.largest_received_time or now)) * 1e6) >> self._local_ack_delay_exponent
-            ack = frames.encode_ack(space.ack_queue, max(delay, 0))
-            # An ACK of many ranges may not fit beside the audio: it stays due, and leaves by itself.
-            if HEADER_AND_TAG + len(peer) + len(ack) + sum(map(len, parts)) <= MAX_PACKET:
-                parts.insert(0, ack)
-                acked_up_to = space.largest_received_packet
-                space.ack_at = None
-        self._skip_number()
-        number = self._packet_number
-        self._packet_number = number + 1
-        send = self._one_rtt.send
-        first = 0x41 | send.key_phase << 2
-        low = number & 0xFFFF
-        assert send.aead is not None
-        body = send.aead.encrypt(b"".join(parts), bytes((first,)) + peer + low.to_bytes(2, "big"), number)
-        mask = self._send_hp._mask(body[2:18])
-        packet = b"".join(
-            (
-                bytes((first ^ (mask[0] & 0x1F),)),
-                peer,
-                (low ^ (mask[1] << 8 | mask[2])).to_bytes(2, "big"),
-                body,
-            )
-        )
-        self._sealed_since_update += 1
-        if not datagrams:
-            return packet, self._address  # an ACK alone is neither in flight nor acknowledged
-        size = len(packet)
-        self._flight[number] = _Flight(now, size, acked_up_to)
-        self.media_in_flight += size
-        return packet, self._address
-
-    @property
-    def is_rekeying(self) -> bool:
-        """A key update waits for aioquic to send: no media packet may be sealed before."""
-        return self._one_rtt._update_key_requested
-
-    def _skip_number(self) -> None:
-        if self._packet_number >= self._next_skip:
-            self._skipped.append(self._packet_number)
-            self._packet_number += 1
-            self._skip_gap = min(2 * self._skip_gap, LARGEST_SKIP_GAP)
-            self._next_skip = self._packet_number + self._skip_gap
+        self._cryptos[tls.Epoch.ONE_RTT]._update_key("local_update")
+        self.refresh()
 
     # ------------------------------------------------------------ aioquic, corrected
 
+    @property
+    def _close_at(self) -> float | None:
+        """Silence counts from the last packet heard; what we send meanwhile does not prolong it.
+
+        RFC 9000 section 10.1 would allow that, but a leg that vanished must be gone soon, whatever we sent.
+        """
+        if self._fast and not self.is_closing:
+            return self.path.last_heard + self._idle
+        return self._own_close_at
+
+    @_close_at.setter
+    def _close_at(self, when: float | None) -> None:
+        self._own_close_at = when
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        """As aioquic's, with the shared 1-RTT space and keys that open stragglers."""
+        super()._initialize(peer_cid)
+        self._spaces[tls.Epoch.ONE_RTT] = SharedSpace(self.path)
+        self._loss.spaces = list(self._spaces.values())
+        pair = self._cryptos[tls.Epoch.ONE_RTT]
+        pair.__class__ = _PatientPair  # it has the callbacks already
+
+    def _update_traffic_key(
+        self, direction: tls.Direction, epoch: tls.Epoch, cipher_suite: tls.CipherSuite, secret: bytes
+    ) -> None:
+        if epoch == tls.Epoch.ONE_RTT:
+            self._first_secrets[direction] = secret
+        super()._update_traffic_key(direction, epoch, cipher_suite, secret)
+
+    def receive_datagram(self, data: bytes, addr: NetworkAddress, now: float) -> None:
+        """As aioquic's, with the packet path's round-trip time."""
+        self._take_rtt()
+        super().receive_datagram(data, addr, now)
+
+    def handle_timer(self, now: float) -> None:
+        """As aioquic's, with the packet path's round-trip time."""
+        self._take_rtt()
+        super().handle_timer(now)
+
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
-        """As aioquic's, with a packet number left out now and then once the handshake is confirmed."""
-        if self._handshake_confirmed:
-            self._skip_number()
-        return super().datagrams_to_send(now)
+        """As aioquic's, with packet numbers set aside for it, now and then one of them left out."""
+        path = self.path
+        path.outstanding = True  # before anything leaves: its acknowledgement may be back at once
+        self._packet_number = path.reserve(RESERVED)
+        try:
+            return super().datagrams_to_send(now)
+        finally:
+            path.settle(self._packet_number)
 
     def next_event(self) -> QuicEvent | None:
         """As aioquic's, and counts consumed stream bytes: the windows follow what was read."""
@@ -417,7 +356,7 @@ class RelayQuic(QuicConnection):
         """Refuse acknowledgements of packets never sent (RFC 9000 section 13.1), then as aioquic's."""
         body = buf.data_slice(buf.tell(), buf.capacity)
         ack = frames.parse_ack(body, most=len(body))  # judge every ACK that aioquic takes, however long
-        if ack is not None and not self._is_honest(ack):
+        if ack is not None and not self.path.honest(ack.ranges):
             raise QuicConnectionError(
                 error_code=QuicErrorCode.PROTOCOL_VIOLATION,
                 frame_type=frame_type,
@@ -425,13 +364,13 @@ class RelayQuic(QuicConnection):
             )
         if ack is not None and context.epoch == tls.Epoch.ONE_RTT and self._fast:
             # So many ranges are compared with all that is in flight; what they leave out counts as lost.
-            self._on_media_ack(ack._replace(ranges=ack.ranges[: frames.MAX_RANGES]), context.time)
+            self.path.acknowledged(ack.ranges[: frames.MAX_RANGES], ack.delay, context.time)
         super()._handle_ack_frame(context, frame_type, buf)
 
     def _payload_received(
         self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
     ) -> tuple[bool, bool]:
-        self.last_heard = context.time
+        self.path.last_heard = context.time
         return super()._payload_received(context, plain, crypto_frame_required)
 
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
@@ -512,10 +451,11 @@ PRIVATE_NAMES: dict[str, Any] = {
         "_idle_timeout",
         "_packet_number",
         "_remote_ack_delay_exponent",
-        "_local_ack_delay_exponent",
         "_close_at",
         "_peer_cid",
         "_remote_active_connection_id_limit",
+        "_initialize",
+        "_update_traffic_key",
         "_replenish_connection_ids",
         "_handle_ack_frame",
         "_payload_received",
@@ -527,10 +467,19 @@ PRIVATE_NAMES: dict[str, Any] = {
     ],
     "QuicStreamSender": ["_buffer_start", "_buffer_stop"],
     "QuicPacketRecovery": ["_rtt_smoothed", "_rtt_latest", "_rtt_min", "_rtt_variance", "_rtt_initialized"],
-    "CryptoPair": ["_update_key_requested"],
+    "CryptoPair": ["_update_key"],
     "HeaderProtection": ["_mask"],
-    "RangeSet": ["_RangeSet__ranges"],
 }
 """Every private name of aioquic 1.7.2 used above; tests/edge/test_quic.py checks each one."""
 
-__all__ = ["PRIVATE_NAMES", "IssuedId", "RelayQuic", "server_configuration"]
+__all__ = [
+    "AEAD",
+    "MAX_ACK_RANGES",
+    "PRIVATE_NAMES",
+    "CryptoError",
+    "IssuedId",
+    "RelayQuic",
+    "header_mask",
+    "packet_ciphers",
+    "server_configuration",
+]

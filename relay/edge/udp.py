@@ -68,6 +68,7 @@ class Reader:
     ) -> None:
         self._loop = loop
         self._sock = sock
+        self._number = endpoint.attach_socket(sock)
         self._endpoint = endpoint
         self._wait = wait_s
         self._timer: asyncio.Handle | None = None
@@ -100,7 +101,7 @@ class Reader:
     def _read(self) -> None:
         self._timer = None
         # An empty read costs an exception: where one packet woke us, one is read.
-        taken = self._endpoint.read(self._sock, READ_BATCH if self._batching else self._guess)
+        taken = self._endpoint.read(self._number, READ_BATCH if self._batching else self._guess)
         self._guess = min(2 * taken, READ_BATCH) if taken >= self._guess else max(taken, 1)
         self._count(taken)
         if not self._batching:

@@ -130,22 +130,21 @@ def _encode_varint(value: int) -> bytes:
     return (value | 0xC000_0000_0000_0000).to_bytes(8, "big")
 
 
-def encode_ack(ranges: Sequence[range], delay: int, most: int = 16) -> bytes:
-    """An ACK frame for received numbers (ascending, disjoint), the newest `most` ranges of them."""
-    newest = ranges[-1]
+def encode_ack(ranges: Sequence[tuple[int, int]], delay: int, most: int = 16) -> bytes:
+    """An ACK frame for received numbers (ascending, half-open), the newest `most` ranges of them."""
+    low, stop = ranges[-1]
     kept = ranges[-most:]
     parts = [
         b"\x02",
-        _encode_varint(newest.stop - 1),
+        _encode_varint(stop - 1),
         _encode_varint(delay),
         _encode_varint(len(kept) - 1),
-        _encode_varint(newest.stop - 1 - newest.start),
+        _encode_varint(stop - 1 - low),
     ]
-    low = newest.start
-    for older in reversed(kept[:-1]):
-        parts.append(_encode_varint(low - older.stop - 1))
-        parts.append(_encode_varint(older.stop - older.start - 1))
-        low = older.start
+    for start, stop in reversed(kept[:-1]):
+        parts.append(_encode_varint(low - stop - 1))
+        parts.append(_encode_varint(stop - start - 1))
+        low = start
     return b"".join(parts)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+import socket
+from typing import Any, cast
 
 import pytest
 
@@ -47,6 +48,7 @@ class World(Network):
             draw=self.rng.randbytes,
         )
         self.endpoint, self.lane = self.node.endpoint, self.node.lane
+        self.endpoint.attach_socket(cast(socket.socket, self))
         self._beat()
 
     def wall(self) -> float:

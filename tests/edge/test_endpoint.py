@@ -90,16 +90,16 @@ def test_acks_leave_alone_when_no_audio_takes_them(net: Network) -> None:
 
 def test_an_ack_that_audio_took_along_does_not_delay_the_next_one(net: Network) -> None:
     first, second = pair(net)
-    quic = net.endpoint._by_leg[1].quic
-    seal = quic.seal_media
+    path = net.endpoint._by_leg[1].quic.path
+    seal = path.seal
     late: list[float] = []
 
-    def watched(datagrams: list[bytes], now: float) -> tuple[bytes, tuple[str, int]]:
+    def watched(datagrams: list[bytes], now: float) -> bytes:
         if not datagrams:
-            late.append(now - (quic.ack_due or 0.0))
+            late.append(now - (path.ack_due or 0.0))
         return seal(datagrams, now)
 
-    setattr(quic, "seal_media", watched)  # noqa: B010 - a method, on one object
+    setattr(path, "seal", watched)  # noqa: B010 - a method, on one object
     start = net.now
     net.call_at(start, lambda: first.say(b"\0\0"))
     net.call_at(start + 0.010, lambda: net.endpoint.send_datagram(1, b"\0\0"))
@@ -237,12 +237,12 @@ def test_a_full_slow_queue_drops_by_name_and_audio_goes_on(net: Network) -> None
         net.endpoint.receive(
             b"\x41" + number.to_bytes(8, "big") + bytes(20),
             ("203.0.113.5", 9),
-            cast(socket.socket, net),
+            0,
             net.now,
         )
     first.say(frame(1))
     net.run(0.5)
-    assert net.endpoint.dropped[DropReason.OVER_BUDGET] == 6000 - 4096
+    assert net.endpoint.dropped[DropReason.OVER_BUDGET] == 6000 - 4096 - 1  # one is in hand
     assert len(second.got) == 1
 
 
@@ -252,19 +252,19 @@ def test_a_socket_that_takes_nothing_costs_packets_by_name(net: Network) -> None
     first.say(frame(1))
     net.run(0.1)
     assert net.lane.counters.dropped_out[DropReason.SEND_ERROR] == 1
-    assert net.endpoint.outbox.errors >= 1
+    assert net.lane.packets().send_errors >= 1
 
 
 def test_keys_change_in_mid_call_without_losing_a_packet(net: Network) -> None:
     first, second = pair(net)
     for leg in (1, 2):
-        net.endpoint._by_leg[leg].quic._key_update_after = 50
+        net.endpoint._by_leg[leg].quic.path.update_after = 50
     for ctr in range(400):
         first.say(frame(ctr))
         net.run(0.02)
     net.run(0.2)
     assert len(second.got) == 400
-    assert net.endpoint._by_leg[2].quic.key_updates >= 5
+    assert net.endpoint._by_leg[2].quic.path.key_updates >= 5
 
 
 def test_new_limits_and_certificate_serve_newcomers(net: Network) -> None:
@@ -287,8 +287,9 @@ def test_a_read_takes_a_bounded_batch_and_survives_socket_errors(net: Network) -
             return b"\x05noise", ("203.0.113.5", 9)
 
     feed = Feed()
-    assert net.endpoint.read(cast(socket.socket, feed)) == 32
-    assert net.endpoint.read(cast(socket.socket, feed), 5) == 5
+    number = net.endpoint.attach_socket(cast(socket.socket, feed))
+    assert net.endpoint.read(number) == 32
+    assert net.endpoint.read(number, 5) == 5
     assert net.endpoint.dropped[DropReason.MALFORMED] == 36
 
 
@@ -302,7 +303,7 @@ def test_a_read_stops_when_the_socket_is_empty(net: Network) -> None:
             self.waiting -= 1
             return b"\x05noise", ("203.0.113.5", 9)
 
-    assert net.endpoint.read(cast(socket.socket, Feed())) == 7
+    assert net.endpoint.read(net.endpoint.attach_socket(cast(socket.socket, Feed()))) == 7
     assert net.endpoint.udp_in == 7
 
 
@@ -312,14 +313,15 @@ def test_a_bug_met_by_one_peers_packet_costs_that_peer_only(net: Network) -> Non
     def explode(*_: object) -> None:
         raise ZeroDivisionError
 
-    for method in ("receive_media", "receive_datagram"):
+    for method in ("receive", "receive_datagram"):
         peer = net.endpoint._by_leg.get(2)
         if peer is None:
             second = Client(net, 1003)
             net.run(1.0)
             peer = net.endpoint._by_leg[3]
-        setattr(peer.quic, method, explode)  # its own attribute: gone with the connection
-        if method == "receive_media":
+        owner = peer.quic.path if method == "receive" else peer.quic
+        setattr(owner, method, explode)  # its own attribute: gone with the connection
+        if method == "receive":
             second.say(frame(1))
         else:
             second.write(b"x")
@@ -343,7 +345,8 @@ def test_a_bug_met_while_sending_costs_the_receiver_only(net: Network, way: str)
     def explode(*_: object) -> None:
         raise ZeroDivisionError
 
-    setattr(net.endpoint._by_leg[2].quic, "seal_media" if way == "flush" else "datagrams_to_send", explode)
+    quic = net.endpoint._by_leg[2].quic
+    setattr(quic.path if way == "flush" else quic, "seal" if way == "flush" else "datagrams_to_send", explode)
     if way == "transmit":
         net.endpoint.send_stream(2, b"news")
         net.endpoint.transmit_dirty()

@@ -100,7 +100,10 @@ class Waiting:
         self.packets = 0
         self.reads: list[int] = []
 
-    def read(self, sock: socket.socket, most: int) -> int:
+    def attach_socket(self, sock: socket.socket) -> int:
+        return 0
+
+    def read(self, number: int, most: int) -> int:
         taken = min(self.packets, most)
         self.packets -= taken
         self.reads.append(taken)
@@ -162,8 +165,12 @@ async def test_a_watched_socket_is_read_until_it_is_closed() -> None:
         def __init__(self) -> None:
             self.came = asyncio.Event()
 
-        def read(self, sock: socket.socket, most: int) -> int:
-            sock.recv(100)
+        def attach_socket(self, sock: socket.socket) -> int:
+            self.sock = sock
+            return 0
+
+        def read(self, number: int, most: int) -> int:
+            self.sock.recv(100)
             self.came.set()
             return 1
 

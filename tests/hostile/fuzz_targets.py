@@ -133,7 +133,7 @@ _LANE = Reused(_lane)
 def forward(payload: bytes) -> None:
     """What the lane copies is well formed, its sender's own, and changed in flow number and repeat only."""
     lane = _LANE.get()
-    reason = lane.receive(1, payload, 0.0)
+    reason = lane.deliver(1, payload, 0.0)
     copy = lane.dequeue(2, 0.0)
     assert (reason is None) == (copy is not None)
     if copy is not None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-import socket
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -68,6 +67,7 @@ class Stage:
             draw=random.Random(3).randbytes,
         )
         self.endpoint = self.node.endpoint
+        self.endpoint.attach_socket(cast(Any, self))
         self.lane = self.node.lane
 
     # ------------------------------------------------------------ loop, socket, sinks of the node
@@ -112,8 +112,8 @@ class Stage:
         """One UDP packet for the node, now."""
         if self.is_deaf and self.endpoint.udp_in:
             return
-        self.endpoint.receive(data, addr, cast(socket.socket, self), self.now)
-        self.call_soon(self.endpoint.flush_media)
+        self.endpoint.receive(data, addr, 0, self.now)
+        self.call_soon(self.endpoint.flush)
 
     def verdict(self, data: bytes, addr: Any = STRANGER) -> list[str | DropReason]:
         """What the endpoint counted for one packet: names of what it did, and reasons of drops."""

@@ -18,10 +18,10 @@ from unittest.mock import patch
 from hostile.scenes import STRANGER, Stage, foreign_id, initial
 from relay.core import events
 from relay.core.reasons import DropReason
-from relay.edge.endpoint import SLOW_QUEUE
 from relay.edge.front import Front
-from relay.edge.lane_py import WINDOW, PyLane
+from relay.edge.lane_py import SLOW_QUEUE, PyLane
 from relay.edge.quic import RelayQuic
+from relay.edge.routes import WINDOW
 from relay.errors import ErrorCode
 from relay.protocol import media
 from relay.protocol.demux import QUIC_V2, parse_long
@@ -87,7 +87,7 @@ def used_token(stage: Stage) -> bytes:
 
 def flooded(stage: Stage) -> bytes:
     """Nothing of what stands in the queue of unknown packets was worked on yet."""
-    for _ in range(SLOW_QUEUE):
+    for _ in range(SLOW_QUEUE + 1):  # one is in hand
         stage.arrive(short(b"unknown!", 30))
     return short(b"unknown!", 30)
 
@@ -342,7 +342,7 @@ class Copies(NamedTuple):
 
 def _speak(lane: PyLane, count: int = 1, size: int = 80, now: float = 0.0) -> None:
     for ctr in range(count):
-        assert lane.receive(1, voice(ctr, size=size), now) is None
+        assert lane.deliver(1, voice(ctr, size=size), now) is None
 
 
 def _overfill(lane: PyLane) -> None:
@@ -515,7 +515,7 @@ def _slow_fault(stage: Stage) -> tuple[int, int, int | None]:
 def _fast_fault(stage: Stage) -> tuple[int, int, int | None]:
     """The same on the path that media take."""
     first, second = stage.visit(1001), stage.visit(1002)
-    stage.endpoint._by_leg[1].quic.receive_media = _raise
+    stage.endpoint._by_leg[1].quic.path.receive = _raise
     first.say(voice())
     second.write(b"\x00\x03\xc1\xc1\xc1")
     stage.run(0.5)

@@ -66,9 +66,9 @@ def test_a_hostile_datagram_reaches_nobody(row: table.Media) -> None:
     made.route(1, UP, [] if row.closed else [(2, DOWN)], row.closed)
     *before, last = row.datagrams
     for datagram in before:
-        made.receive(1, datagram, 0.0)
+        made.deliver(1, datagram, 0.0)
     accepted = made.counters.accepted
-    assert made.receive(1, last, 0.0) is row.reason
+    assert made.deliver(1, last, 0.0) is row.reason
     assert made.counters.accepted == accepted
     assert made.counters.imbalance() == 0
 

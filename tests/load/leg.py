@@ -23,7 +23,9 @@ from typing import TypeVar
 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, DatagramFrameReceived, StreamDataReceived
+from aioquic.tls import Epoch
 
+from relay.edge.path import Opened, Path
 from relay.edge.quic import ACK_HOLD, IssuedId, RelayQuic
 from relay.protocol import control
 
@@ -84,19 +86,22 @@ class ClientQuic(RelayQuic):
     """The relay's own connection class at the client's end."""
 
     def __init__(self, configuration: QuicConfiguration) -> None:
+        self.packets = Path()
         super().__init__(
             configuration=configuration,
             original_destination_connection_id=None,  # type: ignore[arg-type]  # a client has none
             retry_source_connection_id=None,
             issue=_issuer(),
+            path=self.packets,
         )
 
     def seal_frames(self, plain: bytes) -> bytes:
         """A packet with these frames, whatever they are; neither acknowledged nor repeated."""
-        number = self._packet_number
-        self._packet_number = number + 1
-        header = bytes((0x41 | self._one_rtt.send.key_phase << 2,)) + self._peer_cid.cid
-        return self._one_rtt.encrypt_packet(header + (number & 0xFFFF).to_bytes(2, "big"), plain, number)
+        number = self.path.reserve(1)
+        self.path.settle(number + 1)
+        pair = self._cryptos[Epoch.ONE_RTT]
+        header = bytes((0x41 | pair.send.key_phase << 2,)) + self._peer_cid.cid
+        return pair.encrypt_packet(header + (number & 0xFFFF).to_bytes(2, "big"), plain, number)
 
 
 class Leg:
@@ -118,6 +123,7 @@ class Leg:
         self._on_media = on_media
         self._sock = open_socket(source)
         self._quic = ClientQuic(configuration)
+        self._path = self._quic.packets
         self._frames = control.FrameReader()
         self._timer: asyncio.TimerHandle | None = None
         self._ack_timer: asyncio.TimerHandle | None = None
@@ -237,12 +243,12 @@ class Leg:
     @property
     def ready(self) -> bool:
         """Media may be sent now."""
-        return self._sock.fileno() >= 0 and self._quic.media_room(time.monotonic())
+        return self._sock.fileno() >= 0 and self._quic.path.room(time.monotonic())
 
     def send(self, payload: bytes) -> bool:
         """One media datagram in a packet of its own. False: the window is full or the leg closed."""
         now = time.monotonic()
-        if self._sock.fileno() < 0 or not self._quic.media_room(now):
+        if self._sock.fileno() < 0 or not self._quic.path.room(now):
             return False
         packet, addr = self._quic.seal_media([payload], now)
         return self._send(packet, addr)
@@ -276,27 +282,30 @@ class Leg:
             if not data or self._deaf:
                 continue
             now = time.monotonic()
-            result = self._quic.receive_media(data, addr, now) if data[0] < 0x80 else None
+            result = self._path.receive(data, addr, 0, now) if data[0] < 0x80 else None
             if result is None:
                 self._quic.receive_datagram(data, addr, now)
                 slow = True
                 self._events(arrived)
-            elif isinstance(result, list) and self._on_media is not None:
-                for payload in result:
-                    self._on_media(payload, arrived)
+            elif isinstance(result, Opened):
+                if result.ack is not None:
+                    self._quic.show_ack(result.ack.ranges, result.ack.delay, now)
+                if self._on_media is not None:
+                    for payload in result.datagrams:
+                        self._on_media(payload, arrived)
         if self._sock.fileno() < 0:
             return
         if slow:
             self._settle(time.monotonic())
-        due = self._quic.ack_due
+        due = self._path.ack_due
         if due is not None and self._ack_timer is None:
             self._ack_timer = self._loop.call_later(self._ack_hold, self._acknowledge)
 
     def _acknowledge(self) -> None:
         self._ack_timer = None
-        due = self._quic.ack_due
+        due = self._path.ack_due
         now = time.monotonic()
-        if due is None or self._quic.is_rekeying:
+        if due is None:
             return
         due += self._ack_hold - ACK_HOLD
         if due > now + ACK_SLACK:  # audio took the earlier one along

@@ -170,6 +170,7 @@ def run(inputs: int, seed: int) -> tuple[Ledger, dict[str, Any]]:
     sock: Any = CountingSocket(sent)
     generated = Inputs(rng, relay.endpoint._issue)
     endpoint = relay.endpoint
+    door = endpoint.attach_socket(sock)
     rate, pure = RATES[0], False
     for number in range(inputs):
         if number % PHASE == 0:
@@ -183,7 +184,7 @@ def run(inputs: int, seed: int) -> tuple[Ledger, dict[str, Any]]:
         book.bytes_in += len(data)
         book.asked[where] = book.asked.get(where, 0) + len(data)
         before = sum(book.bytes_out.values())
-        endpoint.receive(data, where, sock, loop.now)
+        endpoint.receive(data, where, door, loop.now)
         loop.advance(0.0)
         if kind == MALFORMED:
             book.malformed_in += 1

@@ -32,6 +32,7 @@ def main(count: int, seed: int) -> dict[str, Any]:
     loop = SimulatedLoop()
     relay = node(loop, rng.randbytes)
     sock: Any = CountingSocket(lambda data, to: None)
+    number_of_socket = relay.endpoint.attach_socket(sock)
     pool = real_initials(POOL)
     gc.collect()
     gc.freeze()
@@ -42,7 +43,7 @@ def main(count: int, seed: int) -> dict[str, Any]:
         nonlocal peak
         for number in range(packets):
             data = rng.choice(pool) if rng.random() < REAL else shaped_initial(rng)
-            relay.endpoint.receive(data, source(rng), sock, loop.now)
+            relay.endpoint.receive(data, source(rng), number_of_socket, loop.now)
             loop.advance(1 / RATE)
             if number % HOUSEKEEPING == 0:
                 gc.collect(0)

@@ -58,9 +58,9 @@ def test_an_ack_body_alone_is_read_or_refused():
 
 
 def test_an_ack_tells_of_the_newest_ranges_only():
-    ranges = [range(i * 10, i * 10 + 3) for i in range(20)]
+    ranges = [(i * 10, i * 10 + 3) for i in range(20)]
     ack = frames.parse(frames.encode_ack(ranges, 7, most=4)).ack
-    assert ack == Ack(tuple((r.start, r.stop) for r in reversed(ranges[-4:])), 7)
+    assert ack == Ack(tuple(reversed(ranges[-4:])), 7)
 
 
 @pytest.mark.parametrize("size", [0, 63, 64, 1170])
@@ -75,7 +75,7 @@ def received(draw):
     ranges, at = [], draw(st.integers(0, 2**40))
     for _ in range(draw(st.integers(1, 12))):
         size = draw(st.integers(1, 100))
-        ranges.append(range(at, at + size))
+        ranges.append((at, at + size))
         at += size + draw(st.integers(1, 2**30))
     return ranges
 
@@ -84,14 +84,14 @@ def received(draw):
 def test_the_quic_library_reads_our_acks_as_we_do(ranges, delay):
     frame = frames.encode_ack(ranges, delay)
     theirs, their_delay = pull_ack_frame(Buffer(data=frame[1:]))
-    assert list(theirs) == ranges
+    assert [(r.start, r.stop) for r in theirs] == ranges
     assert their_delay == delay
-    assert frames.parse_ack(frame[1:]) == Ack(tuple((r.start, r.stop) for r in reversed(ranges)), delay)
+    assert frames.parse_ack(frame[1:]) == Ack(tuple(reversed(ranges)), delay)
 
 
 def test_a_packet_number_of_any_width_is_written():
     for largest in (63, 64, 2**14, 2**30, 2**61):
-        frame = frames.encode_ack([range(largest, largest + 1)], 0)
+        frame = frames.encode_ack([(largest, largest + 1)], 0)
         assert frames.parse_ack(frame[1:]).ranges == ((largest, largest + 1),)
 
 

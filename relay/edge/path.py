@@ -1,0 +1,431 @@
+"""One leg's packets, in plain Python: the 1-RTT packet-number space that aioquic and the lane share.
+
+    receive   one UDP packet -> its datagrams | a drop reason | None: not for the packet path
+    seal      datagrams, and the acknowledgement that is due anyway -> one packet
+
+There is one packet-number counter, one received set, one idle clock per connection: two ACK states were seen
+to invent losses on a perfect path. aioquic reaches them through `relay.edge.quic`; the native lane has the
+same class, this one is its oracle. Pure: no socket, no clock.
+
+Must never live here: what a datagram means, and anything that happens once per call.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from aioquic.quic.connection import NetworkAddress
+from aioquic.quic.packet import decode_packet_number
+
+from relay.core.reasons import DropReason
+from relay.edge.quic import (
+    ACK_HOLD,
+    AEAD,
+    MAX_ACK_RANGES,
+    MAX_PACKET,
+    CryptoError,
+    header_mask,
+    packet_ciphers,
+)
+from relay.edge.space import KeySet
+from relay.protocol import frames
+
+MEDIA_WINDOW = 16 * 1024  # bytes of media in flight; 2.4 kB, aioquic's floor, is 170 ms of one repaired voice
+HEADER_AND_TAG = 1 + 2 + 16  # of a packet of ours beside the peer's id: first byte, number, AEAD tag
+KEY_UPDATE_AFTER = 1 << 22  # half the AES-GCM limit (RFC 9001 section 6.6)
+STALE_FLIGHT = 1.0  # an unacknowledged media packet counts as in flight for this long at most, seconds
+SAMPLE_EVERY = 0.05  # seconds between RTT samples: each voice alone gives fifty acknowledgements a second
+FIRST_SKIP = 29  # the first packet number left out, to catch optimistic ACKs (RFC 9000 section 21.4)
+LARGEST_SKIP_GAP = 1 << 16
+REMEMBERED_SKIPS = 8
+WINDOW = 2 * MAX_ACK_RANGES  # packet numbers for which duplicates are told apart
+OUR_ACK_EXPONENT = 3  # what we announce, and the default (RFC 9000 section 18.2)
+Ranges = Sequence[tuple[int, int]]
+
+
+class Opened(NamedTuple):
+    """A packet of the packet path: its datagrams, and its ACK if the QUIC stack waits for one."""
+
+    datagrams: list[bytes]
+    ack: frames.Ack | None
+
+
+class _Flight(NamedTuple):
+    sent_at: float
+    size: int
+    acked_up_to: int  # largest number acknowledged by an ACK frame inside, or -1
+
+
+class _Window:
+    """Which of the last 128 packet numbers came; what is older counts as received."""
+
+    __slots__ = ("_bits", "_lower")
+
+    def __init__(self) -> None:
+        self._lower = 0
+        self._bits = 0
+
+    def __contains__(self, number: int) -> bool:
+        return number < self._lower or bool(self._bits >> (number - self._lower) & 1)
+
+    def add(self, number: int) -> None:
+        if number < self._lower:
+            return
+        ahead = number - WINDOW + 1 - self._lower
+        if ahead > 0:
+            self._bits >>= ahead
+            self._lower += ahead
+        self._bits |= 1 << (number - self._lower)
+
+
+class _RangeList:
+    """Received numbers as ascending, disjoint, half-open ranges, the newest 64 of them."""
+
+    __slots__ = ("items",)
+
+    def __init__(self) -> None:
+        self.items: list[tuple[int, int]] = []
+
+    def add(self, number: int) -> None:
+        items = self.items
+        at = len(items)
+        while at and items[at - 1][0] > number:
+            at -= 1
+        start, stop = number, number + 1
+        if at and items[at - 1][1] >= number:  # touches the one below, or lies in it
+            at -= 1
+            start, stop = items[at][0], max(items[at][1], stop)
+            del items[at]
+        if at < len(items) and items[at][0] <= stop:
+            stop = max(items[at][1], stop)
+            del items[at]
+        items.insert(at, (start, stop))
+        if len(items) > MAX_ACK_RANGES:
+            del items[0]
+
+    def subtract(self, stop: int) -> None:
+        items = self.items
+        while items and items[0][1] <= stop:
+            del items[0]
+        if items and items[0][0] < stop:
+            items[0] = (stop, items[0][1])
+
+
+class Path:
+    """The packet-number space of one leg, its keys and what is in flight."""
+
+    def __init__(self) -> None:
+        self.active = False
+        self.confirmed = False  # the handshake is: from now on numbers are left out now and then
+        self.outstanding = False  # aioquic has packets of its own out: it wants to see acknowledgements
+        # what arrived
+        self.expected = 0
+        self.largest = -1
+        self.largest_at: float | None = None
+        self.ack_at: float | None = None
+        self.last_heard = 0.0
+        self._ranges = _RangeList()
+        self._received = _Window()
+        # what leaves
+        self._next = 0
+        self._reserved_to = 0
+        self._skipped: deque[tuple[int, int]] = deque(maxlen=REMEMBERED_SKIPS)
+        self._next_skip = FIRST_SKIP
+        self._skip_gap = FIRST_SKIP
+        self._flight: dict[int, _Flight] = {}
+        self.media_in_flight = 0
+        self.media_lost = 0
+        # keys
+        self.update_after = KEY_UPDATE_AFTER
+        self.key_updates = 0
+        self._suite = -1
+        self._phase = 0
+        self._phase_start = 0
+        self._largest_acked = -1
+        self._sealed = 0
+        self._is_update_asked = False
+        self._open: AEAD | None = None
+        self._old_open: AEAD | None = None  # packets of the key phase before may still be under way
+        self._seal: AEAD | None = None
+        self._open_mask: Callable[[bytes], bytes]
+        self._seal_mask: Callable[[bytes], bytes]
+        # facts
+        self._host_cid = b""
+        self._peer_cid = b""
+        self.address: NetworkAddress | None = None
+        self.sock = 0
+        self._peer_exponent = OUR_ACK_EXPONENT
+        # round trip: latest, smoothed, variance, least; seconds
+        self._rtt: tuple[float, float, float, float] | None = None
+        self._next_sample = 0.0
+
+    # ------------------------------------------------------------ facts from the QUIC stack
+
+    def set_facts(
+        self,
+        *,
+        active: bool,
+        host_cid: bytes,
+        peer_cid: bytes,
+        address: NetworkAddress | None,
+        sock: int,
+        peer_exponent: int,
+    ) -> None:
+        """Which packets are the packet path's: this id of ours, from this validated address and socket."""
+        self.active = active
+        self._host_cid = host_cid
+        self._peer_cid = peer_cid
+        self.address = address
+        self.sock = sock
+        self._peer_exponent = peer_exponent
+
+    def set_keys(self, suite: int, phase: int, recv: KeySet, send: KeySet) -> None:
+        """The 1-RTT keys of a key phase; those before open stragglers. The masks' keys never change."""
+        aead, _ = packet_ciphers(suite)
+        if self._open is None:
+            self._open_mask = header_mask(suite, recv[2])
+            self._seal_mask = header_mask(suite, send[2])
+        else:
+            self.key_updates += 1
+        self._old_open = self._open
+        self._open = AEAD(aead, recv[0], recv[1])
+        self._seal = AEAD(aead, send[0], send[1])
+        self._suite, self._phase = suite, phase
+        self._phase_start = self._next
+        self._sealed = 0
+        self._is_update_asked = False
+
+    def rtt(self) -> tuple[float, float, float, float] | None:
+        """Round-trip time, seconds: latest, smoothed, variance, least; None before the first sample."""
+        return self._rtt
+
+    def set_rtt(self, latest: float, smoothed: float, variance: float, minimum: float) -> None:
+        """Samples that the QUIC stack took."""
+        self._rtt = (latest, smoothed, variance, minimum)
+
+    # ------------------------------------------------------------ packet numbers, shared
+
+    def reserve(self, count: int) -> int:
+        """The first of `count` packet numbers that are the caller's from now on; `settle` ends it."""
+        if self.confirmed:
+            self._skip_number()
+        first = self._next
+        self._next = self._reserved_to = first + count
+        return first
+
+    def settle(self, following: int) -> None:
+        """Numbers below `following` were used; the others are free again, or left out for good."""
+        if self._next == self._reserved_to:
+            self._next = following
+        elif following < self._reserved_to:
+            self._skipped.append((following, self._reserved_to))
+        self._reserved_to = 0
+
+    def _skip_number(self) -> None:
+        if self._next >= self._next_skip:
+            self._skipped.append((self._next, self._next + 1))
+            self._next += 1
+            self._skip_gap = min(2 * self._skip_gap, LARGEST_SKIP_GAP)
+            self._next_skip = self._next + self._skip_gap
+
+    def has(self, number: int) -> bool:
+        """The packet came before, or is too old to tell."""
+        return number in self._received
+
+    def add(self, number: int) -> None:
+        """The QUIC stack received this packet."""
+        self._ranges.add(number)
+        self._received.add(number)
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """Numbers to acknowledge: ascending, half-open, at most 64 ranges."""
+        return list(self._ranges.items)
+
+    def subtract(self, stop: int) -> None:
+        """Numbers below `stop` need no further acknowledgement."""
+        self._ranges.subtract(stop)
+        if not self._ranges.items:  # a straggler below what the peer knows we have: nothing to say
+            self.ack_at = None
+
+    def honest(self, ranges: Ranges) -> bool:
+        """Whether these acknowledged ranges (newest first) hold only numbers that were sent."""
+        if ranges[0][1] > self._next:
+            return False
+        return not any(
+            start < skipped_stop and skipped < stop
+            for skipped, skipped_stop in self._skipped
+            for start, stop in ranges
+        )
+
+    @property
+    def ack_due(self) -> float | None:
+        """When a held acknowledgement must leave at the latest."""
+        return self.ack_at if self.active else None
+
+    # ------------------------------------------------------------ in
+
+    def receive(
+        self, data: bytes, address: NetworkAddress, sock: int, now: float
+    ) -> Opened | DropReason | None:
+        """Open a packet: what it carries, a drop reason, or None when aioquic must see it.
+
+        None leaves every state untouched, so the same packet can be given to `receive_datagram`.
+        """
+        if (
+            not self.active
+            or address != self.address
+            or sock != self.sock
+            or data[1:9] != self._host_cid
+            or len(data) < 29
+        ):
+            return None
+        mask = self._open_mask(data[13:29])
+        first = data[0] ^ (mask[0] & 0x1F)
+        current = first >> 2 & 1 == self._phase
+        aead = self._open if current else self._old_open
+        if aead is None or first & 0x18 or not first & 0x40:
+            return None
+        size = (first & 3) + 1
+        end = 9 + size
+        number = int.from_bytes(data[9:end], "big") ^ int.from_bytes(mask[1 : 1 + size], "big")
+        header = bytes((first,)) + data[1:9] + number.to_bytes(size, "big")
+        number = decode_packet_number(number, size * 8, self.expected)
+        try:
+            plain = aead.decrypt(data[end:], header, number)
+        except CryptoError:
+            return DropReason.BAD_TAG if current else None  # perhaps the next key phase
+        if number in self._received:
+            return DropReason.DUPLICATE
+        payload = frames.parse(plain)
+        if payload is None or (payload.ack is not None and not self.honest(payload.ack.ranges)):
+            return None
+        self._record(number, payload.eliciting, now)
+        if payload.ack is None:
+            return Opened(payload.datagrams, None)
+        self.acknowledged(payload.ack.ranges, payload.ack.delay, now)
+        return Opened(payload.datagrams, payload.ack if self.outstanding else None)
+
+    def _record(self, number: int, eliciting: bool, now: float) -> None:
+        if number >= self.expected:
+            self.expected = number + 1
+        if number > self.largest:
+            self.largest = number
+            self.largest_at = now
+        self._ranges.add(number)
+        self._received.add(number)
+        if eliciting and self.ack_at is None:
+            self.ack_at = now + ACK_HOLD
+        self.last_heard = now
+
+    def acknowledged(self, ranges: Ranges, delay: int, now: float) -> None:
+        """Settle media packets: acknowledged, lost (3 packets or 9/8 RTT behind), or still out.
+
+        `ranges` newest first, half-open; `delay` as encoded by the peer.
+        """
+        largest = ranges[0][1] - 1
+        self._largest_acked = max(self._largest_acked, largest)
+        flight = self._flight
+        if not flight:
+            return
+        newest = flight.get(largest)
+        latest, smoothed = self._rtt[:2] if self._rtt else (0.0, 0.0)
+        limit = 9 / 8 * max(smoothed, latest, 0.001)
+        newest_start = ranges[0][0]
+        for number in [n for n in flight if n <= largest]:
+            packet = flight[number]
+            if number >= newest_start or any(start <= number < stop for start, stop in ranges):
+                if packet.acked_up_to >= 0:
+                    self.subtract(packet.acked_up_to + 1)
+            elif largest - number >= 3 or now - packet.sent_at > limit:
+                self.media_lost += 1
+            else:
+                continue
+            del flight[number]
+            self.media_in_flight -= packet.size
+        if newest is not None and now >= self._next_sample:
+            self._next_sample = now + SAMPLE_EVERY
+            self._sample(now - newest.sent_at, (delay << self._peer_exponent) / 1e6)
+
+    def _sample(self, latest: float, ack_delay: float) -> None:
+        """RFC 9002 section 5.3; aioquic takes no sample from packets of ours."""
+        latest = max(latest, 0.001)
+        if self._rtt is None:
+            self._rtt = (latest, latest, latest / 2, latest)
+            return
+        _, smoothed, variance, least = self._rtt
+        least = min(least, latest)
+        delay = min(ack_delay, 0.025)  # the peer's max_ack_delay, as aioquic assumes
+        if latest > least + delay:
+            latest -= delay
+        variance = 0.75 * variance + 0.25 * abs(smoothed - latest)
+        smoothed = 0.875 * smoothed + 0.125 * latest
+        self._rtt = (latest, smoothed, variance, least)
+
+    # ------------------------------------------------------------ out
+
+    def room(self, now: float) -> bool:
+        """May another media packet leave now? Packets silent for long no longer count as in flight."""
+        if not self.active or self._sealed >= 2 * self.update_after:
+            return False
+        if self.media_in_flight < MEDIA_WINDOW:
+            return True
+        for number, packet in list(self._flight.items()):
+            if now - packet.sent_at <= STALE_FLIGHT:
+                break
+            del self._flight[number]
+            self.media_in_flight -= packet.size
+            self.media_lost += 1
+        return self.media_in_flight < MEDIA_WINDOW
+
+    def wants_update(self) -> bool:
+        """Whether so many packets were sealed under one key that it must change; True once per key phase.
+
+        Not before a packet of this phase was acknowledged (RFC 9001 section 6.1).
+        """
+        if self._is_update_asked or self._sealed < self.update_after:
+            return False
+        self._is_update_asked = self._largest_acked >= self._phase_start
+        return self._is_update_asked
+
+    def seal(self, datagrams: list[bytes], now: float) -> bytes:
+        """One 1-RTT packet with these datagrams, and the acknowledgement that is due anyway.
+
+        Without datagrams it is that acknowledgement alone (`ack_due` must not be None). Requires `active`;
+        the caller keeps the sum within `MAX_PACKET`.
+        """
+        acked_up_to = -1
+        peer = self._peer_cid
+        parts = [frames.encode_datagram(datagram) for datagram in datagrams]
+        if self.ack_at is not None:
+            arrived = now if self.largest_at is None else self.largest_at
+            delay = int((now - arrived) * 1e6) >> OUR_ACK_EXPONENT
+            ack = frames.encode_ack(self._ranges.items, max(delay, 0))
+            # An ACK of many ranges may not fit beside the audio: it stays due, and leaves by itself.
+            if HEADER_AND_TAG + len(peer) + len(ack) + sum(map(len, parts)) <= MAX_PACKET:
+                parts.insert(0, ack)
+                acked_up_to = self.largest
+                self.ack_at = None
+        self._skip_number()
+        number = self._next
+        self._next = number + 1
+        first = 0x41 | self._phase << 2
+        low = number & 0xFFFF
+        assert self._seal is not None
+        body = self._seal.encrypt(b"".join(parts), bytes((first,)) + peer + low.to_bytes(2, "big"), number)
+        mask = self._seal_mask(body[2:18])
+        packet = b"".join(
+            (
+                bytes((first ^ (mask[0] & 0x1F),)),
+                peer,
+                (low ^ (mask[1] << 8 | mask[2])).to_bytes(2, "big"),
+                body,
+            )
+        )
+        self._sealed += 1
+        if datagrams:  # an ACK alone is neither in flight nor acknowledged
+            size = len(packet)
+            self._flight[number] = _Flight(now, size, acked_up_to)
+            self.media_in_flight += size
+        return packet

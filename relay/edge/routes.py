@@ -1,0 +1,316 @@
+"""Who hears what: media datagrams from uplink flows to listeners' queues, in plain Python.
+
+    deliver: size -> flow -> version -> budget -> sender -> duplicate -> gate -> one copy per listener
+    dequeue: oldest first, at most 5 frames per flow, none older than 100 ms (both from the config)
+
+Half of the twin of the native lane (relay/lane/src/table.rs), `lane_py` has the packets. Pure: no socket, no
+clock. Must never live here: encryption, or a reason for a gate to be open.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from relay.config import LimitsConfig
+from relay.core.events import FlowCounters
+from relay.core.reasons import DropReason
+from relay.edge.lane import LaneCounters
+from relay.errors import ErrorCode, LocalError, PeerError
+from relay.protocol import media
+
+WINDOW = 128  # replay window per (flow, KID), in packets
+_WINDOW_MASK = (1 << WINDOW) - 1
+_UNREADABLE = {ErrorCode.VERSION: DropReason.BAD_VERSION, ErrorCode.TOO_LARGE: DropReason.TOO_LARGE}
+
+
+class _Bucket:
+    """A token bucket in its own unit per second; starts full."""
+
+    __slots__ = ("_at", "_burst", "_level", "_rate")
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._level = self._burst
+        self._at = 0.0
+
+    def change(self, rate: float, burst: float) -> None:
+        """Another rate from now on; what was spent stays spent."""
+        self._rate = rate
+        self._burst = burst
+        self._level = min(self._level, burst)
+
+    def take(self, amount: float, now: float) -> bool:
+        level = (
+            min(self._burst, self._level + (now - self._at) * self._rate) if now > self._at else self._level
+        )
+        self._at = now
+        if level < amount:
+            self._level = level
+            return False
+        self._level = level - amount
+        return True
+
+
+class _Seen:
+    """Replay window of one key: highest counter and a bit per packet below it."""
+
+    __slots__ = ("bits", "first", "highest", "unique")
+
+    def __init__(self, ctr: int) -> None:
+        self.first = ctr
+        self.highest = ctr
+        self.bits = 1
+        self.unique = 1
+
+    def mark(self, ctr: int) -> bool:
+        """True when `ctr` is new; False when it was seen or is too old to tell."""
+        ahead = ctr - self.highest
+        if ahead > 0:
+            self.bits = ((self.bits << ahead) | 1) & _WINDOW_MASK if ahead < WINDOW else 1
+            self.highest = ctr
+        else:
+            if ahead <= -WINDOW:
+                return False
+            bit = 1 << -ahead
+            if self.bits & bit:
+                return False
+            self.bits |= bit
+            self.first = min(self.first, ctr)
+        self.unique += 1
+        return True
+
+    @property
+    def lost(self) -> int:
+        return self.highest - self.first + 1 - self.unique
+
+
+class _Flow:
+    __slots__ = (
+        "_latest",
+        "_lost",
+        "accepted",
+        "closed",
+        "copies",
+        "dropped",
+        "group",
+        "index",
+        "received",
+        "seen",
+        "targets",
+    )
+
+    def __init__(self, index: int, group: bool) -> None:
+        self.index = index
+        self.group = group
+        self.targets: tuple[tuple[_Leg, int], ...] = ()
+        self.closed = DropReason.GATE_CLOSED
+        self.seen: dict[int, _Seen] = {}
+        self.received = 0
+        self.accepted = 0
+        self.copies = 0
+        self.dropped: dict[DropReason, int] = {}
+        self._latest = -1
+        self._lost = 0
+
+    def is_new(self, kid: int, ctr: int) -> bool:
+        """Mark (kid, ctr) as seen; False when it was before. At most 8 key ids carry the flow's own index."""
+        seen = self.seen.get(kid)
+        fresh = seen is None or seen.mark(ctr)
+        if seen is None or (not fresh and kid != self._latest and ctr <= seen.highest - WINDOW):
+            # A first packet, or the epoch bits came round again: a new key counts from 0.
+            self._lost += seen.lost if seen else 0
+            self.seen[kid] = _Seen(ctr)
+            fresh = True
+        if fresh:
+            self._latest = kid
+        return fresh
+
+    @property
+    def lost(self) -> int:
+        """Packets that never came, from the gaps in the counters of each key."""
+        return self._lost + sum(seen.lost for seen in self.seen.values())
+
+
+class _Leg:
+    __slots__ = ("down", "flows", "number", "packets", "queues", "up", "waiting")
+
+    def __init__(self, number: int, packets: _Bucket, up: _Bucket, down: _Bucket) -> None:
+        self.number = number
+        self.flows: dict[int, _Flow] = {}
+        self.queues: dict[int, deque[tuple[float, bytes]]] = {}
+        self.waiting = 0  # copies in all queues
+        self.packets = packets
+        self.up = up
+        self.down = down
+
+
+class Routes:
+    """Legs, flows and queues. See `relay.edge.lane.Lane` for the contract of each method."""
+
+    def __init__(self, limits: LimitsConfig | None = None) -> None:
+        limits = limits or LimitsConfig()
+        self._queue_frames = limits.queue_frames
+        self._queue_seconds = limits.queue_ms / 1000
+        self._burst_seconds = limits.burst_ms / 1000
+        self.counters = LaneCounters()
+        self._legs: dict[int, _Leg] = {}
+        self._ready: dict[int, None] = {}
+
+    def open_leg(self, leg: int, *, pps: int, up_bps: int, down_bps: int) -> None:
+        burst = self._burst_seconds
+        packets = (pps, max(pps * burst, 10))
+        up = (up_bps / 8, max(up_bps / 8 * burst, media.MAX_SIZE))
+        down = (down_bps / 8, max(down_bps / 8 * burst, 2 * media.MAX_SIZE))
+        known = self._legs.get(leg)
+        if known is None:
+            self._legs[leg] = _Leg(leg, _Bucket(*packets), _Bucket(*up), _Bucket(*down))
+        else:  # new rights in mid-call: a full bucket for each would be a way around the budget; flows stay
+            known.packets.change(*packets)
+            known.up.change(*up)
+            known.down.change(*down)
+
+    def close_leg(self, leg: int) -> None:
+        gone = self._legs.pop(leg, None)
+        if gone is None:
+            return
+        self._ready.pop(leg, None)
+        waiting, gone.waiting = gone.waiting, 0
+        gone.queues.clear()
+        self.counters.queued -= waiting
+        self.counters.dropped_out[DropReason.PEER_GONE] += waiting
+
+    def open_flow(self, leg: int, flow: int, *, index: int, group: bool) -> None:
+        self._leg(leg).flows[flow] = _Flow(index, group)
+
+    def close_flow(self, leg: int, flow: int) -> FlowCounters:
+        owner = self._legs.get(leg)
+        gone = owner.flows.pop(flow, None) if owner else None
+        if gone is None:
+            return FlowCounters()
+        return FlowCounters(
+            received=gone.received,
+            accepted=gone.accepted,
+            copies=gone.copies,
+            lost=gone.lost,
+            dropped=gone.dropped,
+        )
+
+    def route(
+        self, leg: int, flow: int, targets: Sequence[tuple[int, int]], closed: DropReason | None
+    ) -> None:
+        owner = self._legs.get(leg)
+        uplink = owner.flows.get(flow) if owner else None
+        if uplink is None:
+            raise LocalError(f"route for a flow that is not open: leg {leg} flow {flow}")
+        before = uplink.targets
+        uplink.targets = tuple((self._leg(number), out) for number, out in targets)
+        uplink.closed = closed or DropReason.GATE_CLOSED
+        for listener, out in before:
+            if (listener, out) not in uplink.targets:
+                self._purge(listener, out, uplink.closed)
+
+    def _purge(self, listener: _Leg, out: int, reason: DropReason) -> None:
+        """Copies that wait for someone who may no longer hear them never leave."""
+        waiting = len(listener.queues.pop(out, ()))
+        if waiting and self._legs.get(listener.number) is listener:
+            listener.waiting -= waiting
+            self.counters.queued -= waiting
+            self.counters.dropped_out[reason] += waiting
+
+    def deliver(self, leg: int, payload: bytes, now: float) -> DropReason | None:
+        counters = self.counters
+        counters.media_in += 1
+        owner = self._legs.get(leg)
+        flow = owner.flows.get(payload[0]) if owner is not None and payload else None
+        if owner is None or flow is None:
+            counters.dropped[DropReason.UNKNOWN_FLOW] += 1
+            return DropReason.UNKNOWN_FLOW
+        flow.received += 1
+        reason = self._refuse(owner, flow, payload, now)
+        if reason is not None:
+            counters.dropped[reason] += 1
+            flow.dropped[reason] = flow.dropped.get(reason, 0) + 1
+            return reason
+        flow.accepted += 1
+        counters.accepted += 1
+        for listener, out in flow.targets:
+            self._enqueue(listener, out, media.with_flow(payload, out, False), now)
+        flow.copies += len(flow.targets)
+        return None
+
+    def _refuse(self, owner: _Leg, flow: _Flow, payload: bytes, now: float) -> DropReason | None:
+        size = len(payload)
+        try:
+            header = media.decode(payload)
+        except PeerError as error:
+            return _UNREADABLE.get(error.code, DropReason.MALFORMED)
+        kid, ctr = header.kid, header.ctr
+        if not owner.packets.take(1, now) or not owner.up.take(size, now):
+            return DropReason.OVER_BUDGET
+        if media.index_of(kid, flow.group) != flow.index:
+            return DropReason.WRONG_SENDER
+        if not flow.targets:
+            return flow.closed
+        return None if flow.is_new(kid, ctr) else DropReason.DUPLICATE
+
+    def _enqueue(self, listener: _Leg, out: int, copy: bytes, now: float) -> None:
+        counters = self.counters
+        counters.copies += 1
+        if self._legs.get(listener.number) is not listener:
+            counters.dropped_out[DropReason.PEER_GONE] += 1
+            return
+        queue = listener.queues.get(out)
+        if queue is None:
+            queue = listener.queues[out] = deque()
+        if len(queue) >= self._queue_frames:
+            queue.popleft()
+            counters.dropped_out[DropReason.QUEUE_FULL] += 1
+        else:
+            counters.queued += 1
+            listener.waiting += 1
+        queue.append((now, copy))
+        self._ready[listener.number] = None
+        if len(queue) == self._queue_frames:
+            self._full(listener.number, now)
+
+    def _full(self, leg: int, now: float) -> None:
+        """A queue of the leg is full: the last chance to empty it before copies are dropped."""
+
+    def take_ready(self) -> list[int]:
+        """Legs that got copies since the last call."""
+        ready = list(self._ready)
+        self._ready.clear()
+        return ready
+
+    def dequeue(self, leg: int, now: float, room: int = media.MAX_SIZE) -> bytes | None:
+        """The next copy for the leg that is still worth sending and fits `room` bytes, or None."""
+        owner = self._legs.get(leg)
+        if owner is None:
+            return None
+        counters = self.counters
+        for queue in owner.queues.values():
+            while queue and len(queue[0][1]) <= room:
+                arrived, copy = queue.popleft()
+                counters.queued -= 1
+                owner.waiting -= 1
+                if now - arrived > self._queue_seconds:
+                    counters.dropped_out[DropReason.STALE] += 1
+                elif not owner.down.take(len(copy), now):
+                    counters.dropped_out[DropReason.OVER_BUDGET] += 1
+                else:
+                    counters.sent += 1
+                    return copy
+        return None
+
+    def queue_depth(self, leg: int) -> int:
+        """Copies waiting for the leg."""
+        owner = self._legs.get(leg)
+        return owner.waiting if owner is not None else 0
+
+    def _leg(self, leg: int) -> _Leg:
+        try:
+            return self._legs[leg]
+        except KeyError:
+            raise LocalError(f"no such leg: {leg}") from None
