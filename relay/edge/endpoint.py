@@ -286,7 +286,11 @@ class Endpoint:
             self._dropped[DropReason.UNKNOWN_ID] += 1
             return
         self._handled["quic"] += 1
-        peer.quic.receive_datagram(data, addr, now)
+        path = peer.quic.path
+        try:
+            peer.quic.receive_datagram(data, addr, now)
+        finally:
+            path.slow_done()
         if addr == peer.quic.get_peer_address():
             peer.quic.sock = sock  # answers leave where the peer's packets come
         self._settle(peer, now)

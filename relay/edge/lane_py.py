@@ -28,7 +28,7 @@ from relay.edge.lane import (
     RekeyWanted,
     Unknown,
 )
-from relay.edge.path import Path
+from relay.edge.path import EARLY, Path
 from relay.edge.quic import MAX_PACKET
 from relay.edge.routes import Routes
 
@@ -38,7 +38,6 @@ SLOW_QUEUE = 4096
 SLOW_PER_LEG = 128  # of those; twice the packets that a connection's whole window of control bytes takes
 PACKET_OVERHEAD = 60  # short header, ACK frame and tag, upper bound for one of ours
 DATAGRAM_OVERHEAD = 3  # frame type and two-byte length
-EARLY = 0.001  # an acknowledgement due this soon leaves now: loop clocks tick in milliseconds
 
 
 class _Connection:
@@ -125,6 +124,7 @@ class PyLane(Routes):
         self._waiting += 1
         if owner is not None:
             owner.waiting += 1
+            owner.path.slow += 1
             self._known.append(Known(owner.leg, data, address, sock))
         else:
             self._unknown.append(Unknown(data, address, sock))

@@ -14,10 +14,9 @@ from collections.abc import Callable, Sequence
 from aioquic.quic.connection import NetworkAddress
 
 from relay.edge.lane import Lane
+from relay.edge.path import EARLY
 from relay.edge.peer import Peer, PeerState
 from relay.edge.timers import TURN_SECONDS, Loop, Timer
-
-EARLY = 0.001  # an acknowledgement due this soon leaves now: loop clocks tick in milliseconds
 
 
 class Outbox:

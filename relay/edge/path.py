@@ -35,6 +35,7 @@ from relay.protocol import frames
 MEDIA_WINDOW = 16 * 1024  # bytes of media in flight; 2.4 kB, aioquic's floor, is 170 ms of one repaired voice
 HEADER_AND_TAG = 1 + 2 + 16  # of a packet of ours beside the peer's id: first byte, number, AEAD tag
 KEY_UPDATE_AFTER = 1 << 22  # half the AES-GCM limit (RFC 9001 section 6.6)
+EARLY = 0.001  # an acknowledgement due this soon leaves now: loop clocks tick in milliseconds
 STALE_FLIGHT = 1.0  # an unacknowledged media packet counts as in flight for this long at most, seconds
 SAMPLE_EVERY = 0.05  # seconds between RTT samples: each voice alone gives fifty acknowledgements a second
 FIRST_SKIP = 29  # the first packet number left out, to catch optimistic ACKs (RFC 9000 section 21.4)
@@ -126,6 +127,7 @@ class Path:
         self.largest_at: float | None = None
         self.ack_at: float | None = None
         self.last_heard = 0.0
+        self.slow = 0  # packets that came and wait for aioquic: not in the ranges yet
         self._ranges = _RangeList()
         self._received = _Window()
         # what leaves
@@ -238,6 +240,10 @@ class Path:
         """The QUIC stack received this packet."""
         self._ranges.add(number)
         self._received.add(number)
+
+    def slow_done(self) -> None:
+        """aioquic has dealt with a packet that waited for it."""
+        self.slow = max(self.slow - 1, 0)
 
     def ranges(self) -> list[tuple[int, int]]:
         """Numbers to acknowledge: ascending, half-open, at most 64 ranges."""
@@ -398,7 +404,8 @@ class Path:
         acked_up_to = -1
         peer = self._peer_cid
         parts = [frames.encode_datagram(datagram) for datagram in datagrams]
-        if self.ack_at is not None:
+        # Acknowledging what overtook a waiting packet would make the peer call that one lost.
+        if self.ack_at is not None and (not self.slow or now + EARLY >= self.ack_at):
             arrived = now if self.largest_at is None else self.largest_at
             delay = int((now - arrived) * 1e6) >> OUR_ACK_EXPONENT
             ack = frames.encode_ack(self._ranges.items, max(delay, 0))

@@ -362,7 +362,7 @@ class RelayQuic(QuicConnection):
                 frame_type=frame_type,
                 reason_phrase="acknowledges a packet that was never sent",
             )
-        if ack is not None and context.epoch == tls.Epoch.ONE_RTT and self._fast:
+        if ack is not None and context.epoch == tls.Epoch.ONE_RTT:  # on whichever path it came
             # So many ranges are compared with all that is in flight; what they leave out counts as lost.
             self.path.acknowledged(ack.ranges[: frames.MAX_RANGES], ack.delay, context.time)
         super()._handle_ack_frame(context, frame_type, buf)

@@ -302,3 +302,46 @@ def test_released_connections_leave_nothing_behind(pair: QuicPair) -> None:
 
 def test_the_server_address_constant_is_not_the_client(pair: QuicPair) -> None:
     assert SERVER != CLIENT
+
+
+def test_an_ack_does_not_overtake_packets_that_wait_for_aioquic(pair: QuicPair) -> None:
+    """The peer would call them lost: three numbers later, or 9/8 of a short round trip."""
+    path = pair.path
+    for payload in (b"early", b"late"):
+        pair.client.send_datagram_frame(payload + bytes(50))
+        ((data, _),) = pair.client.datagrams_to_send(pair.now)
+        if payload == b"early":
+            waiting = data
+            path.slow += 1  # as the lane counts what it keeps for the loop
+        else:
+            pair.arrive(data, CLIENT)
+    largest = path.largest
+    pair.send_media(bytes(60))
+    assert path.ack_due is not None
+    pair.connected().receive_datagram(waiting, CLIENT, pair.now)
+    path.slow_done()
+    pair.send_media(bytes(60))
+    assert path.ack_due is None
+    assert path.ranges()[-1][1] == largest + 1
+    pair.run(0.2)
+    assert pair.client._loss._cc.bytes_in_flight == 0
+
+
+def test_a_stuck_loop_does_not_silence_acknowledgements(pair: QuicPair) -> None:
+    pair.path.slow += 1
+    pair.client.send_datagram_frame(bytes(50))
+    ((data, _),) = pair.client.datagrams_to_send(pair.now)
+    pair.arrive(data, CLIENT)
+    due = pair.path.ack_due
+    assert due is not None
+    pair.path.seal([bytes(60)], due - 0.0005)
+    assert pair.path.ack_due is None
+
+
+def test_an_ack_that_comes_over_an_unproven_path_settles_media_too(pair: QuicPair) -> None:
+    for _ in range(3):
+        pair.send_media(bytes(60))
+    pair.client_addr = ("192.0.2.1", 50002)
+    pair.run(1.0)
+    assert pair.path.media_lost == 0
+    assert pair.path.media_in_flight == 0
