@@ -6,6 +6,11 @@
 //! media           the hop header of a media datagram
 //! seal            AEAD and header protection of 1-RTT packets
 //! bucket window ranges   budgets, replay windows, received numbers
+//! cid             connection ids as map keys
+//! path flight rtt one leg's packet numbers, keys, and what is in flight
+//! table           one leg's budgets, flows and queues
+//! core out desk   all legs: packets in, packets out, what Python changes
+//! work slow counters   what a thread keeps, what waits for the loop, what was counted
 //! socket          batches of UDP packets in and out, waiting, steering: all of the crate's `unsafe`
 //! ```
 //!
@@ -14,14 +19,25 @@
 #![deny(unsafe_code)]
 
 pub mod bucket;
+pub mod cid;
+pub mod core;
+pub mod counters;
+pub mod desk;
+pub mod flight;
 pub mod frames;
 pub mod header;
 pub mod media;
+pub mod out;
+pub mod path;
 pub mod ranges;
 pub mod reason;
+pub mod rtt;
 pub mod seal;
+pub mod slow;
 #[allow(unsafe_code)]
 pub mod socket;
+pub mod table;
 #[cfg(test)]
 mod vectors;
 pub mod window;
+pub mod work;

@@ -1,0 +1,121 @@
+//! Packets of ours that their peer has not acknowledged: acknowledged, lost, or silent for too long.
+//!
+//! Must never live here: packet numbers (they come in ascending order), and what was in a packet.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::arithmetic_side_effects
+)]
+
+use std::collections::VecDeque;
+
+/// Bytes of media in flight; 2.4 kB, aioquic's floor, is 170 ms of one repaired voice.
+pub const MEDIA_WINDOW: u64 = 16 * 1024;
+/// An unacknowledged media packet counts as in flight for this long at most, seconds.
+const STALE_FLIGHT: f64 = 1.0;
+/// Packets behind the largest acknowledged one after which one is lost (RFC 9002 section 6.1.1).
+const REORDERED: u64 = 3;
+/// A window of very small packets makes the list long; beyond this much room it is given back.
+const SPARE: usize = 64;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Flight {
+    pub number: u64,
+    pub sent_at: f64,
+    /// Numbers below this were acknowledged by an ACK frame inside; 0: there was none.
+    pub acked_below: u64,
+    pub size: u32,
+}
+
+/// All of a leg's, in number order.
+#[derive(Debug, Default)]
+pub struct Flights {
+    list: VecDeque<Flight>,
+    bytes: u64,
+}
+
+/// What an acknowledgement said about the packets in flight.
+#[derive(Debug, Default, PartialEq)]
+pub struct Verdict {
+    /// When the largest acknowledged packet left, if it was in flight: it gives a round-trip sample.
+    pub newest_sent_at: Option<f64>,
+    /// The peer knows that we have everything below; 0: nothing new.
+    pub acked_below: u64,
+    pub lost: u64,
+}
+
+impl Flights {
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Bytes of memory that the list takes.
+    pub fn heap(&self) -> usize {
+        self.list
+            .capacity()
+            .saturating_mul(std::mem::size_of::<Flight>())
+    }
+
+    /// A packet left; its number is higher than any before.
+    pub fn push(&mut self, flight: Flight) {
+        self.bytes = self.bytes.saturating_add(u64::from(flight.size));
+        self.list.push_back(flight);
+    }
+
+    /// Settle what these ranges (newest first, half-open) acknowledge, and what is lost by that: three
+    /// packets or `limit` seconds behind.
+    pub fn acknowledge(&mut self, ranges: &[(u64, u64)], limit: f64, now: f64) -> Verdict {
+        let mut verdict = Verdict::default();
+        let Some(newest) = ranges.first() else {
+            return verdict;
+        };
+        let largest = newest.1.saturating_sub(1);
+        let reached = self.list.partition_point(|flight| flight.number <= largest);
+        let mut kept = 0_usize;
+        for at in 0..reached {
+            let Some(flight) = self.list.get(at).copied() else {
+                break;
+            };
+            if flight.number == largest {
+                verdict.newest_sent_at = Some(flight.sent_at);
+            }
+            let number = flight.number;
+            if number >= newest.0 || ranges.iter().any(|r| r.0 <= number && number < r.1) {
+                verdict.acked_below = verdict.acked_below.max(flight.acked_below);
+            } else if largest.saturating_sub(number) >= REORDERED || now - flight.sent_at > limit {
+                verdict.lost = verdict.lost.saturating_add(1);
+            } else {
+                self.list.swap(kept, at);
+                kept = kept.saturating_add(1);
+                continue;
+            }
+            self.bytes = self.bytes.saturating_sub(u64::from(flight.size));
+        }
+        self.list.drain(kept..reached);
+        self.rest();
+        verdict
+    }
+
+    /// Give up packets from the front that were silent for too long; how many.
+    pub fn expire(&mut self, now: f64) -> u64 {
+        let mut lost = 0_u64;
+        while let Some(flight) = self.list.front() {
+            if now - flight.sent_at <= STALE_FLIGHT {
+                break;
+            }
+            self.bytes = self.bytes.saturating_sub(u64::from(flight.size));
+            self.list.pop_front();
+            lost = lost.saturating_add(1);
+        }
+        self.rest();
+        lost
+    }
+
+    fn rest(&mut self) {
+        if self.list.is_empty() && self.list.capacity() > SPARE {
+            self.list.shrink_to(SPARE);
+        }
+    }
+}

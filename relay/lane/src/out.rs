@@ -1,0 +1,197 @@
+//! What leaves: copies from the listeners' queues, acknowledgements that no copy took along.
+//!
+//! ```text
+//! queue -> as many frames as fit one packet, with the acknowledgement that is due -> path.seal -> Work::out
+//! ```
+//!
+//! Sending never waits: what the path does not take stays in the queue until it is stale, and what the kernel
+//! does not take is counted and gone. Must never live here: what arrives, and sockets.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::arithmetic_side_effects
+)]
+
+use std::mem;
+
+use crate::core::{contain, Core, LegState};
+use crate::media::{set_flow, MAX_SIZE};
+use crate::path::MAX_PACKET;
+use crate::reason::Reason;
+use crate::slow::Item;
+use crate::table::Target;
+use crate::work::Work;
+
+/// Short header, ACK frame and tag, upper bound for one of ours.
+const PACKET_OVERHEAD: usize = 60;
+/// Frame type and two-byte length.
+const DATAGRAM_OVERHEAD: usize = 3;
+/// An acknowledgement due this soon leaves now: the plain twin's clock ticks in milliseconds.
+const EARLY: f64 = 0.001;
+
+impl Core {
+    /// Let a copy wait for a listener. A queue that is full by that is emptied at once: a batch of packets must
+    /// not displace copies that could have left.
+    pub(crate) fn enqueue(&self, work: &mut Work, target: &Target, payload: &[u8], now: f64) {
+        work.counters.copies = work.counters.copies.wrapping_add(1);
+        let mut guard = target.leg.state.lock();
+        let state = &mut *guard;
+        let media = state.media.as_mut();
+        let Some(media) = media.filter(|media| media.epoch == target.epoch) else {
+            return work.counters.drop_out(Reason::PeerGone, 1);
+        };
+        if let Some(reason) = target.ended() {
+            return work.counters.drop_out(reason, 1);
+        }
+        let mut copy = work.pool.copy(payload);
+        set_flow(&mut copy, target.out, false);
+        let limits = self.queue_limits();
+        let (pool, counters) = (&mut work.pool, &mut work.counters);
+        let is_full = media.enqueue(target.out, copy, now, limits, pool, counters);
+        if state.listed & work.bit == 0 {
+            state.listed |= work.bit;
+            work.ready.push(target.leg.clone());
+        }
+        if is_full {
+            self.flush_leg(target.leg.number, state, work, now);
+        }
+    }
+
+    /// Seal what waits for the legs that got copies since the last call.
+    pub fn flush(&self, work: &mut Work, now: f64) {
+        let mut ready = mem::take(&mut work.ready);
+        for leg in ready.drain(..) {
+            contain(work, Some(leg.number), |work, _| {
+                let mut state = leg.state.lock();
+                state.listed &= !work.bit;
+                self.flush_leg(leg.number, &mut state, work, now);
+            });
+        }
+        work.ready = ready;
+    }
+
+    /// Seal what waits for one leg, as far as its path takes it.
+    fn flush_leg(&self, leg: u64, state: &mut LegState, work: &mut Work, now: f64) {
+        let lost = state.path.media_lost;
+        while state.path.room(now) {
+            if !self.batch(state, work, now) {
+                break;
+            }
+            self.seal(leg, state, work, now);
+        }
+        let lost = state.path.media_lost.wrapping_sub(lost);
+        work.counters.count_lost(lost);
+    }
+
+    /// Copies for one packet; false when none is left.
+    fn batch(&self, state: &mut LegState, work: &mut Work, now: f64) -> bool {
+        let Some(media) = state.media.as_mut() else {
+            return false;
+        };
+        let limits = self.queue_limits();
+        let mut room = MAX_SIZE;
+        while let Some(copy) = media.dequeue(now, room, limits, &mut work.pool, &mut work.counters)
+        {
+            let size = copy.len().saturating_add(DATAGRAM_OVERHEAD);
+            if work.batch.is_empty() {
+                room = MAX_PACKET
+                    .saturating_sub(PACKET_OVERHEAD)
+                    .saturating_sub(DATAGRAM_OVERHEAD);
+            }
+            room = room.saturating_sub(size);
+            work.batch.push(copy);
+        }
+        !work.batch.is_empty()
+    }
+
+    /// One packet with the copies of `Work::batch`, or with the acknowledgement alone.
+    fn seal(&self, leg: u64, state: &mut LegState, work: &mut Work, now: f64) {
+        let out = &mut work.out;
+        let start = out.arena.len();
+        let copies = work.batch.len();
+        let datagrams = work.batch.iter().map(Vec::as_slice);
+        let sealed = state.path.seal(datagrams, now, &mut out.arena);
+        match (sealed, state.path.facts.address) {
+            (Some(_), Some(address)) => out.close(start, address, state.path.facts.sock, copies),
+            _ => {
+                // an active path has keys and an address: a bug, and not this peer's only
+                out.arena.truncate(start);
+                let copies = u64::try_from(copies).unwrap_or(0);
+                let counters = &mut work.counters;
+                counters.copies_sent = counters.copies_sent.wrapping_sub(copies);
+                counters.drop_out(Reason::Internal, copies);
+                work.stage_note(Item::Broken { leg });
+            }
+        }
+        for copy in work.batch.drain(..) {
+            work.pool.give(copy);
+        }
+        if state.path.wants_update() {
+            work.stage_note(Item::Rekey { leg });
+        }
+    }
+
+    /// Send the held acknowledgements that are due and that no packet took along.
+    pub fn acks(&self, work: &mut Work, now: f64) {
+        while work.next_ack().is_some_and(|due| due <= now + EARLY) {
+            let Some(held) = work.acks.pop() else {
+                return;
+            };
+            contain(work, Some(held.leg.number), |work, _| {
+                let mut guard = held.leg.state.lock();
+                let state = &mut *guard;
+                state.is_ack_held = false;
+                match state.path.ack_due() {
+                    None => {}
+                    Some(due) if due > now + EARLY => {
+                        state.is_ack_held = true;
+                        work.hold_ack(due, held.leg.clone());
+                    }
+                    Some(_) => self.seal_ack(held.leg.number, state, work, now),
+                }
+            });
+        }
+    }
+
+    fn seal_ack(&self, leg: u64, state: &mut LegState, work: &mut Work, now: f64) {
+        if state.path.ranges().is_empty() {
+            state.path.ack_at = None; // nothing to say, and an empty packet is a violation
+        } else {
+            self.seal(leg, state, work, now);
+        }
+    }
+
+    /// A thread ends: what it held back leaves now, and nothing of it waits for a thread that is gone. Send
+    /// what is in `work.out` then, and `finish`.
+    pub fn retire(&self, work: &mut Work, now: f64) {
+        self.flush(work, now);
+        while let Some(held) = work.acks.pop() {
+            contain(work, Some(held.leg.number), |work, _| {
+                let mut state = held.leg.state.lock();
+                state.is_ack_held = false;
+                if state.path.ack_due().is_some() {
+                    self.seal_ack(held.leg.number, &mut state, work, now);
+                }
+            });
+        }
+    }
+
+    /// The kernel refused packet `index` of `work.out`. Call it before `sent`, once for each.
+    pub fn unsent(&self, work: &mut Work, index: usize) {
+        let copies = work.out.copies.get_mut(index).map_or(0, mem::take);
+        let counters = &mut work.counters;
+        counters.sent = counters.sent.wrapping_sub(1);
+        counters.send_errors = counters.send_errors.wrapping_add(1);
+        counters.copies_sent = counters.copies_sent.wrapping_sub(u64::from(copies));
+        counters.drop_out(Reason::SendError, u64::from(copies));
+    }
+
+    /// All packets of `work.out` that `unsent` did not name have left; clears it.
+    pub fn sent(&self, work: &mut Work) {
+        let sent = u64::try_from(work.out.len()).unwrap_or(0);
+        work.counters.sent = work.counters.sent.wrapping_add(sent);
+        work.out.clear();
+    }
+}

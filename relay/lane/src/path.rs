@@ -1,0 +1,564 @@
+//! One leg's packets: the 1-RTT packet-number space that aioquic and the lane share.
+//!
+//! ```text
+//! open    one UDP packet -> its frames | a drop reason | Slow: not for the packet path
+//! seal    datagrams, and the acknowledgement that is due anyway -> one packet
+//! ```
+//!
+//! The same arithmetic in the same order as `relay/edge/path.py`, which is its oracle: two acknowledgement
+//! states were seen to invent losses on a perfect path. Must never live here: what a datagram means, locks,
+//! and anything that happens once per call.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::arithmetic_side_effects
+)]
+
+use std::net::SocketAddr;
+
+use crate::cid::Cid;
+use crate::flight::{Flight, Flights, MEDIA_WINDOW};
+use crate::frames::{self, Parsed};
+use crate::header;
+use crate::ranges::Ranges;
+use crate::reason::Reason;
+use crate::rtt::Rtt;
+use crate::seal::{Mask, OpenKey, SealKey};
+use crate::window::Received;
+
+/// We promise 25 ms (max_ack_delay); the rest is for the timer to be late.
+pub const ACK_HOLD: f64 = 0.020;
+pub const MAX_PACKET: usize = 1200;
+/// Half the AES-GCM limit (RFC 9001 section 6.6).
+pub const KEY_UPDATE_AFTER: u64 = 1 << 22;
+/// Of a packet of ours beside the peer's id: first byte, number, AEAD tag.
+const HEADER_AND_TAG: usize = 1 + 2 + 16;
+/// The first packet number left out, to catch optimistic ACKs (RFC 9000 section 21.4).
+const FIRST_SKIP: u64 = 29;
+const LARGEST_SKIP_GAP: u64 = 1 << 16;
+const REMEMBERED_SKIPS: usize = 8;
+/// More than these are not acknowledged again: 64, the newest.
+const MAX_ACK_RANGES: usize = 64;
+/// Ranges that an ACK frame of ours names at most.
+const ACK_RANGES_SENT: usize = 16;
+/// What we announce, and the default (RFC 9000 section 18.2).
+const OUR_ACK_EXPONENT: u8 = 3;
+/// First byte, our id of 8 bytes, 4 bytes of number at most, 16 of sample: shorter ones have none.
+const SHORTEST: usize = 29;
+const HOST_ID: usize = 8;
+
+/// What `Path::open` made of a packet.
+#[derive(Debug, PartialEq)]
+pub enum Opened<'a> {
+    /// The frames (`Parsed` names where in these bytes); everything it says about our packets is settled.
+    Media(&'a [u8]),
+    Drop(Reason),
+    /// aioquic must see it. No state was touched, so that it can.
+    Slow,
+}
+
+struct Keys {
+    open: OpenKey,
+    seal: SealKey,
+    /// Opens packets of the key phase before, which may still be under way. Most legs never have one.
+    old: Option<Box<OpenKey>>,
+    open_mask: Mask,
+    seal_mask: Mask,
+}
+
+/// AEAD key, IV, header protection key.
+pub type KeySet<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
+/// Which packets are the packet path's, and where its own go.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Facts {
+    pub host_cid: Cid,
+    pub peer_cid: Cid,
+    /// The validated active address of the peer.
+    pub address: Option<SocketAddr>,
+    pub sock: u16,
+    pub peer_exponent: u8,
+}
+
+/// The packet-number space of one leg, its keys and what is in flight.
+pub struct Path {
+    pub active: bool,
+    /// The handshake is: from now on numbers are left out now and then.
+    pub confirmed: bool,
+    /// aioquic has packets of its own out: it wants to see acknowledgements.
+    pub outstanding: bool,
+    pub facts: Facts,
+    // what arrived
+    pub expected: u64,
+    /// -1: none yet.
+    pub largest: i64,
+    pub largest_at: Option<f64>,
+    pub ack_at: Option<f64>,
+    pub last_heard: f64,
+    ranges: Ranges,
+    received: Received,
+    // what leaves
+    next: u64,
+    reserved_to: u64,
+    next_skip: u64,
+    skip_gap: u64,
+    /// The last numbers left out, half-open; a ring.
+    skipped: [(u64, u64); REMEMBERED_SKIPS],
+    skips: usize,
+    flights: Flights,
+    pub media_lost: u64,
+    // keys
+    keys: Option<Keys>,
+    pub update_after: u64,
+    pub key_updates: u64,
+    phase: u8,
+    phase_start: u64,
+    /// Numbers below this were acknowledged, or some of them; 0: none yet.
+    acked_below: u64,
+    sealed: u64,
+    is_update_asked: bool,
+    pub rtt: Rtt,
+}
+
+impl Default for Path {
+    fn default() -> Self {
+        Self {
+            active: false,
+            confirmed: false,
+            outstanding: false,
+            facts: Facts {
+                peer_exponent: OUR_ACK_EXPONENT,
+                ..Facts::default()
+            },
+            expected: 0,
+            largest: -1,
+            largest_at: None,
+            ack_at: None,
+            last_heard: 0.0,
+            ranges: Ranges::new(),
+            received: Received::new(),
+            next: 0,
+            reserved_to: 0,
+            next_skip: FIRST_SKIP,
+            skip_gap: FIRST_SKIP,
+            skipped: [(0, 0); REMEMBERED_SKIPS], // empty ranges overlap nothing
+            skips: 0,
+            flights: Flights::default(),
+            media_lost: 0,
+            keys: None,
+            update_after: KEY_UPDATE_AFTER,
+            key_updates: 0,
+            phase: 0,
+            phase_start: 0,
+            acked_below: 0,
+            sealed: 0,
+            is_update_asked: false,
+            rtt: Rtt::default(),
+        }
+    }
+}
+
+impl Path {
+    // ------------------------------------------------------------ facts from the QUIC stack
+
+    /// The 1-RTT keys of a key phase; those before open stragglers. The masks' keys never change
+    /// (RFC 9001 section 6.1). False, and nothing changed, when a key does not fit the suite.
+    pub fn set_keys(&mut self, suite: u8, phase: u8, recv: KeySet<'_>, send: KeySet<'_>) -> bool {
+        let (Some(open), Some(seal)) = (
+            OpenKey::new(suite, recv.0, recv.1),
+            SealKey::new(suite, send.0, send.1),
+        ) else {
+            return false;
+        };
+        match &mut self.keys {
+            Some(keys) => {
+                keys.old = Some(Box::new(std::mem::replace(&mut keys.open, open)));
+                keys.seal = seal;
+                self.key_updates = self.key_updates.saturating_add(1);
+            }
+            None => {
+                let (Some(open_mask), Some(seal_mask)) =
+                    (Mask::new(suite, recv.2), Mask::new(suite, send.2))
+                else {
+                    return false;
+                };
+                self.keys = Some(Keys {
+                    open,
+                    seal,
+                    old: None,
+                    open_mask,
+                    seal_mask,
+                });
+            }
+        }
+        self.phase = phase;
+        self.phase_start = self.next;
+        self.sealed = 0;
+        self.is_update_asked = false;
+        true
+    }
+
+    /// The connection is over: nothing is opened or sealed any more, and the keys are gone.
+    pub fn close(&mut self) {
+        self.active = false;
+        self.keys = None;
+        self.flights = Flights::default();
+        self.ranges = Ranges::new();
+        self.ack_at = None;
+    }
+
+    /// Bytes of memory beside the struct itself.
+    pub fn heap(&self) -> usize {
+        let old = self.keys.as_ref().and_then(|keys| keys.old.as_deref());
+        self.flights
+            .heap()
+            .saturating_add(old.map_or(0, std::mem::size_of_val))
+            .saturating_add(MAX_ACK_RANGES.saturating_add(1).saturating_mul(16))
+    }
+
+    // ------------------------------------------------------------ packet numbers, shared
+
+    /// The first of `count` packet numbers that are the caller's from now on; `settle` ends it.
+    pub fn reserve(&mut self, count: u64) -> u64 {
+        if self.confirmed {
+            self.skip_number();
+        }
+        let first = self.next;
+        self.next = first.saturating_add(count);
+        self.reserved_to = self.next;
+        first
+    }
+
+    /// Numbers below `following` were used; the others are free again, or left out for good.
+    pub fn settle(&mut self, following: u64) {
+        if self.next == self.reserved_to {
+            self.next = following;
+        } else if following < self.reserved_to {
+            self.skip(following, self.reserved_to);
+        }
+        self.reserved_to = 0;
+    }
+
+    fn skip(&mut self, start: u64, stop: u64) {
+        if let Some(slot) = self.skipped.get_mut(self.skips % REMEMBERED_SKIPS) {
+            *slot = (start, stop);
+        }
+        self.skips = self.skips.wrapping_add(1);
+    }
+
+    fn skip_number(&mut self) {
+        if self.next >= self.next_skip {
+            let left_out = self.next;
+            self.next = left_out.saturating_add(1);
+            self.skip(left_out, self.next);
+            self.skip_gap = self.skip_gap.saturating_mul(2).min(LARGEST_SKIP_GAP);
+            self.next_skip = self.next.saturating_add(self.skip_gap);
+        }
+    }
+
+    /// The packet came before, or is too old to tell.
+    pub fn has(&self, number: u64) -> bool {
+        self.received.contains(number)
+    }
+
+    /// The QUIC stack received this packet.
+    pub fn add(&mut self, number: u64) {
+        self.ranges.add_next(number);
+        if self.ranges.len() > MAX_ACK_RANGES {
+            self.ranges.shift();
+        }
+        self.received.add(number);
+    }
+
+    /// Numbers to acknowledge: ascending, half-open, at most 64 ranges.
+    pub fn ranges(&self) -> &[(u64, u64)] {
+        self.ranges.as_slice()
+    }
+
+    /// Numbers below `stop` need no further acknowledgement.
+    pub fn subtract(&mut self, stop: u64) {
+        self.ranges.subtract(0, stop);
+        if self.ranges.is_empty() {
+            self.ack_at = None; // a straggler below what the peer knows we have: nothing to say
+        }
+    }
+
+    /// Whether these acknowledged ranges (newest first, half-open) hold only numbers that were sent.
+    pub fn is_honest(&self, ranges: &[(u64, u64)]) -> bool {
+        ranges.first().is_some_and(|newest| newest.1 <= self.next)
+            && !self
+                .skipped
+                .iter()
+                .any(|skipped| ranges.iter().any(|r| r.0 < skipped.1 && skipped.0 < r.1))
+    }
+
+    /// When a held acknowledgement must leave at the latest.
+    pub fn ack_due(&self) -> Option<f64> {
+        if self.active {
+            self.ack_at
+        } else {
+            None
+        }
+    }
+
+    pub fn media_in_flight(&self) -> u64 {
+        self.flights.bytes()
+    }
+
+    // ------------------------------------------------------------ in
+
+    /// Open a packet of this leg. `scratch` takes a copy: a packet that turns out to be aioquic's must still
+    /// be whole. Who calls has checked the socket: several may stand for one address.
+    pub fn open<'a>(
+        &mut self,
+        data: &[u8],
+        from: SocketAddr,
+        now: f64,
+        scratch: &'a mut Vec<u8>,
+        parsed: &mut Parsed,
+    ) -> Opened<'a> {
+        if !self.active
+            || self.facts.address != Some(from)
+            || data.len() < SHORTEST
+            || data.get(1..=HOST_ID) != Some(self.facts.host_cid.as_slice())
+        {
+            return Opened::Slow;
+        }
+        let (Some(keys), Some(sample)) = (&self.keys, data.get(13..29)) else {
+            return Opened::Slow;
+        };
+        let Ok(sample) = sample.try_into() else {
+            return Opened::Slow;
+        };
+        let [mask, number_mask @ ..] = keys.open_mask.mask(sample);
+        let first = data.first().copied().unwrap_or(0) ^ (mask & 0x1F);
+        let is_current = first >> 2 & 1 == self.phase;
+        if first & 0x18 != 0 || first & 0x40 == 0 {
+            return Opened::Slow;
+        }
+        let key = if is_current {
+            &keys.open
+        } else if let Some(old) = &keys.old {
+            old
+        } else {
+            return Opened::Slow;
+        };
+        scratch.clear();
+        scratch.extend_from_slice(data);
+        let size = usize::from(first & 3).saturating_add(1);
+        let end = size.saturating_add(HOST_ID).saturating_add(1);
+        let Some((header, body)) = scratch.split_at_mut_checked(end) else {
+            return Opened::Slow;
+        };
+        if let Some(byte) = header.first_mut() {
+            *byte = first;
+        }
+        let mut number = 0_u64;
+        for (byte, mask) in header.iter_mut().skip(HOST_ID + 1).zip(number_mask) {
+            *byte ^= mask;
+            number = number << 8 | u64::from(*byte);
+        }
+        let bits = u32::from(first & 3).saturating_add(1).saturating_mul(8);
+        let number = header::decode_number(number, bits, self.expected);
+        let Some(plain) = key.open(number, header, body) else {
+            // Not ours to judge under another key: perhaps it is the next key phase.
+            return if is_current {
+                Opened::Drop(Reason::BadTag)
+            } else {
+                Opened::Slow
+            };
+        };
+        if self.received.contains(number) {
+            return Opened::Drop(Reason::Duplicate);
+        }
+        let plain: &[u8] = plain;
+        if !frames::parse(plain, parsed) || (parsed.has_ack && !self.is_honest(&parsed.ack.ranges))
+        {
+            return Opened::Slow;
+        }
+        self.record(number, parsed.eliciting, now);
+        if parsed.has_ack {
+            self.acknowledged(&parsed.ack.ranges, parsed.ack.delay, now);
+        }
+        Opened::Media(plain)
+    }
+
+    fn record(&mut self, number: u64, eliciting: bool, now: f64) {
+        if number >= self.expected {
+            self.expected = number.saturating_add(1);
+        }
+        let signed = i64::try_from(number).unwrap_or(i64::MAX); // never above 2^62
+        if signed > self.largest {
+            self.largest = signed;
+            self.largest_at = Some(now);
+        }
+        self.add(number);
+        if eliciting && self.ack_at.is_none() {
+            self.ack_at = Some(now + ACK_HOLD);
+        }
+        self.last_heard = now;
+    }
+
+    /// Settle media packets: acknowledged, lost, or still out. `ranges` newest first, half-open; `delay` as
+    /// encoded by the peer.
+    pub fn acknowledged(&mut self, ranges: &[(u64, u64)], delay: u64, now: f64) {
+        let Some(newest) = ranges.first() else {
+            return;
+        };
+        self.acked_below = self.acked_below.max(newest.1);
+        let verdict = self.flights.acknowledge(ranges, self.rtt.loss_limit(), now);
+        self.media_lost = self.media_lost.saturating_add(verdict.lost);
+        if verdict.acked_below > 0 {
+            self.subtract(verdict.acked_below);
+        }
+        if let Some(sent_at) = verdict.newest_sent_at {
+            self.rtt
+                .sample(now - sent_at, delay, self.facts.peer_exponent, now);
+        }
+    }
+
+    // ------------------------------------------------------------ out
+
+    /// May another media packet leave now? Packets silent for long no longer count as in flight.
+    pub fn room(&mut self, now: f64) -> bool {
+        if !self.active || self.sealed >= self.update_after.saturating_mul(2) {
+            return false;
+        }
+        if self.flights.bytes() < MEDIA_WINDOW {
+            return true;
+        }
+        self.media_lost = self.media_lost.saturating_add(self.flights.expire(now));
+        self.flights.bytes() < MEDIA_WINDOW
+    }
+
+    /// Whether so many packets were sealed under one key that it must change; true once per key phase, and
+    /// not before a packet of this phase was acknowledged (RFC 9001 section 6.1).
+    pub fn wants_update(&mut self) -> bool {
+        if self.is_update_asked || self.sealed < self.update_after {
+            return false;
+        }
+        self.is_update_asked = self.acked_below > self.phase_start;
+        self.is_update_asked
+    }
+
+    /// Append one 1-RTT packet with these datagrams, and the acknowledgement that is due anyway, to `out`;
+    /// without datagrams that acknowledgement alone. None, and nothing appended, without keys or anything to
+    /// say. The caller keeps the sum within `MAX_PACKET`.
+    pub fn seal<'a>(
+        &mut self,
+        datagrams: impl Iterator<Item = &'a [u8]> + Clone,
+        now: f64,
+        out: &mut Vec<u8>,
+    ) -> Option<usize> {
+        let start = out.len();
+        self.keys.as_ref()?;
+        let peer = self.facts.peer_cid;
+        let peer = peer.as_slice();
+        out.push(0x41 | self.phase << 2);
+        out.extend_from_slice(peer);
+        out.extend_from_slice(&[0, 0]);
+        let body = out.len();
+        let acked_below = self.put_ack(datagrams.clone(), now, out);
+        let mut has_media = false;
+        for datagram in datagrams {
+            frames::encode_datagram(out, datagram);
+            has_media = true;
+        }
+        if out.len() == body {
+            out.truncate(start);
+            return None;
+        }
+        self.skip_number();
+        let number = self.next;
+        self.next = number.saturating_add(1);
+        let size = self.close_packet(number, start, body, out);
+        if size.is_none() {
+            out.truncate(start);
+        }
+        self.sealed = self.sealed.saturating_add(1);
+        let size = size?;
+        if has_media {
+            // an ACK alone is neither in flight nor acknowledged
+            self.flights.push(Flight {
+                number,
+                sent_at: now,
+                acked_below,
+                size: u32::try_from(size).unwrap_or(u32::MAX),
+            });
+        }
+        Some(size)
+    }
+
+    /// The ACK frame, if one is due and fits beside the datagrams; what the peer then knows, or 0.
+    fn put_ack<'a>(
+        &mut self,
+        datagrams: impl Iterator<Item = &'a [u8]>,
+        now: f64,
+        out: &mut Vec<u8>,
+    ) -> u64 {
+        if self.ack_at.is_none() {
+            return 0;
+        }
+        if self.ranges.is_empty() {
+            self.ack_at = None;
+            return 0;
+        }
+        let arrived = self.largest_at.unwrap_or(now);
+        // Python shifts a whole number that may be below zero, and takes 0 then: the same.
+        let delay = ((now - arrived) * 1e6) as i64 >> OUR_ACK_EXPONENT;
+        let before = out.len();
+        let delay = u64::try_from(delay).unwrap_or(0);
+        frames::encode_ack(out, self.ranges.as_slice(), delay, ACK_RANGES_SENT);
+        let ack = out.len().saturating_sub(before);
+        let frames: usize = datagrams.map(datagram_frame_size).sum();
+        let size = HEADER_AND_TAG
+            .saturating_add(self.facts.peer_cid.as_slice().len())
+            .saturating_add(ack)
+            .saturating_add(frames);
+        if size > MAX_PACKET {
+            // An ACK of many ranges may not fit beside the audio: it stays due, and leaves by itself.
+            out.truncate(before);
+            return 0;
+        }
+        self.ack_at = None;
+        u64::try_from(self.largest.saturating_add(1)).unwrap_or(0)
+    }
+
+    /// Number, encrypt and protect the packet that is the end of `out`; its size.
+    fn close_packet(
+        &mut self,
+        number: u64,
+        start: usize,
+        body: usize,
+        out: &mut Vec<u8>,
+    ) -> Option<usize> {
+        let keys = self.keys.as_ref()?;
+        let low = u16::try_from(number & 0xFFFF).ok()?.to_be_bytes();
+        let number_at = body.checked_sub(low.len())?;
+        out.get_mut(number_at..body)?.copy_from_slice(&low);
+        if !keys.seal.seal_at(number, out, start, body) {
+            return None;
+        }
+        let sample_at = body.checked_add(2)?; // as if the number had four bytes
+        let sample = out.get(sample_at..sample_at.checked_add(16)?)?;
+        let [mask, one, two, ..] = keys.seal_mask.mask(sample.try_into().ok()?);
+        *out.get_mut(start)? ^= mask & 0x1F;
+        for (byte, mask) in out.get_mut(number_at..body)?.iter_mut().zip([one, two]) {
+            *byte ^= mask;
+        }
+        out.len().checked_sub(start)
+    }
+}
+
+/// Bytes of a DATAGRAM frame with its length (RFC 9221 section 4).
+fn datagram_frame_size(datagram: &[u8]) -> usize {
+    let size = datagram.len();
+    let length = match size {
+        0..0x40 => 1,
+        0x40..0x4000 => 2,
+        _ => 4,
+    };
+    size.saturating_add(length).saturating_add(1)
+}

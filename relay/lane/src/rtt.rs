@@ -1,0 +1,71 @@
+//! The round-trip time of a leg, from acknowledgements of the lane's packets (RFC 9002 section 5.3).
+//!
+//! Must never live here: who reads it. aioquic takes its own samples, and both show each other theirs.
+
+/// Seconds between samples: each voice alone gives fifty acknowledgements a second.
+const SAMPLE_EVERY: f64 = 0.05;
+/// The peer's max_ack_delay, as aioquic assumes.
+const MAX_ACK_DELAY: f64 = 0.025;
+/// Nothing is nearer than this (kGranularity of RFC 9002).
+const LEAST: f64 = 0.001;
+
+/// Round-trip times, seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample {
+    pub latest: f64,
+    pub smoothed: f64,
+    pub variance: f64,
+    pub least: f64,
+}
+
+/// The estimate of one path.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rtt {
+    /// None before the first sample.
+    pub now: Option<Sample>,
+    next_sample: f64,
+}
+
+impl Rtt {
+    /// A packet that old is lost when a later one was acknowledged (RFC 9002 section 6.1.2).
+    pub fn loss_limit(&self) -> f64 {
+        let (smoothed, latest) = self
+            .now
+            .map_or((0.0, 0.0), |now| (now.smoothed, now.latest));
+        9.0 / 8.0 * f64::max(f64::max(smoothed, latest), LEAST)
+    }
+
+    /// A packet was acknowledged after `latest` seconds, `delay` of them (as encoded with `exponent`) by the
+    /// peer's own hesitation.
+    pub fn sample(&mut self, latest: f64, delay: u64, exponent: u8, now: f64) {
+        if now < self.next_sample {
+            return;
+        }
+        self.next_sample = now + SAMPLE_EVERY;
+        // 62 bits shifted by 20 at most (RFC 9000 section 18.2); the shift must not lose bits that Python keeps.
+        let delay = (u128::from(delay) << exponent.min(64)) as f64 / 1e6;
+        let latest = f64::max(latest, LEAST);
+        let Some(before) = self.now else {
+            self.now = Some(Sample {
+                latest,
+                smoothed: latest,
+                variance: latest / 2.0,
+                least: latest,
+            });
+            return;
+        };
+        let least = f64::min(before.least, latest);
+        let delay = f64::min(delay, MAX_ACK_DELAY);
+        let latest = if latest > least + delay {
+            latest - delay
+        } else {
+            latest
+        };
+        self.now = Some(Sample {
+            latest,
+            variance: 0.75 * before.variance + 0.25 * (before.smoothed - latest).abs(),
+            smoothed: 0.875 * before.smoothed + 0.125 * latest,
+            least,
+        });
+    }
+}

@@ -1,0 +1,425 @@
+//! One leg's part of the routing table: budgets, uplink flows, and the queues of what it shall hear.
+//!
+//! ```text
+//! receive   flow -> header -> budget -> sender -> gate -> duplicate -> who hears it
+//! enqueue   at most so many frames per flow, the oldest goes first
+//! dequeue   oldest flow first, none that is stale or over budget
+//! ```
+//!
+//! The same verdicts in the same order as `relay/edge/routes.py`, which is its oracle. Must never live here:
+//! locks, sockets, encryption, or a reason for a gate to be open.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::Arc;
+
+use crate::bucket::Bucket;
+use crate::core::Leg;
+use crate::counters::{bump, ByReason, Counters};
+use crate::media;
+use crate::reason::Reason;
+use crate::window::Seen;
+use crate::work::Pool;
+
+/// What a token grants: packets/s and bits/s up, bits/s down.
+#[derive(Clone, Copy, Debug)]
+pub struct Rights {
+    pub pps: u64,
+    pub up_bps: u64,
+    pub down_bps: u64,
+}
+
+impl Rights {
+    /// (rate, burst) of the buckets for packets, bytes up and bytes down.
+    fn buckets(self, burst_s: f64) -> [(f64, f64); 3] {
+        let pps = self.pps as f64;
+        let (up, down) = (self.up_bps as f64 / 8.0, self.down_bps as f64 / 8.0);
+        let largest = media::MAX_SIZE as f64;
+        [
+            (pps, f64::max(pps * burst_s, 10.0)),
+            (up, f64::max(up * burst_s, largest)),
+            (down, f64::max(down * burst_s, 2.0 * largest)),
+        ]
+    }
+}
+
+/// A listener of a flow: the leg, which of its lives (numbers may be used again), and the flow number there.
+pub struct Target {
+    pub leg: Arc<Leg>,
+    pub epoch: u64,
+    pub out: u8,
+    /// 0 while the route stands, else 1 + the reason why it ended. A thread that read the route before it
+    /// ended must see this under the listener's lock, or a copy would pass a gate that is closed.
+    ended: AtomicU8,
+}
+
+impl Target {
+    pub fn new(leg: Arc<Leg>, epoch: u64, out: u8) -> Self {
+        Self {
+            leg,
+            epoch,
+            out,
+            ended: AtomicU8::new(0),
+        }
+    }
+
+    pub fn is_same(&self, other: &Target) -> bool {
+        Arc::ptr_eq(&self.leg, &other.leg) && self.epoch == other.epoch && self.out == other.out
+    }
+
+    /// To be called before the listener's queue is purged.
+    pub fn end(&self, reason: Reason) {
+        self.ended
+            .store((reason as u8).saturating_add(1), Ordering::Release);
+    }
+
+    pub fn ended(&self) -> Option<Reason> {
+        let ended = usize::from(self.ended.load(Ordering::Acquire));
+        Reason::ALL.get(ended.checked_sub(1)?).copied()
+    }
+}
+
+/// What was counted for one uplink flow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FlowCounters {
+    pub received: u64,
+    pub accepted: u64,
+    pub copies: u64,
+    pub lost: u64,
+    pub dropped: ByReason,
+}
+
+struct Flow {
+    index: u32,
+    group: bool,
+    targets: Arc<[Target]>,
+    closed: Reason,
+    /// At most 8 key ids carry the flow's own index.
+    seen: Vec<(u8, Seen)>,
+    latest: Option<u8>,
+    lost: u64,
+    counters: FlowCounters,
+}
+
+impl Flow {
+    /// Mark (kid, ctr) as seen; false when it was before.
+    fn is_new(&mut self, kid: u8, ctr: u32) -> bool {
+        let Some((_, seen)) = self.seen.iter_mut().find(|known| known.0 == kid) else {
+            self.seen.push((kid, Seen::new(ctr)));
+            self.latest = Some(kid);
+            return true;
+        };
+        let mut is_fresh = seen.mark(ctr);
+        if !is_fresh && self.latest != Some(kid) && seen.is_past(ctr) {
+            // The epoch bits came round again: a new key counts from 0.
+            self.lost = self.lost.wrapping_add(seen.lost());
+            *seen = Seen::new(ctr);
+            is_fresh = true;
+        }
+        if is_fresh {
+            self.latest = Some(kid);
+        }
+        is_fresh
+    }
+
+    /// Packets that never came, from the gaps in the counters of each key.
+    fn lost(&self) -> u64 {
+        self.seen
+            .iter()
+            .fold(self.lost, |sum, (_, seen)| sum.wrapping_add(seen.lost()))
+    }
+}
+
+struct Copy {
+    arrived: f64,
+    data: Vec<u8>,
+}
+
+struct Queue {
+    out: u8,
+    copies: VecDeque<Copy>,
+}
+
+/// What a queue may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueLimits {
+    /// Per flow.
+    pub frames: usize,
+    /// Older copies are noise.
+    pub seconds: f64,
+}
+
+/// A leg in the routing table, from `open_leg` to `close_leg`.
+pub struct Media {
+    /// Tells this life of the leg from another one under the same number.
+    pub epoch: u64,
+    packets: Bucket,
+    up: Bucket,
+    down: Bucket,
+    flows: Vec<(u8, Flow)>,
+    /// In the order in which the flows were first heard: the first is emptied first.
+    queues: Vec<Queue>,
+    /// Copies in all queues.
+    waiting: usize,
+}
+
+impl Media {
+    pub fn new(epoch: u64, rights: Rights, burst_s: f64) -> Self {
+        let [packets, up, down] = rights
+            .buckets(burst_s)
+            .map(|(rate, burst)| Bucket::new(rate, burst));
+        Self {
+            epoch,
+            packets,
+            up,
+            down,
+            flows: Vec::new(),
+            queues: Vec::new(),
+            waiting: 0,
+        }
+    }
+
+    /// New rights in mid-call: a full bucket for each would be a way around the budget; flows stay.
+    pub fn change(&mut self, rights: Rights, burst_s: f64) {
+        let [packets, up, down] = rights.buckets(burst_s);
+        self.packets.change(packets.0, packets.1);
+        self.up.change(up.0, up.1);
+        self.down.change(down.0, down.1);
+    }
+
+    /// Copies waiting.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Bytes of memory beside the struct itself.
+    pub fn heap(&self) -> usize {
+        use std::mem::size_of;
+        let queued: usize = self
+            .queues
+            .iter()
+            .map(|queue| {
+                let held: usize = queue.copies.iter().map(|copy| copy.data.capacity()).sum();
+                queue.copies.capacity() * size_of::<Copy>() + held
+            })
+            .sum();
+        let flows: usize = self
+            .flows
+            .iter()
+            .map(|(_, flow)| {
+                flow.seen.capacity() * size_of::<(u8, Seen)>()
+                    + size_of::<Target>() * flow.targets.len()
+            })
+            .sum();
+        queued
+            + flows
+            + self.flows.capacity() * size_of::<(u8, Flow)>()
+            + self.queues.capacity() * size_of::<Queue>()
+    }
+
+    // ------------------------------------------------------------ flows and routes
+
+    /// Accept an uplink flow of participant `index`; nobody hears it until `route`.
+    pub fn open_flow(&mut self, number: u8, index: u32, group: bool) {
+        let flow = Flow {
+            index,
+            group,
+            targets: Arc::new([]),
+            closed: Reason::GateClosed,
+            seen: Vec::new(),
+            latest: None,
+            lost: 0,
+            counters: FlowCounters::default(),
+        };
+        match self.flow(number) {
+            Some(known) => *known = flow,
+            None => self.flows.push((number, flow)),
+        }
+    }
+
+    /// Forget an uplink flow and return what was counted for it.
+    pub fn close_flow(&mut self, number: u8) -> FlowCounters {
+        let Some(at) = self.flows.iter().position(|known| known.0 == number) else {
+            return FlowCounters::default();
+        };
+        let (_, flow) = self.flows.swap_remove(at);
+        FlowCounters {
+            lost: flow.lost(),
+            ..flow.counters
+        }
+    }
+
+    /// Copy a flow to `targets` from now on; the targets before, or None when there is no such flow.
+    pub fn route(
+        &mut self,
+        number: u8,
+        targets: Arc<[Target]>,
+        closed: Reason,
+    ) -> Option<Arc<[Target]>> {
+        let flow = self.flow(number)?;
+        flow.closed = closed;
+        Some(std::mem::replace(&mut flow.targets, targets))
+    }
+
+    pub fn has_flow(&self, number: u8) -> bool {
+        self.flows.iter().any(|known| known.0 == number)
+    }
+
+    fn flow(&mut self, number: u8) -> Option<&mut Flow> {
+        self.flows
+            .iter_mut()
+            .find(|known| known.0 == number)
+            .map(|known| &mut known.1)
+    }
+
+    // ------------------------------------------------------------ in
+
+    /// Judge one media datagram of this leg: who hears it, or why nobody does. All of it is counted here.
+    pub fn receive(
+        &mut self,
+        payload: &[u8],
+        now: f64,
+        counters: &mut Counters,
+    ) -> Result<Arc<[Target]>, Reason> {
+        counters.media_in = counters.media_in.wrapping_add(1);
+        let verdict = self.judge(payload, now);
+        match &verdict {
+            Ok(_) => counters.accepted = counters.accepted.wrapping_add(1),
+            Err(reason) => bump(&mut counters.media_dropped, *reason, 1),
+        }
+        verdict
+    }
+
+    fn judge(&mut self, payload: &[u8], now: f64) -> Result<Arc<[Target]>, Reason> {
+        let number = *payload.first().ok_or(Reason::UnknownFlow)?;
+        let (_, flow) = self
+            .flows
+            .iter_mut()
+            .find(|known| known.0 == number)
+            .ok_or(Reason::UnknownFlow)?;
+        flow.counters.received = flow.counters.received.wrapping_add(1);
+        let (packets, up) = (&mut self.packets, &mut self.up);
+        let verdict = (|| {
+            let header = media::decode(payload)?;
+            if !packets.take(1.0, now) || !up.take(payload.len() as f64, now) {
+                return Err(Reason::OverBudget);
+            }
+            if u32::from(media::index_of(header.kid, flow.group)) != flow.index {
+                return Err(Reason::WrongSender);
+            }
+            if flow.targets.is_empty() {
+                return Err(flow.closed);
+            }
+            if !flow.is_new(header.kid, header.ctr) {
+                return Err(Reason::Duplicate);
+            }
+            Ok(flow.targets.clone())
+        })();
+        let counted = &mut flow.counters;
+        match &verdict {
+            Ok(targets) => {
+                counted.accepted = counted.accepted.wrapping_add(1);
+                counted.copies = counted.copies.wrapping_add(targets.len() as u64);
+            }
+            Err(reason) => bump(&mut counted.dropped, *reason, 1),
+        }
+        verdict
+    }
+
+    // ------------------------------------------------------------ out
+
+    /// Let a copy wait for this leg; true when its queue is now full. The caller counted it in `copies`.
+    pub fn enqueue(
+        &mut self,
+        out: u8,
+        copy: Vec<u8>,
+        now: f64,
+        limits: QueueLimits,
+        pool: &mut Pool,
+        counters: &mut Counters,
+    ) -> bool {
+        let at = match self.queues.iter().position(|queue| queue.out == out) {
+            Some(at) => at,
+            None => {
+                let copies = VecDeque::with_capacity(limits.frames);
+                self.queues.push(Queue { out, copies });
+                self.queues.len().saturating_sub(1)
+            }
+        };
+        let Some(queue) = self.queues.get_mut(at) else {
+            return false;
+        };
+        if queue.copies.len() >= limits.frames {
+            if let Some(oldest) = queue.copies.pop_front() {
+                pool.give(oldest.data);
+            }
+            counters.drop_out(Reason::QueueFull, 1);
+        } else {
+            counters.queued = counters.queued.wrapping_add(1);
+            self.waiting += 1;
+        }
+        queue.copies.push_back(Copy {
+            arrived: now,
+            data: copy,
+        });
+        queue.copies.len() >= limits.frames
+    }
+
+    /// The next copy that is still worth sending and fits `room` bytes, or None.
+    pub fn dequeue(
+        &mut self,
+        now: f64,
+        room: usize,
+        limits: QueueLimits,
+        pool: &mut Pool,
+        counters: &mut Counters,
+    ) -> Option<Vec<u8>> {
+        if self.waiting == 0 {
+            return None;
+        }
+        for queue in &mut self.queues {
+            while queue
+                .copies
+                .front()
+                .is_some_and(|copy| copy.data.len() <= room)
+            {
+                let Some(copy) = queue.copies.pop_front() else {
+                    break;
+                };
+                counters.queued = counters.queued.wrapping_sub(1);
+                self.waiting = self.waiting.saturating_sub(1);
+                let refused = if now - copy.arrived > limits.seconds {
+                    Reason::Stale
+                } else if self.down.take(copy.data.len() as f64, now) {
+                    counters.copies_sent = counters.copies_sent.wrapping_add(1);
+                    return Some(copy.data);
+                } else {
+                    Reason::OverBudget
+                };
+                counters.drop_out(refused, 1);
+                pool.give(copy.data);
+            }
+        }
+        None
+    }
+
+    /// Drop what waits of a flow that this leg may no longer hear.
+    pub fn purge(&mut self, out: u8, reason: Reason, counters: &mut Counters) {
+        if let Some(at) = self.queues.iter().position(|queue| queue.out == out) {
+            let count = self.queues.remove(at).copies.len();
+            self.leave(count, reason, counters);
+        }
+    }
+
+    /// The leg is gone: drop all that waits for it.
+    pub fn abandon(&mut self, counters: &mut Counters) {
+        self.queues.clear();
+        self.leave(self.waiting, Reason::PeerGone, counters);
+    }
+
+    fn leave(&mut self, count: usize, reason: Reason, counters: &mut Counters) {
+        self.waiting = self.waiting.saturating_sub(count);
+        counters.queued = counters.queued.wrapping_sub(count as u64);
+        counters.drop_out(reason, count as u64);
+    }
+}

@@ -1,0 +1,246 @@
+//! What one thread needs to work on packets, kept from batch to batch so that none of them allocates.
+//!
+//! Must never live here: anything that another thread may need to see before the batch is done.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::core::Leg;
+use crate::counters::Counters;
+use crate::frames::Parsed;
+use crate::media::MAX_SIZE;
+use crate::slow::{Item, Staged};
+use crate::socket::Packet;
+use crate::table::Target;
+
+/// Threads that may have a `Work` at the same time: a leg notes in one word who listed it.
+pub const MAX_WORKERS: usize = 64;
+/// Room of most buffers for copies: a voice packet is 120 to 200 bytes.
+const SMALL: usize = 256;
+/// Buffers kept of each size.
+const SPARE: usize = 1024;
+
+/// Packets that want to be sent: the bytes of all of them, and where each one goes.
+#[derive(Default)]
+pub struct Outgoing {
+    pub arena: Vec<u8>,
+    pub packets: Vec<Packet>,
+    /// Of each packet, how many copies of media it carries.
+    pub(crate) copies: Vec<u16>,
+}
+
+impl Outgoing {
+    /// Each packet's bytes, destination and socket.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], SocketAddr, u16)> + '_ {
+        self.packets.iter().map(|packet| {
+            let bytes = packet.start..packet.start.saturating_add(packet.len);
+            let bytes = self.arena.get(bytes).unwrap_or_default();
+            (bytes, packet.to, packet.sock)
+        })
+    }
+
+    pub fn len(&self) -> usize {
+        self.packets.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.packets.is_empty()
+    }
+
+    /// The bytes from `start` to the end of the arena are a packet.
+    pub(crate) fn close(&mut self, start: usize, to: SocketAddr, sock: u16, copies: usize) {
+        self.packets.push(Packet {
+            start,
+            len: self.arena.len().saturating_sub(start),
+            to,
+            sock,
+        });
+        self.copies.push(u16::try_from(copies).unwrap_or(u16::MAX));
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.arena.clear();
+        self.packets.clear();
+        self.copies.clear();
+    }
+}
+
+/// Buffers for copies that wait, of two sizes. A copy goes back to the pool of whoever sends it.
+#[derive(Default)]
+pub struct Pool {
+    small: Vec<Vec<u8>>,
+    large: Vec<Vec<u8>>,
+}
+
+impl Pool {
+    /// A buffer with these bytes.
+    pub fn copy(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let (spare, room) = if bytes.len() <= SMALL {
+            (&mut self.small, SMALL)
+        } else {
+            (&mut self.large, MAX_SIZE)
+        };
+        let mut buffer = spare.pop().unwrap_or_else(|| Vec::with_capacity(room));
+        buffer.clear();
+        buffer.extend_from_slice(bytes);
+        buffer
+    }
+
+    pub fn give(&mut self, buffer: Vec<u8>) {
+        let spare = match buffer.capacity() {
+            SMALL => &mut self.small,
+            MAX_SIZE => &mut self.large,
+            _ => return,
+        };
+        if spare.len() < SPARE {
+            spare.push(buffer);
+        }
+    }
+}
+
+/// A held acknowledgement, in a heap whose top is the earliest.
+pub(crate) struct Held {
+    pub due: f64,
+    pub order: u64,
+    pub leg: Arc<Leg>,
+}
+
+impl PartialEq for Held {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Held {}
+
+impl PartialOrd for Held {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Held {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let due = other.due.total_cmp(&self.due);
+        due.then(other.order.cmp(&self.order))
+    }
+}
+
+/// A datagram of an opened packet and who hears it.
+pub(crate) struct Delivery {
+    pub targets: Arc<[Target]>,
+    pub payload: Range<usize>,
+}
+
+/// A packet that no leg owns, until the batch's known ones are done.
+pub(crate) struct Stranger {
+    pub bytes: Range<usize>,
+    pub from: SocketAddr,
+    pub sock: u16,
+    pub at: f64,
+}
+
+/// One thread's. `out` is what it shall send; `counters` what it counted since the last `Core::finish`.
+pub struct Work {
+    pub out: Outgoing,
+    pub counters: Counters,
+    /// This thread's bit in a leg's `listed`.
+    pub(crate) bit: u64,
+    pub(crate) ready: Vec<Arc<Leg>>,
+    pub(crate) acks: BinaryHeap<Held>,
+    pub(crate) order: u64,
+    pub(crate) scratch: Vec<u8>,
+    pub(crate) parsed: Parsed,
+    pub(crate) deliveries: Vec<Delivery>,
+    pub(crate) batch: Vec<Vec<u8>>,
+    pub(crate) pool: Pool,
+    pub(crate) staged: Vec<Staged>,
+    pub(crate) strangers: Vec<Stranger>,
+    pub(crate) stranger_bytes: Vec<u8>,
+    /// Where a front writes its answer.
+    pub(crate) reply: Vec<u8>,
+}
+
+impl Work {
+    /// `index`: below `MAX_WORKERS`, and no other living `Work` of this core has it.
+    pub fn new(index: usize) -> Self {
+        Self {
+            out: Outgoing::default(),
+            counters: Counters::default(),
+            bit: 1 << (index % MAX_WORKERS),
+            ready: Vec::new(),
+            acks: BinaryHeap::new(),
+            order: 0,
+            scratch: Vec::new(),
+            parsed: Parsed::default(),
+            deliveries: Vec::new(),
+            batch: Vec::new(),
+            pool: Pool::default(),
+            staged: Vec::new(),
+            strangers: Vec::new(),
+            stranger_bytes: Vec::new(),
+            reply: Vec::new(),
+        }
+    }
+
+    /// When the next held acknowledgement must leave.
+    pub fn next_ack(&self) -> Option<f64> {
+        self.acks.peek().map(|held| held.due)
+    }
+
+    /// Something for the loop that is no packet.
+    pub(crate) fn stage_note(&mut self, item: Item) {
+        self.staged.push(Staged { item, leg: None });
+    }
+
+    /// A packet of nobody for the loop.
+    pub(crate) fn stage_packet(&mut self, item: Item) {
+        self.counters.waiting = self.counters.waiting.wrapping_add(1);
+        self.staged.push(Staged { item, leg: None });
+    }
+
+    /// A packet of a leg for the loop.
+    pub(crate) fn stage_known(
+        &mut self,
+        leg: Arc<Leg>,
+        data: &[u8],
+        from: SocketAddr,
+        sock: u16,
+        at: f64,
+    ) {
+        self.counters.waiting = self.counters.waiting.wrapping_add(1);
+        let item = Item::Known {
+            leg: leg.number,
+            data: data.to_vec(),
+            from,
+            sock,
+            at,
+        };
+        let leg = Some(leg);
+        self.staged.push(Staged { item, leg });
+    }
+
+    /// All packets of nobody for the loop. They are counted in `waiting` already.
+    pub(crate) fn stage_strangers(&mut self) {
+        for stranger in self.strangers.drain(..) {
+            let data = self.stranger_bytes.get(stranger.bytes);
+            let item = Item::Unknown {
+                data: data.unwrap_or_default().to_vec(),
+                from: stranger.from,
+                sock: stranger.sock,
+                at: stranger.at,
+            };
+            self.staged.push(Staged { item, leg: None });
+        }
+        self.stranger_bytes.clear();
+    }
+
+    pub(crate) fn hold_ack(&mut self, due: f64, leg: Arc<Leg>) {
+        self.order = self.order.wrapping_add(1);
+        let order = self.order;
+        self.acks.push(Held { due, order, leg });
+    }
+}
