@@ -62,6 +62,7 @@ lane_setup() {
         lane_sources > .venv/.lane
     else
         grep -E '^ *error' "$log" | sort -u | head -n 5 >&2 || true
-        say "the native lane did not build (see $log): the Python lane is used"
+        .venv/bin/python -c 'import relay._lane' 2>&1 | tail -n 1 >&2 || true
+        say "no working native lane came of it (see $log): the Python lane is used"
     fi
 }
