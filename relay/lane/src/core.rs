@@ -117,6 +117,9 @@ pub trait Judge: Send + Sync {
         wall: f64,
         reply: &mut Vec<u8>,
     ) -> Verdict;
+
+    /// So many packets that it admitted wait for the loop now; it may be told late.
+    fn admissions(&self, _waiting: usize) {}
 }
 
 /// How the loop learns that items wait for it.
@@ -460,13 +463,16 @@ impl Core {
         };
         let mut guard = self.shared.lock();
         let shared = &mut *guard;
+        let admits = shared.slow.admits();
         shared.counters.merge(&mut work.counters);
         for staged in work.staged.drain(..) {
             shared.slow.put(staged, limits, &mut shared.counters);
         }
         let wakes = !shared.is_woken && !shared.slow.is_empty();
         shared.is_woken |= wakes;
+        let now_admits = shared.slow.admits();
         drop(guard);
+        self.tell_front(admits, now_admits);
         if wakes {
             if let Some(waker) = self.waker.read().as_ref() {
                 waker.wake();
@@ -478,16 +484,28 @@ impl Core {
     /// Up to `most` things for the loop to do, known legs first.
     pub fn take(&self, most: usize) -> Vec<Item> {
         let mut items = Vec::new();
-        let mut shared = self.shared.lock();
-        let shared = &mut *shared;
+        let mut guard = self.shared.lock();
+        let shared = &mut *guard;
         shared.is_woken = false;
+        let admits = shared.slow.admits();
         while items.len() < most {
             match shared.slow.take(&mut shared.counters) {
                 Some(item) => items.push(item),
                 None => break,
             }
         }
+        let now_admits = shared.slow.admits();
+        drop(guard);
+        self.tell_front(admits, now_admits);
         items
+    }
+
+    fn tell_front(&self, before: usize, now: usize) {
+        if before != now {
+            if let Some(front) = self.front.read().as_ref() {
+                front.admissions(now);
+            }
+        }
     }
 
     /// All that was counted by finished batches.

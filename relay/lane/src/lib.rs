@@ -11,6 +11,7 @@
 //! table           one leg's budgets, flows and queues
 //! core out desk   all legs: packets in, packets out, what Python changes
 //! work slow counters   what a thread keeps, what waits for the loop, what was counted
+//! front retry budget     packets of nobody: proofs and answers that keep no memory of a source
 //! socket          batches of UDP packets in and out, waiting, steering: all of the crate's `unsafe`
 //! ```
 //!
@@ -19,18 +20,21 @@
 #![deny(unsafe_code)]
 
 pub mod bucket;
+pub mod budget;
 pub mod cid;
 pub mod core;
 pub mod counters;
 pub mod desk;
 pub mod flight;
 pub mod frames;
+pub mod front;
 pub mod header;
 pub mod media;
 pub mod out;
 pub mod path;
 pub mod ranges;
 pub mod reason;
+pub mod retry;
 pub mod rtt;
 pub mod seal;
 pub mod slow;

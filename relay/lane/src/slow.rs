@@ -79,11 +79,18 @@ pub struct SlowLimits {
 pub(crate) struct Slow {
     known: VecDeque<Staged>,
     unknown: VecDeque<Staged>,
+    /// Admitted first packets in `unknown`.
+    admits: usize,
 }
 
 impl Slow {
     pub fn is_empty(&self) -> bool {
         self.known.is_empty() && self.unknown.is_empty()
+    }
+
+    /// How many admitted first packets wait.
+    pub fn admits(&self) -> usize {
+        self.admits
     }
 
     /// Take an item in, or count it as dropped. Its packet, if it is one, is counted in `waiting` already.
@@ -106,6 +113,9 @@ impl Slow {
             }
             _ => {}
         }
+        if matches!(staged.item, Item::Admit { .. }) {
+            self.admits = self.admits.wrapping_add(1);
+        }
         queue.push_back(staged);
     }
 
@@ -115,6 +125,9 @@ impl Slow {
             .known
             .pop_front()
             .or_else(|| self.unknown.pop_front())?;
+        if matches!(staged.item, Item::Admit { .. }) {
+            self.admits = self.admits.wrapping_sub(1);
+        }
         if staged.item.is_packet() {
             counters.waiting = counters.waiting.wrapping_sub(1);
             counters.taken = counters.taken.wrapping_add(1);
