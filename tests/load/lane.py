@@ -37,7 +37,7 @@ FEW, SOME, MANY = 100, 1_000, 2_000
 PACED = 50_000.0
 VOICE = 50.0
 BUSY = 0.95  # of its CPU: the process under test is saturated
-SHARE = 0.95  # of what the slowest arm carries: the common load when the generator cannot saturate all
+SHARE = 0.9  # of what the slowest arm carries: the common load when the generator cannot saturate all
 MIN_DELIVERED = 0.99
 MAX_VOIDS = 2
 SDK_CALLS = 5
@@ -242,12 +242,8 @@ async def many(bench: Bench) -> None:
     }
     value = costs["relay"] / costs["bare"]
     out.detail(
-        cost_2000_legs_over_100={
-            "relay": round(costs["relay"], 3),
-            "bare": round(costs["bare"], 3),
-            "relay_over_bare": round(value, 3),
-            "offered_packets_per_s": rate,
-        }
+        cost_2000_legs_over_100=round(value, 3),
+        costs={name: round(cost, 3) for name, cost in costs.items()} | {"offered_packets_per_s": rate},
     )
     out.bar("cost_2000_legs_over_100, relay's over bare's", value, "<=", MAX_COST, is_speed=True)
 
@@ -263,9 +259,9 @@ async def memory(bench: Bench, daemon: Daemon) -> None:
     added = total(daemon.metrics(), "relay_legs") - legs
     per_leg = grown / max(1.0, added)
     lane = await asyncio.to_thread(lane_memory.measure, plan.many)
-    out.detail(bytes_per_leg={"process": round(per_leg), "lane": lane, "legs_added": added})
-    out.bar("resident bytes of the process per connected leg", per_leg, "<=", MAX_LEG_BYTES)
-    out.bar("lane memory per leg, bytes", lane["bytes_per_leg"], "<=", MAX_LANE_BYTES)
+    out.detail(bytes_per_leg=round(per_leg), lane_bytes_per_leg=lane, legs_added_for_it=added)
+    out.bar("resident bytes of the process per connected leg", per_leg, "<=", MAX_LEG_BYTES, is_speed=True)
+    out.bar("lane memory per leg, bytes", lane["bytes_per_leg"], "<=", MAX_LANE_BYTES, is_speed=True)
 
 
 async def latency(bench: Bench) -> None:
