@@ -277,6 +277,7 @@ async def latency(bench: Bench) -> None:
                 "delivered_share": round(one.delivered, 5),
                 "cpu_share": round(one.cpu / one.seconds, 3),
             }
+        row["carried"] = row["bare"]["delivered_share"] >= MIN_DELIVERED  # else the machine is too small
         marks = ("p50_us", "p99_us", "p999_us")
         row["added_to_bare"] = {
             k: None
