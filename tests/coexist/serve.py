@@ -1,0 +1,107 @@
+"""`relay serve` as it is, which on SIGUSR1 also tells what no metric does: losses that the relay believes in.
+
+    python -c RUN LANE UPDATE_AFTER CONFIG      UPDATE_AFTER: packets under one key, 0: as shipped
+
+`facts.json` beside the configuration: packets that the relay declared lost, packets that it could not open,
+key updates that it began itself. Must never live here: changes of what the relay does, but for the limit of
+packets under one key.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from aioquic._crypto import CryptoError
+from aioquic.quic.crypto import CryptoPair
+from aioquic.quic.recovery import QuicPacketRecovery
+
+import relay.daemon
+from relay.cli import main
+from relay.edge.quic import RelayQuic
+
+FACTS = "facts.json"
+COUNTS: Counter[str] = Counter()
+DAEMONS: list[relay.daemon.Daemon] = []
+
+
+def watch_recovery() -> None:
+    """Count packets declared lost (a congestion event) and packets sent again on a probe timeout."""
+    original = QuicPacketRecovery._on_packets_lost
+
+    def on_packets_lost(self: QuicPacketRecovery, *, packets: Any, **rest: Any) -> None:
+        taken = list(packets)
+        is_loss = rest.get("congestion_event", True)
+        if self.handshake_confirmed:
+            COUNTS["stack_lost" if is_loss else "stack_probed"] += len(taken)
+        original(self, packets=taken, **rest)
+
+    QuicPacketRecovery._on_packets_lost = on_packets_lost
+
+
+def watch_opening() -> None:
+    """Count 1-RTT packets that aioquic was given and could not open with any key it had."""
+    original = CryptoPair.decrypt_packet
+
+    def decrypt_packet(self: CryptoPair, packet: bytes, offset: int, expected: int) -> Any:
+        try:
+            return original(self, packet, offset, expected)
+        except CryptoError:
+            if packet[0] < 0x80:
+                COUNTS["stack_unopened"] += 1
+            raise
+
+    CryptoPair.decrypt_packet = decrypt_packet
+
+
+def watch_updates(update_after: int) -> None:
+    """Count key updates that the relay begins, after so many packets."""
+    create, begin = RelayQuic.__init__, RelayQuic.update_keys
+
+    def init(self: RelayQuic, **kwargs: Any) -> None:
+        create(self, **kwargs)
+        if update_after:
+            self.path.update_after = update_after
+
+    def update_keys(self: RelayQuic) -> None:
+        COUNTS["key_updates"] += 1
+        begin(self)
+
+    RelayQuic.__init__ = init
+    RelayQuic.update_keys = update_keys
+
+
+def watch_daemon() -> None:
+    """Keep hold of the daemon."""
+    original = relay.daemon.Daemon.__init__
+
+    def init(self: relay.daemon.Daemon, *args: Any, **kwargs: Any) -> None:
+        DAEMONS.append(self)
+        original(self, *args, **kwargs)
+
+    relay.daemon.Daemon.__init__ = init
+
+
+def write_facts(path: Path) -> None:
+    """Whole or not at all: the reader waits for the name."""
+    endpoint = DAEMONS[0].node.endpoint
+    lost = endpoint.media_lost + sum(peer.quic.path.media_lost for peer in endpoint._by_leg.values())
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps({**COUNTS, "media_lost": lost}))
+    os.replace(new, path)
+
+
+if __name__ == "__main__":
+    lane, update_after, config = sys.argv[1:]
+    watch_recovery()
+    watch_opening()
+    watch_updates(int(update_after))
+    watch_daemon()
+    facts = Path(config).with_name(FACTS)
+    signal.signal(signal.SIGUSR1, lambda *_: write_facts(facts))
+    sys.exit(main(["serve", "--set", f'lane="{lane}"', "--config", config]))
