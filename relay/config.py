@@ -77,6 +77,10 @@ class ListenConfig:
     per such time: a fifth less CPU at 20 calls for about that much latency. 0 reads each packet at once."""
     send_buffer: Annotated[int, Meta(ge=65_536, le=268_435_456)] = 8_388_608
     """Kernel send buffer per UDP socket, bytes."""
+    lanes: Annotated[int, Meta(ge=1, le=16)] = 1
+    """Threads of the native lane, each with a socket of its own per address (SO_REUSEPORT). One carries some
+    thousands of calls; more are for boxes with many cores, and each costs buffers and wake-ups. Inherited
+    sockets: as many as there are per address."""
 
 
 @dataclass(frozen=True, slots=True)

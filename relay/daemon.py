@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
 
 import uvloop
 from aioquic.quic.configuration import QuicConfiguration
@@ -38,6 +39,9 @@ from relay.ops.http import OpsServer
 from relay.ops.logs import Logs
 from relay.ops.metrics import Exporter, PacketCounters, SinkCounters, Snapshot
 from relay.protocol.keys import ClusterKey
+
+if TYPE_CHECKING:
+    from relay.edge.lane_native import NativeLane
 
 log = logging.getLogger("relay.daemon")
 HOUSEKEEPING = 1.0  # seconds between reports of who was heard and collections of young garbage
@@ -75,6 +79,13 @@ def read_certificate(config: Config) -> QuicConfiguration:
         raise ConfigError("tls", f"{error.filename}: {error.strerror}", "name readable PEM files") from None
     except (ValueError, IndexError, TypeError) as error:
         raise ConfigError("tls", f"cannot be used: {error}", "PEM: leaf first; its private key") from None
+
+
+class Reader(Protocol):
+    """What brings packets from sockets."""
+
+    def start(self) -> None: ...
+    def close(self) -> None: ...
 
 
 class Daemon:
@@ -115,7 +126,7 @@ class Daemon:
         self._http = OpsServer(self._exporter.answer, self.report)
         self._commands = CommandServer(self.node.driver.command)
         self._sockets: list[socket.socket] = []
-        self._readers: list[udp.Reader] = []
+        self._readers: list[Reader] = []
 
     # ------------------------------------------------------------ what the driver tells (driver.Sinks)
 
@@ -178,11 +189,23 @@ class Daemon:
         handed = [sock for sock in inherited.get("public", []) if sock.type == socket.SOCK_DGRAM]
         for sock in handed:
             udp.prepare(sock, listen)
-        self._sockets = handed or [udp.bind(text, listen) for text in listen.udp]
-        for sock in self._sockets:
-            reader = udp.Reader(self._loop, sock, self.node.endpoint, listen.batch_ms / 1000)
-            reader.start()
+        groups = udp.by_address(handed) if handed else [udp.bind(text, listen) for text in listen.udp]
+        self._sockets = [sock for group in groups for sock in group]
+        for reader in self._make_readers(groups):
             self._readers.append(reader)
+            reader.start()
+
+    def _make_readers(self, groups: list[list[socket.socket]]) -> Sequence[Reader]:
+        lane, endpoint = self.node.lane, self.node.endpoint
+        if lane.name == "native":
+            from relay.edge.threads import LaneThreads  # only where relay._lane can be had
+
+            return [LaneThreads(self._loop, cast("NativeLane", lane), endpoint, groups)]
+        if any(len(group) > 1 for group in groups):
+            cure = "install the native lane, or use one socket per address"
+            raise ConfigError("listen.lanes", "the Python lane reads one socket per address", cure)
+        wait_s = self._config.listen.batch_ms / 1000
+        return [udp.Reader(self._loop, sock, endpoint, wait_s) for sock in self._sockets]
 
     async def _open_listeners(self, inherited: dict[str, list[socket.socket]]) -> None:
         handed = inherited.get("metrics", [])

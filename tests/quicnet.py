@@ -14,12 +14,12 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import DatagramFrameReceived, StreamDataReceived
 
+from lanes import make_lane
 from quicpair import shared_configuration
 from relay.config import LimitsConfig
 from relay.edge.endpoint import Endpoint
 from relay.edge.front import AddressTokens, Front
 from relay.edge.ids import ConnectionIds
-from relay.edge.lane_py import PyLane
 from relay.protocol.address import Address
 from relay.protocol.cid import CidCodec
 
@@ -41,13 +41,13 @@ class Handle:
 class Network:
     """Loop, clock, socket and clients of one endpoint. `run` lets simulated time pass."""
 
-    def __init__(self, limits: LimitsConfig | None = None) -> None:
+    def __init__(self, limits: LimitsConfig | None = None, lane: str = "python") -> None:
         self.now = 0.0
         self.limits = limits or LimitsConfig()
         rng = random.Random(5)
         codec = CidCodec(b"k" * 16, SERVER_ID)
         ids = ConnectionIds(codec, b"r" * 32, 0)
-        self.lane = PyLane(self.limits)
+        self.lane = make_lane(lane, self.limits)
         self.endpoint = Endpoint(
             self,
             self.limits,

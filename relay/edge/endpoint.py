@@ -104,7 +104,7 @@ class Endpoint:
         self.half_open = 0
         self.handshakes = 0
         self.configuration = configuration
-        self.accepting = True
+        self._accepting = True
         self._loop = loop
         self._limits = limits
         self._front = front
@@ -129,6 +129,24 @@ class Endpoint:
         self._limits = limits
         self.configuration = configuration
         self._front.configure(limits)
+        self._tell_front()
+
+    @property
+    def accepting(self) -> bool:
+        """Newcomers are let in."""
+        return self._accepting
+
+    @accepting.setter
+    def accepting(self, yes: bool) -> None:
+        self._accepting = yes
+        self._tell_front()
+
+    def _tell_front(self) -> None:
+        self._lane.tell_front(
+            accepting=self._accepting,
+            half_open=self.half_open,
+            is_full=len(self._by_leg) >= self._limits.legs,
+        )
 
     def __len__(self) -> int:
         return len(self._by_leg)
@@ -329,7 +347,7 @@ class Endpoint:
         return refused or Admit(item.original_destination, item.retry_source)
 
     def _refuse_newcomers(self) -> DropReason | None:
-        if not self.accepting:
+        if not self._accepting:
             return DropReason.DRAINING
         return DropReason.QUOTA if len(self._by_leg) >= self._limits.legs else None
 
@@ -353,6 +371,7 @@ class Endpoint:
         peer = Peer(leg, quic, addr, now + self._limits.handshake_s)
         self.half_open += 1
         self._by_leg[peer.leg] = peer
+        self._tell_front()
         for cid in (verdict.retry_source or verdict.original_destination, quic.host_cid):
             self._own(peer, cid)
         self._arm(peer)  # its deadline holds whatever its first packet does to us
@@ -401,6 +420,7 @@ class Endpoint:
         peer.state = PeerState.OPEN
         self.half_open -= 1
         self.handshakes += 1
+        self._tell_front()
         peer.address = peer.quic.get_peer_address() or peer.address
         self._handler.opened(peer.leg, Address.parse(peer.address), peer.quic.peer_takes_datagrams)
 
@@ -412,6 +432,7 @@ class Endpoint:
         elif peer.state is PeerState.HALF_OPEN:
             peer.state = PeerState.CLOSING
             self.half_open -= 1
+            self._tell_front()
 
     def _events(self, peer: Peer, now: float) -> None:
         event = peer.quic.next_event()
@@ -448,6 +469,7 @@ class Endpoint:
             self._by_id.pop(cid, None)
         peer.ids.clear()
         self._by_leg.pop(peer.leg, None)
+        self._tell_front()
         self._dirty.pop(peer, None)
         self.media_lost += peer.quic.path.media_lost
         self._lane.close_path(peer.leg)

@@ -194,11 +194,23 @@ class Lane(Protocol):
     def take(self, most: int) -> list[Item]:
         """Up to `most` things for the loop to deal with, those of known connections first."""
 
+    def tell_front(self, *, accepting: bool, half_open: int, is_full: bool) -> None:
+        """What a front of the lane's own must know to judge newcomers; the plain lane has none."""
+
+
+CURE = 'install with cargo present, or use "auto" or "python"'
+
 
 def choose(config: Config) -> Lane:
     """The lane that `config.lane` asks for (auto, native, python). ConfigError when it is not to be had."""
     from relay.edge.lane_py import PyLane  # the twin implements what this module defines
 
-    if config.lane in ("auto", "python"):
-        return PyLane(config.limits)
-    raise ConfigError("lane", f"{config.lane!r} is not available in this build", 'use "auto" or "python"')
+    if config.lane != "python":
+        try:
+            from relay.edge.lane_native import NativeLane
+        except ImportError as error:
+            if config.lane == "native":
+                raise ConfigError("lane", f"no native lane in this build: {error}", CURE) from None
+        else:
+            return NativeLane(config.limits, config.listen.batch_ms / 1000)
+    return PyLane(config.limits)

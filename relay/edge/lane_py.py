@@ -250,6 +250,8 @@ class PyLane(Routes):
         self._order += 1
         heapq.heappush(self._acks, (due, self._order, owner))
 
+    def tell_front(self, *, accepting: bool, half_open: int, is_full: bool) -> None: ...
+
     # ------------------------------------------------------------ counted
 
     def packets(self) -> PacketCounts:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections.abc import Sequence
 
 from relay.config import ListenConfig
 from relay.edge.endpoint import READ_BATCH, Endpoint
@@ -20,12 +21,23 @@ WORTH_A_WAIT = 2  # packets expected within the wait; below, waiting costs more 
 _MEMINFO_DROPS = 8  # index of the drop counter in the array of SO_MEMINFO (linux/sock_diag.h)
 
 
-def bind(text: str, listen: ListenConfig) -> socket.socket:
-    """A bound, non-blocking UDP socket for "[v6]:port" or "v4:port"; [::] takes IPv4 too. ConfigError."""
+def bind(text: str, listen: ListenConfig) -> list[socket.socket]:
+    """Bound UDP sockets for "[v6]:port" or "v4:port", `listen.lanes` of them; [::] takes IPv4 too.
+
+    ConfigError names the setting.
+    """
     host, _, port = text.rpartition(":")
+    first = _bind_one(text, host, port, listen)
+    others = [_bind_one(text, host, str(first.getsockname()[1]), listen) for _ in range(listen.lanes - 1)]
+    return [first, *others]
+
+
+def _bind_one(text: str, host: str, port: str, listen: ListenConfig) -> socket.socket:
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
+        if listen.lanes > 1:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind((host.strip("[]"), int(port)))
@@ -36,6 +48,14 @@ def bind(text: str, listen: ListenConfig) -> socket.socket:
         ) from None
     prepare(sock, listen)
     return sock
+
+
+def by_address(sockets: Sequence[socket.socket]) -> list[list[socket.socket]]:
+    """Inherited sockets, those of one address together: each of them is read by a lane of its own."""
+    groups: dict[object, list[socket.socket]] = {}
+    for sock in sockets:
+        groups.setdefault(sock.getsockname(), []).append(sock)
+    return list(groups.values())
 
 
 def prepare(sock: socket.socket, listen: ListenConfig) -> None:

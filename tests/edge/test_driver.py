@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import socket
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
+from lanes import LANES
 from quicnet import Client as QuicClient
 from quicnet import Network
 from quicpair import shared_configuration
@@ -26,12 +28,13 @@ CID = CallId(bytes(range(16)))
 class World(Network):
     """A node in place of the bare endpoint; its sinks keep what they are told."""
 
-    def __init__(self, config: Config | None = None) -> None:
+    def __init__(self, config: Config | None = None, lane: str = "python") -> None:
         super().__init__()
-        self.config = config or Config(
+        config = config or Config(
             node=NodeConfig(cluster="relay-test"),
             tokens=TokenConfig(issuers=(IssuerConfig("app", signed.public_of(ISSUER).hex()),)),
         )
+        self.config = replace(config, lane=lane)
         self.keys = NodeKeys.of([ClusterKey(bytes(32))], self.config)
         self.records: list[ev.CallRecord] = []
         self.news: list[ev.CallEvent] = []
@@ -125,9 +128,9 @@ class Person(QuicClient):
         return head + bytes(100 - len(head))
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
+@pytest.fixture(params=LANES)
+def world(request: pytest.FixtureRequest) -> World:
+    return World(lane=request.param)
 
 
 def in_call(world: World) -> tuple[Person, Person]:

@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 
+from lanes import LANES
 from quicnet import Client, Network
 from quicpair import shared_configuration
 from relay.config import LimitsConfig
@@ -19,8 +20,14 @@ def frame(ctr: int, flow: int = 1, kid: int = 0) -> bytes:
     return head + bytes(100 - len(head))
 
 
+@pytest.fixture(params=LANES)
+def net(request: pytest.FixtureRequest) -> Network:
+    return Network(lane=request.param)
+
+
 @pytest.fixture
-def net() -> Network:
+def plain() -> Network:
+    """With the plain lane, whose parts a test can replace."""
     return Network()
 
 
@@ -88,9 +95,9 @@ def test_acks_leave_alone_when_no_audio_takes_them(net: Network) -> None:
     assert first.quic._loss.bytes_in_flight == 0
 
 
-def test_an_ack_that_audio_took_along_does_not_delay_the_next_one(net: Network) -> None:
-    first, second = pair(net)
-    path = net.endpoint._by_leg[1].quic.path
+def test_an_ack_that_audio_took_along_does_not_delay_the_next_one(plain: Network) -> None:
+    first, second = pair(plain)
+    path = plain.endpoint._by_leg[1].quic.path
     seal = path.seal
     late: list[float] = []
 
@@ -100,12 +107,12 @@ def test_an_ack_that_audio_took_along_does_not_delay_the_next_one(net: Network) 
         return seal(datagrams, now)
 
     setattr(path, "seal", watched)  # noqa: B010 - a method, on one object
-    start = net.now
-    net.call_at(start, lambda: first.say(b"\0\0"))
-    net.call_at(start + 0.010, lambda: net.endpoint.send_datagram(1, b"\0\0"))
-    net.call_at(start + 0.006, lambda: first.say(b"\0\0"))
-    net.call_at(start + 0.019, lambda: second.say(b"\0\0"))  # others wait their 20 ms behind it
-    net.run(0.2)
+    start = plain.now
+    plain.call_at(start, lambda: first.say(b"\0\0"))
+    plain.call_at(start + 0.010, lambda: plain.endpoint.send_datagram(1, b"\0\0"))
+    plain.call_at(start + 0.006, lambda: first.say(b"\0\0"))
+    plain.call_at(start + 0.019, lambda: second.say(b"\0\0"))  # others wait their 20 ms behind it
+    plain.run(0.2)
     assert len(late) == 1
     assert late[0] < 0.002
 
@@ -307,56 +314,56 @@ def test_a_read_stops_when_the_socket_is_empty(net: Network) -> None:
     assert net.endpoint.udp_in == 7
 
 
-def test_a_bug_met_by_one_peers_packet_costs_that_peer_only(net: Network) -> None:
-    first, second = pair(net)
+def test_a_bug_met_by_one_peers_packet_costs_that_peer_only(plain: Network) -> None:
+    first, second = pair(plain)
 
     def explode(*_: object) -> None:
         raise ZeroDivisionError
 
     for method in ("receive", "receive_datagram"):
-        peer = net.endpoint._by_leg.get(2)
+        peer = plain.endpoint._by_leg.get(2)
         if peer is None:
-            second = Client(net, 1003)
-            net.run(1.0)
-            peer = net.endpoint._by_leg[3]
+            second = Client(plain, 1003)
+            plain.run(1.0)
+            peer = plain.endpoint._by_leg[3]
         owner = peer.quic.path if method == "receive" else peer.quic
         setattr(owner, method, explode)  # its own attribute: gone with the connection
         if method == "receive":
             second.say(frame(1))
         else:
             second.write(b"x")
-        net.run(0.1)
-    assert net.endpoint.internal_errors == 2
-    assert net.told("lost")[0][0] == 2
-    assert 1 in net.endpoint._by_leg
+        plain.run(0.1)
+    assert plain.endpoint.internal_errors == 2
+    assert plain.told("lost")[0][0] == 2
+    assert 1 in plain.endpoint._by_leg
     first.say(frame(5))
-    net.run(0.1)
+    plain.run(0.1)
 
 
 @pytest.mark.parametrize("way", ["transmit", "close", "flush"])
-def test_a_bug_met_while_sending_costs_the_receiver_only(net: Network, way: str) -> None:
-    first, second = pair(net)
-    third = Client(net, 1003)
-    net.run(1.0)
-    net.lane.route(1, 1, [(2, 2), (3, 2)], None)
+def test_a_bug_met_while_sending_costs_the_receiver_only(plain: Network, way: str) -> None:
+    first, second = pair(plain)
+    third = Client(plain, 1003)
+    plain.run(1.0)
+    plain.lane.route(1, 1, [(2, 2), (3, 2)], None)
     second.write(b"x")
-    net.run(0.1)
+    plain.run(0.1)
 
     def explode(*_: object) -> None:
         raise ZeroDivisionError
 
-    quic = net.endpoint._by_leg[2].quic
+    quic = plain.endpoint._by_leg[2].quic
     setattr(quic.path if way == "flush" else quic, "seal" if way == "flush" else "datagrams_to_send", explode)
     if way == "transmit":
-        net.endpoint.send_stream(2, b"news")
-        net.endpoint.transmit_dirty()
+        plain.endpoint.send_stream(2, b"news")
+        plain.endpoint.transmit_dirty()
     elif way == "close":
-        net.endpoint.close(2, 0x24, "")
+        plain.endpoint.close(2, 0x24, "")
     first.say(frame(1))
-    net.run(0.1)
+    plain.run(0.1)
     assert len(third.got) == 1
-    assert net.endpoint.internal_errors == 1
-    assert [leg for leg, _ in net.told("lost")] == [2]
+    assert plain.endpoint.internal_errors == 1
+    assert [leg for leg, _ in plain.told("lost")] == [2]
 
 
 def test_a_bug_in_a_timer_costs_its_peer_only(net: Network) -> None:

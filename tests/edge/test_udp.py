@@ -21,7 +21,7 @@ LISTEN = ListenConfig(receive_buffer=65_536, send_buffer=65_536)
     ("text", "to"), [("127.0.0.1:0", "127.0.0.1"), ("[::]:0", "127.0.0.1"), ("[::1]:0", "::1")]
 )
 def test_a_bound_socket_hears_its_family_and_ipv4_through_the_wildcard(text: str, to: str) -> None:
-    sock = udp.bind(text, LISTEN)
+    (sock,) = udp.bind(text, LISTEN)
     family = socket.AF_INET6 if ":" in to else socket.AF_INET
     with sock, socket.socket(family, socket.SOCK_DGRAM) as sender:
         sender.sendto(b"here", (to, sock.getsockname()[1]))
@@ -38,7 +38,7 @@ def test_an_address_in_use_names_the_key_and_the_cure() -> None:
 
 
 def test_packets_that_the_kernel_drops_are_counted() -> None:
-    sock = udp.bind("127.0.0.1:0", LISTEN)
+    sock = udp.bind("127.0.0.1:0", LISTEN)[0]
     with sock, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         before = udp.kernel_drops(sock)
         for _ in range(2000):
@@ -176,7 +176,7 @@ async def test_a_watched_socket_is_read_until_it_is_closed() -> None:
 
     taker = Taker()
     loop = asyncio.get_running_loop()
-    sock = udp.bind("127.0.0.1:0", LISTEN)
+    sock = udp.bind("127.0.0.1:0", LISTEN)[0]
     made = udp.Reader(loop, sock, cast(Endpoint, taker), 0.001)
     made.start()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:

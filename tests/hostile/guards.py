@@ -196,7 +196,7 @@ GUARDS: Final = [
     _guard(
         "a node that leaves takes newcomers",
         ENDPOINT,
-        "if not self.accepting:",
+        "if not self._accepting:",
         NEVER,
         "PACKETS/a first packet for a node that leaves",
     ),

@@ -47,7 +47,7 @@ class _Timer:
 class Stage:
     """One node without a network: packets are handed in, what it sends is kept or carried to visitors."""
 
-    def __init__(self, *, limits: dict[str, Any] | None = None) -> None:
+    def __init__(self, *, limits: dict[str, Any] | None = None, lane: str = "python") -> None:
         self.now = 0.0
         self.sent: list[tuple[bytes, Any]] = []
         self.clients: dict[Any, Any] = {}
@@ -55,7 +55,11 @@ class Stage:
         self.is_deaf = False  # packets of the clients are lost, but for first ones
         self._events: list[tuple[float, int, _Timer]] = []
         self._count = itertools.count()
-        self.config = Config(node=NodeConfig(cluster=CLUSTER), limits=replace(LimitsConfig(), **limits or {}))
+        self.config = Config(
+            node=NodeConfig(cluster=CLUSTER),
+            limits=replace(LimitsConfig(), **limits or {}),
+            lane=cast(Any, lane),
+        )
         self.node = Node(
             self.config,
             NodeKeys([CLUSTER_KEY], {signed.kid_of(PUBLIC): PUBLIC}),

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import pytest
 
 from hostile import table_edge as table
 from hostile.scenes import STRANGER, Stage
 from hostile.table_edge import DOWN, INDEX, UP
+from lanes import make_lane
 from relay.config import LimitsConfig
 from relay.core.reasons import DropReason
+from relay.edge.lane import Lane
 from relay.edge.lane_py import PyLane
+
+L = TypeVar("L", bound=Lane)
+
+
+@pytest.fixture
+def lane() -> str:
+    """Which lane; test_packets_native.py runs the same with the other."""
+    return "python"
 
 
 @pytest.mark.parametrize("row", table.PACKETS, ids=lambda row: row.id)
-def test_a_packet_of_a_stranger_is_dropped_by_name_or_answered_with_less(row: table.Packet) -> None:
-    stage = Stage(limits=dict(row.limits))
+def test_a_packet_of_a_stranger_is_dropped_by_name_or_answered_with_less(
+    row: table.Packet, lane: str
+) -> None:
+    stage = Stage(limits=dict(row.limits), lane=lane)
     data = row.data if isinstance(row.data, bytes) else row.data(stage)
     legs = len(stage.endpoint)
     stage.sent.clear()
@@ -26,8 +40,8 @@ def test_a_packet_of_a_stranger_is_dropped_by_name_or_answered_with_less(row: ta
 
 
 @pytest.mark.parametrize("row", table.FRAMES, ids=lambda row: row.id)
-def test_frames_against_the_rules_close_the_connection_with_their_code(row: table.Frames) -> None:
-    stage = Stage()
+def test_frames_against_the_rules_close_the_connection_with_their_code(row: table.Frames, lane: str) -> None:
+    stage = Stage(lane=lane)
     visitor = stage.visit()
     assert visitor.closed is None
     for payload in row.payloads:
@@ -38,8 +52,8 @@ def test_frames_against_the_rules_close_the_connection_with_their_code(row: tabl
 
 
 @pytest.mark.parametrize("row", table.TAMPERED, ids=lambda row: row.id)
-def test_a_tampered_packet_moves_and_closes_nothing(row: table.Tampered) -> None:
-    stage = Stage()
+def test_a_tampered_packet_moves_and_closes_nothing(row: table.Tampered, lane: str) -> None:
+    stage = Stage(lane=lane)
     visitor = stage.visit()
     heard = stage.endpoint.last_heard(1)
     stage.run(0.5)
@@ -51,17 +65,16 @@ def test_a_tampered_packet_moves_and_closes_nothing(row: table.Tampered) -> None
     assert len(stage.endpoint) == 1
 
 
-def lane() -> PyLane:
+def prepare(made: L) -> L:
     """Leg 1 owns uplink 4 as participant 2; leg 2 may hear it."""
-    made = PyLane(LimitsConfig())
     for leg in (1, 2):
         made.open_leg(leg, pps=500, up_bps=512_000, down_bps=8_000_000)
     return made
 
 
 @pytest.mark.parametrize("row", table.MEDIA, ids=lambda row: row.id)
-def test_a_hostile_datagram_reaches_nobody(row: table.Media) -> None:
-    made = lane()
+def test_a_hostile_datagram_reaches_nobody(row: table.Media, lane: str) -> None:
+    made = prepare(make_lane(lane))
     made.open_flow(1, UP, index=INDEX, group=row.group)
     made.route(1, UP, [] if row.closed else [(2, DOWN)], row.closed)
     *before, last = row.datagrams
@@ -75,7 +88,7 @@ def test_a_hostile_datagram_reaches_nobody(row: table.Media) -> None:
 
 @pytest.mark.parametrize("row", table.COPIES, ids=lambda row: row.id)
 def test_a_copy_that_cannot_arrive_is_dropped_by_name(row: table.Copies) -> None:
-    made = lane()
+    made = prepare(PyLane(LimitsConfig()))
     made.open_flow(1, UP, index=INDEX, group=False)
     made.route(1, UP, [(2, DOWN)], None)
     row.act(made)
@@ -84,5 +97,5 @@ def test_a_copy_that_cannot_arrive_is_dropped_by_name(row: table.Copies) -> None
 
 
 @pytest.mark.parametrize("row", table.MANNERS, ids=lambda row: row.id)
-def test_a_connection_without_manners_meets_its_limit(row: table.Manner) -> None:
-    assert row.act(Stage(limits=dict(row.limits))) == row.outcome
+def test_a_connection_without_manners_meets_its_limit(row: table.Manner, lane: str) -> None:
+    assert row.act(Stage(limits=dict(row.limits), lane=lane)) == row.outcome

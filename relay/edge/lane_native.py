@@ -1,0 +1,166 @@
+"""The native lane (relay._lane, written in Rust) as the edge sees it: names, types, and its threads.
+
+Threads of its own read and write the sockets without the interpreter lock; what they leave for the loop is
+announced by an eventfd. Without `start` it is the same lane without threads, fed by `receive`: so tests drive
+it on a simulated clock, and compare it with its plain twin. Must never live here: what the Rust side decides.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from aioquic.quic.connection import NetworkAddress
+
+from relay import _lane
+from relay.config import LimitsConfig
+from relay.core.events import FlowCounters
+from relay.core.reasons import DropReason
+from relay.edge.lane import (
+    AckShown,
+    Admitted,
+    Broken,
+    ControlDatagram,
+    Item,
+    Known,
+    LaneCounters,
+    Packet,
+    PacketCounts,
+    RekeyWanted,
+    Unknown,
+)
+from relay.edge.space import PathState
+from relay.errors import LocalError
+
+_REASONS: Final = {reason.value: reason for reason in DropReason}
+
+
+# What `take` gives: the name of its kind, then these, which end with the time for most.
+_ITEMS: Final[dict[str, Callable[..., Item]]] = {
+    "known": lambda leg, data, address, sock, _: Known(leg, data, address, sock),
+    "unknown": lambda data, address, sock, _: Unknown(data, address, sock),
+    "admit": lambda data, address, sock, _, original, retry: Admitted(data, address, sock, original, retry),
+    "control": lambda leg, payload, _: ControlDatagram(leg, payload),
+    "ack": AckShown,
+    "rekey": RekeyWanted,
+    "broken": Broken,
+}
+
+
+def _counter(counts: dict[str, int]) -> Counter[DropReason]:
+    return Counter({_REASONS[name]: count for name, count in counts.items() if count})
+
+
+class NativeLane:
+    """The lane in Rust. See `relay.edge.lane.Lane` for the contract of each method."""
+
+    name = "native"
+
+    def __init__(self, limits: LimitsConfig | None = None, batch_s: float = 0.0) -> None:
+        limits = limits or LimitsConfig()
+        self._lane = _lane.Lane(
+            queue_frames=limits.queue_frames,
+            queue_s=limits.queue_ms / 1000,
+            burst_s=limits.burst_ms / 1000,
+            batch_s=batch_s,
+        )
+
+    # ------------------------------------------------------------ routes
+
+    def open_leg(self, leg: int, *, pps: int, up_bps: int, down_bps: int) -> None:
+        self._lane.open_leg(leg, pps=pps, up_bps=up_bps, down_bps=down_bps)
+
+    def close_leg(self, leg: int) -> None:
+        self._lane.close_leg(leg)
+
+    def open_flow(self, leg: int, flow: int, *, index: int, group: bool) -> None:
+        try:
+            self._lane.open_flow(leg, flow, index=index, group=group)
+        except LookupError as error:
+            raise LocalError(f"no such leg: {leg}") from error
+
+    def close_flow(self, leg: int, flow: int) -> FlowCounters:
+        received, accepted, copies, lost, dropped = self._lane.close_flow(leg, flow)
+        return FlowCounters(
+            received=received, accepted=accepted, copies=copies, lost=lost, dropped=dict(_counter(dropped))
+        )
+
+    def route(
+        self, leg: int, flow: int, targets: Sequence[tuple[int, int]], closed: DropReason | None
+    ) -> None:
+        try:
+            self._lane.route(leg, flow, list(targets), closed)
+        except LookupError as error:
+            raise LocalError(f"route for what is not open: leg {leg} flow {flow}") from error
+
+    def deliver(self, leg: int, payload: bytes, now: float) -> DropReason | None:
+        reason = self._lane.deliver(leg, payload, now)
+        return None if reason is None else _REASONS[reason]
+
+    # ------------------------------------------------------------ connections
+
+    def open_path(self, leg: int) -> PathState:
+        return self._lane.open_path(leg)
+
+    def close_path(self, leg: int) -> None:
+        self._lane.close_path(leg)
+
+    def own(self, leg: int, cid: bytes) -> None:
+        self._lane.own(leg, cid)
+
+    def disown(self, cid: bytes) -> None:
+        self._lane.disown(cid)
+
+    # ------------------------------------------------------------ packets
+
+    def receive(self, data: bytes, address: NetworkAddress, sock: int, now: float) -> None:
+        self._lane.receive(data, address, sock, now)
+
+    def flush(self, now: float) -> list[Packet]:
+        return self._lane.flush(now)
+
+    def unsent(self, packet: Packet) -> None:
+        self._lane.unsent(packet[1])
+
+    def next_ack(self) -> float | None:
+        return self._lane.next_ack()
+
+    def take(self, most: int) -> list[Item]:
+        return [_ITEMS[kind](*rest) for kind, *rest in self._lane.take(most)]
+
+    # ------------------------------------------------------------ front and threads
+
+    def tell_front(self, *, accepting: bool, half_open: int, is_full: bool) -> None:
+        self._lane.set_front(accepting=accepting, half_open=half_open, legs_full=is_full)
+
+    def start(self, lanes: list[list[int]], event_fd: int) -> None:
+        """A thread per list of descriptors, one per address; `event_fd` is written when `take` has news."""
+        self._lane.start(lanes, event_fd)
+
+    def stop(self) -> None:
+        """End the threads; what was counted stays readable."""
+        self._lane.stop()
+
+    # ------------------------------------------------------------ counted
+
+    @property
+    def counters(self) -> LaneCounters:
+        """Media datagrams, as of now."""
+        media_in, accepted, copies, sent, queued, dropped, dropped_out = self._lane.counters()
+        return LaneCounters(
+            media_in, accepted, copies, sent, queued, _counter(dropped), _counter(dropped_out)
+        )
+
+    def packets(self) -> PacketCounts:
+        counts = self._lane.packets()
+        return PacketCounts(
+            received=counts["received"],
+            sent=counts["sent"],
+            send_errors=counts["send_errors"],
+            media=counts["media"],
+            waiting=counts["waiting"],
+            taken=counts["taken"],
+            answered=counts["front"],
+            dropped=dict(_counter(counts["dropped"])),
+        )
