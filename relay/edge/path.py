@@ -35,6 +35,7 @@ from relay.protocol import frames
 MEDIA_WINDOW = 16 * 1024  # bytes of media in flight; 2.4 kB, aioquic's floor, is 170 ms of one repaired voice
 HEADER_AND_TAG = 1 + 2 + 16  # of a packet of ours beside the peer's id: first byte, number, AEAD tag
 KEY_UPDATE_AFTER = 1 << 22  # half the AES-GCM limit (RFC 9001 section 6.6)
+PATIENCE = 0.080  # seconds more for an acknowledgement while packets wait for a busy loop
 EARLY = 0.001  # an acknowledgement due this soon leaves now: loop clocks tick in milliseconds
 STALE_FLIGHT = 1.0  # an unacknowledged media packet counts as in flight for this long at most, seconds
 SAMPLE_EVERY = 0.05  # seconds between RTT samples: each voice alone gives fifty acknowledgements a second
@@ -267,8 +268,14 @@ class Path:
 
     @property
     def ack_due(self) -> float | None:
-        """When a held acknowledgement must leave at the latest."""
-        return self.ack_at if self.active else None
+        """When a held acknowledgement must leave at the latest.
+
+        Acknowledging what overtook a packet that waits for aioquic would make the peer call that one lost, so
+        it is held longer then: being late costs the peer a probe, a false loss half its window.
+        """
+        if self.ack_at is None or not self.active:
+            return None
+        return self.ack_at + PATIENCE if self.slow else self.ack_at
 
     # ------------------------------------------------------------ in
 
@@ -404,8 +411,8 @@ class Path:
         acked_up_to = -1
         peer = self._peer_cid
         parts = [frames.encode_datagram(datagram) for datagram in datagrams]
-        # Acknowledging what overtook a waiting packet would make the peer call that one lost.
-        if self.ack_at is not None and (not self.slow or now + EARLY >= self.ack_at):
+        due = self.ack_due
+        if due is not None and (not self.slow or now + EARLY >= due):
             arrived = now if self.largest_at is None else self.largest_at
             delay = int((now - arrived) * 1e6) >> OUR_ACK_EXPONENT
             ack = frames.encode_ack(self._ranges.items, max(delay, 0))

@@ -16,8 +16,8 @@ from aioquic.tls import Epoch
 
 from quicpair import CLIENT, DELAY, SERVER, QuicPair
 from relay.core.reasons import DropReason
-from relay.edge.path import MEDIA_WINDOW
-from relay.edge.quic import MAX_PACKET, PRIVATE_NAMES, STREAM_WINDOW
+from relay.edge.path import MEDIA_WINDOW, PATIENCE
+from relay.edge.quic import ACK_HOLD, MAX_PACKET, PRIVATE_NAMES, STREAM_WINDOW
 
 OWNERS = {
     "QuicConnection": lambda pair: pair.connected(),
@@ -334,6 +334,9 @@ def test_a_stuck_loop_does_not_silence_acknowledgements(pair: QuicPair) -> None:
     pair.arrive(data, CLIENT)
     due = pair.path.ack_due
     assert due is not None
+    assert due == pytest.approx(pair.now + ACK_HOLD + PATIENCE)
+    pair.path.seal([bytes(60)], due - 0.0015)
+    assert pair.path.ack_due is not None
     pair.path.seal([bytes(60)], due - 0.0005)
     assert pair.path.ack_due is None
 
