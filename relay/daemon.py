@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import importlib.util
 import logging
 import signal
 import socket
@@ -168,7 +167,7 @@ class Daemon:
                     "metrics": self._http.address,
                 },
             )
-            if self._config.lane == "auto" and importlib.util.find_spec("relay._lane") is None:
+            if self._config.lane == "auto" and self.node.lane.name == "python":
                 log.warning(NO_NATIVE_LANE, extra={"setting": "lane"})
             await self._done.wait()
             for task in keepers:
