@@ -48,16 +48,18 @@ def copied(to: Path) -> Path:
     return to
 
 
-def built(kind: str, source: Path, env: Mapping[str, str]) -> Path:
-    """The file that the build back end of pyproject.toml makes of `source`; `kind`: wheel or sdist."""
+def built(kind: str, source: Path, env: Mapping[str, str]) -> tuple[Path, str]:
+    """The file that the build back end of pyproject.toml makes of `source`, and what it said meanwhile.
+
+    `kind`: wheel or sdist.
+    """
     script = f"from setuptools import build_meta; build_meta.build_{kind}('dist')"
     (source / "dist").mkdir(exist_ok=True)
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=source, env=dict(env), capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=source, env=dict(env), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     [made] = (source / "dist").iterdir()
-    return made
+    return made, done.stdout + done.stderr
 
 
 def with_cargo() -> dict[str, str]:
@@ -102,7 +104,7 @@ def status(daemon: Daemon, python: Path) -> dict[str, object]:
 
 def test_without_cargo_an_installation_serves_with_the_python_lane_and_says_so(tmp_path: Path) -> None:
     source = copied(tmp_path / "source")
-    wheel = built("wheel", source, without_cargo(tmp_path / "nothing"))
+    wheel, _ = built("wheel", source, without_cargo(tmp_path / "nothing"))
     assert LANE not in zipfile.ZipFile(wheel).namelist()
     python = installed(wheel, tmp_path / "env")
     with serving(python) as daemon:
@@ -122,7 +124,7 @@ def test_without_cargo_an_installation_serves_with_the_python_lane_and_says_so(t
 def test_with_cargo_and_no_crates_to_be_had_the_python_lane_is_installed_alone(tmp_path: Path) -> None:
     nowhere = {"CARGO_HOME": str(tmp_path / "home"), "CARGO_NET_OFFLINE": "true"}
     nowhere["CARGO_TARGET_DIR"] = str(tmp_path / "target")
-    wheel = built("wheel", copied(tmp_path / "source"), {**os.environ, **nowhere})
+    wheel, _ = built("wheel", copied(tmp_path / "source"), {**os.environ, **nowhere})
     assert LANE not in zipfile.ZipFile(wheel).namelist()
 
 
@@ -131,7 +133,7 @@ def test_with_cargo_and_no_crates_to_be_had_the_python_lane_is_installed_alone(t
 def test_a_source_distribution_holds_the_crate_and_builds_the_native_lane() -> None:
     folder = CACHE / "packages"  # always the same, and files keep their times: cargo compiles changes only
     shutil.rmtree(folder, ignore_errors=True)
-    sdist = built("sdist", copied(folder / "tree"), with_cargo())
+    sdist, _ = built("sdist", copied(folder / "tree"), with_cargo())
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
         archive.extractall(folder, **SAFELY)
@@ -139,8 +141,8 @@ def test_a_source_distribution_holds_the_crate_and_builds_the_native_lane() -> N
     sources = [crate / "Cargo.toml", crate / "Cargo.lock", *crate.glob("src/**/*.rs")]
     assert {str(path.relative_to(ROOT)) for path in sources} <= names
     assert not {name for name in names if name.endswith((".so", ".rlib")) or "target/" in name}
-    wheel = built("wheel", folder / sdist.name.removesuffix(".tar.gz"), with_cargo())
-    assert LANE in zipfile.ZipFile(wheel).namelist()
+    wheel, said = built("wheel", folder / sdist.name.removesuffix(".tar.gz"), with_cargo())
+    assert LANE in zipfile.ZipFile(wheel).namelist(), said[said.find("error") :][:4000]
     oldest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     assert wheel.name.split("-")[2:4] == ["cp" + oldest.removeprefix(">=").replace(".", ""), "abi3"]
     shutil.rmtree(folder)
