@@ -254,6 +254,7 @@ impl Core {
         *owner = Some(leg.number);
         let mut scratch = mem::take(&mut work.scratch);
         let opened = if is_long {
+            leg.state.lock().path.slow_more();
             Fast::Slow
         } else {
             self.open(work, &leg, packet, &mut scratch)
@@ -291,13 +292,17 @@ impl Core {
         let state = &mut *guard;
         let path = &mut state.path;
         let own_sock = path.facts.sock;
-        if !self.is_same_address(own_sock, packet.sock) {
-            return Fast::Slow;
-        }
         let lost = path.media_lost;
-        let opened = path.open(packet.data, packet.from, now, scratch, &mut work.parsed);
+        let opened = if self.is_same_address(own_sock, packet.sock) {
+            path.open(packet.data, packet.from, now, scratch, &mut work.parsed)
+        } else {
+            Opened::Slow
+        };
         let plain = match opened {
-            Opened::Slow => return Fast::Slow,
+            Opened::Slow => {
+                path.slow_more();
+                return Fast::Slow;
+            }
             Opened::Drop(reason) => {
                 work.counters.drop(reason);
                 return Fast::Settled;
@@ -415,6 +420,7 @@ impl Core {
         work.counters.waiting = work.counters.waiting.wrapping_sub(1);
         if let Some(leg) = self.owner(data) {
             // its first packet stood before it
+            leg.state.lock().path.slow_more();
             return work.stage_known(leg, data, from, sock, at);
         }
         let mut reply = mem::take(&mut work.reply);
@@ -464,14 +470,18 @@ impl Core {
         let mut guard = self.shared.lock();
         let shared = &mut *guard;
         let admits = shared.slow.admits();
+        let mut refused = Vec::new();
         shared.counters.merge(&mut work.counters);
         for staged in work.staged.drain(..) {
-            shared.slow.put(staged, limits, &mut shared.counters);
+            refused.extend(shared.slow.put(staged, limits, &mut shared.counters));
         }
         let wakes = !shared.is_woken && !shared.slow.is_empty();
         shared.is_woken |= wakes;
         let now_admits = shared.slow.admits();
         drop(guard);
+        for leg in refused {
+            leg.state.lock().path.slow_done(); // aioquic will never see it
+        }
         self.tell_front(admits, now_admits);
         if wakes {
             if let Some(waker) = self.waker.read().as_ref() {

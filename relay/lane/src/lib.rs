@@ -12,10 +12,11 @@
 //! core out desk   all legs: packets in, packets out, what Python changes
 //! work slow counters   what a thread keeps, what waits for the loop, what was counted
 //! front retry budget     packets of nobody: proofs and answers that keep no memory of a source
+//! worker          the threads: wait, read, hand to the core, send
 //! socket          batches of UDP packets in and out, waiting, steering: all of the crate's `unsafe`
 //! ```
 //!
-//! This file names the modules and is the only one that knows Python.
+//! This file names the modules; `python` is the only one that knows Python.
 //! Must never live here: anything a packet passes through.
 #![deny(unsafe_code)]
 
@@ -32,6 +33,8 @@ pub mod header;
 pub mod media;
 pub mod out;
 pub mod path;
+#[cfg(feature = "python")]
+mod python;
 pub mod ranges;
 pub mod reason;
 pub mod retry;
@@ -45,3 +48,4 @@ pub mod table;
 mod vectors;
 pub mod window;
 pub mod work;
+pub mod worker;

@@ -18,18 +18,16 @@ use std::mem;
 
 use crate::core::{contain, Core, LegState};
 use crate::media::{set_flow, MAX_SIZE};
-use crate::path::MAX_PACKET;
+use crate::path::{EARLY, MAX_PACKET};
 use crate::reason::Reason;
 use crate::slow::Item;
 use crate::table::Target;
-use crate::work::Work;
+use crate::work::{Outgoing, Work};
 
 /// Short header, ACK frame and tag, upper bound for one of ours.
 const PACKET_OVERHEAD: usize = 60;
 /// Frame type and two-byte length.
 const DATAGRAM_OVERHEAD: usize = 3;
-/// An acknowledgement due this soon leaves now: the plain twin's clock ticks in milliseconds.
-const EARLY: f64 = 0.001;
 
 impl Core {
     /// Let a copy wait for a listener. A queue that is full by that is emptied at once: a batch of packets must
@@ -178,20 +176,34 @@ impl Core {
         }
     }
 
-    /// The kernel refused packet `index` of `work.out`. Call it before `sent`, once for each.
+    /// The kernel refused packet `index` of `work.out`: once for each, before `finish`.
     pub fn unsent(&self, work: &mut Work, index: usize) {
-        let copies = work.out.copies.get_mut(index).map_or(0, mem::take);
+        let mut out = mem::take(&mut work.out);
+        self.refused(work, &mut out, Some(index));
+        work.out = out;
+    }
+
+    /// As `unsent`, of packets that were taken out of a `Work`; None: one that carries no media.
+    pub fn refused(&self, work: &mut Work, out: &mut Outgoing, index: Option<usize>) {
+        let copies = index.and_then(|index| out.copies.get_mut(index));
+        let copies = u64::from(copies.map_or(0, mem::take));
         let counters = &mut work.counters;
         counters.sent = counters.sent.wrapping_sub(1);
         counters.send_errors = counters.send_errors.wrapping_add(1);
-        counters.copies_sent = counters.copies_sent.wrapping_sub(u64::from(copies));
-        counters.drop_out(Reason::SendError, u64::from(copies));
+        counters.copies_sent = counters.copies_sent.wrapping_sub(copies);
+        counters.drop_out(Reason::SendError, copies);
     }
 
-    /// All packets of `work.out` that `unsent` did not name have left; clears it.
+    /// The packets of `work.out` were given to the kernel, also those that `unsent` named: count and clear.
     pub fn sent(&self, work: &mut Work) {
-        let sent = u64::try_from(work.out.len()).unwrap_or(0);
-        work.counters.sent = work.counters.sent.wrapping_add(sent);
+        let count = work.out.len();
+        self.count_sent(work, count);
         work.out.clear();
+    }
+
+    /// As `sent`, of packets that were taken out of a `Work`.
+    pub fn count_sent(&self, work: &mut Work, count: usize) {
+        let count = u64::try_from(count).unwrap_or(0);
+        work.counters.sent = work.counters.sent.wrapping_add(count);
     }
 }

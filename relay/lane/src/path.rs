@@ -30,6 +30,10 @@ use crate::window::Received;
 
 /// We promise 25 ms (max_ack_delay); the rest is for the timer to be late.
 pub const ACK_HOLD: f64 = 0.020;
+/// Seconds more for an acknowledgement while packets wait for a busy loop.
+const PATIENCE: f64 = 0.080;
+/// An acknowledgement due this soon leaves now: the plain twin's clock ticks in milliseconds.
+pub const EARLY: f64 = 0.001;
 pub const MAX_PACKET: usize = 1200;
 /// Half the AES-GCM limit (RFC 9001 section 6.6).
 pub const KEY_UPDATE_AFTER: u64 = 1 << 22;
@@ -97,6 +101,8 @@ pub struct Path {
     pub largest_at: Option<f64>,
     pub ack_at: Option<f64>,
     pub last_heard: f64,
+    /// Packets that came and wait for aioquic: not in the ranges yet.
+    slow: usize,
     ranges: Ranges,
     received: Received,
     // what leaves
@@ -137,6 +143,7 @@ impl Default for Path {
             largest_at: None,
             ack_at: None,
             last_heard: 0.0,
+            slow: 0,
             ranges: Ranges::new(),
             received: Received::new(),
             next: 0,
@@ -272,6 +279,16 @@ impl Path {
         self.received.add(number);
     }
 
+    /// A packet waits for aioquic.
+    pub fn slow_more(&mut self) {
+        self.slow = self.slow.saturating_add(1);
+    }
+
+    /// aioquic has dealt with a packet that waited for it.
+    pub fn slow_done(&mut self) {
+        self.slow = self.slow.saturating_sub(1);
+    }
+
     /// Numbers to acknowledge: ascending, half-open, at most 64 ranges.
     pub fn ranges(&self) -> &[(u64, u64)] {
         self.ranges.as_slice()
@@ -295,12 +312,12 @@ impl Path {
     }
 
     /// When a held acknowledgement must leave at the latest.
+    ///
+    /// Acknowledging what overtook a packet that waits for aioquic would make the peer call that one lost, so
+    /// it is held longer then: being late costs the peer a probe, a false loss half its window.
     pub fn ack_due(&self) -> Option<f64> {
-        if self.active {
-            self.ack_at
-        } else {
-            None
-        }
+        let due = self.ack_at.filter(|_| self.active)?;
+        Some(if self.slow > 0 { due + PATIENCE } else { due })
     }
 
     pub fn media_in_flight(&self) -> u64 {
@@ -498,7 +515,10 @@ impl Path {
         now: f64,
         out: &mut Vec<u8>,
     ) -> u64 {
-        if self.ack_at.is_none() {
+        let Some(due) = self.ack_due() else {
+            return 0;
+        };
+        if self.slow > 0 && now + EARLY < due {
             return 0;
         }
         if self.ranges.is_empty() {

@@ -94,7 +94,13 @@ impl Slow {
     }
 
     /// Take an item in, or count it as dropped. Its packet, if it is one, is counted in `waiting` already.
-    pub fn put(&mut self, staged: Staged, limits: SlowLimits, counters: &mut Counters) {
+    /// The leg whose packet was refused, if it was one.
+    pub fn put(
+        &mut self,
+        staged: Staged,
+        limits: SlowLimits,
+        counters: &mut Counters,
+    ) -> Option<Arc<Leg>> {
         let is_packet = staged.item.is_packet();
         let queue = match staged.item {
             Item::Unknown { .. } | Item::Admit { .. } => &mut self.unknown,
@@ -105,9 +111,13 @@ impl Slow {
             // once per key phase or connection, and the loop must know
             (Item::Rekey { .. } | Item::Broken { .. }, _) => {}
             (_, Some(leg)) if leg.waiting.load(Ordering::Relaxed) >= limits.per_leg => {
-                return refuse(is_packet, counters);
+                refuse(is_packet, counters);
+                return staged.leg;
             }
-            _ if is_full => return refuse(is_packet, counters),
+            _ if is_full => {
+                refuse(is_packet, counters);
+                return staged.leg;
+            }
             (_, Some(leg)) => {
                 leg.waiting.fetch_add(1, Ordering::Relaxed);
             }
@@ -117,6 +127,7 @@ impl Slow {
             self.admits = self.admits.wrapping_add(1);
         }
         queue.push_back(staged);
+        None
     }
 
     /// The next item, known legs first.

@@ -1,0 +1,328 @@
+//! The module `relay._lane`: the lane's face to Python, and the only part of the crate that knows Python.
+//!
+//! Values are turned here and nothing is decided. Locks are held for microseconds, so the interpreter lock
+//! stays held but where a thread is waited for. Must never live here: anything a packet passes through.
+
+mod address;
+mod path;
+
+use std::mem;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use pyo3::exceptions::{PyLookupError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+
+use crate::cid::Cid;
+use crate::core::{Core, CoreConfig};
+use crate::counters::{named, ByReason};
+use crate::desk::Missing;
+use crate::reason::Reason;
+use crate::slow::Item;
+use crate::table::Rights;
+use crate::work::{Outgoing, Work, MAX_WORKERS};
+
+use address::{address_of, socket_address};
+use path::Path;
+
+/// The packet path of a node; see `relay.edge.lane.Lane`.
+#[pyclass(frozen, module = "relay._lane")]
+pub struct Lane {
+    core: Arc<Core>,
+    /// The loop's own: what it feeds and flushes itself.
+    desk: Mutex<Desk>,
+}
+
+struct Desk {
+    work: Work,
+    /// The packets of the last flush, in case the kernel refuses one.
+    flushed: Outgoing,
+}
+
+impl From<Missing> for PyErr {
+    fn from(missing: Missing) -> Self {
+        PyLookupError::new_err(missing.to_string())
+    }
+}
+
+fn cid(id: &[u8]) -> PyResult<Cid> {
+    Cid::new(id).ok_or_else(|| PyValueError::new_err("a connection id of more than 20 bytes"))
+}
+
+fn by_name<'py>(py: Python<'py>, counts: &ByReason) -> PyResult<Bound<'py, PyDict>> {
+    let all = PyDict::new(py);
+    for (name, count) in named(counts) {
+        all.set_item(name, count)?;
+    }
+    Ok(all)
+}
+
+/// Seconds since the epoch, for what address tokens say.
+fn wall() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs_f64()
+}
+
+/// received, accepted, copies, lost, dropped by reason
+type Closed<'py> = (u64, u64, u64, u64, Bound<'py, PyDict>);
+/// media_in, accepted, copies, sent, queued, dropped by reason, dropped_out by reason
+type MediaCounts<'py> = (
+    u64,
+    u64,
+    u64,
+    u64,
+    i64,
+    Bound<'py, PyDict>,
+    Bound<'py, PyDict>,
+);
+
+#[pymethods]
+impl Lane {
+    #[new]
+    #[pyo3(signature = (*, queue_frames, queue_s, burst_s, batch_s))]
+    fn new(queue_frames: usize, queue_s: f64, burst_s: f64, batch_s: f64) -> Self {
+        let _ = batch_s;
+        let config = CoreConfig {
+            queue_frames,
+            queue_s,
+            burst_s,
+            ..CoreConfig::default()
+        };
+        Self {
+            core: Arc::new(Core::new(config)),
+            desk: Mutex::new(Desk {
+                work: Work::new(MAX_WORKERS - 1), // threads count from 0
+                flushed: Outgoing::default(),
+            }),
+        }
+    }
+
+    // ------------------------------------------------------------ routes
+
+    #[pyo3(signature = (leg, *, pps, up_bps, down_bps))]
+    fn open_leg(&self, leg: u64, pps: u64, up_bps: u64, down_bps: u64) {
+        let rights = Rights {
+            pps,
+            up_bps,
+            down_bps,
+        };
+        self.core.open_leg(leg, rights);
+    }
+
+    fn close_leg(&self, leg: u64) {
+        self.core.close_leg(leg);
+    }
+
+    #[pyo3(signature = (leg, flow, *, index, group))]
+    fn open_flow(&self, leg: u64, flow: u8, index: u32, group: bool) -> PyResult<()> {
+        Ok(self.core.open_flow(leg, flow, index, group)?)
+    }
+
+    fn close_flow<'py>(&self, py: Python<'py>, leg: u64, flow: u8) -> PyResult<Closed<'py>> {
+        let counted = self.core.close_flow(leg, flow);
+        let dropped = by_name(py, &counted.dropped)?;
+        Ok((
+            counted.received,
+            counted.accepted,
+            counted.copies,
+            counted.lost,
+            dropped,
+        ))
+    }
+
+    #[pyo3(signature = (leg, flow, targets, closed))]
+    fn route(
+        &self,
+        leg: u64,
+        flow: u8,
+        targets: Vec<(u64, u8)>,
+        closed: Option<&str>,
+    ) -> PyResult<()> {
+        let reason = closed.map(|name| {
+            let unknown = || PyValueError::new_err(format!("no such drop reason: {name}"));
+            Reason::parse(name).ok_or_else(unknown)
+        });
+        Ok(self.core.route(leg, flow, &targets, reason.transpose()?)?)
+    }
+
+    fn deliver(&self, leg: u64, payload: &[u8], now: f64) -> Option<&'static str> {
+        let work = &mut self.desk.lock().work;
+        let verdict = self.core.deliver(work, leg, payload, now);
+        self.core.finish(work);
+        verdict.err().map(Reason::name)
+    }
+
+    // ------------------------------------------------------------ connections
+
+    fn open_path(&self, leg: u64) -> Path {
+        Path::new(self.core.clone(), self.core.open_path(leg))
+    }
+
+    fn close_path(&self, leg: u64) {
+        self.core.close_path(leg);
+    }
+
+    #[pyo3(name = "own")]
+    fn own_id(&self, leg: u64, cid: &[u8]) -> PyResult<()> {
+        Ok(self.core.own(leg, self::cid(cid)?)?)
+    }
+
+    fn disown(&self, cid: &[u8]) -> PyResult<()> {
+        self.core.disown(self::cid(cid)?);
+        Ok(())
+    }
+
+    // ------------------------------------------------------------ packets
+
+    fn receive(
+        &self,
+        data: &[u8],
+        address: &Bound<'_, PyTuple>,
+        sock: u16,
+        now: f64,
+    ) -> PyResult<()> {
+        let from = socket_address(address)?;
+        let work = &mut self.desk.lock().work;
+        self.core.receive(work, data, from, sock, now);
+        self.core.judge(work, now, wall());
+        self.core.finish(work);
+        Ok(())
+    }
+
+    fn flush<'py>(&self, py: Python<'py>, now: f64) -> PyResult<Bound<'py, PyList>> {
+        let out = {
+            let work = &mut self.desk.lock().work;
+            self.core.flush(work, now);
+            self.core.acks(work, now);
+            let count = work.out.len();
+            self.core.count_sent(work, count);
+            self.core.finish(work);
+            mem::take(&mut work.out)
+        };
+        // No lock is held where Python may collect garbage and run whatever that runs.
+        let packets = PyList::empty(py);
+        for (bytes, to, sock) in out.iter() {
+            packets.append((sock, PyBytes::new(py, bytes), address_of(py, to)?))?;
+        }
+        self.desk.lock().flushed = out;
+        Ok(packets)
+    }
+
+    fn unsent(&self, packet: &[u8]) {
+        let mut desk = self.desk.lock();
+        let Desk { work, flushed } = &mut *desk;
+        let index = flushed.iter().position(|(bytes, ..)| bytes == packet);
+        self.core.refused(work, flushed, index);
+        self.core.finish(work);
+    }
+
+    fn next_ack(&self) -> Option<f64> {
+        self.desk.lock().work.next_ack()
+    }
+
+    fn take<'py>(&self, py: Python<'py>, most: usize) -> PyResult<Vec<Bound<'py, PyTuple>>> {
+        let items = self.core.take(most);
+        items.into_iter().map(|item| tuple(py, item)).collect()
+    }
+
+    // ------------------------------------------------------------ counted
+
+    fn counters<'py>(&self, py: Python<'py>) -> PyResult<MediaCounts<'py>> {
+        let counters = self.core.counters();
+        Ok((
+            counters.media_in,
+            counters.accepted,
+            counters.copies,
+            counters.copies_sent,
+            counters.queued as i64,
+            by_name(py, &counters.media_dropped)?,
+            by_name(py, &counters.dropped_out)?,
+        ))
+    }
+
+    fn packets<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let counters = self.core.counters();
+        let front = PyDict::new(py);
+        for (kind, count) in counters.front.iter() {
+            front.set_item(kind, count)?;
+        }
+        let all = PyDict::new(py);
+        for (name, count) in [
+            ("received", counters.udp_in),
+            ("sent", counters.sent),
+            ("send_errors", counters.send_errors),
+            ("waiting", counters.waiting),
+            ("taken", counters.taken),
+            ("media", counters.media),
+            ("batches", counters.batches),
+            ("wrong_lane", counters.wrong_lane),
+            ("media_lost", counters.media_lost),
+            ("notes_lost", counters.notes_lost),
+        ] {
+            all.set_item(name, count)?;
+        }
+        all.set_item("front", front)?;
+        all.set_item("dropped", by_name(py, &counters.dropped)?)?;
+        Ok(all)
+    }
+}
+
+/// An item as the loop takes it: its kind and what it holds.
+fn tuple<'py>(py: Python<'py>, item: Item) -> PyResult<Bound<'py, PyTuple>> {
+    match item {
+        Item::Known {
+            leg,
+            data,
+            from,
+            sock,
+            at,
+        } => {
+            let (data, from) = (PyBytes::new(py, &data), address_of(py, from)?);
+            ("known", leg, data, from, sock, at).into_pyobject(py)
+        }
+        Item::Unknown {
+            data,
+            from,
+            sock,
+            at,
+        } => {
+            let (data, from) = (PyBytes::new(py, &data), address_of(py, from)?);
+            ("unknown", data, from, sock, at).into_pyobject(py)
+        }
+        Item::Admit {
+            data,
+            from,
+            sock,
+            at,
+            original,
+            retry_source,
+        } => {
+            let (data, from) = (PyBytes::new(py, &data), address_of(py, from)?);
+            let original = PyBytes::new(py, original.as_slice());
+            let source = retry_source.map(|id| PyBytes::new(py, id.as_slice()));
+            ("admit", data, from, sock, at, original, source).into_pyobject(py)
+        }
+        Item::Control { leg, payload, at } => {
+            ("control", leg, PyBytes::new(py, &payload), at).into_pyobject(py)
+        }
+        Item::Ack {
+            leg,
+            ranges,
+            delay,
+            at,
+        } => ("ack", leg, ranges, delay, at).into_pyobject(py),
+        Item::Rekey { leg } => ("rekey", leg).into_pyobject(py),
+        Item::Broken { leg } => ("broken", leg).into_pyobject(py),
+    }
+}
+
+/// The packet path of the relay, in Rust.
+#[pymodule]
+mod _lane {
+    #[pymodule_export]
+    use super::path::Path;
+    #[pymodule_export]
+    use super::Lane;
+}
