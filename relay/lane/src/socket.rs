@@ -15,7 +15,7 @@ mod raw;
 mod ring;
 mod sender;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::cell::Cell;
 use std::io;
@@ -26,7 +26,7 @@ use std::ptr;
 use std::time::Duration;
 
 pub use ring::{Received, Ring};
-pub use sender::{Sender, Sent};
+pub use sender::Sender;
 
 /// Packets per system call. More do not make it cheaper; fewer do make it dearer.
 pub const BATCH: usize = 64;
@@ -107,6 +107,12 @@ impl Event {
     }
 }
 
+impl AsRawFd for Event {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 /// Seconds of CLOCK_MONOTONIC: the clock of Python's `time.monotonic`.
 pub fn monotonic() -> f64 {
     // SAFETY: an all-zero timespec is valid.
@@ -114,6 +120,16 @@ pub fn monotonic() -> f64 {
     // SAFETY: `time` is valid for writes; this clock always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Let no signal come to the calling thread: they are the interpreter's.
+pub fn block_signals() {
+    // SAFETY: an all-zero set is valid for `sigfillset` to write; both calls only touch `set` and this thread.
+    unsafe {
+        let mut set: libc::sigset_t = mem::zeroed();
+        libc::sigfillset(&mut set);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, ptr::null_mut());
+    }
 }
 
 /// The program of `steer` in plain code: which of `ways` sockets gets this packet.

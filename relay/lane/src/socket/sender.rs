@@ -3,6 +3,7 @@
 //! Must never live here: what packets mean, and when they leave.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::ptr;
 
@@ -22,24 +23,28 @@ pub struct Sender {
     pieces: Box<[libc::iovec]>,
     headers: Box<[libc::mmsghdr]>,
     runs: Box<[Run]>,
+    /// Of each packet in the runs, in their order, its place in what `send` was given.
+    places: Vec<usize>,
+    /// Of each packet that the kernel did not take in the last `send`, its place there.
+    pub failed: Vec<usize>,
 }
 
 /// The packets of one message.
 #[derive(Clone, Copy, Default)]
 struct Run {
-    first: usize, // index of its first piece
+    first_piece: usize,
     pieces: usize,
+    first_place: usize,
     packets: usize,
     segment: usize,
     bytes: usize,
     is_closed: bool, // a shorter packet ends a run
 }
 
-/// What became of a `send`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sent {
-    pub packets: usize,
-    pub errors: usize,
+impl Run {
+    fn places(&self) -> Range<usize> {
+        self.first_place..self.first_place + self.packets
+    }
 }
 
 impl Default for Sender {
@@ -56,43 +61,53 @@ impl Sender {
             pieces: vec![piece(ptr::null_mut(), 0); PIECES].into_boxed_slice(),
             headers: vec![header(); BATCH].into_boxed_slice(),
             runs: vec![Run::default(); BATCH].into_boxed_slice(),
+            places: Vec::with_capacity(BATCH * MAX_SEGMENTS),
+            failed: Vec::new(),
         }
     }
 
-    /// Send packets, in their order for each address. Never waits: what the kernel refuses is an error.
-    pub fn send<'p>(
+    /// Send those packets that are `mine`, in their order for each address. Never waits: what the kernel does
+    /// not take now is lost, and stands in `failed`.
+    pub fn send(
         &mut self,
         socket: &Socket,
         arena: &[u8],
-        packets: impl Iterator<Item = &'p Packet>,
-    ) -> Sent {
-        let mut packets = packets.peekable();
-        let mut total = Sent::default();
-        while packets.peek().is_some() {
+        packets: &[Packet],
+        mine: impl Fn(&Packet) -> bool,
+    ) {
+        self.failed.clear();
+        let mut waiting = packets
+            .iter()
+            .enumerate()
+            .filter(|(_, packet)| mine(packet));
+        let mut next = waiting.next();
+        while next.is_some() {
             let mut count = 0; // messages
             let mut pieces = 0;
-            while let Some(packet) = packets.peek() {
-                let Some(bytes) = arena.get(packet.start..packet.start.wrapping_add(packet.len))
-                else {
-                    total.errors += 1;
-                    packets.next();
+            self.places.clear();
+            while let Some((place, packet)) = next {
+                let bytes = packet.start..packet.start.wrapping_add(packet.len);
+                let Some(bytes) = arena.get(bytes) else {
+                    self.failed.push(place);
+                    next = waiting.next();
                     continue;
                 };
                 let joins = count > 0 && socket.segments.get() && self.joins(count - 1, packet);
                 if pieces == PIECES || (!joins && count == BATCH) {
                     break;
                 }
-                pieces += if joins {
-                    self.extend(count - 1, bytes, pieces)
+                if joins {
+                    pieces += self.extend(count - 1, bytes, pieces);
                 } else {
-                    self.begin(count, packet, bytes, pieces)
-                };
-                count += usize::from(!joins);
-                packets.next();
+                    self.begin(count, packet, bytes, pieces);
+                    pieces += 1;
+                    count += 1;
+                }
+                self.places.push(place);
+                next = waiting.next();
             }
-            self.transmit(socket, count, &mut total);
+            self.transmit(socket, count);
         }
-        total
     }
 
     /// Whether a packet may ride in the message of a run.
@@ -110,26 +125,27 @@ impl Sender {
 }
 
 impl Sender {
-    /// Start a message with a packet; how many pieces that took.
-    fn begin(&mut self, index: usize, packet: &Packet, bytes: &[u8], at: usize) -> usize {
-        if let (Some(name), Some(run), Some(part)) = (
+    /// Start a message with a packet, which takes one piece.
+    fn begin(&mut self, index: usize, packet: &Packet, bytes: &[u8], at: usize) {
+        let parts = (
             self.names.get_mut(index),
             self.runs.get_mut(index),
             self.pieces.get_mut(at),
-        ) {
-            *name = Name::of(&packet.to);
-            *part = piece(bytes.as_ptr().cast_mut(), bytes.len());
-            let len = bytes.len();
-            *run = Run {
-                first: at,
-                pieces: 1,
-                packets: 1,
-                segment: len,
-                bytes: len,
-                is_closed: false,
-            };
-        }
-        1
+        );
+        let (Some(name), Some(run), Some(part)) = parts else {
+            return;
+        };
+        *name = Name::of(&packet.to);
+        *part = piece(bytes.as_ptr().cast_mut(), bytes.len());
+        *run = Run {
+            first_piece: at,
+            pieces: 1,
+            first_place: self.places.len(),
+            packets: 1,
+            segment: bytes.len(),
+            bytes: bytes.len(),
+            is_closed: false,
+        };
     }
 
     /// Add a packet to the message of a run; how many pieces that took.
@@ -141,14 +157,13 @@ impl Sender {
         run.bytes += bytes.len();
         run.is_closed = bytes.len() < run.segment;
         if let Some(last) = at.checked_sub(1).and_then(|last| self.pieces.get_mut(last)) {
-            if last
+            let end = last
                 .iov_base
                 .cast_const()
                 .cast::<u8>()
-                .wrapping_add(last.iov_len)
-                == bytes.as_ptr()
-            {
-                last.iov_len += bytes.len();
+                .wrapping_add(last.iov_len);
+            if end == bytes.as_ptr() {
+                last.iov_len += bytes.len(); // packets mostly lie one behind the other
                 return 0;
             }
         }
@@ -160,7 +175,7 @@ impl Sender {
     }
 
     /// Hand the first `count` messages to the kernel.
-    fn transmit(&mut self, socket: &Socket, count: usize, total: &mut Sent) {
+    fn transmit(&mut self, socket: &Socket, count: usize) {
         self.point(count);
         let mut at = 0;
         while at < count {
@@ -174,29 +189,28 @@ impl Sender {
                 let headers = waiting.as_mut_ptr();
                 libc::sendmmsg(socket.fd.as_raw_fd(), headers, waiting.len() as _, flags)
             });
-            let runs = self.runs.get(at..count).unwrap_or_default();
             match sent {
-                Ok(sent) => {
-                    let sent = (sent as usize).max(1);
-                    total.packets += runs.iter().take(sent).map(|run| run.packets).sum::<usize>();
-                    at += sent;
-                }
+                Ok(sent) => at += (sent as usize).max(1),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if is_full(&error) => {
-                    total.errors += runs.iter().map(|run| run.packets).sum::<usize>();
-                    return;
-                }
+                Err(error) if is_full(&error) => return self.fail(at..count),
                 Err(error) => {
-                    let is_run = runs.first().is_some_and(|run| run.packets > 1);
+                    let is_run = self.runs.get(at).is_some_and(|run| run.packets > 1);
                     if is_run && is_about_segments(&error) {
                         socket.segments.set(false);
-                        self.send_apart(socket, at, total);
+                        self.send_apart(socket, at);
                     } else {
-                        total.errors += runs.first().map_or(1, |run| run.packets);
+                        self.fail(at..at + 1);
                     }
                     at += 1;
                 }
             }
+        }
+    }
+
+    fn fail(&mut self, runs: Range<usize>) {
+        for run in self.runs.get(runs).unwrap_or_default() {
+            let places = self.places.get(run.places()).unwrap_or_default();
+            self.failed.extend_from_slice(places);
         }
     }
 
@@ -213,7 +227,7 @@ impl Sender {
             message.msg_namelen = name.size();
             message.msg_iov = self
                 .pieces
-                .get_mut(run.first..)
+                .get_mut(run.first_piece..)
                 .unwrap_or_default()
                 .as_mut_ptr();
             message.msg_iovlen = run.pieces as _;
@@ -228,36 +242,35 @@ impl Sender {
     }
 
     /// The packets of one run by themselves, after the kernel refused them as one message.
-    fn send_apart(&mut self, socket: &Socket, index: usize, total: &mut Sent) {
+    fn send_apart(&mut self, socket: &Socket, index: usize) {
         let (Some(run), Some(name)) = (self.runs.get(index), self.names.get(index)) else {
             return;
         };
-        let pieces = self
-            .pieces
-            .get(run.first..run.first + run.pieces)
-            .unwrap_or_default();
-        for part in pieces {
+        let pieces = run.first_piece..run.first_piece + run.pieces;
+        let pieces = self.pieces.get(pieces).unwrap_or_default();
+        let packets = pieces.iter().flat_map(|part| {
             // SAFETY: the piece lies in the arena that `send` borrows until it returns.
             let bytes =
                 unsafe { std::slice::from_raw_parts(part.iov_base.cast::<u8>(), part.iov_len) };
-            for packet in bytes.chunks(run.segment.max(1)) {
-                // SAFETY: `packet` and `name` are valid for reads of the sizes given.
-                let sent = check(unsafe {
-                    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-                    let to = ptr::from_ref(name).cast();
-                    libc::sendto(
-                        socket.fd.as_raw_fd(),
-                        packet.as_ptr().cast(),
-                        packet.len(),
-                        flags,
-                        to,
-                        name.size(),
-                    ) as libc::c_int
-                });
-                match sent {
-                    Ok(_) => total.packets += 1,
-                    Err(_) => total.errors += 1,
-                }
+            bytes.chunks(run.segment.max(1))
+        });
+        let places = self.places.get(run.places()).unwrap_or_default();
+        for (packet, place) in packets.zip(places) {
+            let (data, to) = (packet.as_ptr().cast(), ptr::from_ref(name).cast());
+            let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+            // SAFETY: `packet` and `name` are valid for reads of the sizes given.
+            let sent = unsafe {
+                libc::sendto(
+                    socket.fd.as_raw_fd(),
+                    data,
+                    packet.len(),
+                    flags,
+                    to,
+                    name.size(),
+                )
+            };
+            if sent < 0 {
+                self.failed.push(*place);
             }
         }
     }

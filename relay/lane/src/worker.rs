@@ -1,0 +1,360 @@
+//! The threads of the lane: wait, read, hand to the core, send what it wants sent.
+//!
+//! ```text
+//! few packets    ppoll on the sockets: each packet is read, and its copies leave, at once
+//! many           a look at the sockets once per `batch_s`: a packet that wakes us costs more than its own work
+//! too many       no wait at all
+//! ```
+//!
+//! No thread ever waits for another, for the interpreter or for the kernel's buffers. Must never live here:
+//! what packets mean, and `unsafe`.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::arithmetic_side_effects
+)]
+
+use std::io;
+use std::os::fd::RawFd;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::core::{Core, Waker};
+use crate::socket::{block_signals, monotonic, Event, Poll, Ring, Sender, Socket};
+use crate::work::{Work, MAX_WORKERS};
+
+/// Packets of one socket and turn, so that audio that came leaves before more is read.
+const TURN_PACKETS: usize = 256;
+/// Copies of one turn: the fan-out of large calls makes long turns out of few packets.
+const TURN_COPIES: u64 = 1024;
+/// Seconds over which the packet rate is measured.
+const RATE_WINDOW: f64 = 0.05;
+/// Packets expected within the wait; below, waiting costs more than it saves.
+const WORTH_A_WAIT: f64 = 2.0;
+/// After a bug: time for others, lest one bad packet keeps a core busy.
+const AFTER_A_PANIC: Duration = Duration::from_millis(10);
+
+/// How the threads work.
+#[derive(Clone, Copy, Debug)]
+pub struct Pacing {
+    /// How long packets may wait for others, seconds; 0: never.
+    pub batch_s: f64,
+    /// Let the kernel join packets of one sender (UDP_GRO): for trunks, where many come from one address.
+    pub coalesces: bool,
+}
+
+/// The running threads.
+pub struct Workers {
+    core: Arc<Core>,
+    is_over: Arc<AtomicBool>,
+    threads: Vec<(Event, JoinHandle<()>)>,
+}
+
+struct Bell(Event);
+
+impl Waker for Bell {
+    fn wake(&self) {
+        self.0.signal();
+    }
+}
+
+impl Workers {
+    /// One thread for each list of sockets. The lists name sockets of the same addresses in the same order;
+    /// we keep duplicates of all descriptors. `event`: an eventfd that wakes the loop.
+    pub fn start(
+        core: &Arc<Core>,
+        sockets: &[Vec<RawFd>],
+        event: RawFd,
+        pacing: Pacing,
+    ) -> io::Result<Self> {
+        let stride = sockets.first().map_or(0, Vec::len);
+        let is_even = sockets.iter().all(|list| list.len() == stride);
+        // One `Work` is the interpreter's.
+        let total = u16::try_from(stride.saturating_mul(sockets.len()));
+        let (Ok(_), Ok(stride), true) = (total, u16::try_from(stride), is_even) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        if stride == 0 || sockets.len() >= MAX_WORKERS {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let bell = Event::duplicate(event)?;
+        let mut workers = Self {
+            core: core.clone(),
+            is_over: Arc::default(),
+            threads: Vec::new(),
+        };
+        core.set_stride(stride);
+        core.set_waker(Some(Arc::new(Bell(bell))));
+        for (number, fds) in sockets.iter().enumerate() {
+            workers.spawn(number, fds, pacing)?; // `drop` ends those that run
+        }
+        Ok(workers)
+    }
+
+    fn spawn(&mut self, number: usize, fds: &[RawFd], pacing: Pacing) -> io::Result<()> {
+        let duplicates = fds.iter().map(|fd| Socket::duplicate(*fd));
+        let mut sockets: Vec<Socket> = duplicates.collect::<io::Result<_>>()?;
+        for socket in &mut sockets {
+            // Where the kernel cannot, packets come one by one.
+            let _ = socket.coalesce(pacing.coalesces);
+        }
+        let end = Event::new()?;
+        let poll = Poll::new(&end, &sockets);
+        let (core, is_over) = (self.core.clone(), self.is_over.clone());
+        let body = move || {
+            block_signals();
+            Worker::new(core, is_over, sockets, poll, number, pacing).run();
+        };
+        let thread = Builder::new().name(format!("lane-{number}")).spawn(body)?;
+        self.threads.push((end, thread));
+        Ok(())
+    }
+
+    /// End the threads and wait for them; what they had opened is sent, what they did not read stays in the
+    /// sockets.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Release);
+        for (end, _) in &self.threads {
+            end.signal();
+        }
+        for (_, thread) in self.threads.drain(..) {
+            let _ = thread.join(); // an Err is a panic that was printed when it happened
+        }
+        self.core.set_waker(None);
+    }
+}
+
+/// One thread's own.
+struct Worker {
+    core: Arc<Core>,
+    is_over: Arc<AtomicBool>,
+    sockets: Vec<Socket>,
+    /// The number of its first socket, and how many each worker has.
+    first: u16,
+    stride: u16,
+    work: Work,
+    ring: Ring,
+    sender: Sender,
+    poll: Poll,
+    pace: Pace,
+    /// The last turn left packets behind.
+    is_behind: bool,
+    /// The last wait looked at the sockets.
+    has_looked: bool,
+}
+
+impl Worker {
+    fn new(
+        core: Arc<Core>,
+        is_over: Arc<AtomicBool>,
+        sockets: Vec<Socket>,
+        poll: Poll,
+        number: usize,
+        pacing: Pacing,
+    ) -> Self {
+        let stride = u16::try_from(sockets.len()).unwrap_or(u16::MAX);
+        let first = u16::try_from(number)
+            .unwrap_or(u16::MAX)
+            .saturating_mul(stride);
+        Self {
+            core,
+            is_over,
+            first,
+            stride,
+            work: Work::new(number),
+            ring: Ring::new(pacing.coalesces),
+            sender: Sender::new(),
+            poll,
+            pace: Pace::new(pacing.batch_s, monotonic()),
+            sockets,
+            is_behind: false,
+            has_looked: false,
+        }
+    }
+
+    fn run(&mut self) {
+        while !self.is_over.load(Ordering::Acquire) {
+            if catch_unwind(AssertUnwindSafe(|| self.turn())).is_err() {
+                self.recover();
+            }
+            if !self.is_behind {
+                self.wait();
+            }
+        }
+        let core = self.core.clone();
+        core.retire(&mut self.work, monotonic());
+        self.send();
+        core.finish(&mut self.work);
+        for socket in &mut self.sockets {
+            let _ = socket.coalesce(false); // whoever reads it next expects single packets
+        }
+    }
+
+    fn wait(&mut self) {
+        let now = monotonic();
+        let until_ack = self.work.next_ack().map(|due| (due - now).max(0.0));
+        self.has_looked = !self.pace.is_batching;
+        if self.pace.is_batching {
+            let wait = until_ack.map_or(self.pace.batch_s, |ack| ack.min(self.pace.batch_s));
+            self.poll.doze(seconds(wait));
+        } else {
+            self.poll.wait(until_ack.map(seconds));
+        }
+    }
+
+    /// Read what waits, up to the bounds, and send what comes of it.
+    fn turn(&mut self) {
+        let mut now = monotonic();
+        let mut taken: usize = 0;
+        let reads_all = self.is_behind || !self.has_looked;
+        self.is_behind = false;
+        for index in 0..self.sockets.len() {
+            if reads_all || self.poll.is_ready(index) {
+                taken = taken.saturating_add(self.read(index, &mut now));
+            }
+        }
+        let Self { core, work, .. } = self;
+        core.judge(work, now, unix_time());
+        core.flush(work, now);
+        core.acks(work, now);
+        self.send();
+        if taken > 0 {
+            self.work.counters.batches = self.work.counters.batches.wrapping_add(1);
+        }
+        self.core.finish(&mut self.work);
+        self.pace.count(taken, now);
+    }
+
+    /// Packets of one socket; how many they were.
+    fn read(&mut self, index: usize, now: &mut f64) -> usize {
+        let Self {
+            core,
+            work,
+            ring,
+            sockets,
+            ..
+        } = self;
+        let Some(socket) = sockets.get(index) else {
+            return 0;
+        };
+        let number = self
+            .first
+            .saturating_add(u16::try_from(index).unwrap_or(u16::MAX));
+        let mut taken: usize = 0;
+        loop {
+            // An error of the socket was cleared by this: an ICMP message to an earlier packet, at most.
+            let reads = ring.receive(socket).unwrap_or(0);
+            for read in 0..reads {
+                let Some(read) = ring.read(read) else {
+                    continue;
+                };
+                let from = read.from;
+                for packet in read.packets() {
+                    core.receive(work, packet, from, number, *now);
+                    taken = taken.saturating_add(1);
+                }
+            }
+            if reads < ring.capacity() {
+                return taken;
+            }
+            if taken >= TURN_PACKETS || work.counters.copies >= TURN_COPIES {
+                self.is_behind = true;
+                return taken;
+            }
+            *now = monotonic();
+        }
+    }
+
+    /// Send what the core wants sent, each packet by this thread's own socket of its address.
+    fn send(&mut self) {
+        let Self {
+            core,
+            work,
+            sender,
+            sockets,
+            stride,
+            ..
+        } = self;
+        if work.out.is_empty() {
+            return;
+        }
+        for (index, socket) in (0..).zip(sockets) {
+            let mine = |sock: u16| sock.checked_rem(*stride) == Some(index);
+            sender.send(socket, &work.out.arena, &work.out.packets, |packet| {
+                mine(packet.sock)
+            });
+            for place in &sender.failed {
+                core.unsent(work, *place);
+            }
+        }
+        core.sent(work);
+    }
+
+    /// After a panic that came by no packet (the core contains those): nothing it left half done is sent.
+    fn recover(&mut self) {
+        let Self {
+            core, work, poll, ..
+        } = self;
+        let rest = AssertUnwindSafe(|| {
+            for place in 0..work.out.len() {
+                core.unsent(work, place);
+            }
+            core.sent(work);
+            core.finish(work);
+            poll.doze(AFTER_A_PANIC);
+        });
+        let _ = catch_unwind(rest);
+    }
+}
+
+fn seconds(time: f64) -> Duration {
+    Duration::try_from_secs_f64(time).unwrap_or_default()
+}
+
+fn unix_time() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// Decides every 50 ms anew whether enough packets come to wait for others.
+struct Pace {
+    batch_s: f64,
+    is_batching: bool,
+    counted: usize,
+    since: f64,
+}
+
+impl Pace {
+    fn new(batch_s: f64, now: f64) -> Self {
+        Self {
+            batch_s,
+            is_batching: false,
+            counted: 0,
+            since: now,
+        }
+    }
+
+    fn count(&mut self, taken: usize, now: f64) {
+        self.counted = self.counted.saturating_add(taken);
+        let passed = now - self.since;
+        if passed >= RATE_WINDOW {
+            self.is_batching = self.counted as f64 * self.batch_s > WORTH_A_WAIT * passed;
+            self.counted = 0;
+            self.since = now;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
