@@ -130,7 +130,7 @@ def test_with_cargo_and_no_crates_to_be_had_the_python_lane_is_installed_alone(t
 
 @pytest.mark.skipif(not HAS_CARGO, reason="no cargo here: no native lane to build")
 @pytest.mark.timeout(600)  # the first time cargo compiles everything
-def test_a_source_distribution_holds_the_crate_and_builds_the_native_lane() -> None:
+def test_a_source_distribution_holds_the_crate_and_installs_the_native_lane(tmp_path: Path) -> None:
     folder = CACHE / "packages"  # always the same, and files keep their times: cargo compiles changes only
     shutil.rmtree(folder, ignore_errors=True)
     sdist, _ = built("sdist", copied(folder / "tree"), with_cargo())
@@ -145,4 +145,9 @@ def test_a_source_distribution_holds_the_crate_and_builds_the_native_lane() -> N
     assert LANE in zipfile.ZipFile(wheel).namelist(), said[said.find("error") :][:4000]
     oldest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     assert wheel.name.split("-")[2:4] == ["cp" + oldest.removeprefix(">=").replace(".", ""), "abi3"]
+    python = installed(wheel, tmp_path / "env")
+    with serving(python) as daemon:
+        facts = status(daemon, python)
+        assert (facts["ok"], facts["lane"]) == (True, "native")
+        assert daemon.complaints() == []
     shutil.rmtree(folder)
