@@ -4,14 +4,16 @@
 //! stays held but where a thread is waited for. Must never live here: anything a packet passes through.
 
 mod address;
+mod front;
 mod path;
 
 use std::mem;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyLookupError, PyValueError};
+use pyo3::exceptions::{PyLookupError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
@@ -19,10 +21,14 @@ use crate::cid::Cid;
 use crate::core::{Core, CoreConfig};
 use crate::counters::{named, ByReason};
 use crate::desk::Missing;
+use crate::front::{Front, Keys, Limits};
 use crate::reason::Reason;
 use crate::slow::Item;
+use crate::socket;
 use crate::table::Rights;
 use crate::work::{Outgoing, Work, MAX_WORKERS};
+use crate::worker::{Pacing, Workers};
+use crate::worker::{Pacing, Workers};
 
 use address::{address_of, socket_address};
 use path::Path;
@@ -33,6 +39,9 @@ pub struct Lane {
     core: Arc<Core>,
     /// The loop's own: what it feeds and flushes itself.
     desk: Mutex<Desk>,
+    front: Mutex<Option<Arc<crate::front::Front>>>,
+    workers: Mutex<Option<Workers>>,
+    batch_s: f64,
 }
 
 struct Desk {
@@ -83,7 +92,6 @@ impl Lane {
     #[new]
     #[pyo3(signature = (*, queue_frames, queue_s, burst_s, batch_s))]
     fn new(queue_frames: usize, queue_s: f64, burst_s: f64, batch_s: f64) -> Self {
-        let _ = batch_s;
         let config = CoreConfig {
             queue_frames,
             queue_s,
@@ -96,6 +104,9 @@ impl Lane {
                 work: Work::new(MAX_WORKERS - 1), // threads count from 0
                 flushed: Outgoing::default(),
             }),
+            front: Mutex::new(None),
+            workers: Mutex::new(None),
+            batch_s,
         }
     }
 
@@ -227,6 +238,120 @@ impl Lane {
         items.into_iter().map(|item| tuple(py, item)).collect()
     }
 
+    // ------------------------------------------------------------ front and threads
+
+    /// Judge packets of nobody here from now on, with these keys and limits.
+    #[pyo3(signature = (**options))]
+    fn install_front(&self, options: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
+        let missing = || PyValueError::new_err("a front needs its keys and limits");
+        let front = Arc::new(front::make(options.ok_or_else(missing)?)?);
+        self.core.install_front(front.clone());
+        *self.front.lock() = Some(front);
+        Ok(())
+    }
+
+    /// Give the front new limits; keys and the memory of used tokens stay.
+    #[pyo3(signature = (**options))]
+    fn configure_front(&self, options: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
+        let missing = || PyValueError::new_err("a front needs its limits");
+        let limits = front::limits(options.ok_or_else(missing)?)?;
+        if let Some(front) = self.front.lock().as_ref() {
+            front.configure(limits);
+        }
+        Ok(())
+    }
+
+    /// What the loop knows about newcomers; nothing without a front.
+    #[pyo3(signature = (*, accepting, half_open, legs_full))]
+    fn set_front(&self, accepting: bool, half_open: usize, legs_full: bool) {
+        if let Some(front) = self.front.lock().as_ref() {
+            front.set(accepting, half_open, legs_full);
+        }
+    }
+
+    /// A thread for each list of descriptors, the same addresses in the same order in each.
+    fn start(&self, py: Python<'_>, workers: Vec<Vec<RawFd>>, event_fd: RawFd) -> PyResult<()> {
+        self.stop(py);
+        let pacing = Pacing {
+            batch_s: self.batch_s,
+            coalesces: false,
+        };
+        *self.workers.lock() = Some(Workers::start(&self.core, &workers, event_fd, pacing)?);
+        Ok(())
+    }
+
+    /// End the threads and wait for them; what was counted stays.
+    fn stop(&self, py: Python<'_>) {
+        let workers = self.workers.lock().take();
+        py.detach(|| drop(workers));
+    }
+
+    // ------------------------------------------------------------ front and threads
+
+    #[pyo3(signature = (*, retry_keys, cid_key, server_id, reset_key, token_life_s, limits))]
+    fn install_front(
+        &self,
+        retry_keys: Vec<Vec<u8>>,
+        cid_key: &[u8],
+        server_id: [u8; 3],
+        reset_key: &[u8],
+        token_life_s: f64,
+        limits: FrontLimits,
+    ) -> PyResult<()> {
+        let keys = Keys {
+            retry: &retry_keys,
+            cid: cid_key,
+            server_id,
+            reset: reset_key,
+        };
+        let unfit = || PyValueError::new_err("a key of the front has a wrong size");
+        let front = Arc::new(Front::new(limits.0, &keys, token_life_s).ok_or_else(unfit)?);
+        self.core.install_front(front.clone());
+        *self.front.lock() = Some(front);
+        Ok(())
+    }
+
+    fn configure_front(&self, limits: FrontLimits) {
+        if let Some(front) = self.front.lock().as_ref() {
+            front.configure(limits.0);
+        }
+    }
+
+    #[pyo3(signature = (*, accepting, half_open, legs_full))]
+    fn set_front(&self, accepting: bool, half_open: usize, legs_full: bool) {
+        if let Some(front) = self.front.lock().as_ref() {
+            front.set(accepting, half_open, legs_full);
+        }
+    }
+
+    /// Let the kernel choose among sockets of one address by the packet's connection id.
+    #[staticmethod]
+    fn steer(fds: Vec<i32>) -> PyResult<()> {
+        let ways = u32::try_from(fds.len()).unwrap_or(u32::MAX);
+        match fds.first() {
+            Some(fd) => Ok(socket::steer(*fd, ways)?),
+            None => Err(PyValueError::new_err("no sockets")),
+        }
+    }
+
+    fn start(&self, workers: Vec<Vec<i32>>, event_fd: i32) -> PyResult<()> {
+        let mut running = self.workers.lock();
+        if running.is_some() {
+            return Err(PyRuntimeError::new_err("the threads run already"));
+        }
+        let pacing = Pacing {
+            batch_s: self.batch_s,
+            coalesces: false,
+        };
+        *running = Some(Workers::start(&self.core, &workers, event_fd, pacing)?);
+        Ok(())
+    }
+
+    fn stop(&self, py: Python<'_>) {
+        let running = self.workers.lock().take();
+        py.detach(|| drop(running)); // joins the threads
+    }
+
     // ------------------------------------------------------------ counted
 
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<MediaCounts<'py>> {
@@ -266,6 +391,28 @@ impl Lane {
         all.set_item("front", front)?;
         all.set_item("dropped", by_name(py, &counters.dropped)?)?;
         Ok(all)
+    }
+}
+
+/// The numbers of relay.config.LimitsConfig that a front needs, by their names.
+struct FrontLimits(Limits);
+
+impl FromPyObject<'_, '_> for FrontLimits {
+    type Error = PyErr;
+
+    fn extract(limits: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        let number = |name: &str| limits.get_item(name)?.extract::<f64>();
+        let count = |name: &str| limits.get_item(name)?.extract::<usize>();
+        Ok(Self(Limits {
+            half_open: count("half_open")?,
+            retry_above_half_open: count("retry_above_half_open")?,
+            retry_above_initials_per_s: number("retry_above_initials_per_s")?,
+            initials_per_source_per_s: number("initials_per_source_per_s")?,
+            initials_per_source_burst: number("initials_per_source_burst")?,
+            negotiations_per_source_per_s: number("negotiations_per_source_per_s")?,
+            negotiations_per_s: number("negotiations_per_s")?,
+            resets_per_s: number("resets_per_s")?,
+        }))
     }
 }
 
@@ -318,11 +465,25 @@ fn tuple<'py>(py: Python<'py>, item: Item) -> PyResult<Bound<'py, PyTuple>> {
     }
 }
 
+/// Let the kernel give each packet to the socket of this SO_REUSEPORT group that its connection id names:
+/// `fds` are those in service, in the order in which they were bound.
+#[pyfunction]
+fn steer(fds: Vec<RawFd>) -> PyResult<()> {
+    let ways = u32::try_from(fds.len()).unwrap_or(u32::MAX);
+    let first = fds.first();
+    let fd = first.ok_or_else(|| PyValueError::new_err("a group has a socket at least"))?;
+    Ok(crate::socket::steer(*fd, ways)?)
+}
+
 /// The packet path of the relay, in Rust.
 #[pymodule]
 mod _lane {
     #[pymodule_export]
+    use super::front::Front;
+    #[pymodule_export]
     use super::path::Path;
+    #[pymodule_export]
+    use super::steer;
     #[pymodule_export]
     use super::Lane;
 }
