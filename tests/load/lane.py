@@ -78,7 +78,7 @@ class Run:
     @property
     def delivered(self) -> float:
         """Share of what was sent."""
-        return float(self.counts["delivered"]) / max(1, self.counts["sent"])
+        return float(self.counts["delivered"]) / float(max(1, self.counts["sent"]))
 
     def describe(self) -> dict[str, Any]:
         """For people."""
@@ -88,6 +88,8 @@ class Run:
             "cpu_share": round(self.cpu / self.seconds, 3),
             "generator_cpu_share": round(self.own / self.seconds, 3),
             "delivered_share": round(self.delivered, 5),
+            # below 1: several audio payloads for one listener left in one packet
+            "udp_packets_per_audio": round(self.counts["packets_in"] / max(1, self.counts["delivered"]), 3),
         }
         wrong = {
             k: v for k, v in self.counts.items() if v and k in ("wrong", "repeated", "unopened", "refused")
@@ -142,7 +144,8 @@ class Bench:
         self.details["as_fast_as_it_goes"] = {name: one.describe() for name, one in tries.items()}
         if all(one.cpu / one.seconds >= BUSY for one in tries.values()):
             return 0.0
-        return round(SHARE * min(one.counts["delivered"] / one.seconds for one in tries.values()), -3)
+        slowest = min(float(one.counts["delivered"]) / one.seconds for one in tries.values())
+        return round(SHARE * slowest, -3)
 
 
 def ratios(runs: Rounds, one: str, other: str) -> list[float]:
