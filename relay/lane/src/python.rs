@@ -21,13 +21,11 @@ use crate::cid::Cid;
 use crate::core::{Core, CoreConfig};
 use crate::counters::{named, ByReason};
 use crate::desk::Missing;
-use crate::front::{Front, Keys, Limits};
 use crate::reason::Reason;
 use crate::slow::Item;
 use crate::socket;
 use crate::table::Rights;
 use crate::work::{Outgoing, Work, MAX_WORKERS};
-use crate::worker::{Pacing, Workers};
 use crate::worker::{Pacing, Workers};
 
 use address::{address_of, socket_address};
@@ -286,72 +284,6 @@ impl Lane {
         py.detach(|| drop(workers));
     }
 
-    // ------------------------------------------------------------ front and threads
-
-    #[pyo3(signature = (*, retry_keys, cid_key, server_id, reset_key, token_life_s, limits))]
-    fn install_front(
-        &self,
-        retry_keys: Vec<Vec<u8>>,
-        cid_key: &[u8],
-        server_id: [u8; 3],
-        reset_key: &[u8],
-        token_life_s: f64,
-        limits: FrontLimits,
-    ) -> PyResult<()> {
-        let keys = Keys {
-            retry: &retry_keys,
-            cid: cid_key,
-            server_id,
-            reset: reset_key,
-        };
-        let unfit = || PyValueError::new_err("a key of the front has a wrong size");
-        let front = Arc::new(Front::new(limits.0, &keys, token_life_s).ok_or_else(unfit)?);
-        self.core.install_front(front.clone());
-        *self.front.lock() = Some(front);
-        Ok(())
-    }
-
-    fn configure_front(&self, limits: FrontLimits) {
-        if let Some(front) = self.front.lock().as_ref() {
-            front.configure(limits.0);
-        }
-    }
-
-    #[pyo3(signature = (*, accepting, half_open, legs_full))]
-    fn set_front(&self, accepting: bool, half_open: usize, legs_full: bool) {
-        if let Some(front) = self.front.lock().as_ref() {
-            front.set(accepting, half_open, legs_full);
-        }
-    }
-
-    /// Let the kernel choose among sockets of one address by the packet's connection id.
-    #[staticmethod]
-    fn steer(fds: Vec<i32>) -> PyResult<()> {
-        let ways = u32::try_from(fds.len()).unwrap_or(u32::MAX);
-        match fds.first() {
-            Some(fd) => Ok(socket::steer(*fd, ways)?),
-            None => Err(PyValueError::new_err("no sockets")),
-        }
-    }
-
-    fn start(&self, workers: Vec<Vec<i32>>, event_fd: i32) -> PyResult<()> {
-        let mut running = self.workers.lock();
-        if running.is_some() {
-            return Err(PyRuntimeError::new_err("the threads run already"));
-        }
-        let pacing = Pacing {
-            batch_s: self.batch_s,
-            coalesces: false,
-        };
-        *running = Some(Workers::start(&self.core, &workers, event_fd, pacing)?);
-        Ok(())
-    }
-
-    fn stop(&self, py: Python<'_>) {
-        let running = self.workers.lock().take();
-        py.detach(|| drop(running)); // joins the threads
-    }
-
     // ------------------------------------------------------------ counted
 
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<MediaCounts<'py>> {
@@ -391,28 +323,6 @@ impl Lane {
         all.set_item("front", front)?;
         all.set_item("dropped", by_name(py, &counters.dropped)?)?;
         Ok(all)
-    }
-}
-
-/// The numbers of relay.config.LimitsConfig that a front needs, by their names.
-struct FrontLimits(Limits);
-
-impl FromPyObject<'_, '_> for FrontLimits {
-    type Error = PyErr;
-
-    fn extract(limits: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
-        let number = |name: &str| limits.get_item(name)?.extract::<f64>();
-        let count = |name: &str| limits.get_item(name)?.extract::<usize>();
-        Ok(Self(Limits {
-            half_open: count("half_open")?,
-            retry_above_half_open: count("retry_above_half_open")?,
-            retry_above_initials_per_s: number("retry_above_initials_per_s")?,
-            initials_per_source_per_s: number("initials_per_source_per_s")?,
-            initials_per_source_burst: number("initials_per_source_burst")?,
-            negotiations_per_source_per_s: number("negotiations_per_source_per_s")?,
-            negotiations_per_s: number("negotiations_per_s")?,
-            resets_per_s: number("resets_per_s")?,
-        }))
     }
 }
 
