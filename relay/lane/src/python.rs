@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyLookupError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyLookupError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
@@ -23,7 +23,6 @@ use crate::counters::{named, ByReason};
 use crate::desk::Missing;
 use crate::reason::Reason;
 use crate::slow::Item;
-use crate::socket;
 use crate::table::Rights;
 use crate::work::{Outgoing, Work, MAX_WORKERS};
 use crate::worker::{Pacing, Workers};
