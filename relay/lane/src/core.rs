@@ -447,6 +447,7 @@ impl Core {
             Some(Verdict::Drop(reason)) => work.counters.drop(reason),
             Some(Verdict::Answer(kind)) => {
                 work.counters.front.add(kind, 1);
+                work.counters.sent = work.counters.sent.wrapping_add(1);
                 let start = work.out.arena.len();
                 work.out.arena.extend_from_slice(&reply);
                 work.out.close(start, from, sock, 0);

@@ -112,7 +112,10 @@ impl Core {
         let datagrams = work.batch.iter().map(Vec::as_slice);
         let sealed = state.path.seal(datagrams, now, &mut out.arena);
         match (sealed, state.path.facts.address) {
-            (Some(_), Some(address)) => out.close(start, address, state.path.facts.sock, copies),
+            (Some(_), Some(address)) => {
+                work.counters.sent = work.counters.sent.wrapping_add(1);
+                out.close(start, address, state.path.facts.sock, copies);
+            }
             _ => {
                 // an active path has keys and an address: a bug, and not this peer's only
                 out.arena.truncate(start);
@@ -194,16 +197,9 @@ impl Core {
         counters.drop_out(Reason::SendError, copies);
     }
 
-    /// The packets of `work.out` were given to the kernel, also those that `unsent` named: count and clear.
+    /// The packets of `work.out` were given to the kernel, also those that `unsent` named. Each was counted
+    /// as sent when it was sealed.
     pub fn sent(&self, work: &mut Work) {
-        let count = work.out.len();
-        self.count_sent(work, count);
         work.out.clear();
-    }
-
-    /// As `sent`, of packets that were taken out of a `Work`.
-    pub fn count_sent(&self, work: &mut Work, count: usize) {
-        let count = u64::try_from(count).unwrap_or(0);
-        work.counters.sent = work.counters.sent.wrapping_add(count);
     }
 }

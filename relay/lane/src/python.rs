@@ -204,8 +204,6 @@ impl Lane {
             let work = &mut self.desk.lock().work;
             self.core.flush(work, now);
             self.core.acks(work, now);
-            let count = work.out.len();
-            self.core.count_sent(work, count);
             self.core.finish(work);
             mem::take(&mut work.out)
         };
@@ -368,7 +366,7 @@ fn tuple<'py>(py: Python<'py>, item: Item) -> PyResult<Bound<'py, PyTuple>> {
             ranges,
             delay,
             at,
-        } => ("ack", leg, ranges, delay, at).into_pyobject(py),
+        } => ("ack", leg, PyTuple::new(py, ranges)?, delay, at).into_pyobject(py),
         Item::Rekey { leg } => ("rekey", leg).into_pyobject(py),
         Item::Broken { leg } => ("broken", leg).into_pyobject(py),
     }
