@@ -1,0 +1,222 @@
+"""The native lane, written in Rust (relay/lane): one node's packet path, behind the interpreter's back.
+
+`relay.edge.lane_native` turns its values into the edge's types; `relay.edge.path` and `relay.edge.lane_py`
+are the same in plain Python and the oracle for all of it. Counts are since the start; times are seconds of
+the monotonic clock; addresses are those of `socket`: (host, port) or (host, port, flow info, scope id).
+"""
+
+from collections.abc import Sequence
+from typing import Literal, TypedDict, final
+
+__all__ = ["Front", "Lane", "Path", "steer"]
+
+_Address = tuple[str, int] | tuple[str, int, int, int]
+_Ranges = Sequence[tuple[int, int]]
+_KeySet = tuple[bytes, bytes, bytes]  # AEAD key, IV, header protection key
+_Item = (
+    tuple[Literal["known"], int, bytes, _Address, int, float]  # leg, packet, from, socket, at
+    | tuple[Literal["unknown"], bytes, _Address, int, float]
+    | tuple[Literal["admit"], bytes, _Address, int, float, bytes, bytes | None]  # original, retry source
+    | tuple[Literal["control"], int, bytes, float]
+    | tuple[Literal["ack"], int, tuple[tuple[int, int], ...], int, float]  # newest first; delay
+    | tuple[Literal["rekey"], int]
+    | tuple[Literal["broken"], int]
+)
+_Verdict = (
+    tuple[Literal["admit"], bytes, bytes | None]
+    | tuple[Literal["answer"], str, bytes]
+    | tuple[Literal["drop"], str]
+)
+
+class _Packets(TypedDict):
+    received: int
+    sent: int
+    send_errors: int
+    waiting: int
+    taken: int
+    media: int
+    batches: int
+    wrong_lane: int
+    media_lost: int
+    notes_lost: int
+    front: dict[str, int]
+    dropped: dict[str, int]
+
+@final
+class Lane:
+    """The packet path of a node; see `relay.edge.lane.Lane`. Drop reasons are the strings of DropReason."""
+
+    def __new__(cls, *, queue_frames: int, queue_s: float, burst_s: float, batch_s: float) -> Lane: ...
+
+    # ---- routes
+
+    def open_leg(self, leg: int, *, pps: int, up_bps: int, down_bps: int) -> None:
+        """Admit a leg with its budgets, or change them."""
+
+    def close_leg(self, leg: int) -> None:
+        """Forget a leg; copies still queued for it are dropped as peer_gone."""
+
+    def open_flow(self, leg: int, flow: int, *, index: int, group: bool) -> None:
+        """Accept an uplink flow. LookupError: no such leg."""
+
+    def close_flow(self, leg: int, flow: int) -> tuple[int, int, int, int, dict[str, int]]:
+        """Forget an uplink flow: received, accepted, copies, lost, dropped by reason."""
+
+    def route(self, leg: int, flow: int, targets: Sequence[tuple[int, int]], closed: str | None) -> None:
+        """Copy the flow to `targets` (leg, flow) from now on. LookupError: something is not open."""
+
+    def deliver(self, leg: int, payload: bytes, now: float) -> str | None:
+        """A media datagram that came through aioquic: why nobody hears it, or None."""
+
+    # ---- connections
+
+    def open_path(self, leg: int) -> Path:
+        """A connection begins."""
+
+    def close_path(self, leg: int) -> None:
+        """It is over: its ids reach nobody, its keys are gone."""
+
+    def own(self, leg: int, cid: bytes) -> None:
+        """Packets to this id are the leg's. LookupError: no such leg."""
+
+    def disown(self, cid: bytes) -> None:
+        """Packets to this id are nobody's."""
+
+    # ---- packets, of a lane without threads
+
+    def receive(self, data: bytes, address: _Address, sock: int, now: float) -> None:
+        """One UDP packet."""
+
+    def flush(self, now: float) -> list[tuple[int, bytes, _Address]]:
+        """What is to be sent now: socket, packet, destination."""
+
+    def unsent(self, packet: bytes) -> None:
+        """The kernel did not take this packet of the last `flush`."""
+
+    def next_ack(self) -> float | None:
+        """When `flush` has an acknowledgement to send."""
+
+    def take(self, most: int) -> list[_Item]:
+        """Up to `most` things for the loop, those of known legs first."""
+
+    # ---- front and threads
+
+    def install_front(self, **options: object) -> None:
+        """Judge packets of nobody here, with these keys and limits. ValueError: one is missing or unfit."""
+
+    def configure_front(self, **options: object) -> None:
+        """Give the front new limits."""
+
+    def set_front(self, *, accepting: bool, half_open: int, legs_full: bool) -> None:
+        """What the loop knows about newcomers."""
+
+    def start(self, workers: Sequence[Sequence[int]], event_fd: int) -> None:
+        """A thread per list of descriptors; the eventfd is written when `take` has something. OSError."""
+
+    def stop(self) -> None:
+        """End the threads and wait for them."""
+
+    # ---- counted
+
+    def counters(self) -> tuple[int, int, int, int, int, dict[str, int], dict[str, int]]:
+        """Media datagrams: in, accepted, copies, sent, queued, dropped, dropped on the way out."""
+
+    def packets(self) -> _Packets:
+        """UDP packets: received = media + sum(front) + sum(dropped) + waiting + taken."""
+
+@final
+class Path:
+    """One leg's packet-number space; see `relay.edge.path.Path`. Made by `Lane.open_path`."""
+
+    expected: int
+    largest: int
+    largest_at: float | None
+    ack_at: float | None
+    last_heard: float
+    outstanding: bool
+    confirmed: bool
+    update_after: int
+
+    @property
+    def ack_due(self) -> float | None:
+        """When a held acknowledgement must leave at the latest."""
+
+    @property
+    def media_in_flight(self) -> int:
+        """Bytes sent and not acknowledged."""
+
+    @property
+    def media_lost(self) -> int:
+        """Packets that were never acknowledged."""
+
+    @property
+    def key_updates(self) -> int:
+        """Key phases after the first."""
+
+    def reserve(self, count: int) -> int:
+        """The first of so many packet numbers that are the caller's, until `settle`."""
+
+    def settle(self, following: int) -> None:
+        """Numbers below were used."""
+
+    def slow_done(self) -> None:
+        """aioquic has dealt with a packet that waited for it."""
+
+    def add(self, number: int) -> None:
+        """aioquic received this packet."""
+
+    def has(self, number: int) -> bool:
+        """The packet came before, or is too old to tell."""
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """Numbers to acknowledge: ascending, half-open."""
+
+    def subtract(self, stop: int) -> None:
+        """Numbers below need no further acknowledgement."""
+
+    def honest(self, ranges: _Ranges) -> bool:
+        """These ranges (newest first, half-open) hold only numbers that were sent."""
+
+    def acknowledged(self, ranges: _Ranges, delay: int, now: float) -> None:
+        """An ACK that aioquic took settles packets of the lane."""
+
+    def rtt(self) -> tuple[float, float, float, float] | None:
+        """Round-trip time: latest, smoothed, variance, least."""
+
+    def set_rtt(self, latest: float, smoothed: float, variance: float, minimum: float) -> None:
+        """Samples that aioquic took."""
+
+    def set_keys(self, suite: int, phase: int, recv: _KeySet, send: _KeySet) -> None:
+        """The keys of a key phase; those before open stragglers. ValueError: they do not fit the suite."""
+
+    def set_facts(
+        self,
+        *,
+        active: bool,
+        host_cid: bytes,
+        peer_cid: bytes,
+        address: _Address | None,
+        sock: int,
+        peer_exponent: int,
+    ) -> None:
+        """Which packets are the packet path's. ValueError: no address or id."""
+
+    def room(self, now: float) -> bool:
+        """Another media packet may leave now."""
+
+    def seal(self, datagrams: Sequence[bytes], now: float) -> bytes:
+        """One packet with these, and the acknowledgement that is due. ValueError: no keys, nothing to say."""
+
+@final
+class Front:
+    """Judges packets of nobody; see `relay.edge.front.Front`. By itself, to be held against that one."""
+
+    def __new__(cls, **options: object) -> Front: ...
+    def set(self, *, accepting: bool, half_open: int, legs_full: bool) -> None:
+        """What the loop knows about newcomers."""
+
+    def judge(self, data: bytes, address: _Address, now: float, wall: float) -> _Verdict:
+        """What becomes of a packet; `wall`: seconds since the epoch."""
+
+def steer(fds: Sequence[int]) -> None:
+    """Let the kernel choose among a SO_REUSEPORT group's sockets by the packet's connection id. OSError."""
