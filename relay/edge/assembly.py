@@ -20,7 +20,7 @@ from relay.edge.driver import Driver, Sinks
 from relay.edge.endpoint import Endpoint
 from relay.edge.front import AddressTokens, Front
 from relay.edge.ids import ConnectionIds
-from relay.edge.lane import Lane
+from relay.edge.lane import FrontKeys, Lane
 from relay.edge.timers import Loop
 from relay.protocol.cid import SERVER_ID_SIZE, CidCodec
 from relay.protocol.ids import Kid
@@ -64,13 +64,18 @@ class Node:
         self.config = config
         self.lane: Lane = lanes.choose(config)
         server_id = config.node.server_id.to_bytes(SERVER_ID_SIZE - 1, "big") + b"\0"  # worker 0
-        codec = CidCodec(keys.cluster[0].derive("cid"), server_id)
-        ids = ConnectionIds(codec, keys.cluster[0].derive("reset"), int.from_bytes(draw(4), "big"))
+        secrets = FrontKeys(
+            retry=[key.derive("retry") for key in keys.cluster],
+            cid=keys.cluster[0].derive("cid"),
+            reset=keys.cluster[0].derive("reset"),
+            server_id=server_id,
+        )
+        self.lane.use_front(secrets, config.limits)
+        codec = CidCodec(secrets.cid, server_id)
+        ids = ConnectionIds(codec, secrets.reset, int.from_bytes(draw(4), "big"))
         front = Front(
             config.limits,
-            tokens=AddressTokens(
-                [key.derive("retry") for key in keys.cluster], config.limits.address_token_s, draw
-            ),
+            tokens=AddressTokens(secrets.retry, config.limits.address_token_s, draw),
             ids=codec,
             server_id=server_id,
             reset_token=ids.reset_token,
@@ -94,4 +99,5 @@ class Node:
         """A reload: new limits, policy, issuers and certificate; running calls are untouched."""
         self.config = config
         self.endpoint.configure(config.limits, quic)
+        self.lane.limit_front(config.limits)
         self.driver.feed(ConfigChanged(config, keys.engine()))

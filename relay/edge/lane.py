@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from aioquic.quic.connection import NetworkAddress
 
-from relay.config import Config
+from relay.config import Config, LimitsConfig
 from relay.core.events import FlowCounters
 from relay.core.reasons import DropReason
 from relay.edge.space import PathState
@@ -129,6 +129,16 @@ Item = Known | Unknown | Admitted | ControlDatagram | AckShown | RekeyWanted | B
 Packet = tuple[int, bytes, NetworkAddress]  # number of the socket, bytes, destination
 
 
+@dataclass(frozen=True, slots=True)
+class FrontKeys:
+    """What a front proves and recognises with: keys of address tokens, newest first, of ids and of resets."""
+
+    retry: Sequence[bytes] = field(repr=False)
+    cid: bytes = field(repr=False)
+    reset: bytes = field(repr=False)
+    server_id: bytes
+
+
 class Lane(Protocol):
     """What the driver and the QUIC edge need of a packet path."""
 
@@ -193,6 +203,12 @@ class Lane(Protocol):
 
     def take(self, most: int) -> list[Item]:
         """Up to `most` things for the loop to deal with, those of known connections first."""
+
+    def use_front(self, keys: FrontKeys, limits: LimitsConfig) -> None:
+        """Judge packets of nobody as `relay.edge.front` does; the plain lane leaves them to that."""
+
+    def limit_front(self, limits: LimitsConfig) -> None:
+        """Other limits for a front of the lane's own."""
 
     def tell_front(self, *, accepting: bool, half_open: int, is_full: bool) -> None:
         """What a front of the lane's own must know to judge newcomers; the plain lane has none."""

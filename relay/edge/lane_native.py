@@ -22,6 +22,7 @@ from relay.edge.lane import (
     Admitted,
     Broken,
     ControlDatagram,
+    FrontKeys,
     Item,
     Known,
     LaneCounters,
@@ -50,6 +51,20 @@ _ITEMS: Final[dict[str, Callable[..., Item]]] = {
 
 def _counter(counts: dict[str, int]) -> Counter[DropReason]:
     return Counter({_REASONS[name]: count for name, count in counts.items() if count})
+
+
+def _front_limits(limits: LimitsConfig) -> dict[str, float]:
+    names = (
+        "half_open",
+        "retry_above_half_open",
+        "retry_above_initials_per_s",
+        "initials_per_source_per_s",
+        "initials_per_source_burst",
+        "negotiations_per_source_per_s",
+        "negotiations_per_s",
+        "resets_per_s",
+    )
+    return {name: getattr(limits, name) for name in names}
 
 
 class NativeLane:
@@ -131,6 +146,19 @@ class NativeLane:
 
     # ------------------------------------------------------------ front and threads
 
+    def use_front(self, keys: FrontKeys, limits: LimitsConfig) -> None:
+        self._lane.install_front(
+            retry_keys=list(keys.retry),
+            cid_key=keys.cid,
+            server_id=keys.server_id,
+            reset_key=keys.reset,
+            address_token_s=limits.address_token_s,
+            **_front_limits(limits),
+        )
+
+    def limit_front(self, limits: LimitsConfig) -> None:
+        self._lane.configure_front(**_front_limits(limits))
+
     def tell_front(self, *, accepting: bool, half_open: int, is_full: bool) -> None:
         self._lane.set_front(accepting=accepting, half_open=half_open, legs_full=is_full)
 
@@ -141,6 +169,10 @@ class NativeLane:
     def stop(self) -> None:
         """End the threads; what was counted stays readable."""
         self._lane.stop()
+
+    def steer(self, descriptors: list[int]) -> None:
+        """Packets of one connection id go to one socket of this group, whatever port they come from."""
+        _lane.steer(descriptors)
 
     # ------------------------------------------------------------ counted
 

@@ -21,6 +21,7 @@ from relay.edge.lane import (
     AckShown,
     Broken,
     ControlDatagram,
+    FrontKeys,
     Item,
     Known,
     Packet,
@@ -64,7 +65,7 @@ class PyLane(Routes):
         self._unknown: deque[Unknown] = deque()
         self._acks: list[tuple[float, int, _Connection]] = []  # a heap: one listed again is due before others
         self._order = 0
-        self._outgoing: list[Packet] = []
+        self._outgoing: list[tuple[Packet, int]] = []  # and how many copies are inside
         self._copies_of: dict[bytes, int] = {}  # packets of the last flush
         self._received = 0
         self._sent = 0
@@ -171,7 +172,6 @@ class PyLane(Routes):
     # ------------------------------------------------------------ out
 
     def flush(self, now: float) -> list[Packet]:
-        self._copies_of.clear()
         for leg in self.take_ready():
             self._flush_leg(leg, now)
         while self._acks and self._acks[0][0] <= now + EARLY:
@@ -185,7 +185,8 @@ class PyLane(Routes):
             else:
                 self._seal(owner, [], now)
         outgoing, self._outgoing = self._outgoing, []
-        return outgoing
+        self._copies_of = {packet[1]: copies for packet, copies in outgoing}
+        return [packet for packet, _ in outgoing]
 
     def _full(self, leg: int, now: float) -> None:
         self._flush_leg(leg, now)
@@ -224,9 +225,7 @@ class PyLane(Routes):
         packet = path.seal(datagrams, now)
         assert path.address is not None  # it is active
         self._sent += 1
-        self._outgoing.append((path.sock, packet, path.address))
-        if datagrams:
-            self._copies_of[packet] = len(datagrams)
+        self._outgoing.append(((path.sock, packet, path.address), len(datagrams)))
         if path.wants_update():
             self._known.append(RekeyWanted(owner.leg))
 
@@ -249,6 +248,10 @@ class PyLane(Routes):
         owner.is_listed = True
         self._order += 1
         heapq.heappush(self._acks, (due, self._order, owner))
+
+    def use_front(self, keys: FrontKeys, limits: LimitsConfig) -> None: ...
+
+    def limit_front(self, limits: LimitsConfig) -> None: ...
 
     def tell_front(self, *, accepting: bool, half_open: int, is_full: bool) -> None: ...
 
