@@ -143,7 +143,10 @@ class Lane(Protocol):
     """What the driver and the QUIC edge need of a packet path."""
 
     name: str
-    counters: LaneCounters
+
+    @property
+    def counters(self) -> LaneCounters:
+        """Media datagrams, as of now."""
 
     # ---- routes
 
