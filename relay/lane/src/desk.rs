@@ -8,9 +8,10 @@ use std::sync::Arc;
 use crate::cid::Cid;
 use crate::core::{Core, Leg, LegState};
 use crate::counters::Counters;
+use crate::flow::{FlowCounters, Target};
 use crate::path::Path;
 use crate::reason::Reason;
-use crate::table::{FlowCounters, Media, Rights, Target};
+use crate::table::{Media, Rights};
 
 /// There is no such leg, or flow of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,9 +7,9 @@
 //! seal            AEAD and header protection of 1-RTT packets
 //! bucket window ranges   budgets, replay windows, received numbers
 //! cid             connection ids as map keys
-//! path flight rtt one leg's packet numbers, keys, and what is in flight
-//! table           one leg's budgets, flows and queues
-//! core out desk   all legs: packets in, packets out, what Python changes
+//! path            one leg's packets, of keys, numbers, flight (what is under way) and rtt
+//! table flow      one leg's budgets and queues; one uplink flow and who hears it
+//! core            all legs: inward (packets in), out (packets out), desk (what Python changes)
 //! work slow counters   what a thread keeps, what waits for the loop, what was counted
 //! front retry budget     packets of nobody: proofs and answers that keep no memory of a source
 //! worker          the threads: wait, read, hand to the core, send
@@ -27,10 +27,14 @@ pub mod core;
 pub mod counters;
 pub mod desk;
 pub mod flight;
+pub mod flow;
 pub mod frames;
 pub mod front;
 pub mod header;
+pub mod inward;
+pub mod keys;
 pub mod media;
+pub mod numbers;
 pub mod out;
 pub mod path;
 #[cfg(feature = "python")]

@@ -17,11 +17,11 @@
 use std::mem;
 
 use crate::core::{contain, Core, LegState};
+use crate::flow::Target;
 use crate::media::{set_flow, MAX_SIZE};
 use crate::path::{EARLY, MAX_PACKET};
 use crate::reason::Reason;
 use crate::slow::Item;
-use crate::table::Target;
 use crate::work::{Outgoing, Work};
 
 /// Short header, ACK frame and tag, upper bound for one of ours.

@@ -21,11 +21,11 @@ use std::net::SocketAddr;
 use crate::cid::Cid;
 use crate::flight::{Flight, Flights, MEDIA_WINDOW};
 use crate::frames::{self, Parsed};
-use crate::header;
+use crate::keys::{KeySet, Keys, Unsealed, HOST_ID};
+use crate::numbers::Numbers;
 use crate::ranges::Ranges;
 use crate::reason::Reason;
 use crate::rtt::Rtt;
-use crate::seal::{Mask, OpenKey, SealKey};
 use crate::window::Received;
 
 /// We promise 25 ms (max_ack_delay); the rest is for the timer to be late.
@@ -39,19 +39,12 @@ pub const MAX_PACKET: usize = 1200;
 pub const KEY_UPDATE_AFTER: u64 = 1 << 22;
 /// Of a packet of ours beside the peer's id: first byte, number, AEAD tag.
 const HEADER_AND_TAG: usize = 1 + 2 + 16;
-/// The first packet number left out, to catch optimistic ACKs (RFC 9000 section 21.4).
-const FIRST_SKIP: u64 = 29;
-const LARGEST_SKIP_GAP: u64 = 1 << 16;
-const REMEMBERED_SKIPS: usize = 8;
 /// More than these are not acknowledged again: 64, the newest.
 const MAX_ACK_RANGES: usize = 64;
 /// Ranges that an ACK frame of ours names at most.
 const ACK_RANGES_SENT: usize = 16;
 /// What we announce, and the default (RFC 9000 section 18.2).
 const OUR_ACK_EXPONENT: u8 = 3;
-/// First byte, our id of 8 bytes, 4 bytes of number at most, 16 of sample: shorter ones have none.
-const SHORTEST: usize = 29;
-const HOST_ID: usize = 8;
 
 /// What `Path::open` made of a packet.
 #[derive(Debug, PartialEq)]
@@ -62,18 +55,6 @@ pub enum Opened<'a> {
     /// aioquic must see it. No state was touched, so that it can.
     Slow,
 }
-
-struct Keys {
-    open: OpenKey,
-    seal: SealKey,
-    /// Opens packets of the key phase before, which may still be under way. Most legs never have one.
-    old: Option<Box<OpenKey>>,
-    open_mask: Mask,
-    seal_mask: Mask,
-}
-
-/// AEAD key, IV, header protection key.
-pub type KeySet<'a> = (&'a [u8], &'a [u8], &'a [u8]);
 
 /// Which packets are the packet path's, and where its own go.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -106,20 +87,13 @@ pub struct Path {
     ranges: Ranges,
     received: Received,
     // what leaves
-    next: u64,
-    reserved_to: u64,
-    next_skip: u64,
-    skip_gap: u64,
-    /// The last numbers left out, half-open; a ring.
-    skipped: [(u64, u64); REMEMBERED_SKIPS],
-    skips: usize,
+    numbers: Numbers,
     flights: Flights,
     pub media_lost: u64,
     // keys
     keys: Option<Keys>,
     pub update_after: u64,
     pub key_updates: u64,
-    phase: u8,
     phase_start: u64,
     /// Numbers below this were acknowledged, or some of them; 0: none yet.
     acked_below: u64,
@@ -146,18 +120,12 @@ impl Default for Path {
             slow: 0,
             ranges: Ranges::new(),
             received: Received::new(),
-            next: 0,
-            reserved_to: 0,
-            next_skip: FIRST_SKIP,
-            skip_gap: FIRST_SKIP,
-            skipped: [(0, 0); REMEMBERED_SKIPS], // empty ranges overlap nothing
-            skips: 0,
+            numbers: Numbers::default(),
             flights: Flights::default(),
             media_lost: 0,
             keys: None,
             update_after: KEY_UPDATE_AFTER,
             key_updates: 0,
-            phase: 0,
             phase_start: 0,
             acked_below: 0,
             sealed: 0,
@@ -173,35 +141,18 @@ impl Path {
     /// The 1-RTT keys of a key phase; those before open stragglers. The masks' keys never change
     /// (RFC 9001 section 6.1). False, and nothing changed, when a key does not fit the suite.
     pub fn set_keys(&mut self, suite: u8, phase: u8, recv: KeySet<'_>, send: KeySet<'_>) -> bool {
-        let (Some(open), Some(seal)) = (
-            OpenKey::new(suite, recv.0, recv.1),
-            SealKey::new(suite, send.0, send.1),
-        ) else {
-            return false;
-        };
-        match &mut self.keys {
-            Some(keys) => {
-                keys.old = Some(Box::new(std::mem::replace(&mut keys.open, open)));
-                keys.seal = seal;
-                self.key_updates = self.key_updates.saturating_add(1);
+        if let Some(keys) = &mut self.keys {
+            if !keys.change(suite, phase, recv, send) {
+                return false;
             }
-            None => {
-                let (Some(open_mask), Some(seal_mask)) =
-                    (Mask::new(suite, recv.2), Mask::new(suite, send.2))
-                else {
-                    return false;
-                };
-                self.keys = Some(Keys {
-                    open,
-                    seal,
-                    old: None,
-                    open_mask,
-                    seal_mask,
-                });
+            self.key_updates = self.key_updates.saturating_add(1);
+        } else {
+            self.keys = Keys::new(suite, phase, recv, send);
+            if self.keys.is_none() {
+                return false;
             }
         }
-        self.phase = phase;
-        self.phase_start = self.next;
+        self.phase_start = self.numbers.next();
         self.sealed = 0;
         self.is_update_asked = false;
         true
@@ -218,10 +169,9 @@ impl Path {
 
     /// Bytes of memory beside the struct itself.
     pub fn heap(&self) -> usize {
-        let old = self.keys.as_ref().and_then(|keys| keys.old.as_deref());
         self.flights
             .heap()
-            .saturating_add(old.map_or(0, std::mem::size_of_val))
+            .saturating_add(self.keys.as_ref().map_or(0, Keys::heap))
             .saturating_add(MAX_ACK_RANGES.saturating_add(1).saturating_mul(16))
     }
 
@@ -229,40 +179,12 @@ impl Path {
 
     /// The first of `count` packet numbers that are the caller's from now on; `settle` ends it.
     pub fn reserve(&mut self, count: u64) -> u64 {
-        if self.confirmed {
-            self.skip_number();
-        }
-        let first = self.next;
-        self.next = first.saturating_add(count);
-        self.reserved_to = self.next;
-        first
+        self.numbers.reserve(count, self.confirmed)
     }
 
     /// Numbers below `following` were used; the others are free again, or left out for good.
     pub fn settle(&mut self, following: u64) {
-        if self.next == self.reserved_to {
-            self.next = following;
-        } else if following < self.reserved_to {
-            self.skip(following, self.reserved_to);
-        }
-        self.reserved_to = 0;
-    }
-
-    fn skip(&mut self, start: u64, stop: u64) {
-        if let Some(slot) = self.skipped.get_mut(self.skips % REMEMBERED_SKIPS) {
-            *slot = (start, stop);
-        }
-        self.skips = self.skips.wrapping_add(1);
-    }
-
-    fn skip_number(&mut self) {
-        if self.next >= self.next_skip {
-            let left_out = self.next;
-            self.next = left_out.saturating_add(1);
-            self.skip(left_out, self.next);
-            self.skip_gap = self.skip_gap.saturating_mul(2).min(LARGEST_SKIP_GAP);
-            self.next_skip = self.next.saturating_add(self.skip_gap);
-        }
+        self.numbers.settle(following);
     }
 
     /// The packet came before, or is too old to tell.
@@ -304,11 +226,7 @@ impl Path {
 
     /// Whether these acknowledged ranges (newest first, half-open) hold only numbers that were sent.
     pub fn is_honest(&self, ranges: &[(u64, u64)]) -> bool {
-        ranges.first().is_some_and(|newest| newest.1 <= self.next)
-            && !self
-                .skipped
-                .iter()
-                .any(|skipped| ranges.iter().any(|r| r.0 < skipped.1 && skipped.0 < r.1))
+        self.numbers.are_honest(ranges)
     }
 
     /// When a held acknowledgement must leave at the latest.
@@ -338,59 +256,21 @@ impl Path {
     ) -> Opened<'a> {
         if !self.active
             || self.facts.address != Some(from)
-            || data.len() < SHORTEST
             || data.get(1..=HOST_ID) != Some(self.facts.host_cid.as_slice())
         {
             return Opened::Slow;
         }
-        let (Some(keys), Some(sample)) = (&self.keys, data.get(13..29)) else {
+        let Some(keys) = &self.keys else {
             return Opened::Slow;
         };
-        let Ok(sample) = sample.try_into() else {
-            return Opened::Slow;
-        };
-        let [mask, number_mask @ ..] = keys.open_mask.mask(sample);
-        let first = data.first().copied().unwrap_or(0) ^ (mask & 0x1F);
-        let is_current = first >> 2 & 1 == self.phase;
-        if first & 0x18 != 0 || first & 0x40 == 0 {
-            return Opened::Slow;
-        }
-        let key = if is_current {
-            &keys.open
-        } else if let Some(old) = &keys.old {
-            old
-        } else {
-            return Opened::Slow;
-        };
-        scratch.clear();
-        scratch.extend_from_slice(data);
-        let size = usize::from(first & 3).saturating_add(1);
-        let end = size.saturating_add(HOST_ID).saturating_add(1);
-        let Some((header, body)) = scratch.split_at_mut_checked(end) else {
-            return Opened::Slow;
-        };
-        if let Some(byte) = header.first_mut() {
-            *byte = first;
-        }
-        let mut number = 0_u64;
-        for (byte, mask) in header.iter_mut().skip(HOST_ID + 1).zip(number_mask) {
-            *byte ^= mask;
-            number = number << 8 | u64::from(*byte);
-        }
-        let bits = u32::from(first & 3).saturating_add(1).saturating_mul(8);
-        let number = header::decode_number(number, bits, self.expected);
-        let Some(plain) = key.open(number, header, body) else {
-            // Not ours to judge under another key: perhaps it is the next key phase.
-            return if is_current {
-                Opened::Drop(Reason::BadTag)
-            } else {
-                Opened::Slow
-            };
+        let (number, plain) = match keys.open(data, self.expected, scratch) {
+            Unsealed::Plain(number, plain) => (number, plain),
+            Unsealed::Forged => return Opened::Drop(Reason::BadTag),
+            Unsealed::Foreign => return Opened::Slow,
         };
         if self.received.contains(number) {
             return Opened::Drop(Reason::Duplicate);
         }
-        let plain: &[u8] = plain;
         if !frames::parse(plain, parsed) || (parsed.has_ack && !self.is_honest(&parsed.ack.ranges))
         {
             return Opened::Slow;
@@ -470,13 +350,10 @@ impl Path {
         out: &mut Vec<u8>,
     ) -> Option<usize> {
         let start = out.len();
-        self.keys.as_ref()?;
-        let peer = self.facts.peer_cid;
-        let peer = peer.as_slice();
-        out.push(0x41 | self.phase << 2);
-        out.extend_from_slice(peer);
-        out.extend_from_slice(&[0, 0]);
-        let body = out.len();
+        let body = self
+            .keys
+            .as_ref()?
+            .begin(self.facts.peer_cid.as_slice(), out);
         let acked_below = self.put_ack(datagrams.clone(), now, out);
         let mut has_media = false;
         for datagram in datagrams {
@@ -487,10 +364,8 @@ impl Path {
             out.truncate(start);
             return None;
         }
-        self.skip_number();
-        let number = self.next;
-        self.next = number.saturating_add(1);
-        let size = self.close_packet(number, start, body, out);
+        let number = self.numbers.take();
+        let size = self.keys.as_ref()?.close(number, start, body, out);
         if size.is_none() {
             out.truncate(start);
         }
@@ -544,31 +419,6 @@ impl Path {
         }
         self.ack_at = None;
         u64::try_from(self.largest.saturating_add(1)).unwrap_or(0)
-    }
-
-    /// Number, encrypt and protect the packet that is the end of `out`; its size.
-    fn close_packet(
-        &mut self,
-        number: u64,
-        start: usize,
-        body: usize,
-        out: &mut Vec<u8>,
-    ) -> Option<usize> {
-        let keys = self.keys.as_ref()?;
-        let low = u16::try_from(number & 0xFFFF).ok()?.to_be_bytes();
-        let number_at = body.checked_sub(low.len())?;
-        out.get_mut(number_at..body)?.copy_from_slice(&low);
-        if !keys.seal.seal_at(number, out, start, body) {
-            return None;
-        }
-        let sample_at = body.checked_add(2)?; // as if the number had four bytes
-        let sample = out.get(sample_at..sample_at.checked_add(16)?)?;
-        let [mask, one, two, ..] = keys.seal_mask.mask(sample.try_into().ok()?);
-        *out.get_mut(start)? ^= mask & 0x1F;
-        for (byte, mask) in out.get_mut(number_at..body)?.iter_mut().zip([one, two]) {
-            *byte ^= mask;
-        }
-        out.len().checked_sub(start)
     }
 }
 

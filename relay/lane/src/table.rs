@@ -10,15 +10,13 @@
 //! locks, sockets, encryption, or a reason for a gate to be open.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::Arc;
 
 use crate::bucket::Bucket;
-use crate::core::Leg;
-use crate::counters::{bump, ByReason, Counters};
+use crate::counters::{bump, Counters};
+use crate::flow::{Flow, FlowCounters, Target};
 use crate::media;
 use crate::reason::Reason;
-use crate::window::Seen;
 use crate::work::Pool;
 
 /// What a token grants: packets/s and bits/s up, bits/s down.
@@ -40,93 +38,6 @@ impl Rights {
             (up, f64::max(up * burst_s, largest)),
             (down, f64::max(down * burst_s, 2.0 * largest)),
         ]
-    }
-}
-
-/// A listener of a flow: the leg, which of its lives (numbers may be used again), and the flow number there.
-pub struct Target {
-    pub leg: Arc<Leg>,
-    pub epoch: u64,
-    pub out: u8,
-    /// 0 while the route stands, else 1 + the reason why it ended. A thread that read the route before it
-    /// ended must see this under the listener's lock, or a copy would pass a gate that is closed.
-    ended: AtomicU8,
-}
-
-impl Target {
-    pub fn new(leg: Arc<Leg>, epoch: u64, out: u8) -> Self {
-        Self {
-            leg,
-            epoch,
-            out,
-            ended: AtomicU8::new(0),
-        }
-    }
-
-    pub fn is_same(&self, other: &Target) -> bool {
-        Arc::ptr_eq(&self.leg, &other.leg) && self.epoch == other.epoch && self.out == other.out
-    }
-
-    /// To be called before the listener's queue is purged.
-    pub fn end(&self, reason: Reason) {
-        self.ended
-            .store((reason as u8).saturating_add(1), Ordering::Release);
-    }
-
-    pub fn ended(&self) -> Option<Reason> {
-        let ended = usize::from(self.ended.load(Ordering::Acquire));
-        Reason::ALL.get(ended.checked_sub(1)?).copied()
-    }
-}
-
-/// What was counted for one uplink flow.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FlowCounters {
-    pub received: u64,
-    pub accepted: u64,
-    pub copies: u64,
-    pub lost: u64,
-    pub dropped: ByReason,
-}
-
-struct Flow {
-    index: u32,
-    group: bool,
-    targets: Arc<[Target]>,
-    closed: Reason,
-    /// At most 8 key ids carry the flow's own index.
-    seen: Vec<(u8, Seen)>,
-    latest: Option<u8>,
-    lost: u64,
-    counters: FlowCounters,
-}
-
-impl Flow {
-    /// Mark (kid, ctr) as seen; false when it was before.
-    fn is_new(&mut self, kid: u8, ctr: u32) -> bool {
-        let Some((_, seen)) = self.seen.iter_mut().find(|known| known.0 == kid) else {
-            self.seen.push((kid, Seen::new(ctr)));
-            self.latest = Some(kid);
-            return true;
-        };
-        let mut is_fresh = seen.mark(ctr);
-        if !is_fresh && self.latest != Some(kid) && seen.is_past(ctr) {
-            // The epoch bits came round again: a new key counts from 0.
-            self.lost = self.lost.wrapping_add(seen.lost());
-            *seen = Seen::new(ctr);
-            is_fresh = true;
-        }
-        if is_fresh {
-            self.latest = Some(kid);
-        }
-        is_fresh
-    }
-
-    /// Packets that never came, from the gaps in the counters of each key.
-    fn lost(&self) -> u64 {
-        self.seen
-            .iter()
-            .fold(self.lost, |sum, (_, seen)| sum.wrapping_add(seen.lost()))
     }
 }
 
@@ -203,14 +114,7 @@ impl Media {
                 queue.copies.capacity() * size_of::<Copy>() + held
             })
             .sum();
-        let flows: usize = self
-            .flows
-            .iter()
-            .map(|(_, flow)| {
-                flow.seen.capacity() * size_of::<(u8, Seen)>()
-                    + size_of::<Target>() * flow.targets.len()
-            })
-            .sum();
+        let flows: usize = self.flows.iter().map(|(_, flow)| flow.heap()).sum();
         queued
             + flows
             + self.flows.capacity() * size_of::<(u8, Flow)>()
@@ -221,16 +125,7 @@ impl Media {
 
     /// Accept an uplink flow of participant `index`; nobody hears it until `route`.
     pub fn open_flow(&mut self, number: u8, index: u32, group: bool) {
-        let flow = Flow {
-            index,
-            group,
-            targets: Arc::new([]),
-            closed: Reason::GateClosed,
-            seen: Vec::new(),
-            latest: None,
-            lost: 0,
-            counters: FlowCounters::default(),
-        };
+        let flow = Flow::new(index, group);
         match self.flow(number) {
             Some(known) => *known = flow,
             None => self.flows.push((number, flow)),
@@ -242,11 +137,7 @@ impl Media {
         let Some(at) = self.flows.iter().position(|known| known.0 == number) else {
             return FlowCounters::default();
         };
-        let (_, flow) = self.flows.swap_remove(at);
-        FlowCounters {
-            lost: flow.lost(),
-            ..flow.counters
-        }
+        self.flows.swap_remove(at).1.counters()
     }
 
     /// Copy a flow to `targets` from now on; the targets before, or None when there is no such flow.
@@ -256,9 +147,7 @@ impl Media {
         targets: Arc<[Target]>,
         closed: Reason,
     ) -> Option<Arc<[Target]>> {
-        let flow = self.flow(number)?;
-        flow.closed = closed;
-        Some(std::mem::replace(&mut flow.targets, targets))
+        Some(self.flow(number)?.route(targets, closed))
     }
 
     pub fn has_flow(&self, number: u8) -> bool {
@@ -297,32 +186,14 @@ impl Media {
             .iter_mut()
             .find(|known| known.0 == number)
             .ok_or(Reason::UnknownFlow)?;
-        flow.counters.received = flow.counters.received.wrapping_add(1);
         let (packets, up) = (&mut self.packets, &mut self.up);
-        let verdict = (|| {
-            let header = media::decode(payload)?;
+        let verdict = media::decode(payload).and_then(|header| {
             if !packets.take(1.0, now) || !up.take(payload.len() as f64, now) {
                 return Err(Reason::OverBudget);
             }
-            if u32::from(media::index_of(header.kid, flow.group)) != flow.index {
-                return Err(Reason::WrongSender);
-            }
-            if flow.targets.is_empty() {
-                return Err(flow.closed);
-            }
-            if !flow.is_new(header.kid, header.ctr) {
-                return Err(Reason::Duplicate);
-            }
-            Ok(flow.targets.clone())
-        })();
-        let counted = &mut flow.counters;
-        match &verdict {
-            Ok(targets) => {
-                counted.accepted = counted.accepted.wrapping_add(1);
-                counted.copies = counted.copies.wrapping_add(targets.len() as u64);
-            }
-            Err(reason) => bump(&mut counted.dropped, *reason, 1),
-        }
+            flow.admit(&header)
+        });
+        flow.count(&verdict);
         verdict
     }
 

@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use crate::core::Leg;
 use crate::counters::Counters;
+use crate::flow::Target;
 use crate::frames::Parsed;
 use crate::media::MAX_SIZE;
 use crate::slow::{Item, Staged};
 use crate::socket::Packet;
-use crate::table::Target;
 
 /// Threads that may have a `Work` at the same time: a leg notes in one word who listed it.
 pub const MAX_WORKERS: usize = 64;

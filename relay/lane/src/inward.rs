@@ -1,0 +1,306 @@
+//! What arrives: the packet path of running calls, what only aioquic can judge, and packets of nobody.
+//!
+//! ```text
+//! first byte -> connection id -> the leg's path -> its routes -> the listeners' queues
+//!                           |               `-> staged for the loop
+//!                           `-> nobody's: judged when the batch's others are done
+//! ```
+//!
+//! Must never live here: what leaves, and what Python changes.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::arithmetic_side_effects
+)]
+
+use std::mem;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+use crate::cid::Cid;
+use crate::core::{contain, Core, Judge, Leg, Verdict};
+use crate::counters::{bump, Counters};
+use crate::flow::Target;
+use crate::header::MAX_UDP;
+use crate::path::Opened;
+use crate::reason::Reason;
+use crate::slow::{Item, Staged};
+use crate::table::Media;
+use crate::work::{Delivery, Stranger, Work};
+
+/// A long header up to the length of the destination id, and one byte more.
+const SHORTEST_LONG: usize = 7;
+
+impl Core {
+    /// One UDP packet.
+    pub fn receive(&self, work: &mut Work, data: &[u8], from: SocketAddr, sock: u16, now: f64) {
+        let packet = Arrival {
+            data,
+            from,
+            sock,
+            now,
+        };
+        work.counters.udp_in = work.counters.udp_in.wrapping_add(1);
+        contain(work, None, |work, owner| self.sort(work, packet, owner));
+    }
+
+    fn sort(&self, work: &mut Work, packet: Arrival<'_>, owner: &mut Option<u64>) {
+        let data = packet.data;
+        let first = data.first().copied().unwrap_or(0);
+        let is_long = first >= 0x80;
+        if data.len() > MAX_UDP {
+            return work.counters.drop(Reason::TooLarge);
+        }
+        if first < 0x40 || (0x80..0xC0).contains(&first) || (is_long && data.len() < SHORTEST_LONG)
+        {
+            return work.counters.drop(Reason::Malformed);
+        }
+        let Some(leg) = self.owner(data) else {
+            work.counters.waiting = work.counters.waiting.wrapping_add(1);
+            let start = work.stranger_bytes.len();
+            work.stranger_bytes.extend_from_slice(data);
+            work.strangers.push(Stranger {
+                bytes: start..work.stranger_bytes.len(),
+                from: packet.from,
+                sock: packet.sock,
+                at: packet.now,
+            });
+            return;
+        };
+        *owner = Some(leg.number);
+        let mut scratch = mem::take(&mut work.scratch);
+        let opened = if is_long {
+            leg.state.lock().path.slow_more();
+            Fast::Slow
+        } else {
+            self.open(work, &leg, packet, &mut scratch)
+        };
+        match opened {
+            Fast::Settled => {}
+            Fast::Media(plain) => self.deliver_all(work, plain, packet.now),
+            Fast::Slow => work.stage_known(leg, data, packet.from, packet.sock, packet.now),
+        }
+        work.scratch = scratch;
+    }
+
+    /// The leg that owns a packet's destination id. Short headers have one of ours, of eight bytes.
+    fn owner(&self, data: &[u8]) -> Option<Arc<Leg>> {
+        let (start, size) = match data {
+            [0..0x80, ..] => (1, 8),
+            [_, _, _, _, _, size, ..] => (6, usize::from(*size)),
+            _ => return None,
+        };
+        let rest = data.get(start..)?;
+        let id = Cid::new(rest.get(..size).unwrap_or(rest))?;
+        self.ids.read().get(&id).cloned()
+    }
+
+    /// What the packet path makes of a packet of this leg, under its lock.
+    fn open<'a>(
+        &self,
+        work: &mut Work,
+        leg: &Arc<Leg>,
+        packet: Arrival<'_>,
+        scratch: &'a mut Vec<u8>,
+    ) -> Fast<'a> {
+        let now = packet.now;
+        let mut guard = leg.state.lock();
+        let state = &mut *guard;
+        let path = &mut state.path;
+        let own_sock = path.facts.sock;
+        let lost = path.media_lost;
+        let opened = if self.is_same_address(own_sock, packet.sock) {
+            path.open(packet.data, packet.from, now, scratch, &mut work.parsed)
+        } else {
+            Opened::Slow
+        };
+        let plain = match opened {
+            Opened::Slow => {
+                path.slow_more();
+                return Fast::Slow;
+            }
+            Opened::Drop(reason) => {
+                work.counters.drop(reason);
+                return Fast::Settled;
+            }
+            Opened::Media(plain) => plain,
+        };
+        let counters = &mut work.counters;
+        counters.media = counters.media.wrapping_add(1);
+        counters.count_lost(path.media_lost.wrapping_sub(lost));
+        if own_sock != packet.sock {
+            counters.wrong_lane = counters.wrong_lane.wrapping_add(1);
+        }
+        if work.parsed.has_ack && path.outstanding {
+            let ack = &work.parsed.ack;
+            let (ranges, delay) = (ack.ranges.clone(), ack.delay);
+            work.stage_note(Item::Ack {
+                leg: leg.number,
+                ranges,
+                delay,
+                at: now,
+            });
+        }
+        for range in &work.parsed.datagrams {
+            let payload = plain.get(range.clone()).unwrap_or_default();
+            if payload.first() == Some(&0) {
+                let (leg, payload) = (leg.number, payload.to_vec());
+                let item = Item::Control {
+                    leg,
+                    payload,
+                    at: now,
+                };
+                work.staged.push(Staged { item, leg: None });
+            } else if let Ok(targets) =
+                receive_media(&mut state.media, payload, now, &mut work.counters)
+            {
+                let payload = range.clone();
+                work.deliveries.push(Delivery { targets, payload });
+            }
+        }
+        if let Some(due) = path.ack_due().filter(|_| !state.is_ack_held) {
+            state.is_ack_held = true;
+            work.hold_ack(due, leg.clone());
+        }
+        Fast::Media(plain)
+    }
+
+    fn is_same_address(&self, own: u16, other: u16) -> bool {
+        let stride = self.stride.load(Ordering::Relaxed);
+        own == other
+            || own
+                .checked_rem(stride)
+                .is_some_and(|own| other.checked_rem(stride) == Some(own))
+    }
+
+    /// Let the copies of a packet's datagrams wait for their listeners.
+    fn deliver_all(&self, work: &mut Work, plain: &[u8], now: f64) {
+        let mut deliveries = mem::take(&mut work.deliveries);
+        for delivery in deliveries.drain(..) {
+            let payload = plain.get(delivery.payload).unwrap_or_default();
+            for target in delivery.targets.iter() {
+                self.enqueue(work, target, payload, now);
+            }
+        }
+        work.deliveries = deliveries;
+    }
+
+    /// A media datagram that came another way than through the packet path.
+    pub fn deliver(
+        &self,
+        work: &mut Work,
+        leg: u64,
+        payload: &[u8],
+        now: f64,
+    ) -> Result<(), Reason> {
+        let owner = self.legs.read().get(&leg).cloned();
+        let counters = &mut work.counters;
+        let targets = match &owner {
+            Some(owner) => receive_media(&mut owner.state.lock().media, payload, now, counters)?,
+            None => receive_media(&mut None, payload, now, counters)?,
+        };
+        for target in targets.iter() {
+            self.enqueue(work, target, payload, now);
+        }
+        Ok(())
+    }
+
+    /// Judge the batch's packets of nobody. Call it after all of `receive`, so that the media of running
+    /// calls goes first; `wall`: seconds since the epoch, for what tokens say.
+    pub fn judge(&self, work: &mut Work, now: f64, wall: f64) {
+        let front = self.front.read().clone();
+        let bytes = mem::take(&mut work.stranger_bytes);
+        let mut strangers = mem::take(&mut work.strangers);
+        for stranger in strangers.drain(..) {
+            let data = bytes.get(stranger.bytes.clone()).unwrap_or_default();
+            let front = front.as_deref();
+            contain(work, None, |work, _| {
+                self.judge_one(work, front, &stranger, data, now, wall);
+            });
+        }
+        work.strangers = strangers;
+        work.stranger_bytes = bytes;
+        work.stranger_bytes.clear();
+    }
+
+    fn judge_one(
+        &self,
+        work: &mut Work,
+        front: Option<&dyn Judge>,
+        stranger: &Stranger,
+        data: &[u8],
+        now: f64,
+        wall: f64,
+    ) {
+        let (from, sock, at) = (stranger.from, stranger.sock, stranger.at);
+        work.counters.waiting = work.counters.waiting.wrapping_sub(1);
+        if let Some(leg) = self.owner(data) {
+            // its first packet stood before it
+            leg.state.lock().path.slow_more();
+            return work.stage_known(leg, data, from, sock, at);
+        }
+        let mut reply = mem::take(&mut work.reply);
+        reply.clear();
+        let verdict = front.map(|front| front.judge(data, from, now, wall, &mut reply));
+        match verdict {
+            None => work.stage_packet(Item::Unknown {
+                data: data.to_vec(),
+                from,
+                sock,
+                at,
+            }),
+            Some(Verdict::Admit {
+                original,
+                retry_source,
+            }) => work.stage_packet(Item::Admit {
+                data: data.to_vec(),
+                from,
+                sock,
+                at,
+                original,
+                retry_source,
+            }),
+            Some(Verdict::Drop(reason)) => work.counters.drop(reason),
+            Some(Verdict::Answer(kind)) => {
+                work.counters.front.add(kind, 1);
+                work.counters.sent = work.counters.sent.wrapping_add(1);
+                let start = work.out.arena.len();
+                work.out.arena.extend_from_slice(&reply);
+                work.out.close(start, from, sock, 0);
+            }
+        }
+        work.reply = reply;
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Arrival<'a> {
+    data: &'a [u8],
+    from: SocketAddr,
+    sock: u16,
+    now: f64,
+}
+
+enum Fast<'a> {
+    /// Counted, or opened: the datagrams are in `Work::deliveries`.
+    Media(&'a [u8]),
+    Settled,
+    Slow,
+}
+
+fn receive_media(
+    media: &mut Option<Media>,
+    payload: &[u8],
+    now: f64,
+    counters: &mut Counters,
+) -> Result<Arc<[Target]>, Reason> {
+    if let Some(media) = media {
+        return media.receive(payload, now, counters);
+    }
+    counters.media_in = counters.media_in.wrapping_add(1);
+    bump(&mut counters.media_dropped, Reason::UnknownFlow, 1);
+    Err(Reason::UnknownFlow)
+}
