@@ -53,6 +53,7 @@ from relay.protocol.address import Address
 log = logging.getLogger("relay.endpoint")
 
 READ_BATCH = 32  # packets per socket and turn, so that timers and other sockets get theirs
+RETIRED_IDS = 4  # of a connection, kept for stragglers
 TAKE_BATCH = 16  # things of the lane per look at the clock
 MAX_BACKLOG = 256 * 1024  # control bytes held for a peer that does not take them: 16 of the largest frames
 
@@ -364,8 +365,8 @@ class Endpoint:
             configuration=self.configuration,
             original_destination_connection_id=verdict.original_destination,
             retry_source_connection_id=verdict.retry_source,
-            issue=self._issue,
             path=self._lane.open_path(leg),
+            issue=lambda: self._issue_for(leg),
         )
         quic.sock = sock
         peer = Peer(leg, quic, addr, now + self._limits.handshake_s)
@@ -455,11 +456,24 @@ class Endpoint:
         elif isinstance(event, ConnectionIdIssued):
             self._own(peer, event.connection_id)
         elif isinstance(event, ConnectionIdRetired):
-            peer.ids.discard(event.connection_id)
-            self._by_id.pop(event.connection_id, None)
-            self._lane.disown(event.connection_id)
+            self._retire(peer, event.connection_id)
         elif isinstance(event, ConnectionTerminated):
             self._forget(peer)
+
+    def _retire(self, peer: Peer, cid: bytes) -> None:
+        """Packets under a retired id may be on their way; the last few ids are the connection's still."""
+        peer.retired.append(cid)
+        if len(peer.retired) > RETIRED_IDS:
+            cid = peer.retired.popleft()
+            peer.ids.discard(cid)
+            self._by_id.pop(cid, None)
+            self._lane.disown(cid)
+
+    def _issue_for(self, leg: int) -> IssuedId:
+        """An id that is the leg's before the peer hears of it: its packets may be here before we look."""
+        issued = self._issue()
+        self._lane.own(leg, issued.cid)
+        return issued
 
     def _forget(self, peer: Peer) -> None:
         """O(ids of this connection): nothing is scanned, and its memory goes at once."""

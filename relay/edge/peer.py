@@ -5,6 +5,7 @@ Must never live here: anything the connection or the engine knows already.
 
 from __future__ import annotations
 
+from collections import deque
 from enum import Enum
 
 from aioquic.quic.connection import NetworkAddress
@@ -33,6 +34,7 @@ class Peer:
         "ids",
         "leg",
         "quic",
+        "retired",
         "state",
     )
 
@@ -46,6 +48,7 @@ class Peer:
         self.armed: float | None = None
         self.control_stream: int | None = None
         self.ack_listed = False
+        self.retired: deque[bytes] = deque()
 
     @property
     def is_gone(self) -> bool:

@@ -171,6 +171,29 @@ def test_a_client_that_says_goodbye_is_forgotten_with_all_its_ids(net: Network) 
     assert all(peer.leg == 2 for peer in net.endpoint._by_id.values())
 
 
+def test_a_packet_under_an_id_that_was_retired_meanwhile_is_still_the_connections(net: Network) -> None:
+    first, second = pair(net)
+    first.quic.send_datagram_frame(frame(1))
+    ((late, _),) = first.quic.datagrams_to_send(net.now)
+    first.quic.change_connection_id()
+    first.say(frame(2))
+    net.run(0.2)
+    net.arrive(late, first.addr)
+    net.run(0.2)
+    assert len(second.got) == 2
+    assert not net.endpoint.dropped
+
+
+def test_only_the_last_few_retired_ids_are_kept(net: Network) -> None:
+    first, _ = pair(net)
+    for _ in range(20):
+        first.quic.change_connection_id()
+        first.say(b"\0\0")
+        net.run(0.2)
+    assert len(net.endpoint._by_leg[1].ids) <= 4 + RETIRED_IDS + 1
+    assert len([peer for peer in net.endpoint._by_id.values() if peer.leg == 1]) <= 4 + RETIRED_IDS + 1
+
+
 def test_a_vanished_client_is_lost_after_the_idle_time(net: Network) -> None:
     client = Client(net, 1001)
     net.run(1.0)
