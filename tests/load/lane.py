@@ -76,6 +76,11 @@ class Run:
         return float(self.counts["delivered"]) / self.cpu if self.cpu else 0.0
 
     @property
+    def us_per_udp_packet(self) -> float:
+        """CPU microseconds per packet of either direction: what stays when payloads share packets."""
+        return 1e6 * self.cpu / float(max(1, self.counts["sent"] + self.counts["packets_in"]))
+
+    @property
     def delivered(self) -> float:
         """Share of what was sent."""
         return float(self.counts["delivered"]) / float(max(1, self.counts["sent"]))
@@ -85,6 +90,7 @@ class Run:
         rates = {
             "packets_per_cpu_s": round(self.per_cpu_second),
             "delivered_per_s": round(self.counts["delivered"] / self.seconds),
+            "us_per_udp_packet": round(self.us_per_udp_packet, 3),
             "cpu_share": round(self.cpu / self.seconds, 3),
             "generator_cpu_share": round(self.own / self.seconds, 3),
             "delivered_share": round(self.delivered, 5),
@@ -244,8 +250,14 @@ async def many(bench: Bench) -> None:
         for name in names
     }
     value = costs["relay"] / costs["bare"]
+    per_udp_packet = {
+        f"{name}, {legs} legs": round(statistics.median(one.us_per_udp_packet for one in runs[name]), 3)
+        for legs, runs in by_legs.items()
+        for name in names
+    }
     out.detail(
         cost_2000_legs_over_100=round(value, 3),
+        us_per_udp_packet=per_udp_packet,
         costs={name: round(cost, 3) for name, cost in costs.items()} | {"offered_packets_per_s": rate},
     )
     out.bar("cost_2000_legs_over_100, relay's over bare's", value, "<=", MAX_COST, is_speed=True)

@@ -72,6 +72,13 @@ impl Socket {
         Ok(())
     }
 
+    /// Ask for kernel buffers of so many bytes, both ways; it may grant less.
+    pub fn reserve(&self, bytes: u32) {
+        for name in [libc::SO_RCVBUF, libc::SO_SNDBUF] {
+            let _ = set_option(&self.fd, libc::SOL_SOCKET, name, &bytes);
+        }
+    }
+
     /// Whether runs of equal packets leave as one message. False for good after the path refused one.
     pub fn segments(&self) -> bool {
         self.segments.get()

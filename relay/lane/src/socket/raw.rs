@@ -91,10 +91,6 @@ impl Name {
             _ => None,
         }
     }
-
-    pub fn is(&self, address: &SocketAddr) -> bool {
-        self.address(mem::size_of::<Self>()).as_ref() == Some(address)
-    }
 }
 
 /// Room for one control message that carries a segment size: as u16 on the way out, as int on the way in.

@@ -84,6 +84,7 @@ impl Sender {
         while next.is_some() {
             let mut count = 0; // messages
             let mut pieces = 0;
+            let mut before: Option<&Packet> = None;
             self.places.clear();
             while let Some((place, packet)) = next {
                 let bytes = packet.start..packet.start.wrapping_add(packet.len);
@@ -92,7 +93,9 @@ impl Sender {
                     next = waiting.next();
                     continue;
                 };
-                let joins = count > 0 && socket.segments.get() && self.joins(count - 1, packet);
+                let joins = before.is_some_and(|before| before.to == packet.to)
+                    && socket.segments.get()
+                    && self.joins(count - 1, packet.len);
                 if pieces == PIECES || (!joins && count == BATCH) {
                     break;
                 }
@@ -103,6 +106,7 @@ impl Sender {
                     pieces += 1;
                     count += 1;
                 }
+                before = Some(packet);
                 self.places.push(place);
                 next = waiting.next();
             }
@@ -110,21 +114,17 @@ impl Sender {
         }
     }
 
-    /// Whether a packet may ride in the message of a run.
-    fn joins(&self, run: usize, packet: &Packet) -> bool {
-        let (Some(run), Some(name)) = (self.runs.get(run), self.names.get(run)) else {
-            return false;
+    /// Whether a packet of this size may ride in the message of a run.
+    fn joins(&self, run: usize, len: usize) -> bool {
+        let fits = |run: &Run| {
+            !run.is_closed
+                && (1..=run.segment).contains(&len)
+                && run.packets < MAX_SEGMENTS
+                && run.bytes + len <= MAX_RUN
         };
-        !run.is_closed
-            && packet.len <= run.segment
-            && packet.len > 0
-            && run.packets < MAX_SEGMENTS
-            && run.bytes + packet.len <= MAX_RUN
-            && name.is(&packet.to)
+        self.runs.get(run).is_some_and(fits)
     }
-}
 
-impl Sender {
     /// Start a message with a packet, which takes one piece.
     fn begin(&mut self, index: usize, packet: &Packet, bytes: &[u8], at: usize) {
         let parts = (

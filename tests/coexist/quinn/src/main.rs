@@ -258,8 +258,11 @@ async fn main() -> Result<(), Failure> {
     let mut client = Client { endpoint, connection, control, tally };
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = lines.next_line().await? {
-        if !client.obey(&line).await? {
-            break;
+        match client.obey(&line).await {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(error) if client.connection.close_reason().is_none() => return Err(error),
+            Err(_) => {} // the connection is gone, which was told as `closed`; counting goes on
         }
     }
     client.connection.close(0u32.into(), b"");
