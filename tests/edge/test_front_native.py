@@ -227,12 +227,13 @@ def test_a_token_of_either_is_taken_by_the_other_once(spelling: Any) -> None:
     limits = LimitsConfig()
     both = Both(limits, random.Random(5))
     traffic = Traffic(random.Random(6), [spelling], both.ids)
-    ask = b"\xc0\0\0\0\1\x08destined\x04here\0\x40\x40" + bytes(1200 - 23)
+    ask = b"\xc0\0\0\0\1\x08destined\x04here\0\x40\x40" + bytes(1200 - 22)
     calm = {"accepting": True, "legs_full": False}
     from_plain = both.ask_plain(ask, spelling, 64, **calm)
     from_native = both.ask_native(ask, spelling, 64, **calm)
     for verdict in (from_plain, from_native):
         traffic.keep(verdict, spelling)
+    assert len(traffic.tokens) == 2
     for token, cid, _ in traffic.tokens:
         head = b"\xc0\0\0\0\1\x08" + cid + b"\x04here" + (0x4000 | len(token)).to_bytes(2, "big") + token
         again = head + b"\x40\x40" + bytes(1200 - len(head) - 2)
