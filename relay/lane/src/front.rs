@@ -43,10 +43,10 @@ pub const VERSIONS: [u32; 2] = [QUIC_V1, QUIC_V2];
 const MIN_RESET_TRIGGER: usize = 43;
 const MAX_RESET: usize = 42;
 const RESET_TOKEN: usize = 16;
-/// Retries per second, and how many at once: a tenth of a core at most. What a flood sends beyond costs a look,
-/// so that audio never waits behind it for long.
-const RETRIES_PER_S: f64 = 25_000.0;
-const RETRIES_AT_ONCE: f64 = 64.0;
+/// Retries per second, and how many at once: half a core at most, and audio of the same batch goes first. Fewer
+/// would drop the first packets of honest clients with those of a flood, and each then waits for a time-out.
+const RETRIES_PER_S: f64 = 100_000.0;
+const RETRIES_AT_ONCE: f64 = 512.0;
 
 /// The numbers of relay.config.LimitsConfig that a front needs, under their names.
 #[derive(Clone, Copy, Debug)]
