@@ -307,3 +307,84 @@ impl OwnIds {
         digest.as_ref().first_chunk().copied().unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+    use super::*;
+    use crate::header::{LongKind, QUIC_V1};
+    use crate::vectors::{hex, load, unhex};
+
+    #[test]
+    fn every_id_of_the_vectors_names_its_server() {
+        let cids = load(include_str!("../../../tests/vectors/cid.json"));
+        let ids = OwnIds::new(&hex(&cids["key"]), b"reset key of any size").unwrap();
+        for row in cids["rows"].as_array().unwrap() {
+            let cid: [u8; 8] = hex(&row["cid"]).try_into().unwrap();
+            assert_eq!(
+                ids.server_of(&cid).unwrap().to_vec(),
+                hex(&cids["server_id"])
+            );
+        }
+        assert!(OwnIds::new(&[0; 15], b"").is_none());
+    }
+
+    #[test]
+    fn a_retry_is_that_of_the_other_implementation() {
+        // The ids and the token of RFC 9001 appendix A.4; the unused bits are zero, as aioquic leaves them.
+        let dcid = 0x8394_c8f0_3e51_5708_u64.to_be_bytes();
+        let scid = 0xf067_a550_2a42_62b5_u64.to_be_bytes();
+        let rows = [
+            (
+                QUIC_V1,
+                "f0000000010008f067a5502a4262b5746f6b656e3e1f4242960d20f9b13d9f4e00027741",
+            ),
+            (
+                QUIC_V2,
+                "c06b3343cf0008f067a5502a4262b5746f6b656e019c9fa8e7eea75a3d07c79d2dccaffa",
+            ),
+        ];
+        let mut retries = Retries::new().unwrap();
+        for (version, expected) in rows {
+            let header = Long {
+                version,
+                kind: LongKind::Initial,
+                dcid: &dcid,
+                scid: b"",
+                token: b"",
+            };
+            let mut out = vec![];
+            retries.encode(&header, &scid, |out| out.extend(b"token"), &mut out);
+            assert_eq!(out, unhex(expected));
+        }
+    }
+
+    #[test]
+    fn a_token_of_nobodys_making_with_our_key_proves_nothing_and_breaks_nothing() {
+        let mut tokens = AddressTokens::new(&[vec![1; 16]], 10.0).unwrap();
+        let source: SocketAddr = "[2001:db8::1]:9".parse().unwrap();
+        let key = aead(&[1; 16]).unwrap();
+        let now = 1_800_000_000_000_u64.to_be_bytes();
+        for (body, is_good) in [
+            ([&now[..], &[3], b"abcretryid"].concat(), true),
+            ([&now[..], &[200], b"abcretryid"].concat(), false), // a length past its end
+            ([&now[..], &[0], b"retryid"].concat(), true),
+            (now.to_vec(), false),
+            (vec![0; 7], false),
+            (vec![], false),
+        ] {
+            let nonce = [body.len() as u8; NONCE];
+            let mut sealed = body;
+            let aad = source_text(&source);
+            let nonce_of = Nonce::assume_unique_for_key(nonce);
+            key.seal_in_place_append_tag(nonce_of, aad.aad(), &mut sealed)
+                .unwrap();
+            let token = [&MARK[..], &nonce, &sealed].concat();
+            let checked = tokens.check(&token, &source, b"retryid", 1_800_000_000.0, 5.0);
+            assert_eq!(checked.is_ok(), is_good);
+            let again = tokens.check(&token, &source, b"retryid", 1_800_000_000.0, 5.0);
+            assert_eq!(again, Err(Reason::Unproven));
+        }
+    }
+}

@@ -368,17 +368,15 @@ fn many_first_packets_a_second_turn_on_retry_and_of_those_there_are_so_many() {
         initials_per_source_burst: 10_000.0,
         ..LIMITS
     });
-    let verdicts = crowd(&mut bench, 300);
+    let rest = 50;
+    let verdicts = crowd(&mut bench, 100 + RETRIES_AT_ONCE as u32 + rest);
     let count = |verdict: fn(&Verdict) -> bool| verdicts.iter().filter(|it| verdict(it)).count();
     assert_eq!(count(|it| matches!(it, Verdict::Admit { .. })), 100);
     assert_eq!(
         count(|it| *it == Verdict::Answer("retry")),
         RETRIES_AT_ONCE as usize
     );
-    assert_eq!(
-        count(|it| *it == drop(Reason::OverBudget)),
-        200 - RETRIES_AT_ONCE as usize
-    );
+    assert_eq!(count(|it| *it == drop(Reason::OverBudget)), rest as usize);
     bench.now += 0.001;
     assert_eq!(
         bench.judge(&initial(&Ask {
@@ -472,50 +470,6 @@ fn an_id_of_ours_from_before_is_reset_with_less_than_it_sent() {
             Bench::new().judge(&short(&id, 100)),
             drop(Reason::UnknownId)
         );
-    }
-}
-
-#[test]
-fn every_id_of_the_vectors_names_its_server() {
-    let cids = load(include_str!("../../../../tests/vectors/cid.json"));
-    let ids = OwnIds::new(&hex(&cids["key"]), b"reset key of any size").unwrap();
-    for row in cids["rows"].as_array().unwrap() {
-        let cid: [u8; 8] = hex(&row["cid"]).try_into().unwrap();
-        assert_eq!(
-            ids.server_of(&cid).unwrap().to_vec(),
-            hex(&cids["server_id"])
-        );
-    }
-    assert!(OwnIds::new(&[0; 15], b"").is_none());
-}
-
-#[test]
-fn a_retry_is_that_of_the_other_implementation() {
-    // The ids and the token of RFC 9001 appendix A.4; the unused bits are zero, as aioquic leaves them.
-    let dcid = 0x8394_c8f0_3e51_5708_u64.to_be_bytes();
-    let scid = 0xf067_a550_2a42_62b5_u64.to_be_bytes();
-    let rows = [
-        (
-            QUIC_V1,
-            "f0000000010008f067a5502a4262b5746f6b656e3e1f4242960d20f9b13d9f4e00027741",
-        ),
-        (
-            QUIC_V2,
-            "c06b3343cf0008f067a5502a4262b5746f6b656e019c9fa8e7eea75a3d07c79d2dccaffa",
-        ),
-    ];
-    let mut retries = Retries::new().unwrap();
-    for (version, expected) in rows {
-        let header = Long {
-            version,
-            kind: LongKind::Initial,
-            dcid: &dcid,
-            scid: b"",
-            token: b"",
-        };
-        let mut out = vec![];
-        retries.encode(&header, &scid, |out| out.extend(b"token"), &mut out);
-        assert_eq!(out, crate::vectors::unhex(expected));
     }
 }
 
