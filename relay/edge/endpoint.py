@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -39,10 +39,10 @@ from relay.edge.lane import (
     Item,
     Known,
     Lane,
-    PacketCounts,
     RekeyWanted,
     Unknown,
 )
+from relay.edge.ledger import Ledger
 from relay.edge.outbox import Outbox
 from relay.edge.peer import Peer, PeerState
 from relay.edge.quic import IssuedId, RelayQuic
@@ -77,7 +77,7 @@ class Handler(Protocol):
         """The transport is gone."""
 
 
-class Endpoint:
+class Endpoint(Ledger):
     """Connections by id and by leg. `attach` a handler before the first packet."""
 
     def __init__(
@@ -92,15 +92,13 @@ class Endpoint:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        super().__init__(lane)
         self._clock = clock
         self._wall = wall
         self._sockets: list[socket.socket] = []
         self.outbox = Outbox(loop, lane, clock, self._sockets)
         self.internal_errors = 0
         self.handshakes_expired = 0
-        self._handled: Counter[str] = Counter()
-        self._answered: Counter[str] = Counter()
-        self._dropped: Counter[DropReason] = Counter()
         self.media_lost = 0
         self.half_open = 0
         self.handshakes = 0
@@ -110,12 +108,10 @@ class Endpoint:
         self._limits = limits
         self._front = front
         self._issue = issue
-        self._lane = lane
         self._by_id: dict[bytes, Peer] = {}
         self._by_leg: dict[int, Peer] = {}
         self._next_leg = 1
         self._items: deque[Item] = deque()  # taken from the lane and not dealt with yet
-        self._packets_held = 0  # UDP packets among them
         self._working = False
         self._timers = PeerTimers(loop, clock, self._expire)
         self._dirty: dict[Peer, None] = {}
@@ -161,46 +157,6 @@ class Endpoint:
         """Round-trip time in seconds and cipher suite of a leg."""
         peer = self._by_leg.get(leg)
         return (peer.quic.rtt, peer.quic.suite) if peer is not None else None
-
-    # ------------------------------------------------------------ counted
-
-    @property
-    def udp_in(self) -> int:
-        """UDP packets received."""
-        return self._lane.packets().received
-
-    @property
-    def handled(self) -> Counter[str]:
-        """Received packets that had an effect, by kind."""
-        return self._handled + self._of_lane()[0]
-
-    @property
-    def answered(self) -> Counter[str]:
-        """Packets of nobody's connection that got an answer, by kind."""
-        return self._answered + Counter(self._lane.packets().answered)
-
-    @property
-    def dropped(self) -> Counter[DropReason]:
-        """Received packets that went no further, by reason."""
-        return self._dropped + self._of_lane()[1]
-
-    @property
-    def waiting(self) -> int:
-        """UDP packets that the loop has not dealt with."""
-        return self._lane.packets().waiting + self._packets_held
-
-    def _of_lane(self) -> tuple[Counter[str], Counter[DropReason]]:
-        counts = self._lane.packets()
-        return Counter({"media": counts.media, **counts.answered}), Counter(counts.dropped)
-
-    def imbalance(self) -> int:
-        """How far `udp_in = handled + dropped + waiting` is from holding."""
-        return self.unbalanced(self._lane.packets())
-
-    def unbalanced(self, counts: PacketCounts) -> int:
-        """As `imbalance`, for the lane's counts of this moment."""
-        settled = sum(self._handled.values()) + sum(self._dropped.values()) + self._packets_held
-        return counts.imbalance() + abs(counts.taken - settled)
 
     # ------------------------------------------------------------ in
 
