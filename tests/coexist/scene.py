@@ -137,9 +137,8 @@ class _Scene:
                     party.counts = await party.client.count()
         finally:
             watch.cancel()
-            for pair in self._calls.values():
-                for party in pair:
-                    await party.client.close()
+            parties = [party for pair in self._calls.values() for party in pair]
+            await asyncio.gather(*(party.client.close() for party in parties))
         return Outcome(
             self._calls,
             metrics,

@@ -3,7 +3,7 @@
 On loopback every packet arrives, so each loss that a client or the relay counts is one it made up. The one
 exception is counted: aioquic forgets a key phase at once, so what is on its way to it then is truly lost.
 
-    RELAY_COEXIST_SECONDS=120      longer calls (4)
+    RELAY_COEXIST_SECONDS=120      longer calls (5)
     RELAY_LANE_REQUIRED=1          a lane or a client that cannot be had fails, where it is skipped otherwise
 """
 
@@ -22,7 +22,7 @@ from coexist.scene import PAIRINGS, Outcome, play, without_quinn
 from load.daemon import imbalance, total
 
 pytestmark = pytest.mark.timeout(900)  # the first run of a checkout builds the client on quinn
-SECONDS = float(os.environ.get("RELAY_COEXIST_SECONDS", "4"))
+SECONDS = float(os.environ.get("RELAY_COEXIST_SECONDS", "5"))
 REQUIRED = os.environ.get("RELAY_LANE_REQUIRED") == "1"
 UPDATE_AFTER = 90  # packets under one key: a new phase every half second to two
 LEAST_DELIVERED = 0.85  # while a path is proven, audio waits for 100 ms, then is dropped by name
