@@ -141,17 +141,21 @@ impl Core {
         let gone = leg.state.lock().media.take();
         if let Some(mut gone) = gone {
             self.count(|counters| gone.abandon(counters));
+            gone.all_targets().iter().for_each(|gone| unhear(gone));
         }
         self.drop_unused(&leg);
     }
 
     pub fn open_flow(&self, leg: u64, flow: u8, index: u32, group: bool) -> Result<(), Missing> {
         let owner = self.leg(leg)?;
-        let mut state = owner.state.lock();
-        let media = state.media.as_mut();
-        media
-            .ok_or(Missing { leg, flow: None })?
-            .open_flow(flow, index, group);
+        let replaced = {
+            let mut state = owner.state.lock();
+            let media = state.media.as_mut().ok_or(Missing { leg, flow: None })?;
+            let replaced = media.targets(flow);
+            media.open_flow(flow, index, group);
+            replaced
+        };
+        replaced.iter().for_each(|replaced| unhear(replaced));
         Ok(())
     }
 
@@ -160,9 +164,16 @@ impl Core {
         let Ok(leg) = self.leg(leg) else {
             return FlowCounters::default();
         };
-        let mut state = leg.state.lock();
-        let media = state.media.as_mut();
-        media.map_or_else(FlowCounters::default, |media| media.close_flow(flow))
+        let (counters, targets) = {
+            let mut state = leg.state.lock();
+            let Some(media) = state.media.as_mut() else {
+                return FlowCounters::default();
+            };
+            let targets = media.targets(flow);
+            (media.close_flow(flow), targets)
+        };
+        targets.iter().for_each(|targets| unhear(targets));
+        counters
     }
 
     /// Copy the flow to `targets` (leg, flow) from now on; none means drop, by the name in `closed`. Copies
@@ -179,10 +190,13 @@ impl Core {
             flow: Some(flow),
         };
         let owner = self.leg(leg).map_err(|_| missing)?;
-        let is_open = |state: &LegState| state.media.as_ref().is_some_and(|m| m.has_flow(flow));
-        if !is_open(&owner.state.lock()) {
-            return Err(missing);
-        }
+        let before = owner
+            .state
+            .lock()
+            .media
+            .as_ref()
+            .and_then(|m| m.targets(flow));
+        let before = before.ok_or(missing)?;
         let named: Result<Vec<Target>, Missing> = targets
             .iter()
             .map(|(number, out)| {
@@ -202,11 +216,16 @@ impl Core {
             .collect();
         let named: Arc<[Target]> = named?.into();
         let closed = closed.unwrap_or(Reason::GateClosed);
-        let before = {
+        for target in named.iter() {
+            if !before.iter().any(|known| known.is_same(target)) {
+                change_heard(target, Media::hear);
+            }
+        }
+        {
             let mut state = owner.state.lock();
             let media = state.media.as_mut().ok_or(missing)?;
-            media.route(flow, named.clone(), closed).ok_or(missing)?
-        };
+            media.route(flow, named.clone(), closed).ok_or(missing)?;
+        }
         for target in before.iter() {
             if !named.iter().any(|kept| kept.is_same(target)) {
                 self.end(target, closed);
@@ -220,7 +239,22 @@ impl Core {
         target.end(reason);
         let mut state = target.leg.state.lock();
         if let Some(media) = state.media.as_mut().filter(|m| m.epoch == target.epoch) {
+            media.unhear(target.out);
             self.count(|counters| media.purge(target.out, reason, counters));
         }
+    }
+}
+
+fn unhear(targets: &[Target]) {
+    for target in targets {
+        change_heard(target, Media::unhear);
+    }
+}
+
+/// Count a route to this listener, or one less; only Python's thread changes routes.
+fn change_heard(target: &Target, change: fn(&mut Media, u8)) {
+    let mut state = target.leg.state.lock();
+    if let Some(media) = state.media.as_mut().filter(|m| m.epoch == target.epoch) {
+        change(media, target.out);
     }
 }

@@ -17,8 +17,7 @@ pub struct Target {
     pub leg: Arc<Leg>,
     pub epoch: u64,
     pub out: u8,
-    /// 0 while the route stands, else 1 + the reason why it ended. A thread that read the route before it
-    /// ended must see this under the listener's lock, or a copy would pass a gate that is closed.
+    /// 0 while the route stands, else 1 + the reason why it ended, for a thread that read it before.
     ended: AtomicU8,
 }
 
@@ -84,6 +83,10 @@ impl Flow {
             lost: 0,
             counters: FlowCounters::default(),
         }
+    }
+
+    pub fn targets(&self) -> Arc<[Target]> {
+        self.targets.clone()
     }
 
     /// Other listeners from now on; those before. `closed`: why, when there are none.

@@ -40,7 +40,8 @@ impl Core {
         let Some(media) = media.filter(|media| media.epoch == target.epoch) else {
             return work.counters.drop_out(Reason::PeerGone, 1);
         };
-        if let Some(reason) = target.ended() {
+        if !media.hears(target.out) {
+            let reason = target.ended().unwrap_or(Reason::GateClosed);
             return work.counters.drop_out(reason, 1);
         }
         let mut copy = work.pool.copy(payload);
@@ -116,6 +117,8 @@ impl Core {
                 work.counters.sent = work.counters.sent.wrapping_add(1);
                 out.close(start, address, state.path.facts.sock, copies);
             }
+            // With packets that wait for aioquic an acknowledgement alone is held back: it leaves with those.
+            (None, Some(_)) if copies == 0 => {}
             _ => {
                 // an active path has keys and an address: a bug, and not this peer's only
                 out.arena.truncate(start);

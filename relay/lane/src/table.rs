@@ -72,7 +72,12 @@ pub struct Media {
     queues: Vec<Queue>,
     /// Copies in all queues.
     waiting: usize,
+    /// How many routes name each flow number of this leg: what nobody names is let in no more.
+    heard: [u8; FLOWS],
 }
+
+/// Flow numbers that fit their one byte.
+const FLOWS: usize = 64;
 
 impl Media {
     pub fn new(epoch: u64, rights: Rights, burst_s: f64) -> Self {
@@ -87,10 +92,33 @@ impl Media {
             flows: Vec::new(),
             queues: Vec::new(),
             waiting: 0,
+            heard: [0; FLOWS],
         }
     }
 
     /// New rights in mid-call: a full bucket for each would be a way around the budget; flows stay.
+    /// A route names this flow number of ours from now on.
+    pub fn hear(&mut self, out: u8) {
+        if let Some(routes) = self.heard.get_mut(usize::from(out)) {
+            *routes = routes.saturating_add(1);
+        }
+    }
+
+    /// It no longer does.
+    pub fn unhear(&mut self, out: u8) {
+        if let Some(routes) = self.heard.get_mut(usize::from(out)) {
+            *routes = routes.saturating_sub(1);
+        }
+    }
+
+    /// Whether a route names it now. A thread that read the route before it ended must ask this under our lock,
+    /// or a copy would pass a gate that is closed.
+    pub fn hears(&self, out: u8) -> bool {
+        self.heard
+            .get(usize::from(out))
+            .is_some_and(|routes| *routes > 0)
+    }
+
     pub fn change(&mut self, rights: Rights, burst_s: f64) {
         let [packets, up, down] = rights.buckets(burst_s);
         self.packets.change(packets.0, packets.1);
@@ -150,8 +178,15 @@ impl Media {
         Some(self.flow(number)?.route(targets, closed))
     }
 
-    pub fn has_flow(&self, number: u8) -> bool {
-        self.flows.iter().any(|known| known.0 == number)
+    /// Who hears a flow; None when there is no such flow.
+    pub fn targets(&self, number: u8) -> Option<Arc<[Target]>> {
+        let flow = self.flows.iter().find(|known| known.0 == number)?;
+        Some(flow.1.targets())
+    }
+
+    /// Who hears any flow.
+    pub fn all_targets(&self) -> Vec<Arc<[Target]>> {
+        self.flows.iter().map(|known| known.1.targets()).collect()
     }
 
     fn flow(&mut self, number: u8) -> Option<&mut Flow> {
