@@ -80,7 +80,7 @@ class ListenConfig:
     lanes: Annotated[int, Meta(ge=1, le=16)] = 1
     """Threads of the native lane, each with a socket of its own per address (SO_REUSEPORT). One carries some
     thousands of calls; more are for boxes with many cores, and each costs buffers and wake-ups. Inherited
-    sockets: as many as there are per address."""
+    sockets: as many as there are per address. From two on, a reload changes the number without loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +370,7 @@ LIVE: Final = (
     "log.",
     "health.",
     "drain.",
+    "listen.lanes",
 )
 FROZEN: Final = ("limits.queue_frames", "limits.queue_ms", "limits.participants", "log.format")
 
@@ -414,4 +415,8 @@ def reloadable_changes(old: Config, new: Config) -> list[str]:
     for key in changed:
         if not key.startswith(LIVE) or key in FROZEN:
             raise ConfigError(key, "cannot change while running", "restart the daemon")
+    if "listen.lanes" in changed and 1 in (old.listen.lanes, new.listen.lanes):
+        # One socket was bound for itself: a second one cannot share its address.
+        why = "cannot change between one and several while running"
+        raise ConfigError("listen.lanes", why, "restart the daemon")
     return changed

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import uvloop
 from aioquic.quic.configuration import QuicConfiguration
 
-from relay.config import Config, load, reloadable_changes
+from relay.config import Config, ListenConfig, load, reloadable_changes
 from relay.core import events as ev
 from relay.edge import manager, udp
 from relay.edge.assembly import Node, NodeKeys
@@ -41,6 +41,7 @@ from relay.protocol.keys import ClusterKey
 
 if TYPE_CHECKING:
     from relay.edge.lane_native import NativeLane
+    from relay.edge.threads import LaneThreads
 
 log = logging.getLogger("relay.daemon")
 HOUSEKEEPING = 1.0  # seconds between reports of who was heard and collections of young garbage
@@ -126,6 +127,8 @@ class Daemon:
         self._commands = CommandServer(self.node.driver.command)
         self._sockets: list[socket.socket] = []
         self._readers: list[Reader] = []
+        self._threads: LaneThreads | None = None
+        self._resizing: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------ what the driver tells (driver.Sinks)
 
@@ -190,6 +193,7 @@ class Daemon:
             udp.prepare(sock, listen)
         groups = udp.by_address(handed) if handed else [udp.bind(text, listen) for text in listen.udp]
         self._sockets = [sock for group in groups for sock in group]
+        self._are_inherited = bool(handed)
         for reader in self._make_readers(groups):
             self._readers.append(reader)
             reader.start()
@@ -199,7 +203,8 @@ class Daemon:
         if lane.name == "native":
             from relay.edge.threads import LaneThreads  # only where relay._lane can be had
 
-            return [LaneThreads(self._loop, cast("NativeLane", lane), endpoint, groups)]
+            self._threads = LaneThreads(self._loop, cast("NativeLane", lane), endpoint, groups)
+            return [self._threads]
         if any(len(group) > 1 for group in groups):
             cure = "install the native lane, or use one socket per address"
             raise ConfigError("listen.lanes", "the Python lane reads one socket per address", cure)
@@ -245,11 +250,17 @@ class Daemon:
         manager.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         self._config, self._quic = config, quic
         self.node.configure(config, keys, quic)
+        if "listen.lanes" in changed and self._threads is not None and not self._are_inherited:
+            self._resizing = self._loop.create_task(self._resize(self._threads, config.listen))
         if self._history is not None:
             self._history.retention_days = config.records.retention_days
         self._logs.configure(config.log)
         manager.notify("READY=1")
         log.info("reloaded", extra={"changed": changed})
+
+    async def _resize(self, threads: LaneThreads, listen: ListenConfig) -> None:
+        await threads.resize(listen.lanes, listen)
+        self._sockets = threads.sockets
 
     async def _housekeep(self) -> None:
         """Once a second: who was heard; young garbage, before it grows old enough to cost a pause."""

@@ -13,7 +13,7 @@ import logging
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from aioquic.quic.configuration import QuicConfiguration
@@ -164,6 +164,14 @@ class Endpoint(Ledger):
         """A socket that packets come by and leave by; its number."""
         self._sockets.append(sock)
         return len(self._sockets) - 1
+
+    def use_sockets(self, sockets: Sequence[socket.socket], addresses: int) -> None:
+        """These, by number, from now on: round by round one of each address.
+
+        A number that is gone stands for a socket of the same address.
+        """
+        beyond = range(len(sockets), len(self._sockets))
+        self._sockets[:] = [*sockets, *(sockets[number % addresses] for number in beyond)]
 
     def read(self, number: int, most: int = READ_BATCH) -> int:
         """Take up to `most` packets that wait in a socket, then send what became ready; how many it took."""

@@ -48,9 +48,9 @@ class Outbox:
         return True
 
     def seal(self, peer: Peer, datagrams: list[bytes], now: float) -> bool:
-        """Send these datagrams in one packet; none of them: the due acknowledgement alone."""
+        """Send these datagrams in one packet; none of them: the acknowledgement alone, if it is due still."""
         packet, addr = peer.quic.seal_media(datagrams, now)
-        return self.send(peer.quic.sock, packet, addr)
+        return not packet or self.send(peer.quic.sock, packet, addr)
 
     def transmit(self, peer: Peer, now: float) -> None:
         """Send what aioquic has to say."""

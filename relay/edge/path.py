@@ -122,12 +122,12 @@ class Path:
         self.active = False
         self.confirmed = False  # the handshake is: from now on numbers are left out now and then
         self.outstanding = False  # aioquic has packets of its own out: it wants to see acknowledgements
-        # what arrived
-        self.expected = 0
-        self.largest = -1
-        self.largest_at: float | None = None
+        # what arrived; aioquic and the lane both say so, and the later word counts, in whichever order
+        self._expected = 0
+        self._largest = -1
+        self._largest_at: float | None = None
+        self._last_heard = 0.0
         self.ack_at: float | None = None
-        self.last_heard = 0.0
         self.slow = 0  # packets that came and wait for aioquic: not in the ranges yet
         self._ranges = _RangeList()
         self._received = _Window()
@@ -209,6 +209,43 @@ class Path:
         self._rtt = (latest, smoothed, variance, minimum)
 
     # ------------------------------------------------------------ packet numbers, shared
+
+    @property
+    def expected(self) -> int:
+        """The packet number after the largest that came; it never falls."""
+        return self._expected
+
+    @expected.setter
+    def expected(self, number: int) -> None:
+        self._expected = max(self._expected, number)
+
+    @property
+    def largest(self) -> int:
+        """The largest packet number that came; -1: none. It never falls."""
+        return self._largest
+
+    @largest.setter
+    def largest(self, number: int) -> None:
+        self._largest = max(self._largest, number)
+
+    @property
+    def largest_at(self) -> float | None:
+        """When that was; never earlier than before."""
+        return self._largest_at
+
+    @largest_at.setter
+    def largest_at(self, when: float | None) -> None:
+        if when is not None:
+            self._largest_at = when if self._largest_at is None else max(self._largest_at, when)
+
+    @property
+    def last_heard(self) -> float:
+        """When something authentic came last; never earlier than before."""
+        return self._last_heard
+
+    @last_heard.setter
+    def last_heard(self, when: float) -> None:
+        self._last_heard = max(self._last_heard, when)
 
     def reserve(self, count: int) -> int:
         """The first of `count` packet numbers that are the caller's from now on; `settle` ends it."""
@@ -304,7 +341,7 @@ class Path:
         end = 9 + size
         number = int.from_bytes(data[9:end], "big") ^ int.from_bytes(mask[1 : 1 + size], "big")
         header = bytes((first,)) + data[1:9] + number.to_bytes(size, "big")
-        number = decode_packet_number(number, size * 8, self.expected)
+        number = decode_packet_number(number, size * 8, self._expected)
         try:
             plain = aead.decrypt(data[end:], header, number)
         except CryptoError:
@@ -321,16 +358,16 @@ class Path:
         return Opened(payload.datagrams, payload.ack if self.outstanding else None)
 
     def _record(self, number: int, eliciting: bool, now: float) -> None:
-        if number >= self.expected:
-            self.expected = number + 1
-        if number > self.largest:
-            self.largest = number
-            self.largest_at = now
+        if number >= self._expected:
+            self._expected = number + 1
+        if number > self._largest:
+            self._largest = number
+            self._largest_at = now
         self._ranges.add(number)
         self._received.add(number)
         if eliciting and self.ack_at is None:
             self.ack_at = now + ACK_HOLD
-        self.last_heard = now
+        self._last_heard = now
 
     def acknowledged(self, ranges: Ranges, delay: int, now: float) -> None:
         """Settle media packets: acknowledged, lost (3 packets or 9/8 RTT behind), or still out.
@@ -405,22 +442,24 @@ class Path:
     def seal(self, datagrams: list[bytes], now: float) -> bytes:
         """One 1-RTT packet with these datagrams, and the acknowledgement that is due anyway.
 
-        Without datagrams it is that acknowledgement alone (`ack_due` must not be None). Requires `active`;
-        the caller keeps the sum within `MAX_PACKET`.
+        Without datagrams it is that acknowledgement alone; empty when none is due (any more). Requires
+        `active`; the caller keeps the sum within `MAX_PACKET`.
         """
         acked_up_to = -1
         peer = self._peer_cid
         parts = [frames.encode_datagram(datagram) for datagram in datagrams]
         due = self.ack_due
         if due is not None and (not self.slow or now + EARLY >= due):
-            arrived = now if self.largest_at is None else self.largest_at
+            arrived = now if self._largest_at is None else self._largest_at
             delay = int((now - arrived) * 1e6) >> OUR_ACK_EXPONENT
             ack = frames.encode_ack(self._ranges.items, max(delay, 0))
             # An ACK of many ranges may not fit beside the audio: it stays due, and leaves by itself.
             if HEADER_AND_TAG + len(peer) + len(ack) + sum(map(len, parts)) <= MAX_PACKET:
                 parts.insert(0, ack)
-                acked_up_to = self.largest
+                acked_up_to = self._largest
                 self.ack_at = None
+        if not parts:
+            return b""
         self._skip_number()
         number = self._next
         self._next = number + 1

@@ -30,10 +30,16 @@ from aioquic.quic.events import QuicEvent, StreamDataReceived
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.rangeset import RangeSet
-from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketSpace
+from aioquic.quic.recovery import (
+    K_TIME_THRESHOLD,
+    MAX_ACK_RANGES,
+    QuicPacketRecovery,
+    QuicPacketSpace,
+)
 from aioquic.quic.stream import QuicStream
 
 from relay.edge.space import KeySet, PathState, SharedSpace
+from relay.errors import LocalError
 from relay.protocol import frames
 
 CONNECTION_WINDOW = 64 * 1024
@@ -41,7 +47,9 @@ STREAM_WINDOW = 16 * 1024
 MAX_STREAMS = 4
 ACK_HOLD = 0.020  # we promise 25 ms (max_ack_delay); the rest is for the timer to be late
 MAX_PACKET = 1200
-RESERVED = 256  # packet numbers set aside while aioquic sends: more than a window and its backlog take
+RESERVED = 64  # packet numbers set aside while aioquic sends; a gap must stay below peers' windows of 128
+BURST = 32 * MAX_PACKET  # bytes that aioquic sends at once: half of the packets it has numbers for
+REORDERING = 0.015  # seconds by which packets of aioquic may be overtaken by audio sealed beside it
 SUITES = (  # numbered as the packet path knows them
     tls.CipherSuite.AES_128_GCM_SHA256,
     tls.CipherSuite.AES_256_GCM_SHA384,
@@ -98,6 +106,37 @@ class _PatientPair(CryptoPair):
         super()._update_key(trigger)
 
 
+class _PatientRecovery(QuicPacketRecovery):
+    """Loss detection that forgives what we reorder ourselves.
+
+    A lane with threads seals audio while aioquic builds packets with lower numbers, and sends it first. So a
+    packet of aioquic's is not lost for three higher numbers that arrived, but for its age alone (RFC 9002
+    section 6.1.2 allows a larger threshold).
+    """
+
+    def _detect_loss(self, *, now: float, space: QuicPacketSpace) -> None:
+        if not isinstance(space, SharedSpace):
+            super()._detect_loss(now=now, space=space)
+            return
+        rtt = max(self._rtt_latest, self._rtt_smoothed) if self._rtt_initialized else self._rtt_initial
+        patience = max(K_TIME_THRESHOLD * rtt, rtt + REORDERING)
+        overtaken = [
+            (packet.sent_time or 0.0, packet)
+            for number, packet in space.sent_packets.items()
+            if number <= space.largest_acked_packet
+        ]
+        lost = [packet for sent_at, packet in overtaken if sent_at <= now - patience]
+        space.loss_time = min(
+            (sent_at + patience for sent_at, _ in overtaken if sent_at > now - patience), default=None
+        )
+        self._on_packets_lost(
+            now=now,
+            packets=lost,
+            persistent_congestion=self._in_persistent_congestion(packets=lost),
+            space=space,
+        )
+
+
 class RelayQuic(QuicConnection):
     """A server-side connection with bounded windows and checked acknowledgements; `path` has its packets."""
 
@@ -120,6 +159,7 @@ class RelayQuic(QuicConnection):
             original_destination_connection_id=original_destination_connection_id,
             retry_source_connection_id=retry_source_connection_id,
         )
+        self._loss.__class__ = _PatientRecovery  # it has no state of its own
         self._issue = issue
         first = issue()
         self._host_cids[0] = QuicConnectionId(
@@ -194,12 +234,13 @@ class RelayQuic(QuicConnection):
             and self._network_paths[0].is_validated
         )
         path = self.path
+        self._space.is_lent = self._fast
         if self._fast:
             self._ack_delay = ACK_HOLD
             self._idle = self._idle_timeout()
             self._lend_keys()
             path.confirmed = True
-            path.outstanding = bool(self._spaces[tls.Epoch.ONE_RTT].sent_packets)
+            path.outstanding = bool(self._space.sent_packets)
         self._tell_rtt()
         facts = (
             self._fast,
@@ -266,7 +307,7 @@ class RelayQuic(QuicConnection):
             ack_rangeset=RangeSet(range(start, stop) for start, stop in reversed(ranges)),
             ack_delay=(delay << self._remote_ack_delay_exponent) / 1e6,
             now=now,
-            space=self._spaces[tls.Epoch.ONE_RTT],
+            space=self._space,
         )
 
     def seal_media(self, datagrams: list[bytes], now: float) -> tuple[bytes, NetworkAddress]:
@@ -301,7 +342,8 @@ class RelayQuic(QuicConnection):
     def _initialize(self, peer_cid: bytes) -> None:
         """As aioquic's, with the shared 1-RTT space and keys that open stragglers."""
         super()._initialize(peer_cid)
-        self._spaces[tls.Epoch.ONE_RTT] = SharedSpace(self.path)
+        self._space = SharedSpace(self.path)
+        self._spaces[tls.Epoch.ONE_RTT] = self._space
         self._loss.spaces = list(self._spaces.values())
         pair = self._cryptos[tls.Epoch.ONE_RTT]
         pair.__class__ = _PatientPair  # it has the callbacks already
@@ -327,11 +369,19 @@ class RelayQuic(QuicConnection):
         """As aioquic's, with packet numbers set aside for it, now and then one of them left out."""
         path = self.path
         path.outstanding = True  # before anything leaves: its acknowledgement may be back at once
-        self._packet_number = path.reserve(RESERVED)
+        congestion = self._loss._cc
+        window = congestion.congestion_window
+        limited = congestion.congestion_window = min(window, congestion.bytes_in_flight + BURST)
+        first = self._packet_number = path.reserve(RESERVED)
         try:
-            return super().datagrams_to_send(now)
+            packets = super().datagrams_to_send(now)
         finally:
             path.settle(self._packet_number)
+            if congestion.congestion_window == limited:
+                congestion.congestion_window = window
+        if self._packet_number > first + RESERVED:
+            raise LocalError("aioquic used more packet numbers than it was given")  # they must not leave
+        return packets
 
     def next_event(self) -> QuicEvent | None:
         """As aioquic's, and counts consumed stream bytes: the windows follow what was read."""
@@ -466,7 +516,18 @@ PRIVATE_NAMES: dict[str, Any] = {
         "_streams",
     ],
     "QuicStreamSender": ["_buffer_start", "_buffer_stop"],
-    "QuicPacketRecovery": ["_rtt_smoothed", "_rtt_latest", "_rtt_min", "_rtt_variance", "_rtt_initialized"],
+    "QuicPacketRecovery": [
+        "_rtt_smoothed",
+        "_rtt_latest",
+        "_rtt_min",
+        "_rtt_variance",
+        "_rtt_initialized",
+        "_rtt_initial",
+        "_cc",
+        "_detect_loss",
+        "_on_packets_lost",
+        "_in_persistent_congestion",
+    ],
     "CryptoPair": ["_update_key"],
     "HeaderProtection": ["_mask"],
 }

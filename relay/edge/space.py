@@ -99,16 +99,18 @@ class SharedWindow(QuicPacketNumberWindow):
 class SharedSpace(QuicPacketSpace):
     """The 1-RTT packet space: what was received and is to be acknowledged stands in the packet path.
 
-    While the path is active it acknowledges by itself, so aioquic finds no acknowledgement due.
+    While it is lent the path acknowledges by itself, so aioquic finds no acknowledgement due, whatever a
+    thread of the lane does meanwhile: aioquic reads `ack_at` twice and counts on the same.
     """
 
     def __init__(self, path: PathState) -> None:
         self._path = path
+        self.is_lent = False
         super().__init__(is_application_data=True)
 
     @property
     def ack_at(self) -> float | None:
-        return None if self._path.ack_due is not None else self._path.ack_at
+        return None if self.is_lent else self._path.ack_at
 
     @ack_at.setter
     def ack_at(self, when: float | None) -> None:

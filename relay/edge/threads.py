@@ -1,19 +1,34 @@
 """The native lane's threads: which sockets they read, and how the loop hears of what they leave for it.
 
-Must never live here: packets.
+    lane 0   [::]:443  [::]:3478      socket numbers 0, 1
+    lane 1   [::]:443  [::]:3478                     2, 3
+
+The sockets of an address share it (SO_REUSEPORT) and are steered by connection id. Any lane can serve any
+leg, so that their number can change: what a socket still holds is read before it is closed. Must never live
+here: packets.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import logging
 import os
 import socket
+import struct
+import termios
 from collections.abc import Sequence
 
+from relay.config import ListenConfig
 from relay.edge.endpoint import Endpoint
 from relay.edge.lane_native import NativeLane
+from relay.edge.udp import bind_beside
 from relay.errors import ConfigError
+
+log = logging.getLogger("relay.lane")
+LOOK_SECONDS = 0.002  # between looks at a socket that nothing is steered to any more
+LOOKS = 1000  # it is empty long before
 
 
 class LaneThreads:
@@ -33,19 +48,20 @@ class LaneThreads:
         self._loop = loop
         self._lane = lane
         self._endpoint = endpoint
-        self._sockets = sockets
+        self._groups = [list(group) for group in sockets]
         self._event = -1
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """All of them, by number."""
+        return [sock for lane in zip(*self._groups, strict=True) for sock in lane]
 
     def start(self) -> None:
         """Read from now on."""
-        for group in self._sockets:
-            self._endpoint.attach_socket(group[0])
-            if len(group) > 1:
-                self._lane.steer([sock.fileno() for sock in group])
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._loop.add_reader(self._event, self._on_event)
-        lanes = zip(*self._sockets, strict=True)
-        self._lane.start([[sock.fileno() for sock in lane] for lane in lanes], self._event)
+        self._steer()
+        self._run()
 
     def close(self) -> None:
         """Stop the threads and close the sockets."""
@@ -54,11 +70,51 @@ class LaneThreads:
             self._loop.remove_reader(self._event)
             os.close(self._event)
             self._event = -1
-        for group in self._sockets:
-            for sock in group:
-                sock.close()
+        for sock in self.sockets:
+            sock.close()
+
+    async def resize(self, lanes: int, listen: ListenConfig) -> None:
+        """Another number of lanes, at least two before and after; no packet is lost.
+
+        Packets wait in the sockets while threads change. A socket that goes is left out of the steering
+        first, and closed when it is empty.
+        """
+        for group in self._groups:
+            group += [bind_beside(group[0], listen) for _ in range(lanes - len(group))]
+        gone = [sock for group in self._groups for sock in group[lanes:]]
+        self._steer(lanes)
+        if gone:
+            await self._until_empty(gone)
+        self._groups = [group[:lanes] for group in self._groups]
+        self._run()
+        for sock in gone:
+            sock.close()
+        log.info("lanes changed", extra={"lanes": lanes})
+
+    def _run(self) -> None:
+        """(Re)start the threads for the sockets of now."""
+        self._endpoint.use_sockets(self.sockets, len(self._groups))
+        lanes = zip(*self._groups, strict=True)
+        self._lane.start([[sock.fileno() for sock in lane] for lane in lanes], self._event)
+
+    def _steer(self, lanes: int | None = None) -> None:
+        for group in self._groups:
+            if len(group) > 1:
+                self._lane.steer([sock.fileno() for sock in group[:lanes]])
+
+    async def _until_empty(self, sockets: Sequence[socket.socket]) -> None:
+        for _ in range(LOOKS):
+            if not any(_waiting(sock) for sock in sockets):
+                return
+            await asyncio.sleep(LOOK_SECONDS)
 
     def _on_event(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._event)
         self._endpoint.wake()
+
+
+def _waiting(sock: socket.socket) -> int:
+    """Bytes of the next packet that waits in a socket; 0: none."""
+    (size,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)))
+    return int(size)

@@ -28,8 +28,14 @@ def bind(text: str, listen: ListenConfig) -> list[socket.socket]:
     """
     host, _, port = text.rpartition(":")
     first = _bind_one(text, host, port, listen)
-    others = [_bind_one(text, host, str(first.getsockname()[1]), listen) for _ in range(listen.lanes - 1)]
-    return [first, *others]
+    return [first, *(bind_beside(first, listen) for _ in range(listen.lanes - 1))]
+
+
+def bind_beside(sock: socket.socket, listen: ListenConfig) -> socket.socket:
+    """One more socket of the same address; `listen.lanes` must have been over one from the start."""
+    host, port = sock.getsockname()[:2]
+    host = f"[{host}]" if sock.family == socket.AF_INET6 else host
+    return _bind_one(f"{host}:{port}", host, str(port), listen)
 
 
 def _bind_one(text: str, host: str, port: str, listen: ListenConfig) -> socket.socket:

@@ -142,16 +142,16 @@ impl Path {
         py: Python<'py>,
         datagrams: Vec<Vec<u8>>,
         now: f64,
-    ) -> PyResult<Bound<'py, PyBytes>> {
+    ) -> Bound<'py, PyBytes> {
         let mut packet = Vec::new();
         let datagrams = datagrams.iter().map(Vec::as_slice);
-        match self.with(|path| path.seal(datagrams, now, &mut packet)) {
-            Some(_) => Ok(PyBytes::new(py, &packet)),
-            None => Err(PyValueError::new_err("no keys, or nothing to say")),
-        }
+        // Nothing is appended without keys, or when a thread took the acknowledgement along meanwhile.
+        self.with(|path| path.seal(datagrams, now, &mut packet));
+        PyBytes::new(py, &packet)
     }
 
     // ------------------------------------------------------------ properties
+    // aioquic reads, compares and sets; a thread may have gone on in between, so these never fall.
 
     #[getter]
     fn expected(&self) -> u64 {
@@ -160,7 +160,7 @@ impl Path {
 
     #[setter]
     fn set_expected(&self, number: u64) {
-        self.with(|path| path.expected = number);
+        self.with(|path| path.expected = path.expected.max(number));
     }
 
     #[getter]
@@ -170,7 +170,7 @@ impl Path {
 
     #[setter]
     fn set_largest(&self, number: i64) {
-        self.with(|path| path.largest = number);
+        self.with(|path| path.largest = path.largest.max(number));
     }
 
     #[getter]
@@ -180,7 +180,12 @@ impl Path {
 
     #[setter]
     fn set_largest_at(&self, when: Option<f64>) {
-        self.with(|path| path.largest_at = when);
+        self.with(|path| {
+            path.largest_at = match (path.largest_at, when) {
+                (Some(before), Some(when)) => Some(before.max(when)),
+                (before, when) => before.or(when),
+            }
+        });
     }
 
     #[getter]
@@ -205,7 +210,7 @@ impl Path {
 
     #[setter]
     fn set_last_heard(&self, when: f64) {
-        self.with(|path| path.last_heard = when);
+        self.with(|path| path.last_heard = path.last_heard.max(when));
     }
 
     #[getter]
