@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::cid::Cid;
 use crate::core::{Core, Leg, LegState};
 use crate::counters::Counters;
-use crate::flow::{FlowCounters, Target};
+use crate::flow::{FlowCounters, Target, Targets};
 use crate::path::Path;
 use crate::reason::Reason;
 use crate::table::{Media, Rights};
@@ -141,7 +141,7 @@ impl Core {
         let gone = leg.state.lock().media.take();
         if let Some(mut gone) = gone {
             self.count(|counters| gone.abandon(counters));
-            gone.all_targets().iter().for_each(|gone| unhear(gone));
+            gone.all_targets().iter().for_each(|gone| end_all(gone));
         }
         self.drop_unused(&leg);
     }
@@ -155,7 +155,7 @@ impl Core {
             media.open_flow(flow, index, group);
             replaced
         };
-        replaced.iter().for_each(|replaced| unhear(replaced));
+        replaced.iter().for_each(|replaced| end_all(replaced));
         Ok(())
     }
 
@@ -172,7 +172,7 @@ impl Core {
             let targets = media.targets(flow);
             (media.close_flow(flow), targets)
         };
-        targets.iter().for_each(|targets| unhear(targets));
+        targets.iter().for_each(|targets| end_all(targets));
         counters
     }
 
@@ -197,41 +197,34 @@ impl Core {
             .as_ref()
             .and_then(|m| m.targets(flow));
         let before = before.ok_or(missing)?;
-        let named: Result<Vec<Target>, Missing> = targets
+        let named: Result<Vec<Arc<Target>>, Missing> = targets
             .iter()
             .map(|(number, out)| {
-                let listener = self.leg(*number)?;
-                let epoch = listener
-                    .state
-                    .lock()
-                    .media
-                    .as_ref()
-                    .map(|media| media.epoch);
-                let gone = Missing {
-                    leg: *number,
-                    flow: None,
-                };
-                Ok(Target::new(listener, epoch.ok_or(gone)?, *out))
+                let target = self.target(*number, *out)?;
+                let known = before.iter().find(|known| known.is_same(&target));
+                Ok(known.cloned().unwrap_or_else(|| Arc::new(target)))
             })
             .collect();
-        let named: Arc<[Target]> = named?.into();
+        let named: Targets = named?.into();
         let closed = closed.unwrap_or(Reason::GateClosed);
-        for target in named.iter() {
-            if !before.iter().any(|known| known.is_same(target)) {
-                change_heard(target, Media::hear);
-            }
-        }
         {
             let mut state = owner.state.lock();
             let media = state.media.as_mut().ok_or(missing)?;
             media.route(flow, named.clone(), closed).ok_or(missing)?;
         }
         for target in before.iter() {
-            if !named.iter().any(|kept| kept.is_same(target)) {
+            if !named.iter().any(|kept| Arc::ptr_eq(kept, target)) {
                 self.end(target, closed);
             }
         }
         Ok(())
+    }
+
+    fn target(&self, leg: u64, out: u8) -> Result<Target, Missing> {
+        let listener = self.leg(leg)?;
+        let epoch = listener.state.lock().media.as_ref().map(|m| m.epoch);
+        let epoch = epoch.ok_or(Missing { leg, flow: None })?;
+        Ok(Target::new(listener, epoch, out))
     }
 
     /// Copies for someone who may no longer hear them never leave.
@@ -239,22 +232,64 @@ impl Core {
         target.end(reason);
         let mut state = target.leg.state.lock();
         if let Some(media) = state.media.as_mut().filter(|m| m.epoch == target.epoch) {
-            media.unhear(target.out);
             self.count(|counters| media.purge(target.out, reason, counters));
         }
     }
 }
 
-fn unhear(targets: &[Target]) {
+/// No copy of these routes that a thread has in hand may be let in any more; what waits may still leave.
+fn end_all(targets: &[Arc<Target>]) {
     for target in targets {
-        change_heard(target, Media::unhear);
+        target.end(Reason::GateClosed);
     }
 }
 
-/// Count a route to this listener, or one less; only Python's thread changes routes.
-fn change_heard(target: &Target, change: fn(&mut Media, u8)) {
-    let mut state = target.leg.state.lock();
-    if let Some(media) = state.media.as_mut().filter(|m| m.epoch == target.epoch) {
-        change(media, target.out);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::CoreConfig;
+
+    const PLENTY: Rights = Rights {
+        pps: 1000,
+        up_bps: 1_000_000,
+        down_bps: 1_000_000,
+    };
+
+    /// Flow 1 of leg 1, which leg 2 hears; and what a thread may have in hand.
+    fn routed() -> (Core, Targets) {
+        let core = Core::new(CoreConfig::default());
+        core.open_leg(1, PLENTY);
+        core.open_leg(2, PLENTY);
+        core.open_leg(3, PLENTY);
+        core.open_flow(1, 1, 0, false).unwrap();
+        core.route(1, 1, &[(2, 5)], None).unwrap();
+        let leg = core.leg(1).unwrap();
+        let targets = leg.state.lock().media.as_ref().unwrap().targets(1);
+        (core, targets.unwrap())
+    }
+
+    #[test]
+    fn a_route_that_ended_is_ended_for_who_read_it_two_changes_ago() {
+        let (core, in_hand) = routed();
+        core.route(1, 1, &[(3, 5), (2, 5)], None).unwrap();
+        assert_eq!(in_hand[0].ended(), None);
+        core.route(1, 1, &[(3, 5)], Some(Reason::Muted)).unwrap();
+        assert_eq!(in_hand[0].ended(), Some(Reason::Muted));
+        core.route(1, 1, &[(2, 5)], None).unwrap();
+        assert_eq!(in_hand[0].ended(), Some(Reason::Muted), "a new consent");
+    }
+
+    #[test]
+    fn a_flow_or_leg_that_ended_lets_nothing_in_that_a_thread_has_in_hand() {
+        let (core, in_hand) = routed();
+        core.close_flow(1, 1);
+        assert!(in_hand[0].ended().is_some());
+        let (core, in_hand) = routed();
+        core.open_flow(1, 1, 0, false).unwrap();
+        assert!(in_hand[0].ended().is_some());
+        let (core, in_hand) = routed();
+        core.close_leg(1);
+        assert!(in_hand[0].ended().is_some());
+        assert!(core.leg(1).is_err());
     }
 }

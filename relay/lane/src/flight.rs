@@ -24,9 +24,34 @@ const SPARE: usize = 64;
 pub struct Flight {
     pub number: u64,
     pub sent_at: f64,
-    /// Numbers below this were acknowledged by an ACK frame inside; 0: there was none.
-    pub acked_below: u64,
-    pub size: u32,
+    /// `acked_below` above the 16 bits of the size: a window of small packets makes many of these.
+    packed: u64,
+}
+
+impl Flight {
+    /// `acked_below`: numbers below this were acknowledged by an ACK frame inside; 0: there was none.
+    pub fn new(number: u64, sent_at: f64, acked_below: u64, size: usize) -> Self {
+        // Nobody sends 2^48 packets. A peer that skips so many numbers keeps its ranges with us: no harm.
+        let acked_below = if acked_below >> 48 == 0 {
+            acked_below
+        } else {
+            0
+        };
+        let size = u64::from(u16::try_from(size).unwrap_or(u16::MAX));
+        Self {
+            number,
+            sent_at,
+            packed: acked_below << 16 | size,
+        }
+    }
+
+    fn acked_below(&self) -> u64 {
+        self.packed >> 16
+    }
+
+    fn size(&self) -> u64 {
+        self.packed & 0xFFFF
+    }
 }
 
 /// All of a leg's, in number order.
@@ -60,7 +85,7 @@ impl Flights {
 
     /// A packet left; its number is higher than any before.
     pub fn push(&mut self, flight: Flight) {
-        self.bytes = self.bytes.saturating_add(u64::from(flight.size));
+        self.bytes = self.bytes.saturating_add(flight.size());
         self.list.push_back(flight);
     }
 
@@ -83,7 +108,7 @@ impl Flights {
             }
             let number = flight.number;
             if number >= newest.0 || ranges.iter().any(|r| r.0 <= number && number < r.1) {
-                verdict.acked_below = verdict.acked_below.max(flight.acked_below);
+                verdict.acked_below = verdict.acked_below.max(flight.acked_below());
             } else if largest.saturating_sub(number) >= REORDERED || now - flight.sent_at > limit {
                 verdict.lost = verdict.lost.saturating_add(1);
             } else {
@@ -91,7 +116,7 @@ impl Flights {
                 kept = kept.saturating_add(1);
                 continue;
             }
-            self.bytes = self.bytes.saturating_sub(u64::from(flight.size));
+            self.bytes = self.bytes.saturating_sub(flight.size());
         }
         self.list.drain(kept..reached);
         self.rest();
@@ -105,7 +130,7 @@ impl Flights {
             if now - flight.sent_at <= STALE_FLIGHT {
                 break;
             }
-            self.bytes = self.bytes.saturating_sub(u64::from(flight.size));
+            self.bytes = self.bytes.saturating_sub(flight.size());
             self.list.pop_front();
             lost = lost.saturating_add(1);
         }

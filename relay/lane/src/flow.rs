@@ -17,7 +17,9 @@ pub struct Target {
     pub leg: Arc<Leg>,
     pub epoch: u64,
     pub out: u8,
-    /// 0 while the route stands, else 1 + the reason why it ended, for a thread that read it before.
+    /// 0 while the route stands, else 1 + the reason why it ended. Each list of a flow's listeners has the same
+    /// `Target` as long as the route stands: a thread that read any of them before the route ended sees this
+    /// under the listener's lock, or a copy would pass a gate that is closed.
     ended: AtomicU8,
 }
 
@@ -47,6 +49,9 @@ impl Target {
     }
 }
 
+/// Who hears a flow.
+pub type Targets = Arc<[Arc<Target>]>;
+
 /// What was counted for one uplink flow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlowCounters {
@@ -61,7 +66,7 @@ pub struct FlowCounters {
 pub struct Flow {
     index: u32,
     group: bool,
-    targets: Arc<[Target]>,
+    targets: Targets,
     closed: Reason,
     /// At most 8 key ids carry the flow's own index.
     seen: Vec<(u8, Seen)>,
@@ -85,18 +90,18 @@ impl Flow {
         }
     }
 
-    pub fn targets(&self) -> Arc<[Target]> {
+    pub fn targets(&self) -> Targets {
         self.targets.clone()
     }
 
     /// Other listeners from now on; those before. `closed`: why, when there are none.
-    pub fn route(&mut self, targets: Arc<[Target]>, closed: Reason) -> Arc<[Target]> {
+    pub fn route(&mut self, targets: Targets, closed: Reason) -> Targets {
         self.closed = closed;
         std::mem::replace(&mut self.targets, targets)
     }
 
     /// Who hears a datagram with this header: the sender's own, the gate open, and not heard before.
-    pub fn admit(&mut self, header: &Header) -> Result<Arc<[Target]>, Reason> {
+    pub fn admit(&mut self, header: &Header) -> Result<Targets, Reason> {
         if u32::from(index_of(header.kid, self.group)) != self.index {
             return Err(Reason::WrongSender);
         }
@@ -110,7 +115,7 @@ impl Flow {
     }
 
     /// A datagram of this flow came, and this became of it.
-    pub fn count(&mut self, verdict: &Result<Arc<[Target]>, Reason>) {
+    pub fn count(&mut self, verdict: &Result<Targets, Reason>) {
         let counters = &mut self.counters;
         counters.received = counters.received.wrapping_add(1);
         match verdict {
@@ -132,7 +137,8 @@ impl Flow {
 
     /// Bytes of memory beside the struct itself.
     pub fn heap(&self) -> usize {
-        self.seen.capacity() * size_of::<(u8, Seen)>() + size_of::<Target>() * self.targets.len()
+        self.seen.capacity() * size_of::<(u8, Seen)>()
+            + (size_of::<Arc<Target>>() + size_of::<Target>()) * self.targets.len()
     }
 
     /// Mark (kid, ctr) as seen; false when it was before.

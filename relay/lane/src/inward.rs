@@ -23,7 +23,7 @@ use std::sync::Arc;
 use crate::cid::Cid;
 use crate::core::{contain, Core, Judge, Leg, Verdict};
 use crate::counters::{bump, Counters};
-use crate::flow::Target;
+use crate::flow::Targets;
 use crate::header::MAX_UDP;
 use crate::path::Opened;
 use crate::reason::Reason;
@@ -296,7 +296,7 @@ fn receive_media(
     payload: &[u8],
     now: f64,
     counters: &mut Counters,
-) -> Result<Arc<[Target]>, Reason> {
+) -> Result<Targets, Reason> {
     if let Some(media) = media {
         return media.receive(payload, now, counters);
     }

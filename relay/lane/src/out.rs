@@ -40,8 +40,7 @@ impl Core {
         let Some(media) = media.filter(|media| media.epoch == target.epoch) else {
             return work.counters.drop_out(Reason::PeerGone, 1);
         };
-        if !media.hears(target.out) {
-            let reason = target.ended().unwrap_or(Reason::GateClosed);
+        if let Some(reason) = target.ended() {
             return work.counters.drop_out(reason, 1);
         }
         let mut copy = work.pool.copy(payload);

@@ -172,7 +172,7 @@ impl Path {
         self.flights
             .heap()
             .saturating_add(self.keys.as_ref().map_or(0, Keys::heap))
-            .saturating_add(MAX_ACK_RANGES.saturating_add(1).saturating_mul(16))
+            .saturating_add(self.ranges.heap())
     }
 
     // ------------------------------------------------------------ packet numbers, shared
@@ -373,12 +373,8 @@ impl Path {
         let size = size?;
         if has_media {
             // an ACK alone is neither in flight nor acknowledged
-            self.flights.push(Flight {
-                number,
-                sent_at: now,
-                acked_below,
-                size: u32::try_from(size).unwrap_or(u32::MAX),
-            });
+            self.flights
+                .push(Flight::new(number, now, acked_below, size));
         }
         Some(size)
     }

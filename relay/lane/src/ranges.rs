@@ -19,6 +19,13 @@ impl Ranges {
         self.0.len()
     }
 
+    /// Bytes of memory that the list takes.
+    pub fn heap(&self) -> usize {
+        self.0
+            .capacity()
+            .saturating_mul(std::mem::size_of::<(u64, u64)>())
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -10,11 +10,10 @@
 //! locks, sockets, encryption, or a reason for a gate to be open.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use crate::bucket::Bucket;
 use crate::counters::{bump, Counters};
-use crate::flow::{Flow, FlowCounters, Target};
+use crate::flow::{Flow, FlowCounters, Targets};
 use crate::media;
 use crate::reason::Reason;
 use crate::work::Pool;
@@ -72,12 +71,7 @@ pub struct Media {
     queues: Vec<Queue>,
     /// Copies in all queues.
     waiting: usize,
-    /// How many routes name each flow number of this leg: what nobody names is let in no more.
-    heard: [u8; FLOWS],
 }
-
-/// Flow numbers that fit their one byte.
-const FLOWS: usize = 64;
 
 impl Media {
     pub fn new(epoch: u64, rights: Rights, burst_s: f64) -> Self {
@@ -92,33 +86,10 @@ impl Media {
             flows: Vec::new(),
             queues: Vec::new(),
             waiting: 0,
-            heard: [0; FLOWS],
         }
     }
 
     /// New rights in mid-call: a full bucket for each would be a way around the budget; flows stay.
-    /// A route names this flow number of ours from now on.
-    pub fn hear(&mut self, out: u8) {
-        if let Some(routes) = self.heard.get_mut(usize::from(out)) {
-            *routes = routes.saturating_add(1);
-        }
-    }
-
-    /// It no longer does.
-    pub fn unhear(&mut self, out: u8) {
-        if let Some(routes) = self.heard.get_mut(usize::from(out)) {
-            *routes = routes.saturating_sub(1);
-        }
-    }
-
-    /// Whether a route names it now. A thread that read the route before it ended must ask this under our lock,
-    /// or a copy would pass a gate that is closed.
-    pub fn hears(&self, out: u8) -> bool {
-        self.heard
-            .get(usize::from(out))
-            .is_some_and(|routes| *routes > 0)
-    }
-
     pub fn change(&mut self, rights: Rights, burst_s: f64) {
         let [packets, up, down] = rights.buckets(burst_s);
         self.packets.change(packets.0, packets.1);
@@ -169,23 +140,18 @@ impl Media {
     }
 
     /// Copy a flow to `targets` from now on; the targets before, or None when there is no such flow.
-    pub fn route(
-        &mut self,
-        number: u8,
-        targets: Arc<[Target]>,
-        closed: Reason,
-    ) -> Option<Arc<[Target]>> {
+    pub fn route(&mut self, number: u8, targets: Targets, closed: Reason) -> Option<Targets> {
         Some(self.flow(number)?.route(targets, closed))
     }
 
     /// Who hears a flow; None when there is no such flow.
-    pub fn targets(&self, number: u8) -> Option<Arc<[Target]>> {
+    pub fn targets(&self, number: u8) -> Option<Targets> {
         let flow = self.flows.iter().find(|known| known.0 == number)?;
         Some(flow.1.targets())
     }
 
     /// Who hears any flow.
-    pub fn all_targets(&self) -> Vec<Arc<[Target]>> {
+    pub fn all_targets(&self) -> Vec<Targets> {
         self.flows.iter().map(|known| known.1.targets()).collect()
     }
 
@@ -204,7 +170,7 @@ impl Media {
         payload: &[u8],
         now: f64,
         counters: &mut Counters,
-    ) -> Result<Arc<[Target]>, Reason> {
+    ) -> Result<Targets, Reason> {
         counters.media_in = counters.media_in.wrapping_add(1);
         let verdict = self.judge(payload, now);
         match &verdict {
@@ -214,7 +180,7 @@ impl Media {
         verdict
     }
 
-    fn judge(&mut self, payload: &[u8], now: f64) -> Result<Arc<[Target]>, Reason> {
+    fn judge(&mut self, payload: &[u8], now: f64) -> Result<Targets, Reason> {
         let number = *payload.first().ok_or(Reason::UnknownFlow)?;
         let (_, flow) = self
             .flows
@@ -247,7 +213,7 @@ impl Media {
         let at = match self.queues.iter().position(|queue| queue.out == out) {
             Some(at) => at,
             None => {
-                let copies = VecDeque::with_capacity(limits.frames);
+                let copies = VecDeque::with_capacity(1); // most never hold a second one
                 self.queues.push(Queue { out, copies });
                 self.queues.len().saturating_sub(1)
             }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::core::Leg;
 use crate::counters::Counters;
-use crate::flow::Target;
+use crate::flow::Targets;
 use crate::frames::Parsed;
 use crate::media::MAX_SIZE;
 use crate::slow::{Item, Staged};
@@ -18,8 +18,8 @@ use crate::socket::Packet;
 
 /// Threads that may have a `Work` at the same time: a leg notes in one word who listed it.
 pub const MAX_WORKERS: usize = 64;
-/// Room of most buffers for copies: a voice packet is 120 to 200 bytes.
-const SMALL: usize = 256;
+/// Room of the buffers for copies: a voice packet is 120 to 180 bytes, one with redundancy twice that.
+const SIZES: [usize; 3] = [192, 448, MAX_SIZE];
 /// Buffers kept of each size.
 const SPARE: usize = 1024;
 
@@ -68,35 +68,32 @@ impl Outgoing {
     }
 }
 
-/// Buffers for copies that wait, of two sizes. A copy goes back to the pool of whoever sends it.
+/// Buffers for copies that wait. A copy goes back to the pool of whoever sends it.
 #[derive(Default)]
 pub struct Pool {
-    small: Vec<Vec<u8>>,
-    large: Vec<Vec<u8>>,
+    spare: [Vec<Vec<u8>>; SIZES.len()],
 }
 
 impl Pool {
     /// A buffer with these bytes.
     pub fn copy(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let (spare, room) = if bytes.len() <= SMALL {
-            (&mut self.small, SMALL)
-        } else {
-            (&mut self.large, MAX_SIZE)
+        let fits = |(size, _): &(usize, &mut Vec<_>)| bytes.len() <= *size;
+        let (room, spare) = match SIZES.into_iter().zip(&mut self.spare).find(fits) {
+            Some((size, spare)) => (size, spare.pop()),
+            None => (bytes.len(), None),
         };
-        let mut buffer = spare.pop().unwrap_or_else(|| Vec::with_capacity(room));
+        let mut buffer = spare.unwrap_or_else(|| Vec::with_capacity(room));
         buffer.clear();
         buffer.extend_from_slice(bytes);
         buffer
     }
 
     pub fn give(&mut self, buffer: Vec<u8>) {
-        let spare = match buffer.capacity() {
-            SMALL => &mut self.small,
-            MAX_SIZE => &mut self.large,
-            _ => return,
-        };
-        if spare.len() < SPARE {
-            spare.push(buffer);
+        let mut sizes = SIZES.into_iter().zip(&mut self.spare);
+        if let Some((_, spare)) = sizes.find(|(size, _)| *size == buffer.capacity()) {
+            if spare.len() < SPARE {
+                spare.push(buffer);
+            }
         }
     }
 }
@@ -131,7 +128,7 @@ impl Ord for Held {
 
 /// A datagram of an opened packet and who hears it.
 pub(crate) struct Delivery {
-    pub targets: Arc<[Target]>,
+    pub targets: Targets,
     pub payload: Range<usize>,
 }
 
