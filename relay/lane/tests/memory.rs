@@ -21,10 +21,12 @@ fn largest_leg(legs: u64, burst: usize, turns: usize) -> usize {
     let mut now = 100.0;
     let mut largest = 0;
     for turn in 0..turns {
-        for client in &mut clients {
-            if turn == turns / 2 {
-                client.rekey(&core, 1);
+        if turn == turns / 2 {
+            for client in &mut clients {
+                client.rekey(&core, 1); // its old key stays for stragglers
             }
+        }
+        for client in &mut clients {
             for _ in 0..burst {
                 let packet = client.talk(120);
                 core.receive(&mut work, &packet, address(client.number), 0, now);
