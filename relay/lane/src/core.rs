@@ -13,6 +13,9 @@
 //! sender's, its datagrams and their targets stand in the `Work` when that is released, and then each
 //! listener is locked in turn. Under a leg's lock only `shared` may be taken, and under that nothing.
 //!
+//! A leg takes 4.8 KiB in a call of two and 13.4 KiB in one of 32, keys, flights, flows and queues in use; it
+//! may take 16 KiB (tests/memory.rs measures it).
+//!
 //! Must never live here: sockets, clocks, Python.
 #![deny(
     clippy::unwrap_used,

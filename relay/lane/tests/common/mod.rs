@@ -6,11 +6,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use _lane::cid::Cid;
-use _lane::core::{Core, Leg};
+use _lane::core::{Core, CoreConfig, Leg};
 use _lane::frames::{encode_ack, encode_datagram, parse, Parsed};
 use _lane::keys::{Keys, Unsealed};
 use _lane::path::{Facts, Path};
 use _lane::ranges::Ranges;
+use _lane::reason::Reason;
+use _lane::slow::Item;
 use _lane::table::Rights;
 use _lane::work::Work;
 
@@ -234,4 +236,71 @@ pub fn assert_conserved(core: &Core) {
     let counters = core.counters();
     assert_eq!(counters.packets_missing(), 0, "{counters:?}");
     assert_eq!(counters.media_missing(), (0, 0), "{counters:?}");
+}
+
+pub const T0: f64 = 100.0;
+
+/// A core with its clients, on one thread and a clock of its own.
+pub struct Node {
+    pub core: Core,
+    pub work: Work,
+    pub clients: Vec<Client>,
+    pub now: f64,
+}
+
+impl Node {
+    /// Legs 1 to `legs`; 1 and 2 hear each other.
+    pub fn new(legs: u64) -> Self {
+        let core = Core::new(CoreConfig::default());
+        let clients = (1..=legs)
+            .map(|leg| Client::join(&core, leg, (leg % 3) as u8))
+            .collect();
+        core.route(1, 1, &[(2, 5)], None).unwrap();
+        core.route(2, 1, &[(1, 6)], None).unwrap();
+        Self {
+            core,
+            work: Work::new(0),
+            clients,
+            now: T0,
+        }
+    }
+
+    pub fn client(&mut self, leg: u64) -> &mut Client {
+        self.clients.iter_mut().find(|c| c.number == leg).unwrap()
+    }
+
+    pub fn receive(&mut self, leg: u64, packet: &[u8]) {
+        let now = self.now;
+        self.core
+            .receive(&mut self.work, packet, address(leg), 0, now);
+    }
+
+    pub fn talk(&mut self, leg: u64) {
+        let packet = self.client(leg).talk(100);
+        self.receive(leg, &packet);
+    }
+
+    pub fn finish(&mut self) {
+        self.core.finish(&mut self.work);
+        assert_conserved(&self.core);
+    }
+
+    pub fn flush(&mut self) -> Vec<(u64, Heard)> {
+        self.core.flush(&mut self.work, self.now);
+        self.core.acks(&mut self.work, self.now);
+        let heard = deliver(&self.core, &mut self.work, &mut self.clients);
+        self.finish();
+        heard
+    }
+
+    pub fn take(&mut self) -> Vec<Item> {
+        self.finish();
+        let items = self.core.take(usize::MAX);
+        assert_conserved(&self.core);
+        items
+    }
+
+    pub fn dropped(&self, reason: Reason) -> u64 {
+        self.core.counters().dropped[reason as usize]
+    }
 }
