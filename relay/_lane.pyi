@@ -205,7 +205,7 @@ class Path:
         """Another media packet may leave now."""
 
     def seal(self, datagrams: Sequence[bytes], now: float) -> bytes:
-        """One packet with these, and the acknowledgement that is due. ValueError: no keys, nothing to say."""
+        """One packet with these, and the acknowledgement that is due; empty: no keys, or nothing to say."""
 
 @final
 class Front:

@@ -137,12 +137,7 @@ impl Path {
         self.with(|path| path.room(now))
     }
 
-    fn seal<'py>(
-        &self,
-        py: Python<'py>,
-        datagrams: Vec<Vec<u8>>,
-        now: f64,
-    ) -> Bound<'py, PyBytes> {
+    fn seal<'py>(&self, py: Python<'py>, datagrams: Vec<Vec<u8>>, now: f64) -> Bound<'py, PyBytes> {
         let mut packet = Vec::new();
         let datagrams = datagrams.iter().map(Vec::as_slice);
         // Nothing is appended without keys, or when a thread took the acknowledgement along meanwhile.
