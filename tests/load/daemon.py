@@ -21,7 +21,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -91,6 +91,8 @@ class Daemon:
         limits: LimitsConfig | None = None,
         command: Sequence[str] = SERVE,
         address: str = "127.0.0.1:0",
+        lane: Literal["auto", "native", "python"] = "auto",
+        lanes: int = 1,
     ) -> Daemon:
         """Start it with these limits and wait until /readyz says 200. `command` is given the config file."""
         cleanup = contextlib.ExitStack()
@@ -101,8 +103,12 @@ class Daemon:
         cert, key = certificate(folder)
         config = Config(
             listen=ListenConfig(
-                udp=(address,), metrics="127.0.0.1:0", command_socket=str(folder / "commands.sock")
+                udp=(address,),
+                metrics="127.0.0.1:0",
+                command_socket=str(folder / "commands.sock"),
+                lanes=lanes,
             ),
+            lane=lane,
             tls=TlsConfig(cert, key),
             cluster=ClusterConfig(str(folder / "cluster.key")),
             tokens=TokenConfig((IssuerConfig("bench", public_of(seed).hex()),)),

@@ -1,0 +1,94 @@
+"""The native lane's threads in a real daemon: several of them, and another number of them in mid-call."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from lanes import HAS_NATIVE
+from load.daemon import Daemon, imbalance
+from load.relay import End, place_call
+from load.traffic import talk
+
+pytestmark = pytest.mark.skipif(not HAS_NATIVE, reason="this build has no native lane")
+CALLS = 8
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    with Daemon.start(lane="native", lanes=2) as started:
+        yield started
+
+
+async def voices(daemon: Daemon) -> list[End]:
+    return [end for _ in range(CALLS) for end in await place_call(daemon)]
+
+
+async def settled(ends: list[End]) -> None:
+    """Until all that was sent has come, a few hundred milliseconds at most."""
+    for _ in range(100):
+        if all(voice.heard.delivered == voice.sent for _, voice in ends):
+            return
+        await asyncio.sleep(0.01)
+
+
+def judge(daemon: Daemon, ends: list[End]) -> None:
+    assert sum(voice.sent for _, voice in ends) > 0
+    assert [voice.heard.delivered for _, voice in ends] == [voice.sent for _, voice in ends]
+    assert sum(voice.heard.wrong + voice.heard.repeated for _, voice in ends) == 0
+    assert imbalance(daemon.metrics()) == 0
+    assert daemon.complaints() == []
+    for line, _ in ends:
+        line.vanish()
+
+
+def lanes_now(daemon: Daemon) -> int:
+    changes = [line["lanes"] for line in daemon.log() if line.get("message") == "lanes changed"]
+    return int(changes[-1]) if changes else 2
+
+
+async def test_calls_go_through_whichever_lane_their_packets_come_by(daemon: Daemon) -> None:
+    ends = await voices(daemon)
+    await talk(ends, 1.0)
+    await settled(ends)
+    judge(daemon, ends)
+
+
+async def test_the_number_of_lanes_changes_in_mid_call_without_a_lost_packet(daemon: Daemon) -> None:
+    ends = await voices(daemon)
+    config = daemon.folder / "relay.toml"
+
+    async def change() -> None:
+        for lanes in (3, 2, 4):
+            config.write_text(re.sub(r"(?m)^lanes = .*$", f"lanes = {lanes}", config.read_text()))
+            os.kill(daemon.pid, signal.SIGHUP)
+            for _ in range(500):
+                if lanes_now(daemon) == lanes:
+                    break
+                await asyncio.sleep(0.01)
+            assert lanes_now(daemon) == lanes
+
+    changing = asyncio.create_task(change())
+    while not changing.done():
+        await talk(ends, 0.2)
+    await changing
+    await talk(ends, 0.3)
+    await settled(ends)
+    judge(daemon, ends)
+
+
+async def test_from_one_lane_to_several_needs_a_restart(daemon: Daemon) -> None:
+    config = daemon.folder / "relay.toml"
+    config.write_text(re.sub(r"(?m)^lanes = .*$", "lanes = 1", config.read_text()))
+    os.kill(daemon.pid, signal.SIGHUP)
+    for _ in range(500):
+        refused = [line for line in daemon.log() if "listen.lanes" in str(line.get("message"))]
+        if refused:
+            break
+        await asyncio.sleep(0.01)
+    assert "restart the daemon" in refused[0]["message"]
