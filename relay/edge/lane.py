@@ -60,6 +60,8 @@ class PacketCounts:
     taken: int  # handed over by `take`
     answered: Mapping[str, int]  # by the lane's own front, by kind
     dropped: Mapping[DropReason, int]
+    turns: int = 0  # of the lane's threads: how many packets share one shows how well batches form
+    strays: int = 0  # packets that came by another lane than those before of their leg
 
     def imbalance(self) -> int:
         """How far the equation is from holding; 0 unless there is a bug."""

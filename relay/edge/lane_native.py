@@ -195,4 +195,6 @@ class NativeLane:
             taken=counts["taken"],
             answered=counts["front"],
             dropped=dict(_counter(counts["dropped"])),
+            turns=counts["batches"],
+            strays=counts["wrong_lane"],
         )

@@ -31,26 +31,40 @@ class Ledger:
     @property
     def handled(self) -> Counter[str]:
         """Received packets that had an effect, by kind."""
-        return self._handled + self._of_lane()[0]
+        return self.all_handled(self._lane.packets())
 
     @property
     def answered(self) -> Counter[str]:
         """Packets of nobody's connection that got an answer, by kind."""
-        return self._answered + Counter(self._lane.packets().answered)
+        return self.all_answered(self._lane.packets())
 
     @property
     def dropped(self) -> Counter[DropReason]:
         """Received packets that went no further, by reason."""
-        return self._dropped + self._of_lane()[1]
+        return self.all_dropped(self._lane.packets())
 
     @property
     def waiting(self) -> int:
         """UDP packets that the loop has not dealt with."""
-        return self._lane.packets().waiting + self._packets_held
+        return self.all_waiting(self._lane.packets())
 
-    def _of_lane(self) -> tuple[Counter[str], Counter[DropReason]]:
-        counts = self._lane.packets()
-        return Counter({"media": counts.media, **counts.answered}), Counter(counts.dropped)
+    # The same with the lane's counts of one moment, so that they add up while its threads go on.
+
+    def all_handled(self, counts: PacketCounts) -> Counter[str]:
+        """See `handled`."""
+        return self._handled + Counter({"media": counts.media, **counts.answered})
+
+    def all_answered(self, counts: PacketCounts) -> Counter[str]:
+        """See `answered`."""
+        return self._answered + Counter(counts.answered)
+
+    def all_dropped(self, counts: PacketCounts) -> Counter[DropReason]:
+        """See `dropped`."""
+        return self._dropped + Counter(counts.dropped)
+
+    def all_waiting(self, counts: PacketCounts) -> int:
+        """See `waiting`."""
+        return counts.waiting + self._packets_held
 
     def imbalance(self) -> int:
         """How far `udp_in = handled + dropped + waiting` is from holding."""

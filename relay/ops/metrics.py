@@ -61,6 +61,8 @@ class PacketCounters:
     half_open: int = 0
     handshakes: int = 0
     handshakes_expired: int = 0
+    turns: int = 0
+    strays: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +240,12 @@ def _node(now: Snapshot) -> Iterator[Metric]:
 
 def _packets(now: PacketCounters) -> Iterator[Metric]:
     yield CounterMetricFamily("relay_udp_received", "UDP packets read.", value=now.received)
+    yield CounterMetricFamily(
+        "relay_lane_turns", "Turns of the native lane's threads, a batch of packets each.", value=now.turns
+    )
+    yield CounterMetricFamily(
+        "relay_lane_strays", "Packets that came by another lane than their leg's before.", value=now.strays
+    )
     yield CounterMetricFamily("relay_udp_sent", "UDP packets written.", value=now.sent)
     yield CounterMetricFamily(
         "relay_udp_send_errors", "UDP packets the kernel refused.", value=now.send_errors
