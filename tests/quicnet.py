@@ -113,7 +113,6 @@ class Network:
     def arrive(self, data: bytes, addr: tuple[str, int]) -> None:
         """A packet reaches the endpoint now."""
         self.endpoint.receive(data, addr, 0, self.now)
-        self.call_soon(self.endpoint.flush)
 
     def run(self, seconds: float) -> None:
         end = self.now + seconds

@@ -193,9 +193,9 @@ class Endpoint(Ledger):
         return taken
 
     def receive(self, data: bytes, addr: NetworkAddress, number: int, now: float) -> None:
-        """One UDP packet from the network."""
+        """One UDP packet from the network, and what it makes ready."""
         self._lane.receive(data, addr, number, now)
-        self.wake()
+        self.flush()
 
     def flush(self) -> None:
         """Send what became ready."""

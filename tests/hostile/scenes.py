@@ -117,7 +117,6 @@ class Stage:
         if self.is_deaf and self.endpoint.udp_in:
             return
         self.endpoint.receive(data, addr, 0, self.now)
-        self.call_soon(self.endpoint.flush)
 
     def verdict(self, data: bytes, addr: Any = STRANGER) -> list[str | DropReason]:
         """What the endpoint counted for one packet: names of what it did, and reasons of drops."""

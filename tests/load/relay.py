@@ -235,7 +235,7 @@ async def main() -> int:
     bare, stock = Forwarder("bare"), Forwarder("stock", hold)
     cpu_list = process.cpus()
     try:
-        with Daemon.start() as daemon:
+        with Daemon.start(lane="python") as daemon:
             pinned = [process.pin(pid, cpu_list[0]) for pid in (bare.pid, stock.pid, daemon.pid)]
             pinned.append(process.pin(os.getpid(), cpu_list[-1]))
             report.say(f"placing {CALLS} calls through each of three processes")

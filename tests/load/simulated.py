@@ -13,6 +13,7 @@ import random
 import ssl
 import tempfile
 from collections.abc import Callable
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ CHAIN = 4  # certificates in the chain: a first flight as long as a public one's
 VERSIONS = (b"\0\0\0\1", bytes.fromhex("6b3343cf"))
 LONG_INITIAL = {VERSIONS[0]: 0xC3, VERSIONS[1]: 0xD3}  # RFC 9369 section 3.2 numbers the types anew
 INITIAL_SIZE = 1200
-Source = tuple[str, int]
+Source = tuple[str, int] | tuple[str, int, int, int]
 
 
 class Handle:
@@ -148,4 +149,4 @@ def source(rng: random.Random) -> Source:
     port = rng.randint(1024, 65535)
     if rng.random() < 0.5:
         return ".".join(str(byte) for byte in (rng.randint(1, 223), *rng.randbytes(3))), port
-    return "2001:" + ":".join(f"{rng.getrandbits(16):x}" for _ in range(7)), port
+    return str(IPv6Address(0x2001 << 112 | rng.getrandbits(112))), port, 0, 0
