@@ -532,9 +532,16 @@ GUARDS: Final = [
     _guard(
         "a token never ends",
         ADMISSION,
-        "if self.ends_in(claims, wall) <= 0:",
+        "if self.ends_in(claims, max(wall, forgotten)) <= 0:",
         NEVER,
         "CLAIMS/ended a minute ago",
+    ),
+    _guard(
+        "a clock set back revives tokens that nobody remembers",
+        ADMISSION,
+        "if self.ends_in(claims, max(wall, forgotten)) <= 0:",
+        "if self.ends_in(claims, wall) <= 0:",
+        "core/test_admission.py::test_a_token_forgotten_after_its_end_stays_expired_when_the_clock_is_set_back",
     ),
     _guard(
         "a revoked token admits",
