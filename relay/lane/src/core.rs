@@ -29,6 +29,7 @@ use std::collections::HashMap;
 use std::mem::size_of;
 use std::net::SocketAddr;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::ptr;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::Arc;
 
@@ -36,11 +37,22 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::cid::{Cid, Seeded};
 use crate::counters::{bump, Counters};
+use crate::flow::Target;
 use crate::path::Path;
 use crate::reason::Reason;
 use crate::slow::{Item, Slow, SlowLimits};
+use crate::socket::prefetch;
 use crate::table::{Media, QueueLimits};
 use crate::work::Work;
+
+/// Before each shared thing lie the counts of those who hold it.
+pub(crate) const COUNTS: usize = 2 * size_of::<usize>();
+const LEG_BYTES: usize = COUNTS + size_of::<Leg>();
+/// Up to when a held acknowledgement is due.
+const HEAD_BYTES: usize = 128;
+/// A list of listeners up to the first, and that.
+const LIST_BYTES: usize = COUNTS + size_of::<usize>();
+const TARGET_BYTES: usize = COUNTS + size_of::<Target>();
 
 /// What the operator may change. `Default` is what the plain twin has.
 #[derive(Clone, Copy, Debug)]
@@ -70,26 +82,31 @@ impl Default for CoreConfig {
 }
 
 /// One connection, one participant's device, or both: what Python names by a number.
+#[repr(C)]
 pub struct Leg {
     pub number: u64,
-    pub(crate) state: Mutex<LegState>,
+    /// Where its listener's leg, the list of its listeners and the first of them lie, or lay: for `prefetch` only.
+    pub(crate) hints: [AtomicUsize; 3],
     /// Its packets in the loop's queue; written under the lock of `shared` only.
     pub(crate) waiting: AtomicUsize,
+    pub(crate) state: Mutex<LegState>,
 }
 
+/// In the order of use, and in one piece with the lock: what held acknowledgements ask for comes first.
+#[repr(C)]
 pub(crate) struct LegState {
+    /// In somebody's heap of held acknowledgements.
+    pub is_ack_held: bool,
+    pub has_path: bool,
+    /// Bit n: in the ready list of worker n.
+    pub listed: u64,
     /// As long as Python holds a handle, also after `close_path`.
     pub path: Path,
-    pub has_path: bool,
     /// From `open_leg` to `close_leg`.
     pub media: Option<Media>,
     /// Lives of `media` so far.
     pub epoch: u64,
     pub ids: Vec<Cid>,
-    /// Bit n: in the ready list of worker n.
-    pub listed: u64,
-    /// In somebody's heap of held acknowledgements.
-    pub is_ack_held: bool,
 }
 
 /// What a front says about a packet of nobody.
@@ -149,6 +166,8 @@ impl Leg {
     pub(crate) fn new(number: u64) -> Self {
         Self {
             number,
+            hints: Default::default(),
+            waiting: AtomicUsize::new(0),
             state: Mutex::new(LegState {
                 path: Path::default(),
                 has_path: false,
@@ -158,8 +177,33 @@ impl Leg {
                 listed: 0,
                 is_ack_held: false,
             }),
-            waiting: AtomicUsize::new(0),
         }
+    }
+
+    /// Its first line will be read soon.
+    #[inline]
+    pub(crate) fn prefetch_head(&self) {
+        prefetch(self.place(), HEAD_BYTES);
+    }
+
+    /// It will be read soon: the leg itself, all of it.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch(self.place(), LEG_BYTES);
+    }
+
+    /// Whoever hears it will be written to soon. The leg's first line was asked for before.
+    #[inline]
+    pub(crate) fn prefetch_listener(&self) {
+        let [leg, list, target] = &self.hints;
+        prefetch(leg.load(Ordering::Relaxed), LEG_BYTES);
+        prefetch(list.load(Ordering::Relaxed), LIST_BYTES);
+        prefetch(target.load(Ordering::Relaxed), TARGET_BYTES);
+    }
+
+    /// Where the leg lies, with the counts of those who hold it.
+    pub(crate) fn place(&self) -> usize {
+        ptr::from_ref(self).addr().wrapping_sub(COUNTS)
     }
 
     /// Bytes of memory that this leg takes.

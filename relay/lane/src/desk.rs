@@ -3,10 +3,12 @@
 //! Each call takes effect before it returns, for all threads: a route that ended lets nothing pass any more,
 //! not even a packet that another thread is just about to copy. Must never live here: packets.
 
+use std::ptr;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use crate::cid::Cid;
-use crate::core::{Core, Leg, LegState};
+use crate::core::{Core, Leg, LegState, COUNTS};
 use crate::counters::Counters;
 use crate::flow::{FlowCounters, Target, Targets};
 use crate::path::Path;
@@ -211,6 +213,13 @@ impl Core {
             let mut state = owner.state.lock();
             let media = state.media.as_mut().ok_or(missing)?;
             media.route(flow, named.clone(), closed).ok_or(missing)?;
+        }
+        if let Some(first) = named.first() {
+            let places = [ptr::from_ref(first).addr(), Arc::as_ptr(first).addr()];
+            let [list, target] = places.map(|place| place.wrapping_sub(COUNTS));
+            for (hint, place) in owner.hints.iter().zip([first.leg.place(), list, target]) {
+                hint.store(place, Ordering::Relaxed);
+            }
         }
         for target in before.iter() {
             if !named.iter().any(|kept| Arc::ptr_eq(kept, target)) {

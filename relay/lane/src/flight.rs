@@ -9,7 +9,7 @@
     clippy::arithmetic_side_effects
 )]
 
-use std::collections::VecDeque;
+use crate::few::{heap, Few};
 
 /// Bytes of media in flight; 2.4 kB, aioquic's floor, is 170 ms of one repaired voice.
 pub const MEDIA_WINDOW: u64 = 16 * 1024;
@@ -19,6 +19,8 @@ const STALE_FLIGHT: f64 = 1.0;
 const REORDERED: u64 = 3;
 /// A window of very small packets makes the list long; beyond this much room it is given back.
 const SPARE: usize = 64;
+/// One voice over a round trip of up to 80 ms: these lie in the leg itself.
+const INLINE: usize = 4;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Flight {
@@ -57,7 +59,7 @@ impl Flight {
 /// All of a leg's, in number order.
 #[derive(Debug, Default)]
 pub struct Flights {
-    list: VecDeque<Flight>,
+    list: Few<Flight, INLINE>,
     bytes: u64,
 }
 
@@ -78,15 +80,13 @@ impl Flights {
 
     /// Bytes of memory that the list takes.
     pub fn heap(&self) -> usize {
-        self.list
-            .capacity()
-            .saturating_mul(std::mem::size_of::<Flight>())
+        heap(&self.list)
     }
 
     /// A packet left; its number is higher than any before.
     pub fn push(&mut self, flight: Flight) {
         self.bytes = self.bytes.saturating_add(flight.size());
-        self.list.push_back(flight);
+        self.list.push(flight);
     }
 
     /// Settle what these ranges (newest first, half-open) acknowledge, and what is lost by that: three
@@ -125,22 +125,22 @@ impl Flights {
 
     /// Give up packets from the front that were silent for too long; how many.
     pub fn expire(&mut self, now: f64) -> u64 {
-        let mut lost = 0_u64;
-        while let Some(flight) = self.list.front() {
+        let mut lost = 0_usize;
+        for flight in &self.list {
             if now - flight.sent_at <= STALE_FLIGHT {
                 break;
             }
             self.bytes = self.bytes.saturating_sub(flight.size());
-            self.list.pop_front();
             lost = lost.saturating_add(1);
         }
+        self.list.drain(..lost);
         self.rest();
-        lost
+        u64::try_from(lost).unwrap_or(u64::MAX)
     }
 
     fn rest(&mut self) {
         if self.list.is_empty() && self.list.capacity() > SPARE {
-            self.list.shrink_to(SPARE);
+            self.list = Few::new();
         }
     }
 }

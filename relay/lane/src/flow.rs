@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::core::Leg;
 use crate::counters::{bump, ByReason};
+use crate::few::{heap, Few};
 use crate::media::{index_of, Header};
 use crate::reason::Reason;
 use crate::window::Seen;
@@ -69,7 +70,7 @@ pub struct Flow {
     targets: Targets,
     closed: Reason,
     /// At most 8 key ids carry the flow's own index.
-    seen: Vec<(u8, Seen)>,
+    seen: Few<(u8, Seen), 1>,
     latest: Option<u8>,
     lost: u64,
     counters: FlowCounters,
@@ -83,7 +84,7 @@ impl Flow {
             group,
             targets: Arc::new([]),
             closed: Reason::GateClosed,
-            seen: Vec::new(),
+            seen: Few::new(),
             latest: None,
             lost: 0,
             counters: FlowCounters::default(),
@@ -137,8 +138,7 @@ impl Flow {
 
     /// Bytes of memory beside the struct itself.
     pub fn heap(&self) -> usize {
-        self.seen.capacity() * size_of::<(u8, Seen)>()
-            + (size_of::<Arc<Target>>() + size_of::<Target>()) * self.targets.len()
+        heap(&self.seen) + (size_of::<Arc<Target>>() + size_of::<Target>()) * self.targets.len()
     }
 
     /// Mark (kid, ctr) as seen; false when it was before.

@@ -15,6 +15,7 @@
     clippy::arithmetic_side_effects
 )]
 
+use std::iter;
 use std::mem;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -33,10 +34,62 @@ use crate::work::{Delivery, Stranger, Work};
 
 /// A long header up to the length of the destination id, and one byte more.
 const SHORTEST_LONG: usize = 7;
+/// Packets whose ids are looked up together.
+const AHEAD: usize = 16;
+/// How many packets before its own a leg is asked for, and its listener: late enough that the lines of those
+/// between still fit the nearest cache, early enough that memory has answered.
+const LEG_AHEAD: usize = 4;
+const LISTENER_AHEAD: usize = 2;
 
 impl Core {
-    /// One UDP packet.
-    pub fn receive(&self, work: &mut Work, data: &[u8], from: SocketAddr, sock: u16, now: f64) {
+    /// These packets come next, in this order: look up whose they are, all at once, and have the legs on their
+    /// way from memory while others are dealt with. `receive_next` for each of them.
+    pub fn expect<'a>(&self, work: &mut Work, packets: impl Iterator<Item = &'a [u8]>) {
+        let mut legs = [None; AHEAD];
+        work.owners.clear();
+        let ids = self.ids.read();
+        let mut packets = packets.peekable();
+        while packets.peek().is_some() {
+            let mut count = 0_usize;
+            for (slot, data) in legs.iter_mut().zip(&mut packets) {
+                *slot = destination(data).and_then(|id| ids.get(&id));
+                if let Some(leg) = slot {
+                    leg.prefetch_head();
+                }
+                count = count.saturating_add(1);
+            }
+            let found = legs.iter().take(count).map(|leg| leg.cloned());
+            work.owners.extend(found);
+        }
+    }
+
+    /// Packet `index` of those that `expect` saw.
+    pub fn receive_next(
+        &self,
+        work: &mut Work,
+        index: usize,
+        data: &[u8],
+        from: SocketAddr,
+        sock: u16,
+        now: f64,
+    ) {
+        for leg in work
+            .owners
+            .get(index.saturating_add(LEG_AHEAD))
+            .into_iter()
+            .flatten()
+        {
+            leg.prefetch();
+        }
+        for leg in work
+            .owners
+            .get(index.saturating_add(LISTENER_AHEAD))
+            .into_iter()
+            .flatten()
+        {
+            leg.prefetch_listener();
+        }
+        let leg = work.owners.get_mut(index).and_then(Option::take);
         let packet = Arrival {
             data,
             from,
@@ -44,10 +97,24 @@ impl Core {
             now,
         };
         work.counters.udp_in = work.counters.udp_in.wrapping_add(1);
-        contain(work, None, |work, owner| self.sort(work, packet, owner));
+        contain(work, None, |work, owner| {
+            self.sort(work, packet, leg, owner)
+        });
     }
 
-    fn sort(&self, work: &mut Work, packet: Arrival<'_>, owner: &mut Option<u64>) {
+    /// One UDP packet.
+    pub fn receive(&self, work: &mut Work, data: &[u8], from: SocketAddr, sock: u16, now: f64) {
+        self.expect(work, iter::once(data));
+        self.receive_next(work, 0, data, from, sock, now);
+    }
+
+    fn sort(
+        &self,
+        work: &mut Work,
+        packet: Arrival<'_>,
+        leg: Option<Arc<Leg>>,
+        owner: &mut Option<u64>,
+    ) {
         let data = packet.data;
         let first = data.first().copied().unwrap_or(0);
         let is_long = first >= 0x80;
@@ -58,7 +125,7 @@ impl Core {
         {
             return work.counters.drop(Reason::Malformed);
         }
-        let Some(leg) = self.owner(data) else {
+        let Some(leg) = leg else {
             work.counters.waiting = work.counters.waiting.wrapping_add(1);
             let start = work.stranger_bytes.len();
             work.stranger_bytes.extend_from_slice(data);
@@ -86,15 +153,9 @@ impl Core {
         work.scratch = scratch;
     }
 
-    /// The leg that owns a packet's destination id. Short headers have one of ours, of eight bytes.
+    /// The leg that owns a packet's destination id.
     fn owner(&self, data: &[u8]) -> Option<Arc<Leg>> {
-        let (start, size) = match data {
-            [0..0x80, ..] => (1, 8),
-            [_, _, _, _, _, size, ..] => (6, usize::from(*size)),
-            _ => return None,
-        };
-        let rest = data.get(start..)?;
-        let id = Cid::new(rest.get(..size).unwrap_or(rest))?;
+        let id = destination(data)?;
         self.ids.read().get(&id).cloned()
     }
 
@@ -274,6 +335,18 @@ impl Core {
         }
         work.reply = reply;
     }
+}
+
+/// A packet's destination id. Short headers have one of ours, of eight bytes.
+#[inline]
+fn destination(data: &[u8]) -> Option<Cid> {
+    let (start, size) = match data {
+        [0..0x80, ..] => (1, 8),
+        [_, _, _, _, _, size, ..] => (6, usize::from(*size)),
+        _ => return None,
+    };
+    let rest = data.get(start..)?;
+    Cid::new(rest.get(..size).unwrap_or(rest))
 }
 
 #[derive(Clone, Copy)]

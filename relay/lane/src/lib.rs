@@ -6,6 +6,7 @@
 //! media           the hop header of a media datagram
 //! seal            AEAD and header protection of 1-RTT packets
 //! bucket window ranges   budgets, replay windows, received numbers
+//! few             lists whose first entries lie in the leg itself
 //! cid             connection ids as map keys
 //! path            one leg's packets, of keys, numbers, flight (what is under way) and rtt
 //! table flow      one leg's budgets and queues; one uplink flow and who hears it
@@ -26,6 +27,7 @@ pub mod cid;
 pub mod core;
 pub mod counters;
 pub mod desk;
+pub mod few;
 pub mod flight;
 pub mod flow;
 pub mod frames;

@@ -138,10 +138,15 @@ impl Core {
 
     /// Send the held acknowledgements that are due and that no packet took along.
     pub fn acks(&self, work: &mut Work, now: f64) {
+        let mut due = mem::take(&mut work.due);
         while work.next_ack().is_some_and(|due| due <= now + EARLY) {
             let Some(held) = work.acks.pop() else {
-                return;
+                break;
             };
+            held.leg.prefetch_head(); // none was touched for long
+            due.push(held);
+        }
+        for held in due.drain(..) {
             contain(work, Some(held.leg.number), |work, _| {
                 let mut guard = held.leg.state.lock();
                 let state = &mut *guard;
@@ -156,6 +161,7 @@ impl Core {
                 }
             });
         }
+        work.due = due;
     }
 
     fn seal_ack(&self, leg: u64, state: &mut LegState, work: &mut Work, now: f64) {

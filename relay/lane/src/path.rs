@@ -68,22 +68,23 @@ pub struct Facts {
 }
 
 /// The packet-number space of one leg, its keys and what is in flight.
+#[repr(C)] // what is asked for together lies together, and `ack_due` first
 pub struct Path {
     pub active: bool,
     /// The handshake is: from now on numbers are left out now and then.
     pub confirmed: bool,
     /// aioquic has packets of its own out: it wants to see acknowledgements.
     pub outstanding: bool,
+    pub ack_at: Option<f64>,
+    /// Packets that came and wait for aioquic: not in the ranges yet.
+    slow: usize,
     pub facts: Facts,
     // what arrived
     pub expected: u64,
     /// -1: none yet.
     pub largest: i64,
     pub largest_at: Option<f64>,
-    pub ack_at: Option<f64>,
     pub last_heard: f64,
-    /// Packets that came and wait for aioquic: not in the ranges yet.
-    slow: usize,
     ranges: Ranges,
     received: Received,
     // what leaves

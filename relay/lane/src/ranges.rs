@@ -1,9 +1,14 @@
 //! Sets of packet numbers as ascending, disjoint, half-open ranges that do not touch; the arithmetic of
 //! aioquic's RangeSet. Must never live here: how many ranges are kept, and what they stand for.
 
+use crate::few::{heap, Few};
+
+/// On a path without loss there is one range, or two for a moment: these lie in the leg itself.
+const INLINE: usize = 3;
+
 /// A set of numbers. Ranges that touch are one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ranges(Vec<(u64, u64)>);
+pub struct Ranges(Few<(u64, u64), INLINE>);
 
 impl Ranges {
     pub fn new() -> Self {
@@ -21,9 +26,7 @@ impl Ranges {
 
     /// Bytes of memory that the list takes.
     pub fn heap(&self) -> usize {
-        self.0
-            .capacity()
-            .saturating_mul(std::mem::size_of::<(u64, u64)>())
+        heap(&self.0)
     }
 
     pub fn is_empty(&self) -> bool {

@@ -11,6 +11,7 @@
 //! call. Nothing here blocks but `Poll`, nothing allocates after construction, nothing panics.
 //! Must never live here: what packets mean.
 
+mod prefetch;
 mod raw;
 mod ring;
 mod sender;
@@ -25,6 +26,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::time::Duration;
 
+pub use prefetch::prefetch;
 pub use ring::{Received, Ring};
 pub use sender::Sender;
 

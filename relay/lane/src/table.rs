@@ -9,10 +9,9 @@
 //! The same verdicts in the same order as `relay/edge/routes.py`, which is its oracle. Must never live here:
 //! locks, sockets, encryption, or a reason for a gate to be open.
 
-use std::collections::VecDeque;
-
 use crate::bucket::Bucket;
 use crate::counters::{bump, Counters};
+use crate::few::{heap, Few};
 use crate::flow::{Flow, FlowCounters, Targets};
 use crate::media;
 use crate::reason::Reason;
@@ -47,7 +46,7 @@ struct Copy {
 
 struct Queue {
     out: u8,
-    copies: VecDeque<Copy>,
+    copies: Few<Copy, 1>,
 }
 
 /// What a queue may hold.
@@ -66,9 +65,9 @@ pub struct Media {
     packets: Bucket,
     up: Bucket,
     down: Bucket,
-    flows: Vec<(u8, Flow)>,
+    flows: Few<(u8, Flow), 1>,
     /// In the order in which the flows were first heard: the first is emptied first.
-    queues: Vec<Queue>,
+    queues: Few<Queue, 1>,
     /// Copies in all queues.
     waiting: usize,
 }
@@ -83,8 +82,8 @@ impl Media {
             packets,
             up,
             down,
-            flows: Vec::new(),
-            queues: Vec::new(),
+            flows: Few::new(),
+            queues: Few::new(),
             waiting: 0,
         }
     }
@@ -104,20 +103,16 @@ impl Media {
 
     /// Bytes of memory beside the struct itself.
     pub fn heap(&self) -> usize {
-        use std::mem::size_of;
         let queued: usize = self
             .queues
             .iter()
             .map(|queue| {
                 let held: usize = queue.copies.iter().map(|copy| copy.data.capacity()).sum();
-                queue.copies.capacity() * size_of::<Copy>() + held
+                heap(&queue.copies) + held
             })
             .sum();
         let flows: usize = self.flows.iter().map(|(_, flow)| flow.heap()).sum();
-        queued
-            + flows
-            + self.flows.capacity() * size_of::<(u8, Flow)>()
-            + self.queues.capacity() * size_of::<Queue>()
+        queued + flows + heap(&self.flows) + heap(&self.queues)
     }
 
     // ------------------------------------------------------------ flows and routes
@@ -213,7 +208,7 @@ impl Media {
         let at = match self.queues.iter().position(|queue| queue.out == out) {
             Some(at) => at,
             None => {
-                let copies = VecDeque::with_capacity(1); // most never hold a second one
+                let copies = Few::new(); // most never hold a second one
                 self.queues.push(Queue { out, copies });
                 self.queues.len().saturating_sub(1)
             }
@@ -222,15 +217,15 @@ impl Media {
             return false;
         };
         if queue.copies.len() >= limits.frames {
-            if let Some(oldest) = queue.copies.pop_front() {
-                pool.give(oldest.data);
+            if !queue.copies.is_empty() {
+                pool.give(queue.copies.remove(0).data);
             }
             counters.drop_out(Reason::QueueFull, 1);
         } else {
             counters.queued = counters.queued.wrapping_add(1);
             self.waiting += 1;
         }
-        queue.copies.push_back(Copy {
+        queue.copies.push(Copy {
             arrived: now,
             data: copy,
         });
@@ -252,12 +247,10 @@ impl Media {
         for queue in &mut self.queues {
             while queue
                 .copies
-                .front()
+                .first()
                 .is_some_and(|copy| copy.data.len() <= room)
             {
-                let Some(copy) = queue.copies.pop_front() else {
-                    break;
-                };
+                let copy = queue.copies.remove(0); // there is one, and there are few
                 counters.queued = counters.queued.wrapping_sub(1);
                 self.waiting = self.waiting.saturating_sub(1);
                 let refused = if now - copy.arrived > limits.seconds {

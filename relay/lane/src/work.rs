@@ -146,8 +146,12 @@ pub struct Work {
     pub counters: Counters,
     /// This thread's bit in a leg's `listed`.
     pub(crate) bit: u64,
+    /// The legs of the packets that `expect` saw, in their order.
+    pub(crate) owners: Vec<Option<Arc<Leg>>>,
     pub(crate) ready: Vec<Arc<Leg>>,
     pub(crate) acks: BinaryHeap<Held>,
+    /// Those of `acks` that are due.
+    pub(crate) due: Vec<Held>,
     pub(crate) order: u64,
     pub(crate) scratch: Vec<u8>,
     pub(crate) parsed: Parsed,
@@ -168,8 +172,10 @@ impl Work {
             out: Outgoing::default(),
             counters: Counters::default(),
             bit: 1 << (index % MAX_WORKERS),
+            owners: Vec::new(),
             ready: Vec::new(),
             acks: BinaryHeap::new(),
+            due: Vec::new(),
             order: 0,
             scratch: Vec::new(),
             parsed: Parsed::default(),

@@ -255,13 +255,15 @@ impl Worker {
         loop {
             // An error of the socket was cleared by this: an ICMP message to an earlier packet, at most.
             let reads = ring.receive(socket).unwrap_or(0);
+            core.expect(work, ring.packets());
+            let mut next = 0..;
             for read in 0..reads {
                 let Some(read) = ring.read(read) else {
                     continue;
                 };
                 let from = read.from;
-                for packet in read.packets() {
-                    core.receive(work, packet, from, number, *now);
+                for (packet, index) in read.packets().zip(next.by_ref()) {
+                    core.receive_next(work, index, packet, from, number, *now);
                     taken = taken.saturating_add(1);
                 }
             }

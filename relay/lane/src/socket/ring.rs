@@ -5,6 +5,7 @@
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::ptr;
 
@@ -125,6 +126,30 @@ impl Ring {
 
     /// One of the reads of the last `receive`; None past its end, and for a sender that is no IP address.
     pub fn read(&mut self, index: usize) -> Option<Received<'_>> {
+        let (place, from, segment) = self.place(index)?;
+        let data = self.arena.get_mut(place)?;
+        Some(Received {
+            data,
+            from,
+            segment,
+        })
+    }
+
+    /// All packets that the reads of the last `receive` will give, in their order.
+    pub fn packets(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.filled).flat_map(|index| {
+            let place = self.place(index);
+            let read =
+                place.and_then(|(place, _, segment)| Some((self.arena.get(place)?, segment)));
+            let empty = read.filter(|(data, _)| data.is_empty()); // a packet, too, but no chunk
+            let (data, segment) = read.unwrap_or_default();
+            let chunks = data.chunks(segment.max(1));
+            empty.map(|(data, _)| data).into_iter().chain(chunks)
+        })
+    }
+
+    /// Where a read lies, who sent it, and the size of its packets.
+    fn place(&self, index: usize) -> Option<(Range<usize>, SocketAddr, usize)> {
         if index >= self.filled {
             return None;
         }
@@ -139,11 +164,6 @@ impl Ring {
             _ => self.controls.get(index)?.segment().unwrap_or(len),
         };
         let start = index * self.slot;
-        let data = self.arena.get_mut(start..start + len)?;
-        Some(Received {
-            data,
-            from,
-            segment,
-        })
+        Some((start..start + len, from, segment))
     }
 }

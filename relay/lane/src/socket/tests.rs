@@ -41,11 +41,17 @@ fn gather(ring: &mut Ring, socket: Socket, count: usize) -> Vec<(Vec<u8>, Socket
 }
 
 fn take(ring: &mut Ring, socket: &Socket, got: &mut Vec<(Vec<u8>, SocketAddr)>) {
-    for index in 0..ring.receive(socket).unwrap() {
+    let before = got.len();
+    let reads = ring.receive(socket).unwrap();
+    let all: Vec<Vec<u8>> = ring.packets().map(<[u8]>::to_vec).collect();
+    for index in 0..reads {
         let read = ring.read(index).unwrap();
         let from = read.from;
         got.extend(read.packets().map(|packet| (packet.to_vec(), from)));
     }
+    assert!(all
+        .iter()
+        .eq(got[before..].iter().map(|(packet, _)| packet)));
 }
 
 /// Send them all; the places of those that failed.
