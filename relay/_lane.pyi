@@ -138,6 +138,10 @@ class Path:
     update_after: int
 
     @property
+    def update_asked(self) -> bool:
+        """A key update was asked for, and none has come since."""
+
+    @property
     def ack_due(self) -> float | None:
         """When a held acknowledgement must leave at the latest."""
 

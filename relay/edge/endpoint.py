@@ -250,7 +250,8 @@ class Endpoint(Ledger):
             peer.quic.show_ack(item.ranges, item.delay, item.at)
             self._settle(peer, now)
         elif isinstance(item, RekeyWanted):
-            peer.quic.update_keys()
+            if peer.quic.path.update_asked:  # else the peer was faster
+                peer.quic.update_keys()
         elif isinstance(item, Broken):
             self.internal_errors += 1
             self._forget(peer)

@@ -33,7 +33,8 @@ class Outbox:
         self._sockets = sockets
         self._acks: list[tuple[float, int, Peer]] = []  # a heap: an ACK listed again is due before others
         self._order = itertools.count()
-        self._acks_armed = False
+        self._acks_timer: Timer | None = None
+        self._acks_timer_at: float | None = None
         self._lane_timer: Timer | None = None
         self._lane_timer_at: float | None = None
 
@@ -80,35 +81,37 @@ class Outbox:
 
     def note_ack(self, peer: Peer, now: float) -> None:
         """The peer may have to be acknowledged: at the latest in a while, by itself if no audio leaves."""
-        if peer.is_gone or peer.ack_listed:
+        due = None if peer.is_gone else peer.quic.path.ack_due
+        if due is None or (peer.ack_listed is not None and peer.ack_listed <= due):
             return
-        due = peer.quic.path.ack_due
-        if due is None:
-            return
-        peer.ack_listed = True
+        peer.ack_listed = due  # listed for later already: what waited for us is done, and it is due earlier
         heapq.heappush(self._acks, (due, next(self._order), peer))
-        if not self._acks_armed:
-            self._acks_armed = True
-            self._loop.call_at(due, self._on_acks)
+        self._arm_acks()
+
+    def _arm_acks(self) -> None:
+        if not self._acks or (self._acks_timer_at is not None and self._acks_timer_at <= self._acks[0][0]):
+            return
+        if self._acks_timer is not None:
+            self._acks_timer.cancel()
+        self._acks_timer_at = self._acks[0][0]
+        self._acks_timer = self._loop.call_at(self._acks_timer_at, self._on_acks)
 
     def _on_acks(self) -> None:
-        self._acks_armed = False
+        self._acks_timer = self._acks_timer_at = None
         now = self._clock()
         until = now + TURN_SECONDS
         acks = self._acks
         while acks and acks[0][0] <= now + EARLY and self._clock() < until:
             _, _, peer = heapq.heappop(acks)
-            peer.ack_listed = False
+            peer.ack_listed = None
             if peer.state is not PeerState.OPEN:
                 continue
             due = peer.quic.path.ack_due
             if due is None:
                 continue
             if due > now + EARLY:
-                peer.ack_listed = True
+                peer.ack_listed = due
                 heapq.heappush(acks, (due, next(self._order), peer))
             else:
                 self.seal(peer, [], now)
-        if acks:
-            self._acks_armed = True
-            self._loop.call_at(acks[0][0], self._on_acks)
+        self._arm_acks()

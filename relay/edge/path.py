@@ -429,6 +429,11 @@ class Path:
             self.media_lost += 1
         return self.media_in_flight < MEDIA_WINDOW
 
+    @property
+    def update_asked(self) -> bool:
+        """A key update was asked for, and none has come since."""
+        return self._is_update_asked
+
     def wants_update(self) -> bool:
         """Whether so many packets were sealed under one key that it must change; True once per key phase.
 

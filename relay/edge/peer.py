@@ -47,7 +47,7 @@ class Peer:
         self.ids: set[bytes] = set()
         self.armed: float | None = None
         self.control_stream: int | None = None
-        self.ack_listed = False
+        self.ack_listed: float | None = None  # when the outbox looks at its acknowledgement
         self.retired: deque[bytes] = deque()
 
     @property

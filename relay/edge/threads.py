@@ -50,6 +50,7 @@ class LaneThreads:
         self._endpoint = endpoint
         self._groups = [list(group) for group in sockets]
         self._event = -1
+        self._changing = asyncio.Lock()  # one change of the number at a time
 
     @property
     def sockets(self) -> list[socket.socket]:
@@ -60,8 +61,8 @@ class LaneThreads:
         """Read from now on."""
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._loop.add_reader(self._event, self._on_event)
-        self._steer()
-        self._run()
+        self._steer(self._groups)
+        self._run(self._groups)
 
     def close(self) -> None:
         """Stop the threads and close the sockets."""
@@ -79,28 +80,44 @@ class LaneThreads:
         Packets wait in the sockets while threads change. A socket that goes is left out of the steering
         first, and closed when it is empty.
         """
-        for group in self._groups:
-            group += [bind_beside(group[0], listen) for _ in range(lanes - len(group))]
-        gone = [sock for group in self._groups for sock in group[lanes:]]
-        self._steer(lanes)
+        async with self._changing:
+            added: list[list[socket.socket]] = []
+            try:
+                for group in self._groups:
+                    added.append([])
+                    for _ in range(lanes - len(group)):
+                        added[-1].append(bind_beside(group[0], listen))
+                await self._change(
+                    lanes, [[*old, *new] for old, new in zip(self._groups, added, strict=True)]
+                )
+            except (ConfigError, OSError) as error:
+                for sock in (sock for group in added for sock in group):
+                    sock.close()
+                self._steer(self._groups)
+                log.error("the number of lanes stays: %s", error)
+
+    async def _change(self, lanes: int, groups: list[list[socket.socket]]) -> None:
+        gone = [sock for group in groups for sock in group[lanes:]]
+        kept = [group[:lanes] for group in groups]
+        self._steer(kept)
         if gone:
             await self._until_empty(gone)
-        self._groups = [group[:lanes] for group in self._groups]
-        self._run()
+        self._run(kept)
+        self._groups = kept
         for sock in gone:
             sock.close()
         log.info("lanes changed", extra={"lanes": lanes})
 
-    def _run(self) -> None:
-        """(Re)start the threads for the sockets of now."""
-        self._endpoint.use_sockets(self.sockets, len(self._groups))
-        lanes = zip(*self._groups, strict=True)
+    def _run(self, groups: list[list[socket.socket]]) -> None:
+        """(Re)start the threads for these sockets; when that fails the ones before go on."""
+        lanes = list(zip(*groups, strict=True))
         self._lane.start([[sock.fileno() for sock in lane] for lane in lanes], self._event)
+        self._endpoint.use_sockets([sock for lane in lanes for sock in lane], len(groups))
 
-    def _steer(self, lanes: int | None = None) -> None:
-        for group in self._groups:
+    def _steer(self, groups: list[list[socket.socket]]) -> None:
+        for group in groups:
             if len(group) > 1:
-                self._lane.steer([sock.fileno() for sock in group[:lanes]])
+                self._lane.steer([sock.fileno() for sock in group])
 
     async def _until_empty(self, sockets: Sequence[socket.socket]) -> None:
         for _ in range(LOOKS):

@@ -13,6 +13,7 @@ from quicpair import shared_configuration
 from relay.config import LimitsConfig
 from relay.core.reasons import DropReason
 from relay.edge.endpoint import RETIRED_IDS
+from relay.edge.lane import RekeyWanted
 from relay.protocol import media
 
 
@@ -417,3 +418,43 @@ def test_a_bug_in_admission_is_counted_and_the_next_packet_is_judged(
     assert net.endpoint.dropped[DropReason.INTERNAL] == 1
     net.run(2.0)
     assert net.told("opened") == [(1, True)]
+
+
+def test_acknowledgements_of_others_do_not_wait_for_one_that_is_held_longer(net: Network) -> None:
+    """A leg with packets that wait for the loop is looked at 80 ms later; others keep their 20 ms."""
+    first, second = pair(net)
+    held = net.endpoint._by_leg[1]
+    held.quic.path.add(held.quic.path.largest + 1)
+    held.quic.path.ack_at = net.now + 0.1
+    net.endpoint.outbox.note_ack(held, net.now)
+    net.run(0.001)
+    peer = net.endpoint._by_leg[2]
+    second.write(b"x")
+    net.run(0.035)
+    assert peer.quic.path.ack_at is None
+    assert held.quic.path.ack_at is not None
+    held.quic.path.ack_at = None
+    held.quic.path.ack_at = net.now + 0.02  # what waited is done: due earlier than listed
+    net.endpoint.outbox.note_ack(held, net.now)
+    net.run(0.03)
+    assert held.quic.path.ack_at is None
+    assert first.quic._close_event is None
+
+
+def test_a_wish_for_new_keys_that_the_peer_was_faster_to_fulfil_is_void(net: Network) -> None:
+    first, second = pair(net)
+    path = net.endpoint._by_leg[2].quic.path
+    path.update_after = 20
+    for ctr in range(60):
+        first.say(frame(ctr))
+        if path.update_asked:
+            break
+        net.run(0.02)
+    net.run(0.1)
+    before = path.key_updates
+    assert before >= 1
+    net.endpoint._deal_with(RekeyWanted(2), net.now)
+    assert path.key_updates == before
+    first.say(frame(500))
+    net.run(0.2)
+    assert second.got[-1][2:] == frame(500)[2:]

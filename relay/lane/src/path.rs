@@ -331,6 +331,11 @@ impl Path {
         self.flights.bytes() < MEDIA_WINDOW
     }
 
+    /// A key update was asked for, and none has come since.
+    pub fn update_asked(&self) -> bool {
+        self.is_update_asked
+    }
+
     /// Whether so many packets were sealed under one key that it must change; true once per key phase, and
     /// not before a packet of this phase was acknowledged (RFC 9001 section 6.1).
     pub fn wants_update(&mut self) -> bool {

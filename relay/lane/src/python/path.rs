@@ -194,6 +194,11 @@ impl Path {
     }
 
     #[getter]
+    fn update_asked(&self) -> bool {
+        self.with(|path| path.update_asked())
+    }
+
+    #[getter]
     fn ack_due(&self) -> Option<f64> {
         self.with(|path| path.ack_due())
     }
