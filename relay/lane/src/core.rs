@@ -155,6 +155,8 @@ pub struct Core {
     pub(crate) config: CoreConfig,
     pub(crate) ids: RwLock<HashMap<Cid, Arc<Leg>, Seeded>>,
     pub(crate) legs: RwLock<HashMap<u64, Arc<Leg>>>,
+    /// Legs that are nobody's yet; locked under `legs`.
+    pub(crate) nursery: Mutex<Vec<Arc<Leg>>>,
     pub(crate) shared: Mutex<Shared>,
     pub(crate) front: RwLock<Option<Arc<dyn Judge>>>,
     waker: RwLock<Option<Arc<dyn Waker>>>,
@@ -224,6 +226,7 @@ impl Core {
             config,
             ids: RwLock::default(),
             legs: RwLock::default(),
+            nursery: Mutex::default(),
             shared: Mutex::new(Shared {
                 counters: Counters::default(),
                 slow: Slow::default(),

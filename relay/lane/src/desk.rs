@@ -15,6 +15,9 @@ use crate::path::Path;
 use crate::reason::Reason;
 use crate::table::{Media, Rights};
 
+/// Legs made at a time: some 200 kB.
+const NURSERY: usize = 64;
+
 /// There is no such leg, or flow of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Missing {
@@ -39,8 +42,24 @@ impl Core {
 
     fn leg_or_new(&self, leg: u64) -> Arc<Leg> {
         let mut legs = self.legs.write();
-        let fresh = || Arc::new(Leg::new(leg));
+        let fresh = || self.fresh_leg(leg);
         legs.entry(leg).or_insert_with(fresh).clone()
+    }
+
+    /// A leg from the nursery. Made one after the other they mostly lie side by side; made with each connection
+    /// they would lie as far apart as all that aioquic keeps of it, and the page tables would not fit the caches.
+    fn fresh_leg(&self, number: u64) -> Arc<Leg> {
+        let mut nursery = self.nursery.lock();
+        loop {
+            let Some(mut leg) = nursery.pop() else {
+                nursery.extend((0..NURSERY).map(|_| Arc::new(Leg::new(0))));
+                continue;
+            };
+            if let Some(mine) = Arc::get_mut(&mut leg) {
+                mine.number = number; // nobody else ever had it
+                return leg;
+            }
+        }
     }
 
     /// Forget a leg that is neither a connection nor in the routing table.
