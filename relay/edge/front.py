@@ -83,7 +83,7 @@ class SourceBuckets:
         digest = hashlib.blake2b(source, digest_size=2, key=self._salt).digest()
         slot = (digest[0] << 8 | digest[1]) % BUCKETS
         level = min(self._burst, self._level[slot] + max(0.0, now - self._at[slot]) * self._rate)
-        self._at[slot] = now
+        self._at[slot] = max(self._at[slot], now)
         allowed = level >= 1.0
         self._level[slot] = level - 1.0 if allowed else level
         return allowed

@@ -42,10 +42,10 @@ class _Bucket:
         self._level = min(self._level, burst)
 
     def take(self, amount: float, now: float) -> bool:
-        level = (
-            min(self._burst, self._level + (now - self._at) * self._rate) if now > self._at else self._level
-        )
-        self._at = now
+        level = self._level
+        if now > self._at:  # an earlier clock than the last gives nothing, and does not set this one back
+            level = min(self._burst, level + (now - self._at) * self._rate)
+            self._at = now
         if level < amount:
             self._level = level
             return False

@@ -29,7 +29,9 @@ impl Bucket {
         }
     }
 
-    /// Take `amount` at `now` (seconds, monotonic); false, and nothing taken, when there is less.
+    /// Take `amount` at `now` (seconds, monotonic); false, and nothing taken, when there is less. Threads come
+    /// with clocks that differ by a turn: an earlier one gives nothing and does not set this one back, or the
+    /// step would be credited again by the next.
     pub fn take(&mut self, amount: f64, now: f64) -> bool {
         let mut level = self.level;
         if now > self.at {
@@ -39,8 +41,8 @@ impl Bucket {
             } else {
                 self.burst
             };
+            self.at = now;
         }
-        self.at = now;
         let enough = level >= amount;
         self.level = if enough { level - amount } else { level };
         enough
@@ -74,8 +76,16 @@ mod tests {
         let mut bucket = Bucket::new(1.0, 2.0);
         assert!(bucket.take(2.0, 10.0));
         assert!(!bucket.take(1.0, 5.0));
-        assert!(!bucket.take(1.0, 5.5));
-        assert!(bucket.take(1.0, 6.0));
+        assert!(!bucket.take(1.0, 10.9));
+        assert!(bucket.take(1.0, 11.0));
+    }
+
+    #[test]
+    fn threads_whose_clocks_differ_share_one_budget() {
+        let mut bucket = Bucket::new(1000.0, 10.0);
+        let nows = [100.002, 100.0].into_iter().cycle().take(200);
+        let taken = nows.filter(|now| bucket.take(1.0, *now)).count();
+        assert_eq!(taken, 10);
     }
 
     #[test]
