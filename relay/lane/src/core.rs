@@ -349,6 +349,7 @@ pub(crate) fn contain(
         return;
     }
     work.deliveries.clear();
+    work.abandon_batch();
     let counters = &mut work.counters;
     let missing = counters.packets_missing();
     bump(&mut counters.dropped, Reason::Internal, missing);
@@ -357,5 +358,30 @@ pub(crate) fn contain(
     counters.drop_out(Reason::Internal, outward);
     if let Some(leg) = owner {
         work.stage_note(Item::Broken { leg });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::panic, clippy::indexing_slicing)]
+
+    use super::*;
+
+    #[test]
+    fn what_a_panic_left_of_a_packet_goes_into_no_other() {
+        let mut work = Work::new(0);
+        contain(&mut work, Some(7), |work, _| {
+            work.counters.copies = 3;
+            work.counters.copies_sent = 2; // taken from the queue for a packet
+            work.batch.push(vec![1; 100]);
+            work.batch.push(vec![2; 100]);
+            panic!("a bug while sealing");
+        });
+        assert!(work.batch.is_empty());
+        let counters = &work.counters;
+        assert_eq!(counters.copies_sent, 0);
+        assert_eq!(counters.dropped_out[Reason::Internal as usize], 3);
+        assert_eq!(counters.media_missing(), (0, 0));
+        assert!(matches!(work.staged[0].item, Item::Broken { leg: 7 }));
     }
 }

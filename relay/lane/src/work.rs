@@ -13,6 +13,7 @@ use crate::counters::Counters;
 use crate::flow::Targets;
 use crate::frames::Parsed;
 use crate::media::MAX_SIZE;
+use crate::reason::Reason;
 use crate::slow::{Item, Staged};
 use crate::socket::Packet;
 
@@ -192,6 +193,15 @@ impl Work {
     /// When the next held acknowledgement must leave.
     pub fn next_ack(&self) -> Option<f64> {
         self.acks.peek().map(|held| held.due)
+    }
+
+    /// What was taken for a packet that is never sealed: nobody else's packet may take it along.
+    pub(crate) fn abandon_batch(&mut self) {
+        for copy in self.batch.drain(..) {
+            self.counters.copies_sent = self.counters.copies_sent.wrapping_sub(1);
+            self.counters.drop_out(Reason::Internal, 1);
+            self.pool.give(copy);
+        }
     }
 
     /// Something for the loop that is no packet.

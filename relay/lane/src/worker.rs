@@ -309,6 +309,7 @@ impl Worker {
             core, work, poll, ..
         } = self;
         let rest = AssertUnwindSafe(|| {
+            work.abandon_batch();
             for place in 0..work.out.len() {
                 core.unsent(work, place);
             }
