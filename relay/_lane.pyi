@@ -190,8 +190,13 @@ class Path:
     def set_rtt(self, latest: float, smoothed: float, variance: float, minimum: float) -> None:
         """Samples that aioquic took."""
 
-    def set_keys(self, suite: int, phase: int, recv: _KeySet, send: _KeySet) -> None:
-        """The keys of a key phase; those before open stragglers. ValueError: they do not fit the suite."""
+    def set_keys(
+        self, suite: int, phase: int, recv: _KeySet, send: _KeySet, coming: tuple[bytes, bytes]
+    ) -> None:
+        """The keys of a key phase; those before open stragglers, `coming` tells the next phase's from forged.
+
+        ValueError: they do not fit the suite.
+        """
 
     def set_facts(
         self,

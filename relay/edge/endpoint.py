@@ -271,12 +271,13 @@ class Endpoint(Ledger):
             return
         self._handled["quic"] += 1
         path = peer.quic.path
+        largest = path.largest
         try:
             peer.quic.receive_datagram(data, addr, now)
         finally:
             path.slow_done()
-        if addr == peer.quic.get_peer_address():
-            peer.quic.sock = sock  # answers leave where the peer's packets come
+        if path.largest > largest and addr == peer.quic.get_peer_address():
+            peer.quic.sock = sock  # answers leave where the peer's newest packets come
         self._settle(peer, now)
         self.outbox.note_ack(peer, now)
 
@@ -486,6 +487,7 @@ class Endpoint(Ledger):
         now = self._clock()
         self._dirty.pop(peer, None)
         try:
+            peer.quic.refresh()  # as in `_settle`
             self.outbox.transmit(peer, now)
             peer.quic.close(error_code=code, reason_phrase=reason)
             self._settle(peer, now)

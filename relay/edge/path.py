@@ -43,6 +43,7 @@ FIRST_SKIP = 29  # the first packet number left out, to catch optimistic ACKs (R
 LARGEST_SKIP_GAP = 1 << 16
 REMEMBERED_SKIPS = 8
 WINDOW = 2 * MAX_ACK_RANGES  # packet numbers for which duplicates are told apart
+SHORTEST = 29  # first byte, our id, 4 bytes of number at most, 16 of sample: shorter packets have no tag
 OUR_ACK_EXPONENT = 3  # what we announce, and the default (RFC 9000 section 18.2)
 Ranges = Sequence[tuple[int, int]]
 
@@ -115,6 +116,13 @@ class _RangeList:
             items[0] = (stop, items[0][1])
 
 
+def _try(aead: AEAD | None, sealed: bytes, header: bytes, number: int) -> bytes | None:
+    try:
+        return None if aead is None else aead.decrypt(sealed, header, number)
+    except CryptoError:
+        return None
+
+
 class Path:
     """The packet-number space of one leg, its keys and what is in flight."""
 
@@ -151,6 +159,7 @@ class Path:
         self._is_update_asked = False
         self._open: AEAD | None = None
         self._old_open: AEAD | None = None  # packets of the key phase before may still be under way
+        self._coming_open: AEAD | None = None
         self._seal: AEAD | None = None
         self._open_mask: Callable[[bytes], bytes]
         self._seal_mask: Callable[[bytes], bytes]
@@ -184,8 +193,14 @@ class Path:
         self.sock = sock
         self._peer_exponent = peer_exponent
 
-    def set_keys(self, suite: int, phase: int, recv: KeySet, send: KeySet) -> None:
-        """The 1-RTT keys of a key phase; those before open stragglers. The masks' keys never change."""
+    def set_keys(
+        self, suite: int, phase: int, recv: KeySet, send: KeySet, coming: tuple[bytes, bytes]
+    ) -> None:
+        """The 1-RTT keys of a key phase; those before open stragglers. The masks' keys never change.
+
+        `coming`: key and IV that open the peer's packets of the phase to come, which are aioquic's: so they
+        are told from forged ones.
+        """
         aead, _ = packet_ciphers(suite)
         if self._open is None:
             self._open_mask = header_mask(suite, recv[2])
@@ -195,6 +210,7 @@ class Path:
         self._old_open = self._open
         self._open = AEAD(aead, recv[0], recv[1])
         self._seal = AEAD(aead, send[0], send[1])
+        self._coming_open = AEAD(aead, *coming)
         self._suite, self._phase = suite, phase
         self._phase_start = self._next
         self._sealed = 0
@@ -321,33 +337,35 @@ class Path:
     ) -> Opened | DropReason | None:
         """Open a packet: what it carries, a drop reason, or None when aioquic must see it.
 
+        Only what opens gets to aioquic, wherever it came from: a forged packet costs no more than the try.
         None leaves every state untouched, so the same packet can be given to `receive_datagram`.
         """
-        if (
-            not self.active
-            or address != self.address
-            or sock != self.sock
-            or data[1:9] != self._host_cid
-            or len(data) < 29
-        ):
+        if self._open is None:
             return None
-        mask = self._open_mask(data[13:29])
+        if len(data) < SHORTEST:
+            return DropReason.BAD_TAG
+        mask = self._open_mask(data[13:SHORTEST])
         first = data[0] ^ (mask[0] & 0x1F)
-        current = first >> 2 & 1 == self._phase
-        aead = self._open if current else self._old_open
-        if aead is None or first & 0x18 or not first & 0x40:
-            return None
         size = (first & 3) + 1
         end = 9 + size
         number = int.from_bytes(data[9:end], "big") ^ int.from_bytes(mask[1 : 1 + size], "big")
         header = bytes((first,)) + data[1:9] + number.to_bytes(size, "big")
         number = decode_packet_number(number, size * 8, self._expected)
-        try:
-            plain = aead.decrypt(data[end:], header, number)
-        except CryptoError:
-            return DropReason.BAD_TAG if current else None  # perhaps the next key phase
+        is_aioquics = first & 0x18 != 0  # judged of proven packets (RFC 9000 section 17.3.1)
+        if first >> 2 & 1 == self._phase:
+            plain = _try(self._open, data[end:], header, number)
+        else:
+            plain = _try(self._old_open, data[end:], header, number)
+            if plain is None:
+                plain = _try(self._coming_open, data[end:], header, number)
+                is_aioquics = True
+        if plain is None:
+            return DropReason.BAD_TAG
         if number in self._received:
             return DropReason.DUPLICATE
+        is_known_way = address == self.address and sock == self.sock and data[1:9] == self._host_cid
+        if is_aioquics or not is_known_way or not self.active:
+            return None
         payload = frames.parse(plain)
         if payload is None or (payload.ack is not None and not self.honest(payload.ack.ranges)):
             return None

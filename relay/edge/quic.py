@@ -25,7 +25,7 @@ from aioquic.quic.connection import (
     QuicConnectionId,
     QuicReceiveContext,
 )
-from aioquic.quic.crypto import CIPHER_SUITES, CryptoPair, derive_key_iv_hp
+from aioquic.quic.crypto import CIPHER_SUITES, CryptoPair, derive_key_iv_hp, next_key_phase
 from aioquic.quic.events import QuicEvent, StreamDataReceived
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 from aioquic.quic.packet_builder import QuicPacketBuilder
@@ -278,7 +278,13 @@ class RelayQuic(QuicConnection):
             first = self._first_secrets[direction]  # masks keep their first key (RFC 9001 section 6.1)
             keys.append((key, iv, derive_key_iv_hp(cipher_suite=suite, secret=first, version=version)[2]))
         assert recv.cipher_suite is not None
-        self.path.set_keys(SUITES.index(recv.cipher_suite), recv.key_phase, keys[0], keys[1])
+        coming = next_key_phase(recv)
+        assert coming.secret is not None
+        assert coming.version is not None
+        key, iv, _ = derive_key_iv_hp(
+            cipher_suite=recv.cipher_suite, secret=coming.secret, version=coming.version
+        )
+        self.path.set_keys(SUITES.index(recv.cipher_suite), recv.key_phase, keys[0], keys[1], (key, iv))
 
     def _tell_rtt(self) -> None:
         loss = self._loss

@@ -458,3 +458,38 @@ def test_a_wish_for_new_keys_that_the_peer_was_faster_to_fulfil_is_void(net: Net
     first.say(frame(500))
     net.run(0.2)
     assert second.got[-1][2:] == frame(500)[2:]
+
+
+def test_a_forged_or_repeated_packet_at_another_port_of_ours_moves_nothing(net: Network) -> None:
+    first, second = pair(net)
+    elsewhere: list[bytes] = []
+
+    class Other:
+        def sendto(self, data: bytes, addr: object) -> None:
+            elsewhere.append(data)
+
+    other = net.endpoint.attach_socket(cast(socket.socket, Other()))
+    second.quic.send_datagram_frame(b"\0\0")
+    ((real, _),) = second.quic.datagrams_to_send(net.now)
+    net.arrive(real, second.addr)
+    net.run(0.1)
+    for packet in (real, real[:-1] + bytes((real[-1] ^ 1,))):
+        net.endpoint.receive(packet, second.addr, other, net.now)
+    net.run(0.1)
+    first.say(frame(1))
+    net.run(0.1)
+    assert elsewhere == []
+    assert len(second.got) == 1
+
+
+def test_forged_packets_from_anywhere_never_get_to_aioquic(net: Network) -> None:
+    first, _ = pair(net)
+    cid = net.endpoint._by_leg[1].quic.host_cid
+    handled = net.endpoint.handled["quic"]
+    for number in range(500):
+        forged = bytes((0x40 | number % 64,)) + cid + number.to_bytes(2, "big") * 20
+        for addr in (first.addr, ("203.0.113.9", 9)):
+            net.arrive(forged, addr)
+    net.run(0.1)
+    assert net.endpoint.handled["quic"] == handled
+    assert net.endpoint.dropped[DropReason.BAD_TAG] == 1000

@@ -275,8 +275,8 @@ GUARDS: Final = [
     _guard(
         "media is taken from any address",
         PATH,
-        "            or address != self.address\n",
-        "",
+        "address == self.address and sock == self.sock",
+        "sock == self.sock",
         QUIC_TESTS + "test_the_same_packet_from_another_source_does_not_take_the_fast_path",
     ),
     _guard(

@@ -270,7 +270,7 @@ TAMPERED = [
     Tampered("bytes behind the tag", lambda packet: [packet + b"\0"], D.BAD_TAG),
     Tampered("a packet cut by one byte", lambda packet: [packet[:-1]], D.BAD_TAG),
     Tampered("the same packet again", lambda packet: [packet, packet], D.DUPLICATE),
-    Tampered("the other key phase", lambda packet: [bytes((packet[0] ^ 4,)) + packet[1:]], "quic"),
+    Tampered("the other key phase", lambda packet: [bytes((packet[0] ^ 4,)) + packet[1:]], D.BAD_TAG),
     Tampered("a long header under a known id", lambda packet: [_as_initial(packet)], "quic"),
     Tampered("the packet with an id cut short", lambda packet: [packet[:8]], D.UNKNOWN_ID),
 ]

@@ -67,6 +67,7 @@ class _Client:
         size = KEY_SIZES[self.suite]
         self.up: KeySet = (self._bytes(size), self._bytes(12), self.masks[0])
         self.down: KeySet = (self._bytes(size), self._bytes(12), self.masks[1])
+        self.coming = (self._bytes(size), self._bytes(12))  # opens what the client seals in the phase to come
 
     def move(self) -> None:
         """Another address."""
@@ -88,7 +89,7 @@ class _Client:
         self.path.set_facts(
             active=True, host_cid=bytes(8), peer_cid=self.host_cid, address=("r", 1), sock=0, peer_exponent=3
         )
-        self.path.set_keys(self.suite, self.phase, self.down, self.up)
+        self.path.set_keys(self.suite, self.phase, self.down, self.up, self.coming)
 
     def frames_packet(self, plain: bytes) -> bytes:
         """A packet with these frames as they are, its number in any legal size."""
@@ -223,7 +224,7 @@ class Duel:
         self.paths[leg] = (first, second)
         self.both("own", lambda lane: lane.own(leg, client.host_cid))
         for path in self.paths[leg]:
-            path.set_keys(client.suite, 0, client.up, client.down)
+            path.set_keys(client.suite, 0, client.up, client.down, client.coming)
             path.confirmed = True
             path.update_after = 200
             client.tell(path)
@@ -521,12 +522,17 @@ class Duel:
         """A key update that both ends make."""
         client = self.some()
         client.phase ^= 1
+        key, iv = client.coming
         client.renew()
-        self.both_paths(
-            "keys", client.leg, lambda path: path.set_keys(client.suite, client.phase, client.up, client.down)
-        )
+        client.up = (key, iv, client.masks[0])
+        keys = client.suite, client.phase, client.up, client.down, client.coming
+        if self.rng.random() < 0.3:  # the client is first: its packets are aioquic's until both have flipped
+            client.path.set_keys(client.suite, client.phase, client.down, client.up, client.coming)
+            self.speak()
+            self.speak()
+        self.both_paths("keys", client.leg, lambda path: path.set_keys(*keys))
         if self.rng.random() < 0.8:
-            client.path.set_keys(client.suite, client.phase, client.down, client.up)
+            client.path.set_keys(client.suite, client.phase, client.down, client.up, client.coming)
 
     def control(self) -> None:
         """A control datagram to the client, if there is room."""

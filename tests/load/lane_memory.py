@@ -42,7 +42,7 @@ def _add(lane: Any, legs: range) -> None:
         for number in range(4):  # as many ids as the daemon gives out
             lane.own(leg, bytes((0x10 + number,)) + host[1:])
         keys = [(os.urandom(16), os.urandom(12), os.urandom(16)) for _ in range(2)]
-        path.set_keys(SUITE_AES_128, 0, keys[0], keys[1])
+        path.set_keys(SUITE_AES_128, 0, keys[0], keys[1], keys[0][:2])
         address = ("127.0.0.1", FIRST_PORT + leg)
         path.set_facts(
             active=True,

@@ -173,11 +173,9 @@ impl Core {
         let path = &mut state.path;
         let own_sock = path.facts.sock;
         let lost = path.media_lost;
-        let opened = if self.is_same_address(own_sock, packet.sock) {
-            path.open(packet.data, packet.from, now, scratch, &mut work.parsed)
-        } else {
-            Opened::Slow
-        };
+        let is_ours = self.is_same_address(own_sock, packet.sock);
+        let from = is_ours.then_some(packet.from);
+        let opened = path.open(packet.data, from, now, scratch, &mut work.parsed);
         let plain = match opened {
             Opened::Slow => {
                 path.slow_more();

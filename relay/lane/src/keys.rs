@@ -9,6 +9,8 @@
     clippy::arithmetic_side_effects
 )]
 
+use std::ops::Range;
+
 use crate::header::decode_number;
 use crate::seal::{Mask, OpenKey, SealKey};
 
@@ -25,9 +27,11 @@ pub type KeySet<'a> = (&'a [u8], &'a [u8], &'a [u8]);
 pub enum Unsealed<'a> {
     /// Its number and payload.
     Plain(u64, &'a [u8]),
-    /// It says that it is of this key phase, and is not.
+    /// Its number: the peer's, but with reserved bits set or of the key phase to come, which is aioquic's.
+    Alien(u64),
+    /// No key of ours opens it.
     Forged,
-    /// Not for these keys to judge: no such form, or perhaps of the next key phase.
+    /// Perhaps of a key phase to come whose key nobody lent us.
     Foreign,
 }
 
@@ -38,6 +42,8 @@ pub struct Keys {
     seal: SealKey,
     /// Most legs never have one.
     old: Option<Box<OpenKey>>,
+    /// Opens the first packets of the key phase to come, so that forged ones are told from them.
+    coming: Option<Box<OpenKey>>,
     open_mask: Mask,
     seal_mask: Mask,
 }
@@ -50,6 +56,7 @@ impl Keys {
             open: OpenKey::new(suite, recv.0, recv.1)?,
             seal: SealKey::new(suite, send.0, send.1)?,
             old: None,
+            coming: None,
             open_mask: Mask::new(suite, recv.2)?,
             seal_mask: Mask::new(suite, send.2)?,
         })
@@ -66,53 +73,59 @@ impl Keys {
         };
         self.old = Some(Box::new(std::mem::replace(&mut self.open, open)));
         self.seal = seal;
+        self.coming = None;
         self.phase = phase;
         true
     }
 
+    /// The key of the key phase to come. False when it does not fit the suite.
+    pub fn expect(&mut self, suite: u8, key: &[u8], iv: &[u8]) -> bool {
+        self.coming = OpenKey::new(suite, key, iv).map(Box::new);
+        self.coming.is_some()
+    }
+
     /// Bytes of memory beside the struct itself.
     pub fn heap(&self) -> usize {
-        self.old.as_deref().map_or(0, std::mem::size_of_val)
+        let size = |key: &Option<Box<OpenKey>>| key.as_deref().map_or(0, std::mem::size_of_val);
+        size(&self.old).saturating_add(size(&self.coming))
     }
 
     /// Open a packet with an id of ours of 8 bytes. `scratch` takes a copy: a packet that is not for these
-    /// keys to judge must still be whole.
+    /// keys to judge must still be whole. Reserved bits are looked at in what opened only (RFC 9000 section
+    /// 17.3.1), so that no stranger's packet passes for one that aioquic must see.
     pub fn open<'a>(&self, data: &[u8], expected: u64, scratch: &'a mut Vec<u8>) -> Unsealed<'a> {
         let sample = data.get(13..SHORTEST).map(TryInto::try_into);
         let (Some(first), Some(Ok(sample))) = (data.first(), sample) else {
-            return Unsealed::Foreign;
+            return Unsealed::Forged; // too short for a tag
         };
         let [mask, number_mask @ ..] = self.open_mask.mask(sample);
         let first = first ^ (mask & 0x1F);
-        if first & 0x18 != 0 || first & 0x40 == 0 {
+        let masked = Masked { first, number_mask };
+        let is_reserved = first & 0x18 != 0;
+        if first >> 2 & 1 == self.phase {
+            return match masked.open(&self.open, data, expected, scratch) {
+                Some((number, _)) if is_reserved => Unsealed::Alien(number),
+                Some((number, body)) => {
+                    Unsealed::Plain(number, scratch.get(body).unwrap_or_default())
+                }
+                None => Unsealed::Forged,
+            };
+        }
+        let old = self.old.as_deref();
+        let opened = old.and_then(|key| masked.open(key, data, expected, scratch));
+        match opened {
+            Some((number, _)) if is_reserved => return Unsealed::Alien(number),
+            Some((number, body)) => {
+                return Unsealed::Plain(number, scratch.get(body).unwrap_or_default())
+            }
+            None => {}
+        }
+        let Some(coming) = self.coming.as_deref() else {
             return Unsealed::Foreign;
-        }
-        let is_current = first >> 2 & 1 == self.phase;
-        let key = match &self.old {
-            _ if is_current => &self.open,
-            Some(old) => old,
-            None => return Unsealed::Foreign,
         };
-        scratch.clear();
-        scratch.extend_from_slice(data);
-        let size = u32::from(first & 3).saturating_add(1);
-        let end = (size as usize).saturating_add(HOST_ID).saturating_add(1);
-        let Some((header, body)) = scratch.split_at_mut_checked(end) else {
-            return Unsealed::Foreign;
-        };
-        if let Some(byte) = header.first_mut() {
-            *byte = first;
-        }
-        let mut number = 0_u64;
-        for (byte, mask) in header.iter_mut().skip(HOST_ID + 1).zip(number_mask) {
-            *byte ^= mask;
-            number = number << 8 | u64::from(*byte);
-        }
-        let number = decode_number(number, size.saturating_mul(8), expected);
-        match key.open(number, header, body) {
-            Some(plain) => Unsealed::Plain(number, plain),
-            None if is_current => Unsealed::Forged,
-            None => Unsealed::Foreign,
+        match masked.open(coming, data, expected, scratch) {
+            Some((number, _)) => Unsealed::Alien(number),
+            None => Unsealed::Forged,
         }
     }
 
@@ -147,5 +160,38 @@ impl Keys {
             *byte ^= mask;
         }
         out.len().checked_sub(start)
+    }
+}
+
+/// A packet's first byte without protection, and the mask of its number.
+struct Masked {
+    first: u8,
+    number_mask: [u8; 4],
+}
+
+impl Masked {
+    /// Try a key: the packet's number, and where in `scratch` its payload stands.
+    fn open(
+        &self,
+        key: &OpenKey,
+        data: &[u8],
+        expected: u64,
+        scratch: &mut Vec<u8>,
+    ) -> Option<(u64, Range<usize>)> {
+        scratch.clear();
+        scratch.extend_from_slice(data);
+        let size = u32::from(self.first & 3).saturating_add(1);
+        let end = (size as usize).saturating_add(HOST_ID).saturating_add(1);
+        let (header, body) = scratch.split_at_mut_checked(end)?;
+        *header.first_mut()? = self.first;
+        let mut number = 0_u64;
+        let bytes = header.iter_mut().skip(HOST_ID + 1);
+        for (byte, mask) in bytes.zip(self.number_mask) {
+            *byte ^= mask;
+            number = number << 8 | u64::from(*byte);
+        }
+        let number = decode_number(number, size.saturating_mul(8), expected);
+        let size = key.open(number, header, body)?.len();
+        Some((number, end..end.saturating_add(size)))
     }
 }

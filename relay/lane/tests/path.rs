@@ -25,7 +25,7 @@ fn seal(from: &mut Path, datagrams: &[&[u8]], now: f64) -> Vec<u8> {
 /// What a path makes of a packet, with the datagrams if it opens.
 fn open(at: &mut Path, packet: &[u8], now: f64) -> Result<Vec<Vec<u8>>, Option<Reason>> {
     let (mut scratch, mut parsed) = (Vec::new(), Parsed::default());
-    match at.open(packet, address(1), now, &mut scratch, &mut parsed) {
+    match at.open(packet, Some(address(1)), now, &mut scratch, &mut parsed) {
         Opened::Media(plain) => Ok(parsed
             .datagrams
             .iter()
@@ -67,7 +67,7 @@ fn a_packet_is_the_packet_paths_only_from_the_right_place_to_the_right_id() {
     let packet = seal(&mut client, &[b"voice"], T0);
     let (mut scratch, mut parsed) = (Vec::new(), Parsed::default());
     let elsewhere = address(2);
-    let opened = relay.open(&packet, elsewhere, T0, &mut scratch, &mut parsed);
+    let opened = relay.open(&packet, Some(elsewhere), T0, &mut scratch, &mut parsed);
     assert_eq!(opened, Opened::Slow);
     relay.facts.host_cid = peer_cid(9);
     assert_eq!(open(&mut relay, &packet, T0), Err(None));

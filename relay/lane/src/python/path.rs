@@ -97,10 +97,21 @@ impl Path {
         self.with(|path| path.rtt.now = Some(sample));
     }
 
-    fn set_keys(&self, suite: u8, phase: u8, recv: KeySet, send: KeySet) -> PyResult<()> {
+    #[pyo3(signature = (suite, phase, recv, send, coming))]
+    fn set_keys(
+        &self,
+        suite: u8,
+        phase: u8,
+        recv: KeySet,
+        send: KeySet,
+        coming: (Vec<u8>, Vec<u8>),
+    ) -> PyResult<()> {
         let recv = (&recv.0[..], &recv.1[..], &recv.2[..]);
         let send = (&send.0[..], &send.1[..], &send.2[..]);
-        if self.with(|path| path.set_keys(suite, phase, recv, send)) {
+        let (key, iv) = (&coming.0[..], &coming.1[..]);
+        if self.with(|path| {
+            path.set_keys(suite, phase, recv, send) && path.expect_keys(suite, key, iv)
+        }) {
             Ok(())
         } else {
             Err(PyValueError::new_err("keys that do not fit the suite"))
