@@ -35,9 +35,10 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::cid::{Cid, Seeded};
+use crate::cid::Cid;
 use crate::counters::{bump, Counters};
 use crate::flow::Target;
+use crate::ids::Ids;
 use crate::path::Path;
 use crate::reason::Reason;
 use crate::slow::{Item, Slow, SlowLimits};
@@ -153,7 +154,7 @@ pub(crate) struct Shared {
 /// All legs of the node, and what waits for the loop.
 pub struct Core {
     pub(crate) config: CoreConfig,
-    pub(crate) ids: RwLock<HashMap<Cid, Arc<Leg>, Seeded>>,
+    pub(crate) ids: RwLock<Ids<Arc<Leg>>>,
     pub(crate) legs: RwLock<HashMap<u64, Arc<Leg>>>,
     /// Legs that are nobody's yet; locked under `legs`.
     pub(crate) nursery: Mutex<Vec<Arc<Leg>>>,

@@ -45,18 +45,25 @@ impl Core {
     /// These packets come next, in this order: look up whose they are, all at once, and have the legs on their
     /// way from memory while others are dealt with. `receive_next` for each of them.
     pub fn expect<'a>(&self, work: &mut Work, packets: impl Iterator<Item = &'a [u8]>) {
+        let mut wanted = [None; AHEAD];
         let mut legs = [None; AHEAD];
         work.owners.clear();
         let ids = self.ids.read();
         let mut packets = packets.peekable();
         while packets.peek().is_some() {
             let mut count = 0_usize;
-            for (slot, data) in legs.iter_mut().zip(&mut packets) {
-                *slot = destination(data).and_then(|id| ids.get(&id));
-                if let Some(leg) = slot {
-                    leg.prefetch_head();
+            for (id, data) in wanted.iter_mut().zip(&mut packets) {
+                *id = destination(data);
+                if let Some(id) = id {
+                    ids.prefetch(id);
                 }
                 count = count.saturating_add(1);
+            }
+            for (leg, id) in legs.iter_mut().zip(&wanted).take(count) {
+                *leg = id.as_ref().and_then(|id| ids.get(id));
+                if let Some(leg) = leg {
+                    leg.prefetch_head();
+                }
             }
             let found = legs.iter().take(count).map(|leg| leg.cloned());
             work.owners.extend(found);

@@ -7,7 +7,7 @@
 //! seal            AEAD and header protection of 1-RTT packets
 //! bucket window ranges   budgets, replay windows, received numbers
 //! few             lists whose first entries lie in the leg itself
-//! cid             connection ids as map keys
+//! cid ids         connection ids as map keys; whose they are
 //! path            one leg's packets, of keys, numbers, flight (what is under way) and rtt
 //! table flow      one leg's budgets and queues; one uplink flow and who hears it
 //! core            all legs: inward (packets in), out (packets out), desk (what Python changes)
@@ -33,6 +33,7 @@ pub mod flow;
 pub mod frames;
 pub mod front;
 pub mod header;
+pub mod ids;
 pub mod inward;
 pub mod keys;
 pub mod media;
