@@ -156,13 +156,13 @@ class Lane(Protocol):
         """Admit a leg with its token's budgets: packets/s and bits/s up, bits/s down."""
 
     def close_leg(self, leg: int) -> None:
-        """Forget a leg; copies still queued for it are dropped as peer_gone."""
+        """Forget a leg; copies that wait for it are dropped as peer_gone, its flows end."""
 
     def open_flow(self, leg: int, flow: int, *, index: int, group: bool) -> None:
         """Accept an uplink flow of participant `index`; nobody hears it until `route`."""
 
     def close_flow(self, leg: int, flow: int) -> FlowCounters:
-        """Forget an uplink flow and return what was counted for it."""
+        """Forget an uplink flow and return what was counted for it; its copies that wait are gate_closed."""
 
     def route(
         self, leg: int, flow: int, targets: Sequence[tuple[int, int]], closed: DropReason | None

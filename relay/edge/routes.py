@@ -180,15 +180,22 @@ class Routes:
         gone.queues.clear()
         self.counters.queued -= waiting
         self.counters.dropped_out[DropReason.PEER_GONE] += waiting
+        for flow in gone.flows.values():
+            self._silence(flow)
 
     def open_flow(self, leg: int, flow: int, *, index: int, group: bool) -> None:
-        self._leg(leg).flows[flow] = _Flow(index, group)
+        flows = self._leg(leg).flows
+        replaced = flows.get(flow)
+        flows[flow] = _Flow(index, group)
+        if replaced is not None:
+            self._silence(replaced)
 
     def close_flow(self, leg: int, flow: int) -> FlowCounters:
         owner = self._legs.get(leg)
         gone = owner.flows.pop(flow, None) if owner else None
         if gone is None:
             return FlowCounters()
+        self._silence(gone)
         return FlowCounters(
             received=gone.received,
             accepted=gone.accepted,
@@ -210,6 +217,11 @@ class Routes:
         for listener, out in before:
             if (listener, out) not in uplink.targets:
                 self._purge(listener, out, uplink.closed)
+
+    def _silence(self, flow: _Flow) -> None:
+        """The flow is over: what waits of it never leaves."""
+        for listener, out in flow.targets:
+            self._purge(listener, out, DropReason.GATE_CLOSED)
 
     def _purge(self, listener: _Leg, out: int, reason: DropReason) -> None:
         """Copies that wait for someone who may no longer hear them never leave."""

@@ -102,6 +102,24 @@ def test_what_waits_when_the_gate_closes_never_leaves(lane: Lane) -> None:
     settled(lane)
 
 
+@pytest.mark.parametrize("end", ["close_flow", "open_flow", "close_leg"])
+def test_nothing_of_a_flow_that_ended_leaves(lane: Lane, end: str) -> None:
+    lane.open_flow(C, UP, index=0, group=False)
+    lane.route(C, UP, [(B, DOWN + 1)], None)
+    lane.deliver(A, packet(1), 0.0)
+    lane.deliver(C, packet(1), 0.0)
+    if end == "close_flow":
+        assert lane.close_flow(A, UP).copies == 1
+    elif end == "open_flow":
+        lane.open_flow(A, UP, index=0, group=False)
+    else:
+        lane.close_leg(A)
+    assert lane.dequeue(B, 0.0) == bytes((DOWN + 1,)) + packet(1)[1:]
+    assert lane.dequeue(B, 0.0) is None
+    assert lane.counters.dropped_out[DropReason.GATE_CLOSED] == 1
+    settled(lane)
+
+
 def test_an_unknown_leg_has_no_flows(lane: Lane) -> None:
     assert lane.deliver(77, packet(1), 0.0) is DropReason.UNKNOWN_FLOW
     settled(lane)

@@ -1,7 +1,9 @@
 //! What Python changes: connections and their ids, legs, flows, routes.
 //!
-//! Each call takes effect before it returns, for all threads: a route that ended lets nothing pass any more,
-//! not even a packet that another thread is just about to copy. Must never live here: packets.
+//! Each call takes effect before it returns, for all threads: a route or flow that ended lets nothing pass any
+//! more, neither what waits nor a packet that another thread is just about to copy. Out of reach is only what a
+//! thread sealed already and did not send yet: it leaves by the end of that thread's turn, which is bounded (256
+//! packets of a socket, and all media is sent before any stranger is judged). Must never live here: packets.
 
 use std::ptr;
 use std::sync::atomic::Ordering;
@@ -154,7 +156,7 @@ impl Core {
         }
     }
 
-    /// Forget a leg; copies still queued for it are dropped as peer_gone.
+    /// Forget a leg; copies still queued for it are dropped as peer_gone, its flows end.
     pub fn close_leg(&self, leg: u64) {
         let Ok(leg) = self.leg(leg) else {
             return;
@@ -162,11 +164,14 @@ impl Core {
         let gone = leg.state.lock().media.take();
         if let Some(mut gone) = gone {
             self.count(|counters| gone.abandon(counters));
-            gone.all_targets().iter().for_each(|gone| end_all(gone));
+            gone.all_targets()
+                .iter()
+                .for_each(|gone| self.end_all(gone));
         }
         self.drop_unused(&leg);
     }
 
+    /// Accept an uplink flow; one of the same number ends.
     pub fn open_flow(&self, leg: u64, flow: u8, index: u32, group: bool) -> Result<(), Missing> {
         let owner = self.leg(leg)?;
         let replaced = {
@@ -176,11 +181,11 @@ impl Core {
             media.open_flow(flow, index, group);
             replaced
         };
-        replaced.iter().for_each(|replaced| end_all(replaced));
+        replaced.iter().for_each(|replaced| self.end_all(replaced));
         Ok(())
     }
 
-    /// Forget an uplink flow and return what was counted for it.
+    /// Forget an uplink flow and return what was counted for it; its copies that still wait never leave.
     pub fn close_flow(&self, leg: u64, flow: u8) -> FlowCounters {
         let Ok(leg) = self.leg(leg) else {
             return FlowCounters::default();
@@ -193,7 +198,7 @@ impl Core {
             let targets = media.targets(flow);
             (media.close_flow(flow), targets)
         };
-        targets.iter().for_each(|targets| end_all(targets));
+        targets.iter().for_each(|targets| self.end_all(targets));
         counters
     }
 
@@ -263,12 +268,12 @@ impl Core {
             self.count(|counters| media.purge(target.out, reason, counters));
         }
     }
-}
 
-/// No copy of these routes that a thread has in hand may be let in any more; what waits may still leave.
-fn end_all(targets: &[Arc<Target>]) {
-    for target in targets {
-        target.end(Reason::GateClosed);
+    /// The flow that these heard is over.
+    fn end_all(&self, targets: &[Arc<Target>]) {
+        for target in targets {
+            self.end(target, Reason::GateClosed);
+        }
     }
 }
 

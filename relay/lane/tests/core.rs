@@ -3,6 +3,7 @@
 
 mod common;
 
+use _lane::frames::encode_ack;
 use _lane::reason::Reason;
 use _lane::slow::Item;
 use _lane::work::Work;
@@ -220,4 +221,51 @@ fn a_key_change_is_asked_for_while_audio_goes_on() {
     }
     assert!((8..=10).contains(&asked), "{asked}");
     assert_eq!(node.core.counters().media_lost, 0);
+}
+
+/// Leg 1 talks to leg 2 until its window is full; how many copies wait then.
+fn crowd(node: &mut Node) -> u64 {
+    for _ in 0..40 {
+        let packet = node.client(1).talk(900);
+        node.receive(1, &packet);
+        node.flush();
+    }
+    node.core.counters().queued
+}
+
+/// Leg 2 acknowledges all that it heard, and says nothing else.
+fn acknowledge_all(node: &mut Node) {
+    let mut plain = Vec::new();
+    let got = node.client(2).got.as_slice().to_vec();
+    encode_ack(&mut plain, &got, 0, 64);
+    plain.resize(30, 0);
+    let packet = node.client(2).packet(&plain);
+    node.receive(2, &packet);
+}
+
+#[test]
+fn nothing_of_a_flow_that_ended_leaves_when_the_window_opens() {
+    let ends: [fn(&mut Node); 3] = [
+        |node| {
+            assert_eq!(node.core.close_flow(1, 1).accepted, 40);
+        },
+        |node| node.core.open_flow(1, 1, 0, false).unwrap(),
+        |node| node.core.close_leg(1),
+    ];
+    for end in ends {
+        let mut node = Node::new(3);
+        node.core.route(3, 1, &[(2, 7)], None).unwrap();
+        assert_eq!(crowd(&mut node), 5);
+        end(&mut node);
+        assert_eq!(node.core.counters().queued, 0);
+        acknowledge_all(&mut node);
+        node.talk(3);
+        let heard = node.flush();
+        let to_two: Vec<_> = heard.iter().filter(|heard| heard.0 == 2).collect();
+        assert_eq!(to_two.len(), 1);
+        assert_eq!(to_two[0].1.datagrams.len(), 1, "the other's voice alone");
+        assert_eq!(to_two[0].1.datagrams[0][0], 7);
+        let dropped = node.core.counters().dropped_out[Reason::GateClosed as usize];
+        assert_eq!(dropped, 5);
+    }
 }
