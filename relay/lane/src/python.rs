@@ -25,7 +25,7 @@ use crate::reason::Reason;
 use crate::slow::Item;
 use crate::table::Rights;
 use crate::work::{Outgoing, Work, MAX_WORKERS};
-use crate::worker::{Pacing, Workers};
+use crate::worker::{Pacing, Prepared, Workers};
 
 use address::{address_of, socket_address};
 use path::Path;
@@ -264,14 +264,16 @@ impl Lane {
         }
     }
 
-    /// A thread for each list of descriptors, the same addresses in the same order in each.
+    /// A thread for each list of descriptors, the same addresses in the same order in each. They take over from
+    /// those that run; when they cannot be had, those go on.
     fn start(&self, py: Python<'_>, workers: Vec<Vec<RawFd>>, event_fd: RawFd) -> PyResult<()> {
-        self.stop(py);
         let pacing = Pacing {
             batch_s: self.batch_s,
             coalesces: false,
         };
-        *self.workers.lock() = Some(Workers::start(&self.core, &workers, event_fd, pacing)?);
+        let prepared = Prepared::new(&self.core, &workers, event_fd, pacing)?;
+        self.stop(py);
+        *self.workers.lock() = Some(prepared.run());
         Ok(())
     }
 

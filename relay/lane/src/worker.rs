@@ -20,6 +20,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{channel, Sender as Gate};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -55,6 +56,16 @@ pub struct Workers {
     threads: Vec<(Event, JoinHandle<()>)>,
 }
 
+/// Threads that exist and do nothing until `run`; dropped, they end.
+pub struct Prepared {
+    core: Arc<Core>,
+    is_over: Arc<AtomicBool>,
+    /// The gate that each waits at, and what ends it later.
+    threads: Vec<(Gate<()>, Event, JoinHandle<()>)>,
+    bell: Bell,
+    stride: u16,
+}
+
 struct Bell(Event);
 
 impl Waker for Bell {
@@ -64,9 +75,28 @@ impl Waker for Bell {
 }
 
 impl Workers {
-    /// One thread for each list of sockets. The lists name sockets of the same addresses in the same order;
-    /// we keep duplicates of all descriptors. `event`: an eventfd that wakes the loop.
+    /// As `prepare` and `run`, where none run yet.
     pub fn start(
+        core: &Arc<Core>,
+        sockets: &[Vec<RawFd>],
+        event: RawFd,
+        pacing: Pacing,
+    ) -> io::Result<Self> {
+        Ok(Prepared::new(core, sockets, event, pacing)?.run())
+    }
+
+    /// End the threads and wait for them; what they had opened is sent, what they did not read stays in the
+    /// sockets.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Prepared {
+    /// One thread for each list of sockets. The lists name sockets of the same addresses in the same order;
+    /// we keep duplicates of all descriptors. `event`: an eventfd that wakes the loop. Others may still run on
+    /// these sockets: nothing that can fail is left for when they have ended.
+    pub fn new(
         core: &Arc<Core>,
         sockets: &[Vec<RawFd>],
         event: RawFd,
@@ -82,43 +112,54 @@ impl Workers {
         if stride == 0 || sockets.len() >= MAX_WORKERS {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let bell = Event::duplicate(event)?;
-        let mut workers = Self {
+        let mut prepared = Self {
             core: core.clone(),
             is_over: Arc::default(),
             threads: Vec::new(),
+            bell: Bell(Event::duplicate(event)?),
+            stride,
         };
-        core.set_stride(stride);
-        core.set_waker(Some(Arc::new(Bell(bell))));
         for (number, fds) in sockets.iter().enumerate() {
-            workers.spawn(number, fds, pacing)?; // `drop` ends those that run
+            prepared.spawn(number, fds, pacing)?; // those that wait end when their gate is dropped
         }
-        Ok(workers)
+        Ok(prepared)
     }
 
     fn spawn(&mut self, number: usize, fds: &[RawFd], pacing: Pacing) -> io::Result<()> {
         let duplicates = fds.iter().map(|fd| Socket::duplicate(*fd));
         let mut sockets: Vec<Socket> = duplicates.collect::<io::Result<_>>()?;
-        for socket in &mut sockets {
-            // Where the kernel cannot, packets come one by one.
-            let _ = socket.coalesce(pacing.coalesces);
-        }
         let end = Event::new()?;
         let poll = Poll::new(&end, &sockets);
         let (core, is_over) = (self.core.clone(), self.is_over.clone());
+        let (gate, opened) = channel();
         let body = move || {
             block_signals();
-            Worker::new(core, is_over, sockets, poll, number, pacing).run();
+            if opened.recv().is_ok() {
+                for socket in &mut sockets {
+                    // Where the kernel cannot, packets come one by one.
+                    let _ = socket.coalesce(pacing.coalesces);
+                }
+                Worker::new(core, is_over, sockets, poll, number, pacing).run();
+            }
         };
         let thread = Builder::new().name(format!("lane-{number}")).spawn(body)?;
-        self.threads.push((end, thread));
+        self.threads.push((gate, end, thread));
         Ok(())
     }
 
-    /// End the threads and wait for them; what they had opened is sent, what they did not read stays in the
-    /// sockets.
-    pub fn stop(self) {
-        drop(self);
+    /// Let them go; no others may run on this core.
+    pub fn run(self) -> Workers {
+        self.core.set_stride(self.stride);
+        self.core.set_waker(Some(Arc::new(self.bell)));
+        let threads = self.threads.into_iter().map(|(gate, end, thread)| {
+            let _ = gate.send(()); // it waits for nothing else
+            (end, thread)
+        });
+        Workers {
+            threads: threads.collect(),
+            core: self.core,
+            is_over: self.is_over,
+        }
     }
 }
 
@@ -224,10 +265,10 @@ impl Worker {
                 taken = taken.saturating_add(self.read(index, &mut now));
             }
         }
-        let Self { core, work, .. } = self;
-        core.judge(work, now, unix_time());
-        core.flush(work, now);
-        core.acks(work, now);
+        self.core.flush(&mut self.work, now);
+        self.core.acks(&mut self.work, now);
+        self.send(); // what is sealed is out of reach for a gate that closes: strangers must not hold it up
+        self.core.judge(&mut self.work, now, unix_time());
         self.send();
         if taken > 0 {
             self.work.counters.batches = self.work.counters.batches.wrapping_add(1);

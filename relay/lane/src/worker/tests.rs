@@ -8,17 +8,21 @@
 
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::sync::mpsc::Receiver;
 use std::time::Instant;
+
+use parking_lot::Mutex;
 
 use super::*;
 use crate::cid::Cid;
-use crate::core::CoreConfig;
+use crate::core::{CoreConfig, Judge, Verdict};
 use crate::counters::Counters;
 use crate::frames::Parsed;
 use crate::front::{Front, Keys, Limits};
 use crate::header::parse_long;
 use crate::keys::KeySet;
 use crate::path::{Facts, Opened, Path};
+use crate::reason::Reason;
 use crate::slow::Item;
 use crate::socket::tests::group;
 use crate::table::Rights;
@@ -255,7 +259,7 @@ fn what_the_kernel_refuses_is_counted_and_the_rest_leaves() {
     let counters = relay.end();
     assert!(counters.send_errors > 0);
     assert_eq!(
-        counters.dropped_out[crate::reason::Reason::SendError as usize],
+        counters.dropped_out[Reason::SendError as usize],
         10
     );
     assert_eq!((counters.copies, counters.copies_sent), (20, 10));
@@ -389,4 +393,63 @@ fn waiting_pays_when_more_than_two_packets_come_within_the_wait() {
     let mut never = Pace::new(0.0, 10.0);
     never.count(1 << 20, 10.1);
     assert!(!never.is_batching);
+}
+
+/// A front that takes its time: until it is told, or for good.
+struct SlowJudge(Mutex<Receiver<()>>);
+
+impl Judge for SlowJudge {
+    fn judge(&self, _: &[u8], _: SocketAddr, _: f64, _: f64, _: &mut Vec<u8>) -> Verdict {
+        let told = self.0.lock().recv_timeout(2 * PATIENCE);
+        Verdict::Drop(told.map_or(Reason::Internal, |()| Reason::UnknownId))
+    }
+}
+
+#[test]
+fn no_stranger_stands_before_audio_that_is_sealed() {
+    let relay = Relay::new(1, PACING);
+    let (mut speaker, mut listener) = pair(&relay);
+    let to = relay.address();
+    let Relay {
+        core,
+        sockets,
+        workers,
+        event,
+    } = relay;
+    workers.stop();
+    let (tell, told) = channel();
+    core.install_front(Arc::new(SlowJudge(Mutex::new(told))));
+    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    stranger.send_to(&[0x50; 50], to).unwrap();
+    speaker.say(to); // both are there when the thread begins: one turn
+    let fds = [vec![sockets[0].as_raw_fd()]];
+    let workers = Workers::start(&core, &fds, event.as_raw_fd(), PACING).unwrap();
+    assert_eq!(listener.hears(1), 1);
+    tell.send(()).unwrap();
+    let relay = Relay {
+        core,
+        sockets,
+        workers,
+        event,
+    };
+    let counters = relay.end();
+    assert_eq!(counters.dropped[Reason::UnknownId as usize], 1);
+    assert_eq!((counters.udp_in, counters.copies_sent), (2, 1));
+}
+
+#[test]
+fn threads_that_cannot_be_had_leave_those_that_run_alone() {
+    let relay = Relay::new(1, PACING);
+    let good = vec![relay.sockets[0].as_raw_fd()];
+    let event = relay.event.as_raw_fd();
+    let refused = Prepared::new(&relay.core, &[good.clone(), vec![1 << 20]], event, PACING);
+    assert!(refused.is_err(), "no such descriptor");
+    drop(Prepared::new(&relay.core, &[good], event, PACING).unwrap()); // never let go: ends by itself
+    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    stranger.send_to(&[0x50; 50], relay.address()).unwrap();
+    assert!(
+        relay.rings(),
+        "the thread still reads, and the loop still hears of it"
+    );
+    assert_eq!(relay.end().udp_in, 1);
 }
