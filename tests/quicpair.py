@@ -68,7 +68,11 @@ def shared_configuration() -> QuicConfiguration:
 class QuicPair:
     """Client and server; `run` moves packets and time forward until nothing is in flight."""
 
-    def __init__(self, *, zero_length_ids: bool = False) -> None:
+    def __init__(
+        self, *, zero_length_ids: bool = False, version: int | None = None, keep: bool = False
+    ) -> None:
+        self.sent_by_client: list[bytes] = []  # with `keep`
+        self._keep = keep
         self.now = 0.0
         self.client_addr = CLIENT
         self.client = QuicConnection(
@@ -79,6 +83,7 @@ class QuicPair:
                 max_datagram_frame_size=1200,
                 idle_timeout=30.0,
                 connection_id_length=0 if zero_length_ids else 8,
+                original_version=version,
             )
         )
         if zero_length_ids:  # aioquic would offer further ids of length 0, which no server may accept
@@ -164,6 +169,8 @@ class QuicPair:
     def _collect(self, lose_to_client: bool) -> None:
         for data, _ in self.client.datagrams_to_send(self.now):
             self.to_server.append((self.now + DELAY, data, self.client_addr))
+            if self._keep:
+                self.sent_by_client.append(data)
         if self.server is not None:
             for data, _ in self.server.datagrams_to_send(self.now):
                 if not lose_to_client:

@@ -339,8 +339,10 @@ class Endpoint(Ledger):
         self.half_open += 1
         self._by_leg[peer.leg] = peer
         self._tell_front()
-        for cid in (verdict.retry_source or verdict.original_destination, quic.host_cid):
-            self._own(peer, cid)
+        first = verdict.retry_source or verdict.original_destination
+        self._lane.own(leg, first)
+        for cid in (first, quic.host_cid):
+            self._note_id(peer, cid)
         self._arm(peer)  # its deadline holds whatever its first packet does to us
         quic.receive_datagram(data, addr, now)
         self._settle(peer, now)
@@ -353,10 +355,10 @@ class Endpoint(Ledger):
         if peer is not None and not peer.is_gone:
             self._forget(peer)
 
-    def _own(self, peer: Peer, cid: bytes) -> None:
+    def _note_id(self, peer: Peer, cid: bytes) -> None:
+        """The lane knows it since `_issue_for`."""
         peer.ids.add(cid)
         self._by_id[cid] = peer
-        self._lane.own(peer.leg, cid)
 
     # ------------------------------------------------------------ after aioquic did something
 
@@ -420,7 +422,7 @@ class Endpoint(Ledger):
         elif isinstance(event, DatagramFrameReceived):
             self._deliver(peer, event.data, now)
         elif isinstance(event, ConnectionIdIssued):
-            self._own(peer, event.connection_id)
+            self._note_id(peer, event.connection_id)
         elif isinstance(event, ConnectionIdRetired):
             self._retire(peer, event.connection_id)
         elif isinstance(event, ConnectionTerminated):
@@ -526,6 +528,9 @@ class Endpoint(Ledger):
         timer = peer.quic.get_timer()
         if timer is None or timer > now:
             self._arm(peer)
+            return
+        if peer.quic.is_over:
+            self._forget(peer)
             return
         peer.quic.handle_timer(now)
         self._settle(peer, now)

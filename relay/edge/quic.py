@@ -9,14 +9,16 @@ Must never live here: sockets, routes, or what a datagram means.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from aioquic import tls
 from aioquic._buffer import Buffer
 from aioquic._crypto import AEAD, CryptoError, HeaderProtection
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
+    CRYPTO_BUFFER_SIZE,
     END_STATES,
     Limit,
     NetworkAddress,
@@ -25,9 +27,9 @@ from aioquic.quic.connection import (
     QuicConnectionId,
     QuicReceiveContext,
 )
-from aioquic.quic.crypto import CIPHER_SUITES, CryptoPair, derive_key_iv_hp, next_key_phase
+from aioquic.quic.crypto import CIPHER_SUITES, CryptoPair
 from aioquic.quic.events import QuicEvent, StreamDataReceived
-from aioquic.quic.packet import QuicErrorCode, QuicFrameType
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicProtocolVersion
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.recovery import (
@@ -38,7 +40,8 @@ from aioquic.quic.recovery import (
 )
 from aioquic.quic.stream import QuicStream
 
-from relay.edge.space import KeySet, PathState, SharedSpace
+from relay.edge.handshake import QuickContext, QuickTls, Served, Settled, Silent, initial_pair, quick_pair
+from relay.edge.space import PathState, SharedSpace
 from relay.errors import LocalError
 from relay.protocol import frames
 
@@ -55,6 +58,17 @@ SUITES = (  # numbered as the packet path knows them
     tls.CipherSuite.AES_256_GCM_SHA384,
     tls.CipherSuite.CHACHA20_POLY1305_SHA256,
 )
+VERSION_2: Final = QuicProtocolVersion.VERSION_2.to_bytes(4, "big")
+_SILENT: Final = Silent()
+_SETTLED: Final = Settled()
+_DISCARDED: Final = QuicPacketSpace()  # of the handshake, when it is over: nothing is read from it
+_DISCARDED.discarded = True
+_GONE: Final = CryptoPair()  # without keys
+_CRYPTO_ROOM: Final = {  # bytes of one flight: a ServerHello; the certificate chain; no session ticket
+    tls.Epoch.INITIAL: 1024,
+    tls.Epoch.HANDSHAKE: CRYPTO_BUFFER_SIZE,
+    tls.Epoch.ONE_RTT: 64,
+}
 
 
 class IssuedId(NamedTuple):
@@ -153,12 +167,13 @@ class RelayQuic(QuicConnection):
         self.sock = 0  # number of the socket that the connection uses
         self._fast = False
         self._own_close_at: float | None = None
-        self._first_secrets: dict[tls.Direction, bytes] = {}
+        self._is_settled = False
         super().__init__(
             configuration=configuration,
             original_destination_connection_id=original_destination_connection_id,
             retry_source_connection_id=retry_source_connection_id,
         )
+        self._logger = self._loss._logger = _SILENT
         self._loss.__class__ = _PatientRecovery  # it has no state of its own
         self._issue = issue
         first = issue()
@@ -180,6 +195,11 @@ class RelayQuic(QuicConnection):
     def is_closing(self) -> bool:
         """The connection is closing, draining or gone."""
         return self._state in END_STATES or self._close_pending
+
+    @property
+    def is_over(self) -> bool:
+        """Closed by either side; nothing but the end of its lingering is to come."""
+        return self._state in END_STATES
 
     @property
     def is_confirmed(self) -> bool:
@@ -227,6 +247,10 @@ class RelayQuic(QuicConnection):
 
     def refresh(self) -> None:
         """Tell the packet path what changed; call after anything went through aioquic."""
+        if not self._handshake_confirmed:
+            return  # the packet path has nothing to do with it yet
+        if not self._is_settled:
+            self._settle_handshake()
         self._fast = (
             self._handshake_confirmed
             and not self.is_closing
@@ -268,23 +292,29 @@ class RelayQuic(QuicConnection):
         if recv.secret is self._known_secret:
             return
         self._known_secret = recv.secret
-        keys: list[KeySet] = []
-        for context, direction in ((recv, tls.Direction.DECRYPT), (send, tls.Direction.ENCRYPT)):
-            assert context.cipher_suite is not None  # the handshake is confirmed
-            assert context.secret is not None
-            assert context.version is not None
-            suite, version = context.cipher_suite, context.version
-            key, iv, _ = derive_key_iv_hp(cipher_suite=suite, secret=context.secret, version=version)
-            first = self._first_secrets[direction]  # masks keep their first key (RFC 9001 section 6.1)
-            keys.append((key, iv, derive_key_iv_hp(cipher_suite=suite, secret=first, version=version)[2]))
-        assert recv.cipher_suite is not None
-        coming = next_key_phase(recv)
-        assert coming.secret is not None
-        assert coming.version is not None
-        key, iv, _ = derive_key_iv_hp(
-            cipher_suite=recv.cipher_suite, secret=coming.secret, version=coming.version
-        )
-        self.path.set_keys(SUITES.index(recv.cipher_suite), recv.key_phase, keys[0], keys[1], (key, iv))
+        assert isinstance(recv, QuickContext)
+        assert isinstance(send, QuickContext)
+        assert recv.cipher_suite is not None  # the handshake is confirmed
+        suite = SUITES.index(recv.cipher_suite)
+        self.path.set_keys(suite, recv.key_phase, recv.current(), send.current(), recv.coming())
+
+    def _settle_handshake(self) -> None:
+        """Let go of what only the handshake needed, and make the path's the shared packet space.
+
+        Late packets of the handshake find no keys, a CRYPTO frame no message that would be expected.
+        """
+        self._is_settled = True
+        if self.configuration.is_client:
+            return  # it may hear of session tickets
+        self.tls = _SETTLED
+        self._crypto_buffers = {}
+        self._crypto_streams = {tls.Epoch.ONE_RTT: self._crypto_streams[tls.Epoch.ONE_RTT]}
+        for epoch in (tls.Epoch.INITIAL, tls.Epoch.HANDSHAKE):
+            if self._spaces[epoch].discarded:
+                self._spaces[epoch] = _DISCARDED
+                self._cryptos[epoch] = _GONE
+        self._cryptos_initial = dict.fromkeys(self._cryptos_initial, _GONE)
+        self._loss.spaces = [self._space]
 
     def _tell_rtt(self) -> None:
         loss = self._loss
@@ -347,32 +377,67 @@ class RelayQuic(QuicConnection):
 
     def _initialize(self, peer_cid: bytes) -> None:
         """As aioquic's, with the shared 1-RTT space and keys that open stragglers."""
-        super()._initialize(peer_cid)
+        if self.configuration.is_client:
+            super()._initialize(peer_cid)
+            for epoch in (tls.Epoch.HANDSHAKE, tls.Epoch.ONE_RTT):
+                quick_pair(self._cryptos[epoch])
+            self._cryptos[tls.Epoch.ONE_RTT].__class__ = _PatientPair  # it has no state of its own
+        else:
+            self._initialize_server(peer_cid)
         self._space = SharedSpace(self.path)
         self._spaces[tls.Epoch.ONE_RTT] = self._space
         self._loss.spaces = list(self._spaces.values())
-        pair = self._cryptos[tls.Epoch.ONE_RTT]
-        pair.__class__ = _PatientPair  # it has the callbacks already
 
-    def _update_traffic_key(
-        self, direction: tls.Direction, epoch: tls.Epoch, cipher_suite: tls.CipherSuite, secret: bytes
-    ) -> None:
-        if epoch == tls.Epoch.ONE_RTT:
-            self._first_secrets[direction] = secret
-        super()._update_traffic_key(direction, epoch, cipher_suite, secret)
+    def _initialize_server(self, peer_cid: bytes) -> None:
+        """What aioquic does for a server: no session tickets, keys of one QUIC version."""
+        configuration = self._configuration
+        assert self._version is not None  # the first packet told it
+        self.tls = QuickTls(
+            is_client=False,
+            alpn_protocols=configuration.alpn_protocols,
+            cipher_suites=configuration.cipher_suites,
+        )
+        self.tls.certificate = configuration.certificate
+        self.tls.certificate_chain = configuration.certificate_chain
+        self.tls.certificate_private_key = configuration.private_key
+        parameters = self._serialize_transport_parameters()
+        self.tls.handshake_extensions = [(tls.ExtensionType.QUIC_TRANSPORT_PARAMETERS, parameters)]
+        self.tls.alpn_cb = self._alpn_handler
+        self.tls.update_traffic_key_cb = self._update_traffic_key
+        initial = initial_pair(peer_cid, self._version)
+        self._cryptos_initial = {self._version: initial}
+        self._cryptos = {
+            tls.Epoch.INITIAL: initial,
+            tls.Epoch.ZERO_RTT: _GONE,  # we never resume
+            tls.Epoch.HANDSHAKE: quick_pair(CryptoPair()),
+            tls.Epoch.ONE_RTT: quick_pair(_PatientPair()),
+        }
+        self._crypto_buffers = {epoch: Buffer(capacity=room) for epoch, room in _CRYPTO_ROOM.items()}
+        self._crypto_streams = {epoch: QuicStream() for epoch in _CRYPTO_ROOM}
+        self._spaces = {tls.Epoch.INITIAL: QuicPacketSpace(), tls.Epoch.HANDSHAKE: QuicPacketSpace()}
 
     def receive_datagram(self, data: bytes, addr: NetworkAddress, now: float) -> None:
-        """As aioquic's, with the packet path's round-trip time."""
-        self._take_rtt()
+        """As aioquic's, with the packet path's round-trip time; the first packet decides the QUIC version.
+
+        A connection speaks one version: keys are derived for no other, and it announces no other.
+        """
+        if self._version is None and data[1:5] == VERSION_2:
+            versions: list[int] = [QuicProtocolVersion.VERSION_2]
+            self._configuration = dataclasses.replace(self._configuration, supported_versions=versions)
+        if self._is_settled:
+            self._take_rtt()
         super().receive_datagram(data, addr, now)
 
     def handle_timer(self, now: float) -> None:
         """As aioquic's, with the packet path's round-trip time."""
-        self._take_rtt()
+        if self._is_settled:
+            self._take_rtt()
         super().handle_timer(now)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
         """As aioquic's, with packet numbers set aside for it, now and then one of them left out."""
+        if self._state in END_STATES:
+            return []
         path = self.path
         path.outstanding = True  # before anything leaves: its acknowledgement may be back at once
         congestion = self._loss._cc
@@ -476,13 +541,12 @@ def server_configuration(certificate: str, key: str, idle_seconds: float) -> Qui
         max_stream_data=STREAM_WINDOW,
         max_datagram_frame_size=MAX_PACKET,
         max_datagram_size=MAX_PACKET,
-        cipher_suites=[
-            tls.CipherSuite.AES_128_GCM_SHA256,
-            tls.CipherSuite.AES_256_GCM_SHA384,
-            tls.CipherSuite.CHACHA20_POLY1305_SHA256,
-        ],
+        cipher_suites=list(SUITES),
+        supported_versions=[QuicProtocolVersion.VERSION_1],  # version 2 where a client begins with it
     )
     configuration.load_cert_chain(certificate, key)
+    configuration.certificate = Served(configuration.certificate)
+    configuration.certificate_chain = [Served(each) for each in configuration.certificate_chain]
     return configuration
 
 
@@ -511,7 +575,15 @@ PRIVATE_NAMES: dict[str, Any] = {
         "_peer_cid",
         "_remote_active_connection_id_limit",
         "_initialize",
+        "_alpn_handler",
         "_update_traffic_key",
+        "_serialize_transport_parameters",
+        "_configuration",
+        "_crypto_buffers",
+        "_crypto_streams",
+        "_cryptos_initial",
+        "_logger",
+        "_version",
         "_replenish_connection_ids",
         "_handle_ack_frame",
         "_payload_received",
@@ -531,6 +603,7 @@ PRIVATE_NAMES: dict[str, Any] = {
         "_rtt_initial",
         "_cc",
         "_detect_loss",
+        "_logger",
         "_on_packets_lost",
         "_in_persistent_congestion",
     ],

@@ -56,6 +56,8 @@ def test_every_private_name_of_aioquic_that_we_use_exists(pair: QuicPair, owner:
         ("_replenish_connection_ids", ["self"]),
         ("_initialize", ["self", "peer_cid"]),
         ("_update_traffic_key", ["self", "direction", "epoch", "cipher_suite", "secret"]),
+        ("_serialize_transport_parameters", ["self"]),
+        ("_alpn_handler", ["self", "alpn_protocol"]),
         ("_write_connection_limits", ["self", "builder", "space"]),
         ("_write_stream_limits", ["self", "builder", "space", "stream"]),
     ],
