@@ -10,12 +10,14 @@ Must never live here: sockets, routes, or what a datagram means.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from aioquic import tls
 from aioquic._buffer import Buffer
 from aioquic._crypto import AEAD, CryptoError, HeaderProtection
+from aioquic.quic import connection
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
     CRYPTO_BUFFER_SIZE,
@@ -48,6 +50,7 @@ from relay.protocol import frames
 CONNECTION_WINDOW = 64 * 1024
 STREAM_WINDOW = 16 * 1024
 MAX_STREAMS = 4
+PEER_IDS = 4  # connection ids of the peer that we keep: one in use, the others for paths to come
 ACK_HOLD = 0.020  # we promise 25 ms (max_ack_delay); the rest is for the timer to be late
 MAX_PACKET = 1200
 RESERVED = 64  # packet numbers set aside while aioquic sends; a gap must stay below peers' windows of 128
@@ -59,6 +62,7 @@ SUITES = (  # numbered as the packet path knows them
     tls.CipherSuite.CHACHA20_POLY1305_SHA256,
 )
 VERSION_2: Final = QuicProtocolVersion.VERSION_2.to_bytes(4, "big")
+connection.EPOCHS = functools.cache(connection.EPOCHS)  # pure; asked 33 times for each connection
 _SILENT: Final = Silent()
 _SETTLED: Final = Settled()
 _DISCARDED: Final = QuicPacketSpace()  # of the handshake, when it is over: nothing is read from it
@@ -184,6 +188,7 @@ class RelayQuic(QuicConnection):
         self._local_initial_source_connection_id = first.cid
         self._local_max_streams_bidi.value = MAX_STREAMS
         self._local_max_streams_uni.value = MAX_STREAMS
+        self._local_active_connection_id_limit = PEER_IDS
         self._consumed = 0
         self._idle = 0.0
         self._known_secret: bytes | None = None
@@ -494,6 +499,11 @@ class RelayQuic(QuicConnection):
         self.path.last_heard = context.time
         return super()._payload_received(context, plain, crypto_frame_required)
 
+    def _handle_padding_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        """As aioquic's, for all of the bytes at once: a first packet is padded with a thousand."""
+        rest = buf.data_slice(buf.tell(), buf.capacity)
+        buf.seek(buf.capacity - len(rest.lstrip(b"\0")))
+
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
         """MAX_DATA follows what was consumed; MAX_STREAMS never rises: a client needs one stream."""
         limit: Limit = self._local_max_data
@@ -587,6 +597,8 @@ PRIVATE_NAMES: dict[str, Any] = {
         "_replenish_connection_ids",
         "_handle_ack_frame",
         "_payload_received",
+        "_handle_padding_frame",
+        "_local_active_connection_id_limit",
         "_write_connection_limits",
         "_write_stream_limits",
         "_on_connection_limit_delivery",

@@ -30,6 +30,7 @@ _PLAIN_SIZE: Final = SERVER_ID_SIZE + NONCE_SIZE
 _HALF: Final = 28  # bits: seven bytes split in the middle of the fourth
 _HALF_MASK: Final = (1 << _HALF) - 1
 _MIN_BYTE_1: Final = 0x10
+_EXPANSION: Final = [bytes(10) + bytes((_PLAIN_SIZE, step)) for step in range(5)]
 
 
 class CidCodec:
@@ -43,7 +44,7 @@ class CidCodec:
             raise LocalError("a cid codec takes a key of 16 and a server id of 3 bytes")
         self._server_id = server_id
         # ECB over single blocks is the plain AES permutation, which is all the algorithm asks for.
-        self._encrypt = Cipher(algorithms.AES(key), modes.ECB()).encryptor()
+        self._encrypt = Cipher(algorithms.AES(key), modes.ECB()).encryptor().update
 
     def encode(self, nonce: bytes) -> bytes | None:
         """Return the id for a 4-byte nonce, or None if this nonce gives none we may issue: take the next."""
@@ -75,9 +76,8 @@ class CidCodec:
         A left half keeps its 28 bits at the front of its four bytes, a right half at the end; so does the
         result, which belongs to the opposite half.
         """
-        block = (half << 4 if is_left else half).to_bytes(4, "big")
-        block += bytes(10) + bytes((_PLAIN_SIZE, step))
-        first = int.from_bytes(self._encrypt.update(block)[:4], "big")
+        block = (half << 4 if is_left else half).to_bytes(4, "big") + _EXPANSION[step]
+        first = int.from_bytes(self._encrypt(block)[:4], "big")
         return first & _HALF_MASK if is_left else first >> 4
 
 
