@@ -157,9 +157,13 @@ impl Client {
             let Ok((size, from)) = self.socket.recv_from(&mut space) else {
                 break;
             };
-            let opened =
-                self.path
-                    .open(&space[..size], from, monotonic(), &mut scratch, &mut parsed);
+            let opened = self.path.open(
+                &space[..size],
+                Some(from),
+                monotonic(),
+                &mut scratch,
+                &mut parsed,
+            );
             assert!(matches!(opened, Opened::Media(_)));
             heard += parsed.datagrams.len();
         }
@@ -235,8 +239,13 @@ fn an_acknowledgement_that_no_audio_takes_along_leaves_by_itself() {
     let (size, from) = one.socket.recv_from(&mut space).unwrap();
     assert!(began.elapsed() < Duration::from_secs(1));
     let (mut parsed, mut scratch) = (Parsed::default(), vec![]);
-    one.path
-        .open(&space[..size], from, monotonic(), &mut scratch, &mut parsed);
+    one.path.open(
+        &space[..size],
+        Some(from),
+        monotonic(),
+        &mut scratch,
+        &mut parsed,
+    );
     assert!(parsed.has_ack && parsed.datagrams.is_empty());
     assert_eq!(parsed.ack.ranges, [(0, 1)]);
     assert_eq!(relay.end().sent, 1);
@@ -258,10 +267,7 @@ fn what_the_kernel_refuses_is_counted_and_the_rest_leaves() {
     assert_eq!(three.hears(10), 10);
     let counters = relay.end();
     assert!(counters.send_errors > 0);
-    assert_eq!(
-        counters.dropped_out[Reason::SendError as usize],
-        10
-    );
+    assert_eq!(counters.dropped_out[Reason::SendError as usize], 10);
     assert_eq!((counters.copies, counters.copies_sent), (20, 10));
 }
 
