@@ -145,17 +145,26 @@ fn ids_come_and_go_with_their_connection() {
     let other = Cid::new(b"another!").unwrap();
     node.core.own(1, other).unwrap();
     node.core.own(2, other).unwrap(); // the last word counts
-    node.receive(9, &[&[0x40][..], b"another!", &[0; 30]].concat());
+    node.receive(
+        9,
+        &[&[0xC0, 0, 0, 0, 1, 8][..], b"another!", &[0; 30]].concat(),
+    );
     assert!(matches!(node.take()[..], [Item::Known { leg: 2, .. }]));
     node.core.disown(other);
     node.core.disown(other);
-    node.receive(9, &[&[0x40][..], b"another!", &[0; 30]].concat());
+    node.receive(
+        9,
+        &[&[0xC0, 0, 0, 0, 1, 8][..], b"another!", &[0; 30]].concat(),
+    );
     assert!(matches!(node.take()[..], [Item::Unknown { .. }]));
     node.core.own(1, other).unwrap();
     node.core.close_path(1);
     node.core.close_path(1);
     node.talk(1);
-    node.receive(9, &[&[0x40][..], b"another!", &[0; 30]].concat());
+    node.receive(
+        9,
+        &[&[0xC0, 0, 0, 0, 1, 8][..], b"another!", &[0; 30]].concat(),
+    );
     let items = node.take();
     assert!(matches!(
         items[..],
