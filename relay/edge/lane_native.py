@@ -197,4 +197,5 @@ class NativeLane:
             dropped=dict(_counter(counts["dropped"])),
             turns=counts["batches"],
             strays=counts["wrong_lane"],
+            notes_lost=counts["notes_lost"],
         )

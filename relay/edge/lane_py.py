@@ -13,6 +13,7 @@ import logging
 from collections import Counter, deque
 
 from aioquic.quic.connection import NetworkAddress
+from aioquic.quic.rangeset import RangeSet
 
 from relay.config import LimitsConfig
 from relay.core.reasons import DropReason
@@ -30,26 +31,55 @@ from relay.edge.lane import (
     Unknown,
 )
 from relay.edge.path import EARLY, Path
-from relay.edge.quic import MAX_PACKET
+from relay.edge.quic import ACK_HOLD, MAX_PACKET
 from relay.edge.routes import Routes
+from relay.protocol import frames
 
 log = logging.getLogger("relay.lane")
 
-SLOW_QUEUE = 4096
-SLOW_PER_LEG = 128  # of those; twice the packets that a connection's whole window of control bytes takes
+SLOW_QUEUE = 4096  # of each queue, and of the control datagrams in the first
+SLOW_PER_LEG = 128  # packets; twice those that a connection's whole window of control bytes takes
+SLOW_PER_HALF_OPEN = 16  # packets; a few times what a handshake takes
+NOTES_PER_LEG = 32  # control datagrams
 PACKET_OVERHEAD = 60  # short header, ACK frame and tag, upper bound for one of ours
 DATAGRAM_OVERHEAD = 3  # frame type and two-byte length
 
 
 class _Connection:
-    __slots__ = ("ids", "is_listed", "leg", "path", "waiting")
+    __slots__ = ("ids", "is_listed", "leg", "notes", "path", "shown", "waiting")
 
     def __init__(self, leg: int, path: Path) -> None:
         self.leg = leg
         self.path = path
         self.ids: set[bytes] = set()
-        self.waiting = 0  # its packets in the slow queue
+        self.waiting = 0  # its packets in the slow queues
+        self.notes = 0  # its control datagrams there
+        self.shown: _Shown | None = None  # stands for the AckShown that waits there
         self.is_listed = False  # in the heap of acknowledgements
+
+
+class _Shown:
+    """The acknowledgements of one leg that wait for the loop, as one: delay and time are the newest's."""
+
+    __slots__ = ("at", "delay", "largest", "ranges")
+
+    def __init__(self, ack: frames.Ack, at: float) -> None:
+        self.largest = ack.ranges[0][1]
+        self.delay = ack.delay
+        self.at = at
+        self.ranges = RangeSet()
+
+    def add(self, ack: frames.Ack, at: float) -> None:
+        if ack.ranges[0][1] > self.largest:
+            self.largest, self.delay, self.at = ack.ranges[0][1], ack.delay, at
+        for start, stop in reversed(ack.ranges):
+            self.ranges.add(start, stop)
+        while len(self.ranges) > frames.MAX_RANGES:
+            self.ranges.shift()
+
+    def tell(self, leg: int) -> AckShown:
+        ranges = tuple((part.start, part.stop) for part in reversed(self.ranges))
+        return AckShown(leg, ranges, self.delay, self.at)
 
 
 class PyLane(Routes):
@@ -61,9 +91,14 @@ class PyLane(Routes):
         super().__init__(limits)
         self._connections: dict[int, _Connection] = {}
         self._ids: dict[bytes, _Connection] = {}
-        self._known: deque[Item] = deque()
+        # Taken in this order; a connection without an item stands for its `shown`.
+        self._known: deque[tuple[Item | None, _Connection]] = deque()
+        self._half_open: deque[tuple[Known, _Connection]] = deque()
         self._unknown: deque[Unknown] = deque()
-        self._acks: list[tuple[float, int, _Connection]] = []  # a heap: one listed again is due before others
+        self._packets = 0  # in `_known`
+        self._controls = 0
+        self._notes_lost = 0
+        self._acks: list[tuple[float, int, _Connection]] = []  # a heap
         self._order = 0
         self._outgoing: list[tuple[Packet, int]] = []  # and how many copies are inside
         self._copies_of: dict[bytes, int] = {}  # packets of the last flush
@@ -118,17 +153,45 @@ class PyLane(Routes):
             return
         else:
             owner = self._ids.get(data[6 : 6 + data[5]])
-        is_full = len(self._known if owner else self._unknown) >= SLOW_QUEUE
-        if is_full or (owner is not None and owner.waiting >= SLOW_PER_LEG):
+        if owner is not None:
+            self._wait(owner, Known(owner.leg, data, address, sock))
+        elif len(self._unknown) >= SLOW_QUEUE:
+            self._dropped[DropReason.OVER_BUDGET] += 1
+        else:
+            self._waiting += 1
+            self._unknown.append(Unknown(data, address, sock))
+
+    def _wait(self, owner: _Connection, packet: Known) -> None:
+        """Let a packet wait for the loop. Strangers who do not finish their handshake crowd out nobody."""
+        confirmed = owner.path.confirmed
+        count, most = (
+            (self._packets, SLOW_PER_LEG) if confirmed else (len(self._half_open), SLOW_PER_HALF_OPEN)
+        )
+        if count >= SLOW_QUEUE or owner.waiting >= most:
             self._dropped[DropReason.OVER_BUDGET] += 1
             return
         self._waiting += 1
-        if owner is not None:
-            owner.waiting += 1
-            owner.path.slow += 1
-            self._known.append(Known(owner.leg, data, address, sock))
+        owner.waiting += 1
+        owner.path.slow += 1
+        if confirmed:
+            self._packets += 1
+            self._known.append((packet, owner))
         else:
-            self._unknown.append(Unknown(data, address, sock))
+            self._half_open.append((packet, owner))
+
+    def _show(self, owner: _Connection, ack: frames.Ack, now: float) -> None:
+        if owner.shown is None:
+            owner.shown = _Shown(ack, now)
+            self._known.append((None, owner))
+        owner.shown.add(ack, now)
+
+    def _control(self, owner: _Connection, payload: bytes) -> None:
+        if owner.notes >= NOTES_PER_LEG or self._controls >= SLOW_QUEUE:
+            self._notes_lost += 1
+            return
+        owner.notes += 1
+        self._controls += 1
+        self._known.append((ControlDatagram(owner.leg, payload), owner))
 
     def _receive_fast(
         self, owner: _Connection, data: bytes, address: NetworkAddress, sock: int, now: float
@@ -139,7 +202,7 @@ class PyLane(Routes):
         except Exception as error:  # a bug of ours: one peer's packet must not stop the others
             log.error("internal error while opening a packet", exc_info=error)
             self._dropped[DropReason.INTERNAL] += 1
-            self._known.append(Broken(owner.leg))
+            self._known.append((Broken(owner.leg), owner))
             return True
         if opened is None:
             return False
@@ -147,11 +210,13 @@ class PyLane(Routes):
             self._dropped[opened] += 1
             return True
         self._media += 1
+        if self.queue_depth(owner.leg):  # its window may have opened, and nothing else may come for it
+            self._ready[owner.leg] = None
         if opened.ack is not None:
-            self._known.append(AckShown(owner.leg, opened.ack.ranges, opened.ack.delay, now))
+            self._show(owner, opened.ack, now)
         for payload in opened.datagrams:
             if payload[:1] == b"\0":
-                self._known.append(ControlDatagram(owner.leg, payload))
+                self._control(owner, payload)
             else:
                 self.deliver(owner.leg, payload, now)
         self._list_ack(owner)
@@ -159,15 +224,33 @@ class PyLane(Routes):
 
     def take(self, most: int) -> list[Item]:
         taken: list[Item] = []
-        while len(taken) < most and (self._known or self._unknown):
-            item = self._known.popleft() if self._known else self._unknown.popleft()
-            if isinstance(item, Known | Unknown):
+        while len(taken) < most and (self._known or self._half_open or self._unknown):
+            if self._known:
+                item, owner = self._known.popleft()
+                taken.append(self._told(item, owner))
+            elif self._half_open:
+                packet, owner = self._half_open.popleft()
+                owner.waiting -= 1
+                taken.append(packet)
+            else:
+                taken.append(self._unknown.popleft())
+            if isinstance(taken[-1], Known | Unknown):
                 self._waiting -= 1
                 self._taken += 1
-                if isinstance(item, Known) and item.leg in self._connections:
-                    self._connections[item.leg].waiting -= 1
-            taken.append(item)
         return taken
+
+    def _told(self, item: Item | None, owner: _Connection) -> Item:
+        if isinstance(item, Known):
+            owner.waiting -= 1
+            self._packets -= 1
+        elif isinstance(item, ControlDatagram):
+            owner.notes -= 1
+            self._controls -= 1
+        elif item is None:
+            shown, owner.shown = owner.shown, None
+            assert shown is not None  # it waits once
+            return shown.tell(owner.leg)
+        return item
 
     # ------------------------------------------------------------ out
 
@@ -180,8 +263,8 @@ class PyLane(Routes):
             due = owner.path.ack_due
             if due is None or owner.leg not in self._connections:
                 continue
-            if due > now + EARLY:
-                self._push_ack(owner, due)
+            if due > now + EARLY:  # or earlier, when what waits for aioquic is done
+                self._push_ack(owner, min(due, now + ACK_HOLD))
             else:
                 self._seal(owner, [], now)
         outgoing, self._outgoing = self._outgoing, []
@@ -196,15 +279,19 @@ class PyLane(Routes):
         owner = self._connections.get(leg)
         if owner is None:
             return
+        batch: list[bytes] = []
         try:
             while owner.path.room(now):
                 batch = self._batch(leg, now)
                 if not batch:
                     return
                 self._seal(owner, batch, now)
+                batch = []
         except Exception as error:  # the other listeners go on
             log.error("internal error while sealing a packet", exc_info=error)
-            self._known.append(Broken(leg))
+            self.counters.sent -= len(batch)
+            self.counters.dropped_out[DropReason.INTERNAL] += len(batch)
+            self._known.append((Broken(leg), owner))
 
     def _batch(self, leg: int, now: float) -> list[bytes]:
         first = self.dequeue(leg, now)
@@ -227,7 +314,7 @@ class PyLane(Routes):
         self._sent += 1
         self._outgoing.append(((path.sock, packet, path.address), len(datagrams)))
         if path.wants_update():
-            self._known.append(RekeyWanted(owner.leg))
+            self._known.append((RekeyWanted(owner.leg), owner))
 
     def unsent(self, packet: Packet) -> None:
         copies = self._copies_of.get(packet[1], 0)
@@ -241,8 +328,8 @@ class PyLane(Routes):
 
     def _list_ack(self, owner: _Connection) -> None:
         """The peer may have to be acknowledged: at the latest in a while, by itself if no audio leaves."""
-        if not owner.is_listed and owner.path.ack_due is not None:
-            self._push_ack(owner, owner.path.ack_due)
+        if not owner.is_listed and owner.path.ack_at is not None:
+            self._push_ack(owner, owner.path.ack_at)
 
     def _push_ack(self, owner: _Connection, due: float) -> None:
         owner.is_listed = True
@@ -267,4 +354,5 @@ class PyLane(Routes):
             taken=self._taken,
             answered={},
             dropped=dict(self._dropped),
+            notes_lost=self._notes_lost,
         )

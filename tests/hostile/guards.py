@@ -182,15 +182,15 @@ GUARDS: Final = [
     _guard(
         "the queue of unknown packets has no end",
         LANE,
-        "is_full = len(self._known if owner else self._unknown) >= SLOW_QUEUE",
-        "is_full = False",
+        "elif len(self._unknown) >= SLOW_QUEUE:",
+        "elif False:",
         "PACKETS/a flood that fills the queue of unknown packets",
     ),
     _guard(
         "one connection fills the queue of all",
         LANE,
-        "is_full or (owner is not None and owner.waiting >= SLOW_PER_LEG)",
-        "is_full",
+        "count >= SLOW_QUEUE or owner.waiting >= most",
+        "count >= SLOW_QUEUE",
         "MANNERS/a client that floods what takes long",
     ),
     _guard(

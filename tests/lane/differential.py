@@ -43,7 +43,7 @@ class _Client:
         self.suite = rng.randrange(3)
         self.phase = 0
         self.masks = self._bytes(KEY_SIZES[self.suite]), self._bytes(KEY_SIZES[self.suite])
-        self.host_cid = bytes((0x40 + leg, 0x20)) + self._bytes(6)  # the relay's id for it
+        self.host_cid = bytes((0x40 + leg % 64, 0x20)) + self._bytes(6)  # the relay's id for it
         self.peer_cid = self._bytes(rng.choice((0, 8, 8, 20)))
         self.address: Any = self._address()
         self.sock = 0
@@ -137,6 +137,9 @@ class Duel:
             (4, self.damaged),
             (2, self.noise),
             (2, self.from_elsewhere),
+            (1, self.crowd),
+            (1, self.notes),
+            (1, self.confirm),
             (14, self.flush),
             (12, self.pass_time),
             (5, self.take),
@@ -220,12 +223,13 @@ class Duel:
         self._serial += 1
         leg = self._serial
         client = self.clients[leg] = _Client(self.rng, leg)
+        is_confirmed = self.rng.random() < 0.7
         first, second = (lane.open_path(leg) for lane in self.lanes)
         self.paths[leg] = (first, second)
         self.both("own", lambda lane: lane.own(leg, client.host_cid))
         for path in self.paths[leg]:
             path.set_keys(client.suite, 0, client.up, client.down, client.coming)
-            path.confirmed = True
+            path.confirmed = is_confirmed
             path.update_after = 200
             client.tell(path)
         client.ready()
@@ -250,7 +254,9 @@ class Duel:
     def _packet(self, client: _Client, data: bytes, address: Any = None, sock: int | None = None) -> None:
         where = client.address if address is None else address
         door = client.sock if sock is None else sock
-        self.both("receive", lambda lane: lane.receive(data, where, door, self.now))
+        # Threads have clocks of their own, a turn apart at most.
+        now = self.now - self.rng.choice((0, 0, 0, 0, 0, 0, 0, 0, 0, 0.002))
+        self.both("receive", lambda lane: lane.receive(data, where, door, now))
         client.old.append(data)
         del client.old[:-20]
 
@@ -375,6 +381,25 @@ class Duel:
             self._packet(client, data, ("203.0.113.9", 9))
         else:
             self._packet(client, data, None, 1)
+
+    def crowd(self) -> None:
+        """More packets for aioquic than one leg may have waiting."""
+        client = self.some()
+        long = b"\xc0\0\0\0\1\x08" + client.host_cid
+        for _ in range(self.rng.choice((3, 20, 140))):
+            self._packet(client, long)
+
+    def notes(self) -> None:
+        """Many control datagrams in one packet, and acknowledgements for aioquic."""
+        client = self.some()
+        if self.rng.random() < 0.5:
+            plain = b"\x31\x01\0" * self.rng.choice((1, 5, 30, 60, 380))
+            self._packet(client, client.frames_packet(plain))
+            return
+        for path in self.paths[client.leg]:
+            path.outstanding = True
+        for _ in range(self.rng.randrange(1, 90)):
+            self._packet(client, client.frames_packet(self._ack(client)))
 
     # ------------------------------------------------------------ the loop
 
@@ -533,6 +558,12 @@ class Duel:
         self.both_paths("keys", client.leg, lambda path: path.set_keys(*keys))
         if self.rng.random() < 0.8:
             client.path.set_keys(client.suite, client.phase, client.down, client.up, client.coming)
+
+    def confirm(self) -> None:
+        """A handshake is done."""
+        leg = self.some().leg
+        for path in self.paths[leg]:
+            path.confirmed = True
 
     def control(self) -> None:
         """A control datagram to the client, if there is room."""

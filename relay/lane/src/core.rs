@@ -41,7 +41,7 @@ use crate::flow::Target;
 use crate::ids::Ids;
 use crate::path::Path;
 use crate::reason::Reason;
-use crate::slow::{Item, Slow, SlowLimits};
+use crate::slow::{Item, Shown, Slow, SlowLimits, Staged};
 use crate::socket::prefetch;
 use crate::table::{Media, QueueLimits};
 use crate::work::Work;
@@ -64,10 +64,12 @@ pub struct CoreConfig {
     pub queue_s: f64,
     /// Seconds of a leg's rate that it may send at once.
     pub burst_s: f64,
-    /// Items that wait for the loop, in each of its two queues.
+    /// Items that wait for the loop, in each of its queues.
     pub slow_queue: usize,
-    /// Packets of one leg among them.
+    /// Packets of one leg among them; as long as its handshake is under way; its control datagrams.
     pub slow_per_leg: usize,
+    pub slow_per_half_open: usize,
+    pub notes_per_leg: usize,
 }
 
 impl Default for CoreConfig {
@@ -78,6 +80,8 @@ impl Default for CoreConfig {
             burst_s: 0.2,
             slow_queue: 4096,
             slow_per_leg: 128,
+            slow_per_half_open: 16,
+            notes_per_leg: 32,
         }
     }
 }
@@ -88,8 +92,10 @@ pub struct Leg {
     pub number: u64,
     /// Where its listener's leg, the list of its listeners and the first of them lie, or lay: for `prefetch` only.
     pub(crate) hints: [AtomicUsize; 3],
-    /// Its packets in the loop's queue; written under the lock of `shared` only.
+    /// Its packets in the loop's queues; written under the lock of `shared` only.
     pub(crate) waiting: AtomicUsize,
+    /// Its control datagrams there and in batches that are not done; more of them under the leg's lock only.
+    pub(crate) notes: AtomicUsize,
     pub(crate) state: Mutex<LegState>,
 }
 
@@ -108,6 +114,8 @@ pub(crate) struct LegState {
     /// Lives of `media` so far.
     pub epoch: u64,
     pub ids: Vec<Cid>,
+    /// Acknowledgements that wait for the loop.
+    pub shown: Option<Box<Shown>>,
 }
 
 /// What a front says about a packet of nobody.
@@ -171,12 +179,14 @@ impl Leg {
             number,
             hints: Default::default(),
             waiting: AtomicUsize::new(0),
+            notes: AtomicUsize::new(0),
             state: Mutex::new(LegState {
                 path: Path::default(),
                 has_path: false,
                 media: None,
                 epoch: 0,
                 ids: Vec::new(),
+                shown: None,
                 listed: 0,
                 is_ack_held: false,
             }),
@@ -272,6 +282,7 @@ impl Core {
         let limits = SlowLimits {
             queue: self.config.slow_queue,
             per_leg: self.config.slow_per_leg,
+            per_half_open: self.config.slow_per_half_open,
         };
         let mut guard = self.shared.lock();
         let shared = &mut *guard;
@@ -297,23 +308,34 @@ impl Core {
         wakes
     }
 
-    /// Up to `most` things for the loop to do, known legs first.
+    /// Up to `most` things for the loop to do, those of known legs first.
     pub fn take(&self, most: usize) -> Vec<Item> {
-        let mut items = Vec::new();
+        let mut taken = Vec::new();
         let mut guard = self.shared.lock();
         let shared = &mut *guard;
         shared.is_woken = false;
         let admits = shared.slow.admits();
-        while items.len() < most {
+        while taken.len() < most {
             match shared.slow.take(&mut shared.counters) {
-                Some(item) => items.push(item),
+                Some(staged) => taken.push(staged),
                 None => break,
             }
         }
         let now_admits = shared.slow.admits();
         drop(guard);
         self.tell_front(admits, now_admits);
-        items
+        taken.into_iter().filter_map(Self::complete).collect()
+    }
+
+    /// An item as the loop takes it: what an acknowledgement says was in its leg until now.
+    fn complete(staged: Staged) -> Option<Item> {
+        match (&staged.item, &staged.leg) {
+            (Item::Ack { leg, .. }, Some(owner)) => {
+                let shown = owner.state.lock().shown.take();
+                shown.map(|shown| shown.tell(*leg))
+            }
+            _ => Some(staged.item),
+        }
     }
 
     fn tell_front(&self, before: usize, now: usize) {

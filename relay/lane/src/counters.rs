@@ -57,8 +57,8 @@ pub struct Counters {
     pub wrong_lane: u64,
     /// Packets of ours that their peer never acknowledged.
     pub media_lost: u64,
-    /// Control datagrams, acknowledgements and the like that found the loop's queue full. Their packets are
-    /// counted in `media`, so these stand outside the equation.
+    /// Control datagrams that found their leg's share or the loop's queue full. Their packets are counted in
+    /// `media`, so these stand outside the equation.
     pub notes_lost: u64,
 
     // media datagrams
@@ -114,6 +114,11 @@ impl Counters {
     /// Packets of ours that are lost.
     pub fn count_lost(&mut self, lost: u64) {
         self.media_lost = self.media_lost.wrapping_add(lost);
+    }
+
+    /// A note that the loop will not get.
+    pub fn lose_note(&mut self) {
+        self.notes_lost = self.notes_lost.wrapping_add(1);
     }
 
     /// One UDP packet dropped.

@@ -28,7 +28,7 @@ use crate::flow::Targets;
 use crate::header::MAX_UDP;
 use crate::path::Opened;
 use crate::reason::Reason;
-use crate::slow::{Item, Staged};
+use crate::slow::{Item, Shown, Staged};
 use crate::table::Media;
 use crate::work::{Delivery, Stranger, Work};
 
@@ -147,15 +147,19 @@ impl Core {
         *owner = Some(leg.number);
         let mut scratch = mem::take(&mut work.scratch);
         let opened = if is_long {
-            leg.state.lock().path.slow_more();
-            Fast::Slow
+            Fast::Slow(leg.state.lock().path.slow_more())
         } else {
             self.open(work, &leg, packet, &mut scratch)
         };
         match opened {
             Fast::Settled => {}
             Fast::Media(plain) => self.deliver_all(work, plain, packet.now),
-            Fast::Slow => work.stage_known(leg, data, packet.from, packet.sock, packet.now),
+            Fast::Slow(is_confirmed) => {
+                let Arrival {
+                    from, sock, now, ..
+                } = packet;
+                work.stage_known(leg, is_confirmed, data, from, sock, now);
+            }
         }
         work.scratch = scratch;
     }
@@ -184,10 +188,7 @@ impl Core {
         let from = is_ours.then_some(packet.from);
         let opened = path.open(packet.data, from, now, scratch, &mut work.parsed);
         let plain = match opened {
-            Opened::Slow => {
-                path.slow_more();
-                return Fast::Slow;
-            }
+            Opened::Slow => return Fast::Slow(path.slow_more()),
             Opened::Drop(reason) => {
                 work.counters.drop(reason);
                 return Fast::Settled;
@@ -200,26 +201,38 @@ impl Core {
         if own_sock != packet.sock {
             counters.wrong_lane = counters.wrong_lane.wrapping_add(1);
         }
-        if work.parsed.has_ack && path.outstanding {
-            let ack = &work.parsed.ack;
-            let (ranges, delay) = (ack.ranges.clone(), ack.delay);
-            work.stage_note(Item::Ack {
-                leg: leg.number,
-                ranges,
-                delay,
+        if let Some(media) = &state.media {
+            // The window may have opened, and nothing else may come for this leg.
+            if media.waiting() > 0 && state.listed & work.bit == 0 {
+                state.listed |= work.bit;
+                work.ready.push(leg.clone());
+            }
+        }
+        let number = leg.number;
+        let ack = &work.parsed.ack;
+        if work.parsed.has_ack && path.outstanding && Shown::note(&mut state.shown, ack, now) {
+            let empty = Item::Ack {
+                leg: number,
+                ranges: Vec::new(),
+                delay: 0,
                 at: now,
-            });
+            };
+            work.staged.push(Staged::note(empty, leg));
         }
         for range in &work.parsed.datagrams {
             let payload = plain.get(range.clone()).unwrap_or_default();
             if payload.first() == Some(&0) {
-                let (leg, payload) = (leg.number, payload.to_vec());
+                if leg.notes.load(Ordering::Relaxed) >= self.config.notes_per_leg {
+                    work.counters.lose_note();
+                    continue;
+                }
+                leg.notes.fetch_add(1, Ordering::Relaxed);
                 let item = Item::Control {
-                    leg,
-                    payload,
+                    leg: number,
+                    payload: payload.to_vec(),
                     at: now,
                 };
-                work.staged.push(Staged { item, leg: None });
+                work.staged.push(Staged::note(item, leg));
             } else if let Ok(targets) =
                 receive_media(&mut state.media, payload, now, &mut work.counters)
             {
@@ -227,9 +240,10 @@ impl Core {
                 work.deliveries.push(Delivery { targets, payload });
             }
         }
-        if let Some(due) = path.ack_due().filter(|_| !state.is_ack_held) {
+        // Looked at when it is due if nothing waits for aioquic then; else it is looked at again.
+        if let Some(at) = path.ack_at.filter(|_| !state.is_ack_held) {
             state.is_ack_held = true;
-            work.hold_ack(due, leg.clone());
+            work.hold_ack(at, leg.clone());
         }
         Fast::Media(plain)
     }
@@ -305,8 +319,8 @@ impl Core {
         work.counters.waiting = work.counters.waiting.wrapping_sub(1);
         if let Some(leg) = self.owner(data) {
             // its first packet stood before it
-            leg.state.lock().path.slow_more();
-            return work.stage_known(leg, data, from, sock, at);
+            let is_confirmed = leg.state.lock().path.slow_more();
+            return work.stage_known(leg, is_confirmed, data, from, sock, at);
         }
         let mut reply = mem::take(&mut work.reply);
         reply.clear();
@@ -366,7 +380,8 @@ enum Fast<'a> {
     /// Counted, or opened: the datagrams are in `Work::deliveries`.
     Media(&'a [u8]),
     Settled,
-    Slow,
+    /// For aioquic; the leg's handshake is done, or not.
+    Slow(bool),
 }
 
 fn receive_media(

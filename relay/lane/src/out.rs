@@ -19,7 +19,7 @@ use std::mem;
 use crate::core::{contain, Core, LegState};
 use crate::flow::Target;
 use crate::media::{set_flow, MAX_SIZE};
-use crate::path::{EARLY, MAX_PACKET};
+use crate::path::{ACK_HOLD, EARLY, MAX_PACKET};
 use crate::reason::Reason;
 use crate::slow::Item;
 use crate::work::{Outgoing, Work};
@@ -155,7 +155,8 @@ impl Core {
                     None => {}
                     Some(due) if due > now + EARLY => {
                         state.is_ack_held = true;
-                        work.hold_ack(due, held.leg.clone());
+                        // It is due earlier when what waits for aioquic is done.
+                        work.hold_ack(due.min(now + ACK_HOLD), held.leg.clone());
                     }
                     Some(_) => self.seal_ack(held.leg.number, state, work, now),
                 }

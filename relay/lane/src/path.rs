@@ -209,9 +209,10 @@ impl Path {
         self.received.add(number);
     }
 
-    /// A packet waits for aioquic.
-    pub fn slow_more(&mut self) {
+    /// A packet waits for aioquic. Whether the handshake is done.
+    pub fn slow_more(&mut self) -> bool {
         self.slow = self.slow.saturating_add(1);
+        self.confirmed
     }
 
     /// aioquic has dealt with a packet that waited for it.

@@ -1,8 +1,12 @@
-//! What waits for the loop: packets that aioquic must see, and notes about legs. Bounded, known legs first.
+//! What waits for the loop: packets that aioquic must see, and notes about legs. Bounded, and taken in this order.
 //!
 //! ```text
-//! known     packets of legs: at most 128 of each, 4096 in all; control datagrams, acknowledgements
-//! unknown   packets of nobody that a front did not settle: 4096
+//! known       packets of confirmed legs: at most 128 of each, 4096 in all. Between them, with bounds of their
+//!             own, notes: at most 32 control datagrams of a leg, 4096 in all; one acknowledgement of a leg,
+//!             which takes in those that come while it waits
+//! half-open   packets of legs whose handshake is under way, so perhaps of sources that are not real: at most
+//!             16 of each, 4096 in all
+//! unknown     packets of nobody that a front did not settle: 4096
 //! ```
 //!
 //! Must never live here: what a packet means.
@@ -15,6 +19,8 @@ use std::sync::Arc;
 use crate::cid::Cid;
 use crate::core::Leg;
 use crate::counters::Counters;
+use crate::frames::{Ack, MAX_RANGES};
+use crate::ranges::Ranges;
 use crate::reason::Reason;
 
 /// One thing for the loop to do. `at`: when it arrived.
@@ -46,7 +52,8 @@ pub enum Item {
     },
     /// A datagram for the engine.
     Control { leg: u64, payload: Vec<u8>, at: f64 },
-    /// An acknowledgement of a leg whose QUIC stack has packets out; ranges newest first, half-open.
+    /// Acknowledgements of a leg whose QUIC stack has packets out; ranges newest first, half-open. `delay` and
+    /// `at` are those of the newest. While it waits the ranges are in the leg.
     Ack {
         leg: u64,
         ranges: Vec<(u64, u64)>,
@@ -59,33 +66,110 @@ pub enum Item {
     Broken { leg: u64 },
 }
 
-/// An item of a batch that is not done yet, and its leg if it is a packet of one.
+/// An item of a batch that is not done yet, and its leg if that has a share of the queues.
 pub(crate) struct Staged {
     pub item: Item,
     pub leg: Option<Arc<Leg>>,
+    /// The leg's handshake is under way.
+    pub is_half_open: bool,
+}
+
+impl Staged {
+    /// Without a share of the queues.
+    pub fn nobodys(item: Item) -> Self {
+        Self {
+            item,
+            leg: None,
+            is_half_open: false,
+        }
+    }
+
+    /// A note of this leg.
+    pub fn note(item: Item, leg: &Arc<Leg>) -> Self {
+        Self {
+            leg: Some(leg.clone()),
+            ..Self::nobodys(item)
+        }
+    }
+}
+
+/// The acknowledgements of one leg that wait for the loop, as one.
+#[derive(Clone, Debug)]
+pub(crate) struct Shown {
+    ranges: Ranges,
+    largest: u64,
+    delay: u64,
+    at: f64,
+}
+
+impl Shown {
+    /// Take in an acknowledgement (ranges newest first, half-open). True when none waited: it must be staged.
+    pub fn note(shown: &mut Option<Box<Shown>>, ack: &Ack, at: f64) -> bool {
+        let Some((_, stop)) = ack.ranges.first() else {
+            return false;
+        };
+        let (largest, delay) = (*stop, ack.delay);
+        let is_first = shown.is_none();
+        let fresh = || {
+            let ranges = Ranges::new();
+            Box::new(Self {
+                ranges,
+                largest,
+                delay,
+                at,
+            })
+        };
+        let note = shown.get_or_insert_with(fresh);
+        if largest > note.largest {
+            (note.largest, note.delay, note.at) = (largest, delay, at);
+        }
+        for (start, stop) in ack.ranges.iter().rev() {
+            note.ranges.add(*start, *stop);
+        }
+        while note.ranges.len() > MAX_RANGES {
+            note.ranges.shift();
+        }
+        is_first
+    }
+
+    /// What the loop is told.
+    pub fn tell(&self, leg: u64) -> Item {
+        Item::Ack {
+            leg,
+            ranges: self.ranges.as_slice().iter().rev().copied().collect(),
+            delay: self.delay,
+            at: self.at,
+        }
+    }
 }
 
 /// The bounds.
 #[derive(Clone, Copy, Debug)]
 pub struct SlowLimits {
-    /// Of each queue.
+    /// Of each queue, and of the notes in it.
     pub queue: usize,
     /// Packets of one leg: twice what a connection's whole window of control bytes takes.
     pub per_leg: usize,
+    /// As long as its handshake is under way: a few times what that takes.
+    pub per_half_open: usize,
 }
 
-/// The two queues.
+/// The queues.
 #[derive(Default)]
 pub(crate) struct Slow {
     known: VecDeque<Staged>,
+    half_open: VecDeque<Staged>,
     unknown: VecDeque<Staged>,
+    /// Packets and control datagrams in `known`.
+    packets: usize,
+    controls: usize,
     /// Admitted first packets in `unknown`.
     admits: usize,
 }
 
 impl Slow {
     pub fn is_empty(&self) -> bool {
-        self.known.is_empty() && self.unknown.is_empty()
+        self.known.is_empty() && self.half_open.is_empty() && self.unknown.is_empty()
     }
 
     /// How many admitted first packets wait.
@@ -101,52 +185,75 @@ impl Slow {
         limits: SlowLimits,
         counters: &mut Counters,
     ) -> Option<Arc<Leg>> {
-        let is_packet = staged.item.is_packet();
-        let queue = match staged.item {
-            Item::Unknown { .. } | Item::Admit { .. } => &mut self.unknown,
-            _ => &mut self.known,
+        let (count, per_leg) = match staged.item {
+            Item::Known { .. } if staged.is_half_open => {
+                (self.half_open.len(), limits.per_half_open)
+            }
+            Item::Known { .. } => (self.packets, limits.per_leg),
+            Item::Unknown { .. } | Item::Admit { .. } => (self.unknown.len(), limits.per_leg),
+            Item::Control { .. } => (self.controls, limits.per_leg),
+            // once per leg, key phase or connection, and the loop must know
+            Item::Ack { .. } | Item::Rekey { .. } | Item::Broken { .. } => (0, limits.per_leg),
         };
-        let is_full = queue.len() >= limits.queue;
-        match (&staged.item, &staged.leg) {
-            // once per key phase or connection, and the loop must know
-            (Item::Rekey { .. } | Item::Broken { .. }, _) => {}
-            (_, Some(leg)) if leg.waiting.load(Ordering::Relaxed) >= limits.per_leg => {
-                refuse(is_packet, counters);
+        let is_packet = staged.item.is_packet();
+        let leg = staged.leg.as_ref();
+        let waiting = leg.map_or(0, |leg| leg.waiting.load(Ordering::Relaxed));
+        if count >= limits.queue || (is_packet && waiting >= per_leg) {
+            if is_packet {
+                counters.waiting = counters.waiting.wrapping_sub(1);
+                counters.drop(Reason::OverBudget);
                 return staged.leg;
             }
-            _ if is_full => {
-                refuse(is_packet, counters);
-                return staged.leg;
+            counters.lose_note();
+            if let Some(leg) = leg {
+                leg.notes.fetch_sub(1, Ordering::Relaxed);
             }
-            (_, Some(leg)) => {
-                leg.waiting.fetch_add(1, Ordering::Relaxed);
-            }
-            _ => {}
+            return None;
         }
-        if matches!(staged.item, Item::Admit { .. }) {
-            self.admits = self.admits.wrapping_add(1);
+        self.count(&staged, 1);
+        if let Some(leg) = leg.filter(|_| is_packet) {
+            leg.waiting.fetch_add(1, Ordering::Relaxed);
         }
-        queue.push_back(staged);
+        match staged.item {
+            Item::Unknown { .. } | Item::Admit { .. } => self.unknown.push_back(staged),
+            Item::Known { .. } if staged.is_half_open => self.half_open.push_back(staged),
+            _ => self.known.push_back(staged),
+        }
         None
     }
 
-    /// The next item, known legs first.
-    pub fn take(&mut self, counters: &mut Counters) -> Option<Item> {
-        let staged = self
-            .known
-            .pop_front()
+    /// The next item; an acknowledgement is to be asked for at its leg.
+    pub fn take(&mut self, counters: &mut Counters) -> Option<Staged> {
+        let known = self.known.pop_front();
+        let half_open = || self.half_open.pop_front();
+        let staged = known
+            .or_else(half_open)
             .or_else(|| self.unknown.pop_front())?;
-        if matches!(staged.item, Item::Admit { .. }) {
-            self.admits = self.admits.wrapping_sub(1);
-        }
-        if staged.item.is_packet() {
+        self.count(&staged, usize::MAX);
+        let is_packet = staged.item.is_packet();
+        if is_packet {
             counters.waiting = counters.waiting.wrapping_sub(1);
             counters.taken = counters.taken.wrapping_add(1);
         }
-        if let Some(leg) = staged.leg {
-            leg.waiting.fetch_sub(1, Ordering::Relaxed);
+        if let Some(leg) = &staged.leg {
+            if is_packet {
+                leg.waiting.fetch_sub(1, Ordering::Relaxed);
+            } else if matches!(staged.item, Item::Control { .. }) {
+                leg.notes.fetch_sub(1, Ordering::Relaxed);
+            }
         }
-        Some(staged.item)
+        Some(staged)
+    }
+
+    /// One more, or with `usize::MAX` one less.
+    fn count(&mut self, staged: &Staged, by: usize) {
+        let figure = match staged.item {
+            Item::Known { .. } if !staged.is_half_open => &mut self.packets,
+            Item::Control { .. } => &mut self.controls,
+            Item::Admit { .. } => &mut self.admits,
+            _ => return,
+        };
+        *figure = figure.wrapping_add(by);
     }
 }
 
@@ -157,14 +264,5 @@ impl Item {
             self,
             Item::Known { .. } | Item::Unknown { .. } | Item::Admit { .. }
         )
-    }
-}
-
-fn refuse(is_packet: bool, counters: &mut Counters) {
-    if is_packet {
-        counters.waiting = counters.waiting.wrapping_sub(1);
-        counters.drop(Reason::OverBudget);
-    } else {
-        counters.notes_lost = counters.notes_lost.wrapping_add(1);
     }
 }

@@ -204,21 +204,22 @@ impl Work {
         }
     }
 
-    /// Something for the loop that is no packet.
+    /// Something for the loop that is no packet, and no leg's share of the queues.
     pub(crate) fn stage_note(&mut self, item: Item) {
-        self.staged.push(Staged { item, leg: None });
+        self.staged.push(Staged::nobodys(item));
     }
 
     /// A packet of nobody for the loop.
     pub(crate) fn stage_packet(&mut self, item: Item) {
         self.counters.waiting = self.counters.waiting.wrapping_add(1);
-        self.staged.push(Staged { item, leg: None });
+        self.staged.push(Staged::nobodys(item));
     }
 
-    /// A packet of a leg for the loop.
+    /// A packet of a leg for the loop. `is_confirmed`: the leg's handshake is done.
     pub(crate) fn stage_known(
         &mut self,
         leg: Arc<Leg>,
+        is_confirmed: bool,
         data: &[u8],
         from: SocketAddr,
         sock: u16,
@@ -232,8 +233,11 @@ impl Work {
             sock,
             at,
         };
-        let leg = Some(leg);
-        self.staged.push(Staged { item, leg });
+        self.staged.push(Staged {
+            item,
+            leg: Some(leg),
+            is_half_open: !is_confirmed,
+        });
     }
 
     /// All packets of nobody for the loop. They are counted in `waiting` already.
@@ -246,7 +250,7 @@ impl Work {
                 sock: stranger.sock,
                 at: stranger.at,
             };
-            self.staged.push(Staged { item, leg: None });
+            self.staged.push(Staged::nobodys(item));
         }
         self.stranger_bytes.clear();
     }

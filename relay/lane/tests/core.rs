@@ -269,3 +269,43 @@ fn nothing_of_a_flow_that_ended_leaves_when_the_window_opens() {
         assert_eq!(dropped, 5);
     }
 }
+
+#[test]
+fn what_the_window_did_not_take_leaves_when_it_opens() {
+    let mut node = Node::new(2);
+    assert_eq!(crowd(&mut node), 5);
+    acknowledge_all(&mut node);
+    let heard = node.flush();
+    let copies: usize = heard.iter().map(|heard| heard.1.datagrams.len()).sum();
+    assert_eq!((copies, node.core.counters().queued), (5, 0));
+}
+
+#[test]
+fn an_acknowledgement_held_for_aioquic_is_let_go_when_that_is_done() {
+    let mut node = Node::new(2);
+    let stream = node.client(1).packet(b"\x08\0stream");
+    node.receive(1, &stream);
+    let ping = node.client(1).packet(&[1, 0, 0, 0, 0]);
+    node.receive(1, &ping);
+    node.take();
+    assert_eq!(
+        node.work.next_ack(),
+        Some(T0 + 0.02),
+        "as if nothing waited"
+    );
+    node.now = T0 + 0.02;
+    assert!(node.flush().is_empty());
+    assert_eq!(
+        node.work.next_ack(),
+        Some(node.now + 0.02),
+        "looked at again"
+    );
+    let leg = node.client(1).leg.clone();
+    node.core.with_path(&leg, |path| {
+        path.add(0);
+        path.slow_done();
+    });
+    node.now = T0 + 0.04;
+    let heard = node.flush();
+    assert_eq!((heard[0].0, &heard[0].1.acked[..]), (1, &[(0, 2)][..]));
+}
