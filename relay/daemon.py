@@ -337,6 +337,7 @@ class Daemon:
                 dropped=dict(endpoint.all_dropped(counts)),
                 turns=counts.turns,
                 strays=counts.strays,
+                notes_lost=counts.notes_lost,
                 half_open=endpoint.half_open,
                 handshakes=endpoint.handshakes,
                 handshakes_expired=endpoint.handshakes_expired,

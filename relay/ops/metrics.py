@@ -63,6 +63,7 @@ class PacketCounters:
     handshakes_expired: int = 0
     turns: int = 0
     strays: int = 0
+    notes_lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +246,11 @@ def _packets(now: PacketCounters) -> Iterator[Metric]:
     )
     yield CounterMetricFamily(
         "relay_lane_strays", "Packets that came by another lane than their leg's before.", value=now.strays
+    )
+    yield CounterMetricFamily(
+        "relay_lane_notes_lost",
+        "Control datagrams beyond what may wait for the loop, of a leg or in all.",
+        value=now.notes_lost,
     )
     yield CounterMetricFamily("relay_udp_sent", "UDP packets written.", value=now.sent)
     yield CounterMetricFamily(
