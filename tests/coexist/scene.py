@@ -30,8 +30,8 @@ from load.daemon import Daemon
 
 TICK = 0.35
 QUIET_S = 10.0
-TRIES = 3
-MAX_LAG = 0.05
+TRIES = 5
+MAX_LAG = 0.03  # seconds; the peers' loss timers count in milliseconds
 ID_LIFETIME_MS = 900
 INTERVALS = (0.005, 0.020, 0.020, 0.010)
 AT_ONCE = 2  # calls at a time: losses must be the relay's doing, not of a starved machine
