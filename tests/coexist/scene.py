@@ -30,7 +30,7 @@ from load.daemon import Daemon
 
 TICK = 0.35
 QUIET_S = 10.0
-TRIES = 5
+TRIES = 3
 MAX_LAG = 0.03  # seconds; the peers' loss timers count in milliseconds
 ID_LIFETIME_MS = 900
 INTERVALS = (0.005, 0.020, 0.020, 0.010)

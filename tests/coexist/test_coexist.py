@@ -18,7 +18,7 @@ import pytest
 
 from coexist.build import NoCargoError, quinn_client
 from coexist.party import Party
-from coexist.scene import PAIRINGS, Outcome, play, without_quinn
+from coexist.scene import MAX_LAG, PAIRINGS, TRIES, Outcome, play, without_quinn
 from load.daemon import imbalance, total
 
 pytestmark = pytest.mark.timeout(900)  # the first run of a checkout builds the client on quinn
@@ -57,6 +57,13 @@ def outcome(request: pytest.FixtureRequest, program: Path | None) -> Outcome:
     return play(lane, SECONDS, names, program, UPDATE_AFTER if rekeyed else 0)
 
 
+def _fair(outcome: Outcome) -> None:
+    """Losses are not judged when the machine was starved in each try: late answers are losses by right."""
+    if outcome.lag >= MAX_LAG:
+        why = f"void: the machine was {outcome.lag * 1000:.0f} ms late in each of {TRIES} tries"
+        (pytest.fail if os.environ.get("RELAY_COEXIST_STRICT") else pytest.skip)(why)
+
+
 def _parties(outcome: Outcome) -> list[Party]:
     return [party for pair in outcome.parties.values() for party in pair]
 
@@ -76,7 +83,8 @@ def test_no_connection_closes_and_the_relay_does_not_complain(outcome: Outcome) 
     assert outcome.ticks > SECONDS
 
 
-def test_no_client_counts_a_loss(pair: tuple[Party, Party]) -> None:
+def test_no_client_counts_a_loss(pair: tuple[Party, Party], outcome: Outcome) -> None:
+    _fair(outcome)
     counts = {party.client.name: party.counts for party in pair}
     assert {name: count.lost for name, count in counts.items()} == dict.fromkeys(counts, 0)
     assert {name: count.congestion_events for name, count in counts.items()} == dict.fromkeys(counts, 0)
@@ -98,6 +106,7 @@ def test_media_arrives_unchanged_and_once(pair: tuple[Party, Party]) -> None:
 
 def test_no_media_is_missing_without_a_name(outcome: Outcome) -> None:
     """What was sent and not heard, the relay dropped by name or aioquic could no longer open."""
+    _fair(outcome)
     counts = [party.counts for party in _parties(outcome)]
     missing = sum(count.sent - count.heard for count in counts)
     named = total(outcome.metrics, "relay_media_dropped_total") + total(
@@ -107,11 +116,13 @@ def test_no_media_is_missing_without_a_name(outcome: Outcome) -> None:
 
 
 def test_the_relay_counts_no_loss_but_of_what_aioquic_could_no_longer_open(outcome: Outcome) -> None:
+    _fair(outcome)
     discarded = sum(party.counts.discarded_packets for party in _parties(outcome))
     assert outcome.facts.get("stack_lost", 0) + outcome.facts["media_lost"] <= discarded
 
 
 def test_the_relay_opens_every_packet_and_accounts_for_it(outcome: Outcome) -> None:
+    _fair(outcome)
     assert outcome.facts.get("stack_unopened", 0) == 0
     dropped = {
         name: value
@@ -124,6 +135,7 @@ def test_the_relay_opens_every_packet_and_accounts_for_it(outcome: Outcome) -> N
 
 
 def test_connection_ids_change_at_both_ends_and_paths_are_proven(outcome: Outcome) -> None:
+    _fair(outcome)
     facts = {party.client.name: party.counts.facts for party in _parties(outcome)}
     for name, fact in facts.items():
         if "challenges" in fact:  # a client on quinn
