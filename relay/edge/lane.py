@@ -170,7 +170,8 @@ class Lane(Protocol):
     ) -> None:
         """Copy the flow to `targets` (leg, flow) from now on; empty means drop, by the name in `closed`.
 
-        Copies that wait for a target which is no longer named are dropped by that name too.
+        Copies that wait for a target which is no longer named are dropped by that name too. LocalError when a
+        target is not open, or the flow itself; nobody hears the flow then.
         """
 
     def deliver(self, leg: int, payload: bytes, now: float) -> DropReason | None:

@@ -211,12 +211,14 @@ class Routes:
         uplink = owner.flows.get(flow) if owner else None
         if uplink is None:
             raise LocalError(f"route for a flow that is not open: leg {leg} flow {flow}")
-        before = uplink.targets
-        uplink.targets = tuple((self._leg(number), out) for number, out in targets)
+        before, uplink.targets = uplink.targets, ()
         uplink.closed = closed or DropReason.GATE_CLOSED
-        for listener, out in before:
-            if (listener, out) not in uplink.targets:
-                self._purge(listener, out, uplink.closed)
+        try:
+            uplink.targets = tuple((self._leg(number), out) for number, out in targets)
+        finally:  # without one of the legs nobody hears it: those before may be the ones who shall not
+            for listener, out in before:
+                if (listener, out) not in uplink.targets:
+                    self._purge(listener, out, uplink.closed)
 
     def _silence(self, flow: _Flow) -> None:
         """The flow is over: what waits of it never leaves."""

@@ -264,3 +264,14 @@ def test_routes_and_flows_of_unknown_legs_are_our_own_bug(lane: Lane) -> None:
         lane.route(99, 1, [], None)
     with pytest.raises(LocalError):
         lane.route(A, UP, [(99, 1)], None)
+
+
+def test_a_route_that_names_a_leg_that_is_not_there_closes_the_flow(lane: Lane) -> None:
+    lane.route(A, UP, [(B, DOWN), (C, 11)], None)
+    lane.deliver(A, packet(1), 0.0)
+    with pytest.raises(LocalError):  # C shall hear no more, which must hold although 99 cannot begin to
+        lane.route(A, UP, [(B, DOWN), (99, 1)], None)
+    assert (lane.queue_depth(B), lane.queue_depth(C)) == (0, 0)
+    assert lane.counters.dropped_out == {DropReason.GATE_CLOSED: 2}
+    assert lane.deliver(A, packet(2), 0.0) is DropReason.GATE_CLOSED
+    settled(lane)

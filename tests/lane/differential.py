@@ -435,6 +435,8 @@ class Duel:
         others = [other for other in self.clients if other != leg]
         chosen = self.rng.sample(others, self.rng.randrange(len(others) + 1))
         targets = [(other, self.rng.randrange(1, 63)) for other in chosen]
+        if self.rng.random() < 0.05:
+            targets.append((0, 1))  # nobody
         flow = self.rng.choice(self.flows[leg] or [9])
         closed = self.rng.choice(REASONS)
         self.both("route", lambda lane: lane.route(leg, flow, targets, closed))

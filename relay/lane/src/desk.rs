@@ -203,7 +203,8 @@ impl Core {
     }
 
     /// Copy the flow to `targets` (leg, flow) from now on; none means drop, by the name in `closed`. Copies
-    /// that wait for a target which is no longer named are dropped by that name too.
+    /// that wait for a target which is no longer named are dropped by that name too. When a target is missing
+    /// nobody hears the flow any more: those it had may be the ones who shall not.
     pub fn route(
         &self,
         leg: u64,
@@ -231,8 +232,11 @@ impl Core {
                 Ok(known.cloned().unwrap_or_else(|| Arc::new(target)))
             })
             .collect();
-        let named: Targets = named?.into();
         let closed = closed.unwrap_or(Reason::GateClosed);
+        let (named, verdict): (Targets, _) = match named {
+            Ok(named) => (named.into(), Ok(())),
+            Err(missing) => (Arc::new([]), Err(missing)),
+        };
         {
             let mut state = owner.state.lock();
             let media = state.media.as_mut().ok_or(missing)?;
@@ -250,7 +254,7 @@ impl Core {
                 self.end(target, closed);
             }
         }
-        Ok(())
+        verdict
     }
 
     fn target(&self, leg: u64, out: u8) -> Result<Target, Missing> {

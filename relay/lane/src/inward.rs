@@ -261,11 +261,18 @@ impl Core {
         let mut deliveries = mem::take(&mut work.deliveries);
         for delivery in deliveries.drain(..) {
             let payload = plain.get(delivery.payload).unwrap_or_default();
-            for target in delivery.targets.iter() {
-                self.enqueue(work, target, payload, now);
-            }
+            self.hand_out(work, &delivery.targets, payload, now);
         }
         work.deliveries = deliveries;
+    }
+
+    /// A panic over one listener is that listener's: neither the speaker nor the others pay for it.
+    fn hand_out(&self, work: &mut Work, targets: &Targets, payload: &[u8], now: f64) {
+        for target in targets.iter() {
+            contain(work, Some(target.leg.number), |work, _| {
+                self.enqueue(work, target, payload, now);
+            });
+        }
     }
 
     /// A media datagram that came another way than through the packet path.
@@ -277,14 +284,15 @@ impl Core {
         now: f64,
     ) -> Result<(), Reason> {
         let owner = self.legs.read().get(&leg).cloned();
-        let counters = &mut work.counters;
-        let targets = match &owner {
-            Some(owner) => receive_media(&mut owner.state.lock().media, payload, now, counters)?,
-            None => receive_media(&mut None, payload, now, counters)?,
-        };
-        for target in targets.iter() {
-            self.enqueue(work, target, payload, now);
-        }
+        let mut heard = Err(Reason::Internal);
+        contain(work, Some(leg), |work, _| {
+            let counters = &mut work.counters;
+            heard = match &owner {
+                Some(owner) => receive_media(&mut owner.state.lock().media, payload, now, counters),
+                None => receive_media(&mut None, payload, now, counters),
+            };
+        });
+        self.hand_out(work, &heard?, payload, now);
         Ok(())
     }
 
@@ -396,4 +404,65 @@ fn receive_media(
     counters.media_in = counters.media_in.wrapping_add(1);
     bump(&mut counters.media_dropped, Reason::UnknownFlow, 1);
     Err(Reason::UnknownFlow)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+    use super::*;
+    use crate::core::CoreConfig;
+    use crate::table::Rights;
+
+    const PLENTY: Rights = Rights {
+        pps: 1000,
+        up_bps: 1_000_000,
+        down_bps: 1_000_000,
+    };
+
+    /// Legs 2, 3 and 4 hear flow 1 of leg 1; a bug of ours broke leg 3.
+    fn broken() -> Core {
+        let core = Core::new(CoreConfig::default());
+        (1..=4).for_each(|leg| core.open_leg(leg, PLENTY));
+        core.open_flow(1, 1, 0, false).unwrap();
+        core.route(1, 1, &[(2, 5), (3, 5), (4, 5)], None).unwrap();
+        let leg = core.legs.read()[&3].clone();
+        leg.state.lock().media.as_mut().unwrap().corrupt();
+        core
+    }
+
+    fn voice() -> Vec<u8> {
+        [&[1, 0x40, 0x09, 1], &[9; 60][..]].concat()
+    }
+
+    /// What is left: a note about leg 3, and copies for the two others.
+    fn check(core: &Core, work: &mut Work) {
+        assert!(matches!(work.staged[..], [Staged { item: Item::Broken { leg: 3 }, .. }]));
+        core.finish(work);
+        let counters = core.counters();
+        assert_eq!((counters.copies, counters.queued), (3, 2));
+        assert_eq!(counters.dropped_out[Reason::Internal as usize], 1);
+        assert_eq!((counters.media_missing(), counters.packets_missing()), ((0, 0), 0));
+    }
+
+    #[test]
+    fn a_panic_over_a_listener_is_charged_to_it_and_the_others_hear() {
+        let core = broken();
+        let mut work = Work::new(0);
+        let leg = core.legs.read()[&1].clone();
+        let plain = voice();
+        let heard = receive_media(&mut leg.state.lock().media, &plain, 1.0, &mut work.counters);
+        let payload = 0..plain.len();
+        work.deliveries.push(Delivery { targets: heard.unwrap(), payload });
+        contain(&mut work, Some(1), |work, _| core.deliver_all(work, &plain, 1.0));
+        check(&core, &mut work);
+    }
+
+    #[test]
+    fn so_it_is_when_the_datagram_came_through_aioquic() {
+        let core = broken();
+        let mut work = Work::new(0);
+        assert_eq!(core.deliver(&mut work, 1, &voice(), 1.0), Ok(()));
+        check(&core, &mut work);
+    }
 }

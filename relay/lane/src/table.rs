@@ -115,6 +115,12 @@ impl Media {
         queued + flows + heap(&self.flows) + heap(&self.queues)
     }
 
+    /// As a bug might leave it: the next copy for it panics.
+    #[cfg(test)]
+    pub fn corrupt(&mut self) {
+        self.waiting = usize::MAX;
+    }
+
     // ------------------------------------------------------------ flows and routes
 
     /// Accept an uplink flow of participant `index`; nobody hears it until `route`.
@@ -222,8 +228,8 @@ impl Media {
             }
             counters.drop_out(Reason::QueueFull, 1);
         } else {
-            counters.queued = counters.queued.wrapping_add(1);
             self.waiting += 1;
+            counters.queued = counters.queued.wrapping_add(1);
         }
         queue.copies.push(Copy {
             arrived: now,

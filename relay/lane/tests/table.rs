@@ -135,14 +135,13 @@ fn every_listener_gets_a_copy_with_its_own_flow_number_and_without_the_repeat_bi
 }
 
 #[test]
-fn a_route_to_what_is_not_open_changes_nothing() {
+fn what_is_not_open_cannot_be_routed() {
     let mut table = Table::new(2);
     table.route(1, &[(2, 5)], None);
     let missing = |leg, flow| Err(Missing { leg, flow });
     let core = &table.core;
     assert_eq!(core.route(3, 1, &[], None), missing(3, Some(1)));
     assert_eq!(core.route(1, 9, &[], None), missing(1, Some(9)));
-    assert_eq!(core.route(1, 1, &[(2, 5), (3, 5)], None), missing(3, None));
     assert_eq!(core.open_flow(3, 1, 0, false), missing(3, None));
     assert_eq!(
         core.route(1, 9, &[], None).unwrap_err().to_string(),
@@ -151,6 +150,22 @@ fn a_route_to_what_is_not_open_changes_nothing() {
     let no_leg = core.open_flow(3, 1, 0, false).unwrap_err();
     assert_eq!(no_leg.to_string(), "no such leg: 3");
     assert_eq!(table.say(1, &voice(0, 1), T0), Ok(()));
+    assert_eq!(table.queued(), 1);
+}
+
+#[test]
+fn a_route_that_names_a_leg_that_is_not_there_closes_the_flow() {
+    let mut table = Table::new(3);
+    table.route(1, &[(2, 5), (3, 5)], None);
+    assert_eq!(table.say(1, &voice(0, 1), T0), Ok(()));
+    assert_eq!(table.queued(), 2);
+    // Leg 3 shall hear no more: that must hold although leg 9 cannot begin to.
+    let missing = Err(Missing { leg: 9, flow: None });
+    assert_eq!(table.core.route(1, 1, &[(2, 5), (9, 5)], None), missing);
+    assert_eq!((table.queued(), table.out(Reason::GateClosed)), (0, 2));
+    assert_eq!(table.say(1, &voice(0, 2), T0), Err(Reason::GateClosed));
+    table.route(1, &[(2, 5)], None);
+    assert_eq!(table.say(1, &voice(0, 3), T0), Ok(()));
     assert_eq!(table.queued(), 1);
 }
 
