@@ -41,10 +41,15 @@ class LaneCounters:
         """The counters of this moment."""
         return replace(self, dropped=Counter(self.dropped), dropped_out=Counter(self.dropped_out))
 
-    def imbalance(self) -> int:
-        """How far the two conservation equations are from holding; 0 unless there is a bug."""
+    def missing(self) -> tuple[int, int]:
+        """Datagrams and copies that neither equation accounts for."""
         inward = self.media_in - self.accepted - sum(self.dropped.values())
         outward = self.copies - self.sent - self.queued - sum(self.dropped_out.values())
+        return inward, outward
+
+    def imbalance(self) -> int:
+        """How far the two conservation equations are from holding; 0 unless there is a bug."""
+        inward, outward = self.missing()
         return abs(inward) + abs(outward)
 
 

@@ -30,7 +30,7 @@ from relay.edge.lane import (
     RekeyWanted,
     Unknown,
 )
-from relay.edge.path import EARLY, Path
+from relay.edge.path import EARLY, Opened, Path
 from relay.edge.quic import ACK_HOLD, MAX_PACKET
 from relay.edge.routes import Routes
 from relay.protocol import frames
@@ -200,9 +200,8 @@ class PyLane(Routes):
         try:
             opened = owner.path.receive(data, address, sock, now)
         except Exception as error:  # a bug of ours: one peer's packet must not stop the others
-            log.error("internal error while opening a packet", exc_info=error)
             self._dropped[DropReason.INTERNAL] += 1
-            self._known.append((Broken(owner.leg), owner))
+            self._blame(owner.leg, error)
             return True
         if opened is None:
             return False
@@ -210,6 +209,13 @@ class PyLane(Routes):
             self._dropped[opened] += 1
             return True
         self._media += 1
+        try:
+            self._settle(owner, opened, now)
+        except Exception as error:  # as above
+            self._blame(owner.leg, error)
+        return True
+
+    def _settle(self, owner: _Connection, opened: Opened, now: float) -> None:
         if self.queue_depth(owner.leg):  # its window may have opened, and nothing else may come for it
             self._ready[owner.leg] = None
         if opened.ack is not None:
@@ -220,7 +226,20 @@ class PyLane(Routes):
             else:
                 self.deliver(owner.leg, payload, now)
         self._list_ack(owner)
-        return True
+
+    def deliver(self, leg: int, payload: bytes, now: float) -> DropReason | None:
+        try:
+            return super().deliver(leg, payload, now)
+        except Exception as error:  # over a listener it is contained already: this is the speaker's
+            self._blame(leg, error)
+            return DropReason.INTERNAL
+
+    def _blame(self, leg: int, error: Exception) -> None:
+        log.error("internal error on the packet path", exc_info=error)
+        super()._blame(leg, error)
+        owner = self._connections.get(leg)
+        if owner is not None:
+            self._known.append((Broken(leg), owner))
 
     def take(self, most: int) -> list[Item]:
         taken: list[Item] = []
@@ -260,16 +279,23 @@ class PyLane(Routes):
         while self._acks and self._acks[0][0] <= now + EARLY:
             _, _, owner = heapq.heappop(self._acks)
             owner.is_listed = False
-            due = owner.path.ack_due
-            if due is None or owner.leg not in self._connections:
-                continue
-            if due > now + EARLY:  # or earlier, when what waits for aioquic is done
-                self._push_ack(owner, min(due, now + ACK_HOLD))
-            else:
-                self._seal(owner, [], now)
+            if owner.leg in self._connections:
+                try:
+                    self._flush_ack(owner, now)
+                except Exception as error:  # the others' leave all the same
+                    self._blame(owner.leg, error)
         outgoing, self._outgoing = self._outgoing, []
         self._copies_of = {packet[1]: copies for packet, copies in outgoing}
         return [packet for packet, _ in outgoing]
+
+    def _flush_ack(self, owner: _Connection, now: float) -> None:
+        due = owner.path.ack_due
+        if due is None:
+            return
+        if due > now + EARLY:  # or earlier, when what waits for aioquic is done
+            self._push_ack(owner, min(due, now + ACK_HOLD))
+        else:
+            self._seal(owner, [], now)
 
     def _full(self, leg: int, now: float) -> None:
         self._flush_leg(leg, now)
@@ -288,10 +314,8 @@ class PyLane(Routes):
                 self._seal(owner, batch, now)
                 batch = []
         except Exception as error:  # the other listeners go on
-            log.error("internal error while sealing a packet", exc_info=error)
             self.counters.sent -= len(batch)
-            self.counters.dropped_out[DropReason.INTERNAL] += len(batch)
-            self._known.append((Broken(leg), owner))
+            self._blame(leg, error)
 
     def _batch(self, leg: int, now: float) -> list[bytes]:
         first = self.dequeue(leg, now)

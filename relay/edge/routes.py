@@ -250,7 +250,10 @@ class Routes:
         flow.accepted += 1
         counters.accepted += 1
         for listener, out in flow.targets:
-            self._enqueue(listener, out, media.with_flow(payload, out, False), now)
+            try:
+                self._enqueue(listener, out, media.with_flow(payload, out, False), now)
+            except Exception as error:  # a bug of ours: neither the speaker nor the others pay for it
+                self._blame(listener.number, error)
         flow.copies += len(flow.targets)
         return None
 
@@ -291,6 +294,14 @@ class Routes:
 
     def _full(self, leg: int, now: float) -> None:
         """A queue of the leg is full: the last chance to empty it before copies are dropped."""
+
+    def _blame(self, leg: int, error: Exception) -> None:
+        """Something raised that never should, over this leg: what it left uncounted is `internal`."""
+        inward, outward = self.counters.missing()
+        if inward:
+            self.counters.dropped[DropReason.INTERNAL] += inward
+        if outward:
+            self.counters.dropped_out[DropReason.INTERNAL] += outward
 
     def take_ready(self) -> list[int]:
         """Legs that got copies since the last call."""

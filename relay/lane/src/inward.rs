@@ -437,12 +437,21 @@ mod tests {
 
     /// What is left: a note about leg 3, and copies for the two others.
     fn check(core: &Core, work: &mut Work) {
-        assert!(matches!(work.staged[..], [Staged { item: Item::Broken { leg: 3 }, .. }]));
+        assert!(matches!(
+            work.staged[..],
+            [Staged {
+                item: Item::Broken { leg: 3 },
+                ..
+            }]
+        ));
         core.finish(work);
         let counters = core.counters();
         assert_eq!((counters.copies, counters.queued), (3, 2));
         assert_eq!(counters.dropped_out[Reason::Internal as usize], 1);
-        assert_eq!((counters.media_missing(), counters.packets_missing()), ((0, 0), 0));
+        assert_eq!(
+            (counters.media_missing(), counters.packets_missing()),
+            ((0, 0), 0)
+        );
     }
 
     #[test]
@@ -453,8 +462,13 @@ mod tests {
         let plain = voice();
         let heard = receive_media(&mut leg.state.lock().media, &plain, 1.0, &mut work.counters);
         let payload = 0..plain.len();
-        work.deliveries.push(Delivery { targets: heard.unwrap(), payload });
-        contain(&mut work, Some(1), |work, _| core.deliver_all(work, &plain, 1.0));
+        work.deliveries.push(Delivery {
+            targets: heard.unwrap(),
+            payload,
+        });
+        contain(&mut work, Some(1), |work, _| {
+            core.deliver_all(work, &plain, 1.0)
+        });
         check(&core, &mut work);
     }
 
