@@ -6,7 +6,7 @@ No state per source is kept before a return path is proven: fixed arrays of toke
       < 1200 bytes                              drop malformed (RFC 9000 section 14.1)
       version we do not speak                   version negotiation, within a budget
       not Initial, or destination id < 8 bytes  drop
-      too many handshakes in progress           drop quota
+      too many handshakes in progress           drop quota; the token is not used up
       valid address token                       admit, address proven
       busy (half-open or Initials per second)   Retry
       else                                      admit, three times the bytes at most
@@ -219,11 +219,11 @@ class Front:
     def _admit(self, header: LongHeader, source: Address, now: float, wall: float, half_open: int) -> Verdict:
         rate = self._initials.add(now)
         if self._tokens.is_ours(header.token):
+            if half_open >= self._limits.half_open:
+                return DropReason.QUOTA  # before the token is used up: it is good for the next try
             original = self._tokens.check(header.token, source, header.dcid, wall)
             if original is None:
                 return DropReason.UNPROVEN
-            if half_open >= self._limits.half_open:
-                return DropReason.QUOTA
             return Admit(original, header.dcid)
         if half_open >= self._limits.retry_above_half_open or rate > self._limits.retry_above_initials_per_s:
             retry_source = self._draw(8)

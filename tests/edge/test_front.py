@@ -152,7 +152,9 @@ def test_the_key_before_a_rotation_still_counts(bench: Bench) -> None:
 
 def test_at_the_cap_even_a_proven_address_waits(bench: Bench) -> None:
     token, destination = retry_of(bench)
-    assert bench.judge(initial(token=token, dcid=destination), half_open=512) is DropReason.QUOTA
+    again = initial(token=token, dcid=destination)
+    assert bench.judge(again, half_open=512) is DropReason.QUOTA
+    assert bench.judge(again, half_open=511) == Admit(DCID, destination)  # its token is as good as before
 
 
 def test_one_source_has_a_budget_of_its_own() -> None:

@@ -11,7 +11,8 @@
 //! Any number of threads call it at once, each with a `Work` of its own; Python changes legs, flows and
 //! routes meanwhile (desk.rs). A thread never holds the locks of two legs: a packet is opened under the
 //! sender's, its datagrams and their targets stand in the `Work` when that is released, and then each
-//! listener is locked in turn. Under a leg's lock only `shared` may be taken, and under that nothing.
+//! listener is locked in turn. Under a leg's lock only `shared` may be taken, and under that only `front`'s, to
+//! read it.
 //!
 //! A leg takes 4.8 KiB in a call of two and 13.4 KiB in one of 32, keys, flights, flows and queues in use; it
 //! may take 16 KiB (tests/memory.rs measures it).
@@ -143,8 +144,9 @@ pub trait Judge: Send + Sync {
         reply: &mut Vec<u8>,
     ) -> Verdict;
 
-    /// So many packets that it admitted wait for the loop now; it may be told late.
-    fn admissions(&self, _waiting: usize) {}
+    /// So many packets that it admitted wait for the loop now, and so many of those it admitted since are in
+    /// batches that are done. Told in order, under a lock: for figures only.
+    fn admissions(&self, _waiting: usize, _settled: usize) {}
 }
 
 /// How the loop learns that items wait for it.
@@ -287,19 +289,21 @@ impl Core {
         let mut guard = self.shared.lock();
         let shared = &mut *guard;
         let admits = shared.slow.admits();
+        let mut settled = 0_usize;
         let mut refused = Vec::new();
         shared.counters.merge(&mut work.counters);
         for staged in work.staged.drain(..) {
+            let is_admitted = matches!(staged.item, Item::Admit { .. });
+            settled = settled.saturating_add(is_admitted.into());
             refused.extend(shared.slow.put(staged, limits, &mut shared.counters));
         }
         let wakes = !shared.is_woken && !shared.slow.is_empty();
         shared.is_woken |= wakes;
-        let now_admits = shared.slow.admits();
+        self.tell_front(shared, admits, settled);
         drop(guard);
         for leg in refused {
             leg.state.lock().path.slow_done(); // aioquic will never see it
         }
-        self.tell_front(admits, now_admits);
         if wakes {
             if let Some(waker) = self.waker.read().as_ref() {
                 waker.wake();
@@ -321,9 +325,8 @@ impl Core {
                 None => break,
             }
         }
-        let now_admits = shared.slow.admits();
+        self.tell_front(shared, admits, 0);
         drop(guard);
-        self.tell_front(admits, now_admits);
         taken.into_iter().filter_map(Self::complete).collect()
     }
 
@@ -338,10 +341,12 @@ impl Core {
         }
     }
 
-    fn tell_front(&self, before: usize, now: usize) {
-        if before != now {
+    /// Under the lock of `shared`: threads that told it later than they counted would leave an old figure.
+    fn tell_front(&self, shared: &Shared, before: usize, settled: usize) {
+        let now = shared.slow.admits();
+        if before != now || settled > 0 {
             if let Some(front) = self.front.read().as_ref() {
-                front.admissions(now);
+                front.admissions(now, settled);
             }
         }
     }

@@ -7,7 +7,8 @@
 //!   < 1200 bytes                              drop malformed (RFC 9000 section 14.1)
 //!   version we do not speak                   version negotiation, within a budget
 //!   not Initial, or destination id < 8 bytes  drop
-//!   valid address token                       admit, address proven, unless too many handshakes
+//!   address token, too many handshakes        drop quota; the token is not used up
+//!   valid address token                       admit, address proven
 //!   busy (half-open or Initials per second)   Retry, so many a second
 //!   else                                      admit, three times the bytes at most
 //! short header, unknown id                    stateless reset, smaller than its trigger
@@ -78,7 +79,7 @@ pub struct Front {
     legs_full: AtomicBool,
     half_open: AtomicUsize,
     waiting: AtomicUsize, // let in, and in the queue for the loop
-    fresh: AtomicUsize,   // let in, and not in the queue yet
+    fresh: AtomicUsize,   // let in, and in a batch that is not done
     state: Mutex<State>,
 }
 
@@ -171,6 +172,7 @@ impl Front {
                 retry_source,
                 ..
             })) => {
+                self.fresh.fetch_add(1, Relaxed);
                 return Ok(Verdict::Admit {
                     original,
                     retry_source,
@@ -223,9 +225,11 @@ impl Judge for Front {
     }
 
     /// They are half open, though the loop does not know them yet.
-    fn admissions(&self, waiting: usize) {
+    fn admissions(&self, waiting: usize, settled: usize) {
         self.waiting.store(waiting, Relaxed);
-        self.fresh.store(0, Relaxed);
+        // Those of another front before this one were never counted here.
+        let less = |fresh: usize| Some(fresh.saturating_sub(settled));
+        let _ = self.fresh.fetch_update(Relaxed, Relaxed, less);
     }
 }
 
@@ -281,12 +285,12 @@ impl State {
         let rate = self.initials.add(now);
         let destination = Cid::new(header.dcid).ok_or(Reason::Malformed)?;
         let (original, retry_source) = if self.tokens.is_ours(header.token) {
+            if half_open >= self.limits.half_open {
+                return Err(Reason::Quota); // before the token is used up: it is good for the next try
+            }
             let original = self
                 .tokens
                 .check(header.token, &from, header.dcid, wall, now)?;
-            if half_open >= self.limits.half_open {
-                return Err(Reason::Quota);
-            }
             (original, Some(destination))
         } else if half_open >= self.limits.retry_above_half_open
             || rate as f64 > self.limits.retry_above_initials_per_s

@@ -308,7 +308,7 @@ impl Judge for Door {
         }
     }
 
-    fn admissions(&self, waiting: usize) {
+    fn admissions(&self, waiting: usize, _settled: usize) {
         self.0.store(waiting, Ordering::Relaxed);
     }
 }

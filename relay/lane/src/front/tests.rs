@@ -236,6 +236,7 @@ fn the_second_packet_of_a_large_hello_goes_the_way_of_the_first() {
             .count(),
         13
     );
+    bench.busy(64);
     bench.from.set_port(5001); // a stranger who has seen the id
     assert_eq!(bench.judge(&again), drop(Reason::Unproven));
 }
@@ -321,24 +322,15 @@ fn too_many_half_open_handshakes_stop_the_proven_too() {
     let mut bench = Bench::new();
     let (token, id) = bench.retry();
     bench.busy(500);
-    bench.front.admissions(12); // those that the loop has not taken yet count
+    bench.front.admissions(12, 0); // those that the loop has not taken yet count
     let data = initial(&Ask {
         token: &token,
         dcid: &id,
         ..ASK
     });
     assert_eq!(bench.judge(&data), drop(Reason::Quota));
-    let (token, id) = bench.retry();
-    bench.busy(500);
-    bench.front.admissions(11);
-    assert!(matches!(
-        bench.judge(&initial(&Ask {
-            token: &token,
-            dcid: &id,
-            ..ASK
-        })),
-        Verdict::Admit { .. }
-    ));
+    bench.front.admissions(11, 0); // and its token is as good as before
+    assert_eq!(bench.judge(&data), admit(DCID, Some(&id)));
     let (token, id) = bench.retry();
     bench.busy(500); // and 11 wait, and one came in this batch
     assert_eq!(
@@ -351,12 +343,35 @@ fn too_many_half_open_handshakes_stop_the_proven_too() {
     );
 }
 
+#[test]
+fn what_another_thread_let_in_is_not_forgotten_when_one_is_done() {
+    let limits = Limits {
+        retry_above_half_open: 2,
+        ..LIMITS
+    };
+    let mut bench = Bench::with(limits);
+    let mut ask = |dcid: &[u8]| bench.judge(&initial(&Ask { dcid, ..ASK }));
+    assert_eq!(ask(b"thread 1"), admit(b"thread 1", None));
+    assert_eq!(ask(b"thread 2"), admit(b"thread 2", None));
+    assert_eq!(ask(b"thread 2"), admit(b"thread 2", None)); // its second packet
+    bench.front.admissions(1, 1); // thread 1 is done, thread 2 is not
+    bench.front.admissions(0, 0); // the loop took the one
+    let third = initial(&Ask {
+        dcid: b"third one",
+        ..ASK
+    });
+    assert_eq!(bench.judge(&third), Verdict::Answer("retry"));
+    bench.front.admissions(2, 2);
+    bench.front.admissions(0, 0);
+    assert_eq!(bench.judge(&third), admit(b"third one", None));
+}
+
 /// First packets of so many sources at one time; the loop has done with each before the next.
 fn crowd(bench: &mut Bench, count: u32) -> Vec<Verdict> {
     let ask = |n: u32| {
         bench.from = SocketAddr::new(std::net::Ipv4Addr::from_bits(0xC000_0200 + n).into(), 1);
         let dcid = (u64::from(n) << 8).to_be_bytes();
-        bench.front.admissions(0);
+        bench.front.admissions(0, 1);
         bench.judge(&initial(&Ask { dcid: &dcid, ..ASK }))
     };
     (0..count).map(ask).collect()

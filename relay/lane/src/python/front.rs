@@ -71,7 +71,7 @@ impl Front {
     #[pyo3(signature = (*, accepting, half_open, legs_full))]
     fn set(&self, accepting: bool, half_open: usize, legs_full: bool) {
         self.0.set(accepting, half_open, legs_full);
-        self.0.admissions(0);
+        self.0.admissions(0, usize::MAX);
     }
 
     /// ("admit", original, retry source or None), ("answer", kind, packet) or ("drop", reason).
