@@ -39,6 +39,7 @@ class _Packets(TypedDict):
     wrong_lane: int
     media_lost: int
     notes_lost: int
+    threads: int
     front: dict[str, int]
     dropped: dict[str, int]
 

@@ -68,6 +68,7 @@ class PacketCounts:
     turns: int = 0  # of the lane's threads: how many packets share one shows how well batches form
     strays: int = 0  # packets that came by another lane than those before of their leg
     notes_lost: int = 0  # control datagrams beyond their leg's share; their packets are settled
+    threads: int = 0  # of the lane's own that run now
 
     def imbalance(self) -> int:
         """How far the equation is from holding; 0 unless there is a bug."""

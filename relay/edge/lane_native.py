@@ -198,4 +198,5 @@ class NativeLane:
             turns=counts["batches"],
             strays=counts["wrong_lane"],
             notes_lost=counts["notes_lost"],
+            threads=counts["threads"],
         )

@@ -57,6 +57,11 @@ class LaneThreads:
         """All of them, by number."""
         return [sock for lane in zip(*self._groups, strict=True) for sock in lane]
 
+    @property
+    def missing(self) -> int:
+        """Threads that ended by themselves: nobody reads their sockets. 0 unless there is a bug."""
+        return len(self._groups[0]) - self._lane.packets().threads
+
     def start(self) -> None:
         """Read from now on."""
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

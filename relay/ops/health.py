@@ -35,6 +35,7 @@ class Facts:
     datapath: str = "native"
     wants_native: bool = False
     internal_errors: int = 0
+    dead_threads: int = 0
     legs: int = 0
     max_legs: int = 1_000_000
     sinks_failing: tuple[str, ...] = ()
@@ -98,6 +99,10 @@ def judge(facts: Facts, config: HealthConfig) -> Report:
         (
             facts.issuers == 0,
             Finding("no_issuer", "unready", "tokens.issuers is empty: nobody can be admitted"),
+        ),
+        (
+            facts.dead_threads > 0,
+            Finding("threads", "unready", f"{facts.dead_threads} ended; nobody reads their sockets"),
         ),
         (
             facts.wants_native and facts.datapath != "native",

@@ -64,6 +64,7 @@ class PacketCounters:
     turns: int = 0
     strays: int = 0
     notes_lost: int = 0
+    threads: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +244,9 @@ def _packets(now: PacketCounters) -> Iterator[Metric]:
     yield CounterMetricFamily("relay_udp_received", "UDP packets read.", value=now.received)
     yield CounterMetricFamily(
         "relay_lane_turns", "Turns of the native lane's threads, a batch of packets each.", value=now.turns
+    )
+    yield GaugeMetricFamily(
+        "relay_lane_threads", "The native lane's threads that run; one per lane.", value=now.threads
     )
     yield CounterMetricFamily(
         "relay_lane_strays", "Packets that came by another lane than their leg's before.", value=now.strays

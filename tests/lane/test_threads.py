@@ -6,7 +6,9 @@ import asyncio
 import os
 import re
 import signal
+import socket
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 
@@ -14,8 +16,14 @@ from lanes import HAS_NATIVE
 from load.daemon import Daemon, imbalance
 from load.relay import End, place_call
 from load.traffic import talk
+from relay.edge.lane import PacketCounts
 
-pytestmark = pytest.mark.skipif(not HAS_NATIVE, reason="this build has no native lane")
+if not HAS_NATIVE:
+    pytest.skip("this build has no native lane", allow_module_level=True)
+
+from relay.edge.lane_native import NativeLane
+from relay.edge.threads import LaneThreads
+
 CALLS = 8
 
 
@@ -52,11 +60,21 @@ def lanes_now(daemon: Daemon) -> int:
     return int(changes[-1]) if changes else 2
 
 
+def test_threads_that_ended_by_themselves_are_missing() -> None:
+    groups = [[socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3)] for _ in range(2)]
+    lane = NativeLane()
+    lane.packets = lambda: PacketCounts(0, 0, 0, 0, 0, 0, {}, {}, threads=1)  # type: ignore[method-assign]  # as after two bugs
+    threads = LaneThreads(cast("Any", None), lane, cast("Any", None), groups)
+    assert threads.missing == 2
+    threads.close()
+
+
 async def test_calls_go_through_whichever_lane_their_packets_come_by(daemon: Daemon) -> None:
     ends = await voices(daemon)
     await talk(ends, 1.0)
     await settled(ends)
     judge(daemon, ends)
+    assert daemon.metrics()["relay_lane_threads"] == 2
 
 
 async def test_the_number_of_lanes_changes_in_mid_call_without_a_lost_packet(daemon: Daemon) -> None:
@@ -72,6 +90,7 @@ async def test_the_number_of_lanes_changes_in_mid_call_without_a_lost_packet(dae
                     break
                 await asyncio.sleep(0.01)
             assert lanes_now(daemon) == lanes
+            assert daemon.metrics()["relay_lane_threads"] == lanes
 
     changing = asyncio.create_task(change())
     while not changing.done():

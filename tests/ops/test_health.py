@@ -31,6 +31,7 @@ def test_a_node_without_findings_is_alive_and_ready() -> None:
         ({"free_descriptors": 63}, "descriptors"),
         ({"legs": 10, "max_legs": 10}, "full"),
         ({"issuers": 0}, "no_issuer"),
+        ({"dead_threads": 1}, "threads"),
         ({"certificate_until": 100.0, "wall": 100.0}, "certificate"),
     ],
 )

@@ -300,6 +300,7 @@ impl Lane {
 
     fn packets<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let counters = self.core.counters();
+        let threads = self.workers.lock().as_ref().map_or(0, Workers::alive);
         let front = PyDict::new(py);
         for (kind, count) in counters.front.iter() {
             front.set_item(kind, count)?;
@@ -319,6 +320,7 @@ impl Lane {
         ] {
             all.set_item(name, count)?;
         }
+        all.set_item("threads", threads)?;
         all.set_item("front", front)?;
         all.set_item("dropped", by_name(py, &counters.dropped)?)?;
         Ok(all)

@@ -85,6 +85,12 @@ impl Workers {
         Ok(Prepared::new(core, sockets, event, pacing)?.run())
     }
 
+    /// How many run; fewer than were started when one met a bug that it could not contain.
+    pub fn alive(&self) -> usize {
+        let is_alive = |(_, thread): &&(Event, JoinHandle<()>)| !thread.is_finished();
+        self.threads.iter().filter(is_alive).count()
+    }
+
     /// End the threads and wait for them; what they had opened is sent, what they did not read stays in the
     /// sockets.
     pub fn stop(self) {

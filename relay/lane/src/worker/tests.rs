@@ -401,6 +401,21 @@ fn waiting_pays_when_more_than_two_packets_come_within_the_wait() {
     assert!(!never.is_batching);
 }
 
+#[test]
+fn a_thread_that_ended_by_itself_is_not_counted_as_running() {
+    let mut relay = Relay::new(2, PACING);
+    assert_eq!(relay.workers.alive(), 2);
+    let dead = Builder::new().spawn(|| {}).unwrap();
+    let until = Instant::now() + PATIENCE;
+    while !dead.is_finished() && Instant::now() < until {
+        std::thread::yield_now();
+    }
+    let threads = &mut relay.workers.threads;
+    threads.push((Event::new().unwrap(), dead));
+    assert_eq!((threads.len(), relay.workers.alive()), (3, 2));
+    relay.end();
+}
+
 /// A front that takes its time: until it is told, or for good.
 struct SlowJudge(Mutex<Receiver<()>>);
 
