@@ -294,6 +294,11 @@ class Daemon:
         certificate = self._quic.certificate
         return certificate.not_valid_after_utc.timestamp() if certificate is not None else None
 
+    def _kernel_drops(self) -> int:
+        if self._threads is not None:
+            return self._threads.kernel_drops
+        return sum(udp.kernel_drops(sock) for sock in self._sockets)
+
     def report(self) -> Report:
         """What /healthz and /readyz answer from."""
         sinks = (("records", self._history), ("events", self._events))
@@ -332,7 +337,7 @@ class Daemon:
                 sent=endpoint.outbox.sent + counts.sent,
                 waiting=endpoint.all_waiting(counts),
                 send_errors=endpoint.outbox.errors + counts.send_errors,
-                kernel_dropped=sum(udp.kernel_drops(sock) for sock in self._sockets),
+                kernel_dropped=self._kernel_drops(),
                 handled=dict(endpoint.all_handled(counts)),
                 answered=dict(endpoint.all_answered(counts)),
                 dropped=dict(endpoint.all_dropped(counts)),

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from relay.config import ListenConfig
 from relay.edge.endpoint import Endpoint
 from relay.edge.lane_native import NativeLane
-from relay.edge.udp import bind_beside
+from relay.edge.udp import bind_beside, kernel_drops
 from relay.errors import ConfigError
 
 log = logging.getLogger("relay.lane")
@@ -50,6 +50,7 @@ class LaneThreads:
         self._endpoint = endpoint
         self._groups = [list(group) for group in sockets]
         self._event = -1
+        self._drops_of_closed = 0
         self._changing = asyncio.Lock()  # one change of the number at a time
 
     @property
@@ -61,6 +62,11 @@ class LaneThreads:
     def missing(self) -> int:
         """Threads that ended by themselves: nobody reads their sockets. 0 unless there is a bug."""
         return len(self._groups[0]) - self._lane.packets().threads
+
+    @property
+    def kernel_drops(self) -> int:
+        """Packets the kernel dropped before us, at sockets that are closed too: it never falls."""
+        return self._drops_of_closed + sum(kernel_drops(sock) for sock in self.sockets)
 
     def start(self) -> None:
         """Read from now on."""
@@ -110,6 +116,7 @@ class LaneThreads:
         self._run(kept)
         self._groups = kept
         for sock in gone:
+            self._drops_of_closed += kernel_drops(sock)
             sock.close()
         log.info("lanes changed", extra={"lanes": lanes})
 

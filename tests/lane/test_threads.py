@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -16,6 +18,7 @@ from lanes import HAS_NATIVE
 from load.daemon import Daemon, imbalance
 from load.relay import End, place_call
 from load.traffic import talk
+from relay.config import ListenConfig
 from relay.edge.lane import PacketCounts
 
 if not HAS_NATIVE:
@@ -66,6 +69,35 @@ def test_threads_that_ended_by_themselves_are_missing() -> None:
     lane.packets = lambda: PacketCounts(0, 0, 0, 0, 0, 0, {}, {}, threads=1)  # type: ignore[method-assign]  # as after two bugs
     threads = LaneThreads(cast("Any", None), lane, cast("Any", None), groups)
     assert threads.missing == 2
+    threads.close()
+
+
+class Still(NativeLane):
+    """A lane whose threads do nothing."""
+
+    def start(self, lanes: list[list[int]], event_fd: int) -> None: ...
+
+    def steer(self, descriptors: list[int]) -> None: ...
+
+
+async def test_what_the_kernel_dropped_stays_counted_when_lanes_go() -> None:
+    sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3)]
+    for sock in sockets:
+        sock.bind(("127.0.0.1", 0))
+        sock.setblocking(False)
+    sockets[2].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    for _ in range(200):
+        sockets[0].sendto(bytes(1000), sockets[2].getsockname())
+    with contextlib.suppress(BlockingIOError):
+        while sockets[2].recv(2000):
+            pass
+    endpoint = cast("Any", SimpleNamespace(use_sockets=lambda *_: None))
+    threads = LaneThreads(asyncio.get_running_loop(), Still(), endpoint, [sockets])
+    before = threads.kernel_drops
+    assert before > 100
+    await threads.resize(2, ListenConfig())
+    assert len(threads.sockets) == 2
+    assert threads.kernel_drops == before
     threads.close()
 
 
