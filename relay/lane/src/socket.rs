@@ -11,6 +11,7 @@
 //! call. Nothing here blocks but `Poll`, nothing allocates after construction, nothing panics.
 //! Must never live here: what packets mean.
 
+mod apart;
 mod prefetch;
 mod raw;
 mod ring;
@@ -18,7 +19,7 @@ mod sender;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::time::Duration;
 
+use apart::Apart;
 pub use prefetch::prefetch;
 pub use ring::{Received, Ring};
 pub use sender::Sender;
@@ -46,7 +48,7 @@ pub struct Packet {
 /// A UDP socket that somebody else made and bound; ours is a duplicate of its descriptor.
 pub struct Socket {
     fd: OwnedFd,
-    segments: Cell<bool>,
+    apart: RefCell<Apart>,
     coalesces: bool,
 }
 
@@ -54,12 +56,16 @@ impl Socket {
     /// Take a duplicate of an open descriptor. The options of the socket stay as they are.
     pub fn duplicate(fd: RawFd) -> io::Result<Self> {
         let fd = duplicate(fd)?;
-        let segments = option(&fd, libc::SOL_UDP, libc::UDP_SEGMENT).is_ok();
-        Ok(Self {
+        let can_segment = option(&fd, libc::SOL_UDP, libc::UDP_SEGMENT).is_ok();
+        let socket = Self {
             fd,
-            segments: Cell::new(segments),
+            apart: RefCell::default(),
             coalesces: false,
-        })
+        };
+        if !can_segment {
+            socket.send_plain();
+        }
+        Ok(socket)
     }
 
     /// Let the kernel join packets of one sender (UDP_GRO). It holds for all readers of the socket.
@@ -81,14 +87,16 @@ impl Socket {
         }
     }
 
-    /// Whether runs of equal packets leave as one message. False for good after the path refused one.
-    pub fn segments(&self) -> bool {
-        self.segments.get()
+    /// Whether runs of equal packets to this address leave as one message: not for a minute after one was
+    /// refused.
+    pub fn segments(&self, to: &SocketAddr) -> bool {
+        let apart = self.apart.borrow();
+        !apart.holds(to, apart.now())
     }
 
-    /// Send packets one by one from now on: for a device that cannot do better, and for measuring.
+    /// Send packets one by one for good: for a kernel that cannot do better, and for measuring.
     pub fn send_plain(&self) {
-        self.segments.set(false);
+        self.apart.borrow_mut().everywhere(f64::INFINITY);
     }
 }
 

@@ -3,12 +3,13 @@
 //! Must never live here: what packets mean, and when they leave.
 
 use std::io;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::ptr;
 
 use super::raw::{header, piece, Control, Name};
-use super::{check, Packet, Socket, BATCH};
+use super::{check, monotonic, Packet, Socket, BATCH};
 
 /// Kernel limits of one UDP_SEGMENT message (UDP_MAX_SEGMENTS, and what fits a UDP length).
 const MAX_SEGMENTS: usize = 64;
@@ -20,7 +21,8 @@ const PIECES: usize = 4 * BATCH;
 pub struct Sender {
     names: Box<[Name]>,
     controls: Box<[Control]>,
-    pieces: Box<[libc::iovec]>,
+    pieces: Box<[Piece]>,
+    iovecs: Box<[libc::iovec]>,
     headers: Box<[libc::mmsghdr]>,
     runs: Box<[Run]>,
     /// Of each packet in the runs, in their order, its place in what `send` was given.
@@ -29,9 +31,27 @@ pub struct Sender {
     pub failed: Vec<usize>,
 }
 
+/// Packets that lie one behind the other in the arena.
+#[derive(Clone, Copy, Default)]
+struct Piece {
+    start: usize,
+    len: usize,
+}
+
+impl Piece {
+    fn end(&self) -> usize {
+        self.start.wrapping_add(self.len)
+    }
+
+    fn of<'a>(&self, arena: &'a [u8]) -> &'a [u8] {
+        arena.get(self.start..self.end()).unwrap_or_default()
+    }
+}
+
 /// The packets of one message.
 #[derive(Clone, Copy, Default)]
 struct Run {
+    to: Option<SocketAddr>,
     first_piece: usize,
     pieces: usize,
     first_place: usize,
@@ -58,7 +78,8 @@ impl Sender {
         Self {
             names: vec![Name::empty(); BATCH].into_boxed_slice(),
             controls: vec![Control::default(); BATCH].into_boxed_slice(),
-            pieces: vec![piece(ptr::null_mut(), 0); PIECES].into_boxed_slice(),
+            pieces: vec![Piece::default(); PIECES].into_boxed_slice(),
+            iovecs: vec![piece(ptr::null_mut(), 0); PIECES].into_boxed_slice(),
             headers: vec![header(); BATCH].into_boxed_slice(),
             runs: vec![Run::default(); BATCH].into_boxed_slice(),
             places: Vec::with_capacity(BATCH * MAX_SEGMENTS),
@@ -86,23 +107,28 @@ impl Sender {
             let mut pieces = 0;
             let mut before: Option<&Packet> = None;
             self.places.clear();
+            let apart = socket.apart.borrow();
+            let now = apart.now();
             while let Some((place, packet)) = next {
-                let bytes = packet.start..packet.start.wrapping_add(packet.len);
-                let Some(bytes) = arena.get(bytes) else {
+                let part = Piece {
+                    start: packet.start,
+                    len: packet.len,
+                };
+                if arena.get(part.start..part.end()).is_none() {
                     self.failed.push(place);
                     next = waiting.next();
                     continue;
-                };
+                }
                 let joins = before.is_some_and(|before| before.to == packet.to)
-                    && socket.segments.get()
-                    && self.joins(count - 1, packet.len);
+                    && self.joins(count - 1, packet.len)
+                    && !apart.holds(&packet.to, now);
                 if pieces == PIECES || (!joins && count == BATCH) {
                     break;
                 }
                 if joins {
-                    pieces += self.extend(count - 1, bytes, pieces);
+                    pieces += self.extend(count - 1, part, pieces);
                 } else {
-                    self.begin(count, packet, bytes, pieces);
+                    self.begin(count, &packet.to, part, pieces);
                     pieces += 1;
                     count += 1;
                 }
@@ -110,7 +136,8 @@ impl Sender {
                 self.places.push(place);
                 next = waiting.next();
             }
-            self.transmit(socket, count);
+            drop(apart);
+            self.transmit(socket, arena, count);
         }
     }
 
@@ -126,64 +153,60 @@ impl Sender {
     }
 
     /// Start a message with a packet, which takes one piece.
-    fn begin(&mut self, index: usize, packet: &Packet, bytes: &[u8], at: usize) {
+    fn begin(&mut self, index: usize, to: &SocketAddr, part: Piece, at: usize) {
         let parts = (
             self.names.get_mut(index),
             self.runs.get_mut(index),
             self.pieces.get_mut(at),
         );
-        let (Some(name), Some(run), Some(part)) = parts else {
+        let (Some(name), Some(run), Some(piece)) = parts else {
             return;
         };
-        *name = Name::of(&packet.to);
-        *part = piece(bytes.as_ptr().cast_mut(), bytes.len());
+        *name = Name::of(to);
+        *piece = part;
         *run = Run {
+            to: Some(*to),
             first_piece: at,
             pieces: 1,
             first_place: self.places.len(),
             packets: 1,
-            segment: bytes.len(),
-            bytes: bytes.len(),
+            segment: part.len,
+            bytes: part.len,
             is_closed: false,
         };
     }
 
     /// Add a packet to the message of a run; how many pieces that took.
-    fn extend(&mut self, index: usize, bytes: &[u8], at: usize) -> usize {
+    fn extend(&mut self, index: usize, part: Piece, at: usize) -> usize {
         let Some(run) = self.runs.get_mut(index) else {
             return 0;
         };
         run.packets += 1;
-        run.bytes += bytes.len();
-        run.is_closed = bytes.len() < run.segment;
+        run.bytes += part.len;
+        run.is_closed = part.len < run.segment;
         if let Some(last) = at.checked_sub(1).and_then(|last| self.pieces.get_mut(last)) {
-            let end = last
-                .iov_base
-                .cast_const()
-                .cast::<u8>()
-                .wrapping_add(last.iov_len);
-            if end == bytes.as_ptr() {
-                last.iov_len += bytes.len(); // packets mostly lie one behind the other
+            if last.end() == part.start {
+                last.len += part.len; // packets mostly lie one behind the other
                 return 0;
             }
         }
         run.pieces += 1;
-        if let Some(part) = self.pieces.get_mut(at) {
-            *part = piece(bytes.as_ptr().cast_mut(), bytes.len());
+        if let Some(piece) = self.pieces.get_mut(at) {
+            *piece = part;
         }
         1
     }
 
     /// Hand the first `count` messages to the kernel.
-    fn transmit(&mut self, socket: &Socket, count: usize) {
-        self.point(count);
+    fn transmit(&mut self, socket: &Socket, arena: &[u8], count: usize) {
+        self.point(arena, count);
         let mut at = 0;
         while at < count {
             let Some(waiting) = self.headers.get_mut(at..count) else {
                 return;
             };
-            // SAFETY: `point` aimed these headers at names, controls and pieces of this sender; the pieces lie
-            // in the arena that `send` borrows until it returns. The kernel only reads through them.
+            // SAFETY: `point` aimed these headers at names, controls and iovecs of this sender, and the iovecs
+            // at parts of the arena that is borrowed here. The kernel only reads through them.
             let sent = check(unsafe {
                 let flags = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _;
                 let headers = waiting.as_mut_ptr();
@@ -194,17 +217,32 @@ impl Sender {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if is_full(&error) => return self.fail(at..count),
                 Err(error) => {
-                    let is_run = self.runs.get(at).is_some_and(|run| run.packets > 1);
-                    if is_run && is_about_segments(&error) {
-                        socket.segments.set(false);
-                        self.send_apart(socket, at);
-                    } else {
+                    if !self.is_remembered(socket, at, &error) {
                         self.fail(at..at + 1);
+                    } else {
+                        self.send_apart(socket, arena, at);
                     }
                     at += 1;
                 }
             }
         }
+    }
+
+    /// Whether a message was refused because it is a run: then it is not tried again for a while.
+    fn is_remembered(&self, socket: &Socket, index: usize, error: &io::Error) -> bool {
+        let run = self.runs.get(index).filter(|run| run.packets > 1);
+        let Some(to) = run.and_then(|run| run.to) else {
+            return false;
+        };
+        let mut apart = socket.apart.borrow_mut();
+        match error.raw_os_error() {
+            // The device cannot cut.
+            Some(libc::EIO | libc::EOPNOTSUPP) => apart.everywhere(monotonic()),
+            // A segment is larger than what the path carries.
+            Some(libc::EINVAL | libc::EMSGSIZE) => apart.place(to, monotonic()),
+            _ => return false,
+        }
+        true
     }
 
     fn fail(&mut self, runs: Range<usize>) {
@@ -215,7 +253,12 @@ impl Sender {
     }
 
     /// Aim the headers at what they carry.
-    fn point(&mut self, count: usize) {
+    fn point(&mut self, arena: &[u8], count: usize) {
+        let pieces: usize = self.runs.iter().take(count).map(|run| run.pieces).sum();
+        for (iovec, part) in self.iovecs.iter_mut().zip(&self.pieces).take(pieces) {
+            let bytes = part.of(arena);
+            *iovec = piece(bytes.as_ptr().cast_mut(), bytes.len());
+        }
         let parts = self
             .names
             .iter_mut()
@@ -226,7 +269,7 @@ impl Sender {
             message.msg_name = ptr::from_mut(name).cast();
             message.msg_namelen = name.size();
             message.msg_iov = self
-                .pieces
+                .iovecs
                 .get_mut(run.first_piece..)
                 .unwrap_or_default()
                 .as_mut_ptr();
@@ -242,18 +285,15 @@ impl Sender {
     }
 
     /// The packets of one run by themselves, after the kernel refused them as one message.
-    fn send_apart(&mut self, socket: &Socket, index: usize) {
+    fn send_apart(&mut self, socket: &Socket, arena: &[u8], index: usize) {
         let (Some(run), Some(name)) = (self.runs.get(index), self.names.get(index)) else {
             return;
         };
         let pieces = run.first_piece..run.first_piece + run.pieces;
         let pieces = self.pieces.get(pieces).unwrap_or_default();
-        let packets = pieces.iter().flat_map(|part| {
-            // SAFETY: the piece lies in the arena that `send` borrows until it returns.
-            let bytes =
-                unsafe { std::slice::from_raw_parts(part.iov_base.cast::<u8>(), part.iov_len) };
-            bytes.chunks(run.segment.max(1))
-        });
+        let packets = pieces
+            .iter()
+            .flat_map(|part| part.of(arena).chunks(run.segment.max(1)));
         let places = self.places.get(run.places()).unwrap_or_default();
         for (packet, place) in packets.zip(places) {
             let (data, to) = (packet.as_ptr().cast(), ptr::from_ref(name).cast());
@@ -281,13 +321,5 @@ fn is_full(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM)
-    )
-}
-
-/// The device cannot cut (EIO), or a segment is larger than its MTU.
-fn is_about_segments(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP)
     )
 }

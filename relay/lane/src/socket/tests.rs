@@ -150,7 +150,7 @@ fn a_run_of_equal_packets_arrives_as_the_packets_it_was_made_of() {
             let (_source, sending) = pair();
             let (target, mut receiving) = pair();
             receiving.coalesce(coalesce).unwrap();
-            assert!(sending.segments());
+            assert!(sending.segments(&address(&target)));
             if is_plain {
                 sending.send_plain();
             }
@@ -201,19 +201,36 @@ fn runs_are_cut_at_another_address_and_order_holds_for_each() {
 }
 
 #[test]
-fn a_device_that_cannot_cut_is_remembered_and_nothing_is_lost() {
+fn a_run_that_is_refused_is_remembered_and_nothing_is_lost() {
     let (source, sending) = pair();
     let (target, receiving) = pair();
-    // Without checksums the kernel refuses UDP_SEGMENT with EIO, as for a device that has no such help.
+    // Without checksums the kernel refuses UDP_SEGMENT.
     set_option(&source, libc::SOL_SOCKET, libc::SO_NO_CHECK, &1i32).unwrap();
     let (arena, packets) = batch(&[400; 130], &[address(&target)]);
     let failed = send_all(&sending, &arena, &packets);
     assert!(failed.is_empty());
-    assert!(!sending.segments());
+    assert!(!sending.segments(&address(&target)));
     let got = gather(&mut Ring::new(false), receiving, 130);
     assert_eq!(
         numbers(&got),
         (0..130).map(|index| (index, 400)).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn a_path_that_carries_less_is_remembered_for_its_address_alone() {
+    let (source, sending) = socket_on("[::1]:0");
+    let (target, receiving) = socket_on("[::1]:0");
+    // As if the path to whoever is sent to carried 1280 bytes; larger packets are cut into fragments.
+    set_option(&source, libc::SOL_IPV6, libc::IPV6_MTU, &1280i32).unwrap();
+    let (arena, packets) = batch(&[1300; 130], &[address(&target)]);
+    assert!(send_all(&sending, &arena, &packets).is_empty());
+    assert!(!sending.segments(&address(&target)));
+    assert!(sending.segments(&address(&source)));
+    let got = gather(&mut Ring::new(false), receiving, 130);
+    assert_eq!(
+        numbers(&got),
+        (0..130).map(|index| (index, 1300)).collect::<Vec<_>>()
     );
 }
 
