@@ -1,4 +1,4 @@
-//! Trust in whoever answers. Must never be used outside a test on loopback.
+//! Trust in whoever answers, for this client and for that of tests/load/shaker. Must never be used outside a test on loopback.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};

@@ -20,6 +20,7 @@ use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, Endpoint, TransportConfig};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
+#[path = "../../../coexist/quinn/src/trust.rs"]
 mod trust;
 
 type Failure = Box<dyn Error + Send + Sync>;
