@@ -143,12 +143,13 @@ class Relay:
     @property
     def calls_by_stage(self) -> Counter[str]:
         """How many calls ring, run or wait for their counters."""
-        return Counter(call.state.value for call in self._node.calls.values())
+        return Counter(call.state._value_ for call in self._node.calls.values())
 
     @property
     def legs(self) -> Counter[str]:
         """How many legs stand in which state."""
-        return Counter(leg.state.value for leg in self._node.legs.values())
+        # `_value_`: a scrape walks thousands in one turn of the loop, and `value` takes three times as long.
+        return Counter(leg.state._value_ for leg in self._node.legs.values())
 
     @property
     def is_draining(self) -> bool:
