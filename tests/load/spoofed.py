@@ -21,7 +21,7 @@ RATE = 5_000.0
 WARM_UP = 20_000  # the node has seen a flood before: its bounded working set exists
 POOL = 400
 REAL = 0.1
-HOUSEKEEPING = 5_000  # packets between collections of young garbage: once a simulated second, as the daemon
+HOUSEKEEPING = 250  # packets between collections of young garbage: as often as the daemon
 
 
 def main(count: int, seed: int) -> dict[str, Any]:
