@@ -111,7 +111,7 @@ class Lane:
     def set_front(self, *, accepting: bool, half_open: int, legs_full: bool) -> None:
         """What the loop knows about newcomers."""
 
-    def start(self, workers: Sequence[Sequence[int]], event_fd: int) -> None:
+    def start(self, workers: Sequence[Sequence[int]], event_fd: int) -> str | None:
         """A thread per list of descriptors; the eventfd is written when `take` has something. OSError."""
 
     def stop(self) -> None:

@@ -162,9 +162,12 @@ class NativeLane:
     def tell_front(self, *, accepting: bool, half_open: int, is_full: bool) -> None:
         self._lane.set_front(accepting=accepting, half_open=half_open, legs_full=is_full)
 
-    def start(self, lanes: list[list[int]], event_fd: int) -> None:
-        """A thread per list of descriptors, one per address; `event_fd` is written when `take` has news."""
-        self._lane.start(lanes, event_fd)
+    def start(self, lanes: list[list[int]], event_fd: int) -> str | None:
+        """A thread per list of descriptors, one per address; `event_fd` is written when `take` has news.
+
+        Gives why the scheduler grants them no short turns, None when it does.
+        """
+        return self._lane.start(lanes, event_fd)
 
     def stop(self) -> None:
         """End the threads; what was counted stays readable."""

@@ -28,6 +28,7 @@ from relay.errors import ConfigError
 
 log = logging.getLogger("relay.lane")
 LOOK_SECONDS = 0.002  # between looks at a socket that nothing is steered to any more
+NO_SHORT_TURNS = "audio may wait some milliseconds for other threads: no sched_setattr"
 LOOKS = 1000  # it is empty long before
 
 
@@ -51,6 +52,7 @@ class LaneThreads:
         self._groups = [list(group) for group in sockets]
         self._event = -1
         self._drops_of_closed = 0
+        self._was_refused = False
         self._changing = asyncio.Lock()  # one change of the number at a time
 
     @property
@@ -123,7 +125,10 @@ class LaneThreads:
     def _run(self, groups: list[list[socket.socket]]) -> None:
         """(Re)start the threads for these sockets; when that fails the ones before go on."""
         lanes = list(zip(*groups, strict=True))
-        self._lane.start([[sock.fileno() for sock in lane] for lane in lanes], self._event)
+        refused = self._lane.start([[sock.fileno() for sock in lane] for lane in lanes], self._event)
+        if refused is not None and not self._was_refused:
+            log.info(NO_SHORT_TURNS, extra={"why": refused})
+            self._was_refused = True
         self._endpoint.use_sockets([sock for lane in lanes for sock in lane], len(groups))
 
     def _steer(self, groups: list[list[socket.socket]]) -> None:

@@ -265,16 +265,22 @@ impl Lane {
     }
 
     /// A thread for each list of descriptors, the same addresses in the same order in each. They take over from
-    /// those that run; when they cannot be had, those go on.
-    fn start(&self, py: Python<'_>, workers: Vec<Vec<RawFd>>, event_fd: RawFd) -> PyResult<()> {
+    /// those that run; when they cannot be had, those go on. Gives why the scheduler grants no short turns.
+    fn start(
+        &self,
+        py: Python<'_>,
+        workers: Vec<Vec<RawFd>>,
+        event_fd: RawFd,
+    ) -> PyResult<Option<String>> {
         let pacing = Pacing {
             batch_s: self.batch_s,
             coalesces: false,
         };
         let prepared = Prepared::new(&self.core, &workers, event_fd, pacing)?;
+        let refused = prepared.refused.as_ref().map(ToString::to_string);
         self.stop(py);
         *self.workers.lock() = Some(prepared.run());
-        Ok(())
+        Ok(refused)
     }
 
     /// End the threads and wait for them; what was counted stays.

@@ -26,7 +26,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::core::{Core, Waker};
-use crate::socket::{block_signals, monotonic, Event, Poll, Ring, Sender, Socket};
+use crate::socket::{block_signals, monotonic, shorten_turns, Event, Poll, Ring, Sender, Socket};
 use crate::work::{Work, MAX_WORKERS};
 
 /// Packets of one socket and turn, so that audio that came leaves before more is read.
@@ -39,6 +39,10 @@ const RATE_WINDOW: f64 = 0.05;
 const WORTH_A_WAIT: f64 = 2.0;
 /// After a bug: time for others, lest one bad packet keeps a core busy.
 const AFTER_A_PANIC: Duration = Duration::from_millis(10);
+
+/// A thread's turn on a CPU that others want, the least that Linux grants. With its usual one of 1.4 ms and more
+/// a packet waits for up to 4 ms while the interpreter's thread works on the same CPU.
+const CPU_SLICE: Duration = Duration::from_micros(100);
 
 /// How the threads work.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +68,8 @@ pub struct Prepared {
     threads: Vec<(Gate<()>, Event, JoinHandle<()>)>,
     bell: Bell,
     stride: u16,
+    /// Why the scheduler would not let the threads have short turns.
+    pub refused: Option<io::Error>,
 }
 
 struct Bell(Event);
@@ -124,6 +130,7 @@ impl Prepared {
             threads: Vec::new(),
             bell: Bell(Event::duplicate(event)?),
             stride,
+            refused: None,
         };
         for (number, fds) in sockets.iter().enumerate() {
             prepared.spawn(number, fds, pacing)?; // those that wait end when their gate is dropped
@@ -138,8 +145,10 @@ impl Prepared {
         let poll = Poll::new(&end, &sockets);
         let (core, is_over) = (self.core.clone(), self.is_over.clone());
         let (gate, opened) = channel();
+        let (tells, told) = channel();
         let body = move || {
             block_signals();
+            let _ = tells.send(shorten_turns(CPU_SLICE)); // who asks waits for it
             if opened.recv().is_ok() {
                 for socket in &mut sockets {
                     // Where the kernel cannot, packets come one by one.
@@ -149,6 +158,9 @@ impl Prepared {
             }
         };
         let thread = Builder::new().name(format!("lane-{number}")).spawn(body)?;
+        if let Ok(Err(error)) = told.recv() {
+            self.refused = Some(error);
+        }
         self.threads.push((gate, end, thread));
         Ok(())
     }

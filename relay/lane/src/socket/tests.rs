@@ -426,3 +426,32 @@ fn joining_and_leaving_a_group_loses_no_packet() {
     }
     assert_eq!(got as u32, sent);
 }
+
+#[test]
+fn a_thread_has_the_turns_it_asked_for_and_its_nice_value_stays() {
+    let facts = || {
+        let mut told: libc::sched_attr = unsafe { mem::zeroed() };
+        let size = mem::size_of::<libc::sched_attr>() as libc::c_uint;
+        assert_eq!(
+            unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &mut told, size, 0) },
+            0
+        );
+        (told.sched_nice, told.sched_runtime)
+    };
+    let body = move || {
+        let (nice, _) = facts();
+        assert_eq!(
+            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice + 1) },
+            0
+        );
+        shorten_turns(Duration::from_micros(300)).unwrap();
+        shorten_turns(Duration::from_micros(200)).unwrap();
+        let (now, slice) = facts();
+        assert_eq!(now, nice + 1);
+        assert!(
+            slice == 200_000 || slice == 0,
+            "kernels before 6.12 tell nothing"
+        );
+    };
+    std::thread::spawn(body).join().unwrap();
+}
