@@ -20,6 +20,7 @@ from relay.config import LimitsConfig
 from relay.edge.endpoint import Endpoint
 from relay.edge.front import AddressTokens, Front
 from relay.edge.ids import ConnectionIds
+from relay.edge.lane import Lane
 from relay.protocol.address import Address
 from relay.protocol.cid import CidCodec
 
@@ -38,11 +39,60 @@ class Handle:
         self.callback = None
 
 
-class Network:
-    """Loop, clock, socket and clients of one endpoint. `run` lets simulated time pass."""
+class Air:
+    """Loop, clock and socket of one endpoint, and its clients by address. `run` lets simulated time pass."""
+
+    endpoint: Endpoint
+    lane: Lane
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.sent: list[tuple[bytes, tuple[str, int]]] = []
+        self.clients: dict[tuple[str, int], Client] = {}
+        self.sending_fails = False
+        self._events: list[tuple[float, int, Handle]] = []
+        self._count = itertools.count()
+
+    # the loop
+    def call_at(self, when: float, callback: Callable[[], None]) -> Handle:
+        handle = Handle(callback)
+        heapq.heappush(self._events, (when, next(self._count), handle))
+        return handle
+
+    def call_soon(self, callback: Callable[[], None]) -> Handle:
+        return self.call_at(self.now, callback)
+
+    # the socket
+    def sendto(self, data: bytes, addr: tuple[str, int]) -> None:
+        if self.sending_fails:
+            raise BlockingIOError
+        self.sent.append((data, addr))
+        client = self.clients.get(addr)
+        if client is not None:
+            self.call_at(self.now + DELAY, lambda: client.arrive(data))
+
+    def arrive(self, data: bytes, addr: tuple[str, int]) -> None:
+        """A packet reaches the endpoint now."""
+        self.endpoint.receive(data, addr, 0, self.now)
+
+    def run(self, seconds: float) -> None:
+        """Let time pass; packets are conserved at its end."""
+        end = self.now + seconds
+        while self._events and self._events[0][0] <= end:
+            when, _, handle = heapq.heappop(self._events)
+            self.now = max(self.now, when)
+            if handle.callback is not None:
+                handle.callback()
+        self.now = end
+        assert self.endpoint.imbalance() == 0
+        assert self.lane.counters.imbalance() == 0
+
+
+class Network(Air):
+    """A bare endpoint in the air, and the facts that it tells."""
 
     def __init__(self, limits: LimitsConfig | None = None, lane: str = "python") -> None:
-        self.now = 0.0
+        super().__init__()
         self.limits = limits or LimitsConfig()
         rng = random.Random(5)
         codec = CidCodec(b"k" * 16, SERVER_ID)
@@ -68,29 +118,6 @@ class Network:
         self.endpoint.attach(self)
         self.endpoint.attach_socket(cast(socket.socket, self))
         self.facts: list[tuple[Any, ...]] = []
-        self.sent: list[tuple[bytes, tuple[str, int]]] = []
-        self.clients: dict[tuple[str, int], Client] = {}
-        self.sending_fails = False
-        self._events: list[tuple[float, int, Handle]] = []
-        self._count = itertools.count()
-
-    # the loop
-    def call_at(self, when: float, callback: Callable[[], None]) -> Handle:
-        handle = Handle(callback)
-        heapq.heappush(self._events, (when, next(self._count), handle))
-        return handle
-
-    def call_soon(self, callback: Callable[[], None]) -> Handle:
-        return self.call_at(self.now, callback)
-
-    # the socket
-    def sendto(self, data: bytes, addr: tuple[str, int]) -> None:
-        if self.sending_fails:
-            raise BlockingIOError
-        self.sent.append((data, addr))
-        client = self.clients.get(addr)
-        if client is not None:
-            self.call_at(self.now + DELAY, lambda: client.arrive(data))
 
     # the handler
     def opened(self, leg: int, address: Address, datagrams: bool) -> None:
@@ -110,21 +137,6 @@ class Network:
         self.facts.append(("lost", leg, code))
         self.lane.close_leg(leg)
 
-    def arrive(self, data: bytes, addr: tuple[str, int]) -> None:
-        """A packet reaches the endpoint now."""
-        self.endpoint.receive(data, addr, 0, self.now)
-
-    def run(self, seconds: float) -> None:
-        end = self.now + seconds
-        while self._events and self._events[0][0] <= end:
-            when, _, handle = heapq.heappop(self._events)
-            self.now = max(self.now, when)
-            if handle.callback is not None:
-                handle.callback()
-        self.now = end
-        assert self.endpoint.imbalance() == 0
-        assert self.lane.counters.imbalance() == 0
-
     def told(self, kind: str) -> list[tuple[Any, ...]]:
         return [fact[1:] for fact in self.facts if fact[0] == kind]
 
@@ -132,7 +144,7 @@ class Network:
 class Client:
     """A stock aioquic client on the simulated network."""
 
-    def __init__(self, network: Network, port: int, *, datagrams: bool = True, alpn: str = "vrl/1") -> None:
+    def __init__(self, network: Air, port: int, *, datagrams: bool = True, alpn: str = "vrl/1") -> None:
         self.network = network
         self.addr = ("192.0.2.1", port)
         network.clients[self.addr] = self

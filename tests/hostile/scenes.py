@@ -8,18 +8,16 @@ Must never live here: a hostile input, or what must become of it (table_*.py).
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
 from aioquic import tls
 
 from pair import CLUSTER, ISSUER, WALL
-from quicnet import DELAY, Client
+from quicnet import Air, Client
 from quicpair import shared_configuration
 from relay.config import Config, LimitsConfig, NodeConfig
 from relay.core.reasons import DropReason
@@ -34,27 +32,12 @@ CLUSTER_KEY = ClusterKey(bytes(range(96, 128)))
 PUBLIC = signed.public_of(ISSUER)
 
 
-class _Timer:
-    """A callback that can be taken back."""
-
-    def __init__(self, callback: Callable[[], None]) -> None:
-        self.callback: Callable[[], None] | None = callback
-
-    def cancel(self) -> None:
-        self.callback = None
-
-
-class Stage:
+class Stage(Air):
     """One node without a network: packets are handed in, what it sends is kept or carried to visitors."""
 
     def __init__(self, *, limits: dict[str, Any] | None = None, lane: str = "python") -> None:
-        self.now = 0.0
-        self.sent: list[tuple[bytes, Any]] = []
-        self.clients: dict[Any, Any] = {}
-        self.sending_fails = False
+        super().__init__()
         self.is_deaf = False  # packets of the clients are lost, but for first ones
-        self._events: list[tuple[float, int, _Timer]] = []
-        self._count = itertools.count()
         self.config = Config(
             node=NodeConfig(cluster=CLUSTER),
             limits=replace(LimitsConfig(), **limits or {}),
@@ -74,23 +57,7 @@ class Stage:
         self.endpoint.attach_socket(cast(Any, self))
         self.lane = self.node.lane
 
-    # ------------------------------------------------------------ loop, socket, sinks of the node
-
-    def call_at(self, when: float, callback: Callable[[], None]) -> _Timer:
-        timer = _Timer(callback)
-        heapq.heappush(self._events, (when, next(self._count), timer))
-        return timer
-
-    def call_soon(self, callback: Callable[[], None]) -> _Timer:
-        return self.call_at(self.now, callback)
-
-    def sendto(self, data: bytes, addr: Any) -> None:
-        if self.sending_fails:
-            raise BlockingIOError
-        self.sent.append((data, addr))
-        client = self.clients.get(addr)
-        if client is not None:
-            self.call_at(self.now + DELAY, lambda: client.arrive(data))
+    # ------------------------------------------------------------ sinks of the node
 
     def record(self, record: object) -> None: ...
 
@@ -98,25 +65,13 @@ class Stage:
 
     def stopped(self) -> None: ...
 
-    # ------------------------------------------------------------ time and packets
-
-    def run(self, seconds: float) -> None:
-        """Let time pass; packets are conserved at its end."""
-        end = self.now + seconds
-        while self._events and self._events[0][0] <= end:
-            when, _, timer = heapq.heappop(self._events)
-            self.now = max(self.now, when)
-            if timer.callback is not None:
-                timer.callback()
-        self.now = end
-        assert self.endpoint.imbalance() == 0
-        assert self.lane.counters.imbalance() == 0
+    # ------------------------------------------------------------ packets
 
     def arrive(self, data: bytes, addr: Any = STRANGER) -> None:
         """One UDP packet for the node, now."""
         if self.is_deaf and self.endpoint.udp_in:
             return
-        self.endpoint.receive(data, addr, 0, self.now)
+        super().arrive(data, addr)
 
     def verdict(self, data: bytes, addr: Any = STRANGER) -> list[str | DropReason]:
         """What the endpoint counted for one packet: names of what it did, and reasons of drops."""
@@ -130,7 +85,7 @@ class Stage:
 
     def visit(self, port: int = 1001, *, datagrams: bool = True, alpn: str = "vrl/1") -> Visitor:
         """A stock client that has finished its handshake, or has learned why it cannot."""
-        visitor = Visitor(cast(Any, self), port, datagrams=datagrams, alpn=alpn)
+        visitor = Visitor(self, port, datagrams=datagrams, alpn=alpn)
         self.run(1.0)
         return visitor
 
