@@ -31,14 +31,18 @@ DAEMONS: list[relay.daemon.Daemon] = []
 
 
 def watch_recovery() -> None:
-    """Count packets declared lost (a congestion event) and packets sent again on a probe timeout."""
+    """Count packets declared lost (a congestion event) and packets sent again on a probe timeout.
+
+    aioquic keeps packets that only acknowledge among them, which are not in flight (RFC 9002 section 2).
+    What a client discards of them with a key phase is no loss; the clients do not count it either.
+    """
     original = QuicPacketRecovery._on_packets_lost
 
     def on_packets_lost(self: QuicPacketRecovery, *, packets: Any, **rest: Any) -> None:
         taken = list(packets)
         is_loss = rest.get("congestion_event", True)
         if self.handshake_confirmed:
-            COUNTS["stack_lost" if is_loss else "stack_probed"] += len(taken)
+            COUNTS["stack_lost" if is_loss else "stack_probed"] += sum(one.is_ack_eliciting for one in taken)
         original(self, packets=taken, **rest)
 
     QuicPacketRecovery._on_packets_lost = on_packets_lost
