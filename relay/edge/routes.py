@@ -1,7 +1,8 @@
 """Who hears what: media datagrams from uplink flows to listeners' queues, in plain Python.
 
     deliver: size -> flow -> version -> budget -> sender -> duplicate -> gate -> one copy per listener
-    dequeue: oldest first, at most 5 frames per flow, none older than 100 ms (both from the config)
+    dequeue: oldest first, at most 5 frames per flow, none older than 100 ms (both from the config);
+             5 KiB in all wait for one leg: a path that takes nothing costs no more than one that works
 
 Half of the twin of the native lane (relay/lane/src/table.rs), `lane_py` has the packets. Pure: no socket, no
 clock. Must never live here: encryption, or a reason for a gate to be open.
@@ -19,6 +20,8 @@ from relay.edge.lane import LaneCounters
 from relay.errors import ErrorCode, LocalError, PeerError
 from relay.protocol import media
 
+QUEUE_BYTES = 5 * 1024  # waiting for one leg, as below: 26 copies of voice, or all frames of one flow
+ROOMS = (192, 448, media.MAX_SIZE)  # what a copy counts as: the buffers of the native lane
 WINDOW = 128  # replay window per (flow, KID), in packets
 _WINDOW_MASK = (1 << WINDOW) - 1
 _UNREADABLE = {ErrorCode.VERSION: DropReason.BAD_VERSION, ErrorCode.TOO_LARGE: DropReason.TOO_LARGE}
@@ -86,6 +89,10 @@ class _Seen:
         return self.highest - self.first + 1 - self.unique
 
 
+def _room(size: int) -> int:
+    return next((room for room in ROOMS if size <= room), size)
+
+
 class _Flow:
     __slots__ = (
         "_latest",
@@ -134,13 +141,14 @@ class _Flow:
 
 
 class _Leg:
-    __slots__ = ("down", "flows", "number", "packets", "queues", "up", "waiting")
+    __slots__ = ("down", "flows", "held", "number", "packets", "queues", "up", "waiting")
 
     def __init__(self, number: int, packets: _Bucket, up: _Bucket, down: _Bucket) -> None:
         self.number = number
         self.flows: dict[int, _Flow] = {}
         self.queues: dict[int, deque[tuple[float, bytes]]] = {}
         self.waiting = 0  # copies in all queues
+        self.held = 0  # bytes that they take
         self.packets = packets
         self.up = up
         self.down = down
@@ -153,6 +161,7 @@ class Routes:
         limits = limits or LimitsConfig()
         self._queue_frames = limits.queue_frames
         self._queue_seconds = limits.queue_ms / 1000
+        self._queue_bytes = max(QUEUE_BYTES, limits.queue_frames * media.MAX_SIZE)
         self._burst_seconds = limits.burst_ms / 1000
         self.counters = LaneCounters()
         self._legs: dict[int, _Leg] = {}
@@ -176,7 +185,7 @@ class Routes:
         if gone is None:
             return
         self._ready.pop(leg, None)
-        waiting, gone.waiting = gone.waiting, 0
+        waiting, gone.waiting, gone.held = gone.waiting, 0, 0
         gone.queues.clear()
         self.counters.queued -= waiting
         self.counters.dropped_out[DropReason.PEER_GONE] += waiting
@@ -227,7 +236,9 @@ class Routes:
 
     def _purge(self, listener: _Leg, out: int, reason: DropReason) -> None:
         """Copies that wait for someone who may no longer hear them never leave."""
-        waiting = len(listener.queues.pop(out, ()))
+        copies = listener.queues.pop(out, ())
+        waiting = len(copies)
+        listener.held -= sum(_room(len(copy)) for _, copy in copies)
         if waiting and self._legs.get(listener.number) is listener:
             listener.waiting -= waiting
             self.counters.queued -= waiting
@@ -281,15 +292,22 @@ class Routes:
         queue = listener.queues.get(out)
         if queue is None:
             queue = listener.queues[out] = deque()
-        if len(queue) >= self._queue_frames:
-            queue.popleft()
+        room = _room(len(copy))
+        while len(queue) >= self._queue_frames or listener.held + room > self._queue_bytes:
             counters.dropped_out[DropReason.QUEUE_FULL] += 1
+            if not queue:  # other flows have it all, and the path takes nothing
+                break
+            _, oldest = queue.popleft()
+            counters.queued -= 1
+            listener.waiting -= 1
+            listener.held -= _room(len(oldest))
         else:
             counters.queued += 1
             listener.waiting += 1
-        queue.append((now, copy))
+            listener.held += room
+            queue.append((now, copy))
         self._ready[listener.number] = None
-        if len(queue) == self._queue_frames:
+        if len(queue) >= self._queue_frames or listener.held + room > self._queue_bytes:
             self._full(listener.number, now)
 
     def _full(self, leg: int, now: float) -> None:
@@ -320,6 +338,7 @@ class Routes:
                 arrived, copy = queue.popleft()
                 counters.queued -= 1
                 owner.waiting -= 1
+                owner.held -= _room(len(copy))
                 if now - arrived > self._queue_seconds:
                     counters.dropped_out[DropReason.STALE] += 1
                 elif not owner.down.take(len(copy), now):

@@ -332,8 +332,8 @@ GUARDS: Final = [
     _guard(
         "a listener who takes nothing has an endless queue",
         ROUTES,
-        "if len(queue) >= self._queue_frames:",
-        NEVER,
+        "while len(queue) >= self._queue_frames or listener.held + room > self._queue_bytes:",
+        "while False:",
         "COPIES/a listener who takes nothing loses the oldest frame",
     ),
     _guard(

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! receive   flow -> header -> budget -> sender -> gate -> duplicate -> who hears it
-//! enqueue   at most so many frames per flow, the oldest goes first
+//! enqueue   at most so many frames per flow, the oldest goes first; so many bytes in all
 //! dequeue   oldest flow first, none that is stale or over budget
 //! ```
 //!
@@ -56,6 +56,8 @@ pub struct QueueLimits {
     pub frames: usize,
     /// Older copies are noise.
     pub seconds: f64,
+    /// Of all flows together, by the buffers of the copies.
+    pub bytes: usize,
 }
 
 /// A leg in the routing table, from `open_leg` to `close_leg`.
@@ -68,8 +70,9 @@ pub struct Media {
     flows: Few<(u8, Flow), 1>,
     /// In the order in which the flows were first heard: the first is emptied first.
     queues: Few<Queue, 1>,
-    /// Copies in all queues.
+    /// Copies in all queues, and the bytes that these take.
     waiting: usize,
+    held: usize,
 }
 
 impl Media {
@@ -85,6 +88,7 @@ impl Media {
             flows: Few::new(),
             queues: Few::new(),
             waiting: 0,
+            held: 0,
         }
     }
 
@@ -201,7 +205,8 @@ impl Media {
 
     // ------------------------------------------------------------ out
 
-    /// Let a copy wait for this leg; true when its queue is now full. The caller counted it in `copies`.
+    /// Let a copy wait for this leg; true when it should be emptied now, before the next one finds no room. The
+    /// caller counted it in `copies`.
     pub fn enqueue(
         &mut self,
         out: u8,
@@ -222,20 +227,27 @@ impl Media {
         let Some(queue) = self.queues.get_mut(at) else {
             return false;
         };
-        if queue.copies.len() >= limits.frames {
-            if !queue.copies.is_empty() {
-                pool.give(queue.copies.remove(0).data);
-            }
+        let room = Pool::room(copy.len());
+        while queue.copies.len() >= limits.frames || self.held.saturating_add(room) > limits.bytes {
             counters.drop_out(Reason::QueueFull, 1);
-        } else {
-            self.waiting += 1;
-            counters.queued = counters.queued.wrapping_add(1);
+            if queue.copies.is_empty() {
+                pool.give(copy); // other flows have it all, and the path takes nothing
+                return true;
+            }
+            let oldest = queue.copies.remove(0).data;
+            self.waiting = self.waiting.saturating_sub(1);
+            self.held = self.held.saturating_sub(Pool::room(oldest.len()));
+            counters.queued = counters.queued.wrapping_sub(1);
+            pool.give(oldest);
         }
+        self.waiting += 1;
+        self.held = self.held.saturating_add(room);
+        counters.queued = counters.queued.wrapping_add(1);
         queue.copies.push(Copy {
             arrived: now,
             data: copy,
         });
-        queue.copies.len() >= limits.frames
+        queue.copies.len() >= limits.frames || self.held.saturating_add(room) > limits.bytes
     }
 
     /// The next copy that is still worth sending and fits `room` bytes, or None.
@@ -259,6 +271,7 @@ impl Media {
                 let copy = queue.copies.remove(0); // there is one, and there are few
                 counters.queued = counters.queued.wrapping_sub(1);
                 self.waiting = self.waiting.saturating_sub(1);
+                self.held = self.held.saturating_sub(Pool::room(copy.data.len()));
                 let refused = if now - copy.arrived > limits.seconds {
                     Reason::Stale
                 } else if self.down.take(copy.data.len() as f64, now) {
@@ -277,14 +290,17 @@ impl Media {
     /// Drop what waits of a flow that this leg may no longer hear.
     pub fn purge(&mut self, out: u8, reason: Reason, counters: &mut Counters) {
         if let Some(at) = self.queues.iter().position(|queue| queue.out == out) {
-            let count = self.queues.remove(at).copies.len();
-            self.leave(count, reason, counters);
+            let gone = self.queues.remove(at).copies;
+            let held = gone.iter().map(|copy| Pool::room(copy.data.len())).sum();
+            self.held = self.held.saturating_sub(held);
+            self.leave(gone.len(), reason, counters);
         }
     }
 
     /// The leg is gone: drop all that waits for it.
     pub fn abandon(&mut self, counters: &mut Counters) {
         self.queues.clear();
+        self.held = 0;
         self.leave(self.waiting, Reason::PeerGone, counters);
     }
 

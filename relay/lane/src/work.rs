@@ -76,6 +76,11 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// What a copy of so many bytes takes.
+    pub fn room(len: usize) -> usize {
+        SIZES.into_iter().find(|size| len <= *size).unwrap_or(len)
+    }
+
     /// A buffer with these bytes.
     pub fn copy(&mut self, bytes: &[u8]) -> Vec<u8> {
         let fits = |(size, _): &(usize, &mut Vec<_>)| bytes.len() <= *size;

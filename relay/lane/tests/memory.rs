@@ -64,19 +64,32 @@ fn a_leg_that_hears_31_others_stays_below_16_kib() {
 /// A listener whose path takes nothing: its queue is full, and what is under way is never acknowledged.
 #[test]
 fn a_leg_whose_path_is_stuck_stays_below_16_kib() {
-    let core = Core::new(CoreConfig::default());
-    let mut work = Work::new(0);
-    let mut clients: Vec<Client> = (1..=2).map(|leg| Client::join(&core, leg, 0)).collect();
-    core.route(1, 1, &[(2, 5)], None).unwrap();
-    for size in [30, 120, 1000] {
-        for _ in 0..600 {
-            let packet = clients[0].talk(size);
-            core.receive(&mut work, &packet, address(1), 0, 100.0);
-            core.flush(&mut work, 100.0);
-            core.sent(&mut work);
+    for (size, speakers) in [30, 120, 300, 1000]
+        .into_iter()
+        .flat_map(|size| [(size, 1), (size, 31)])
+    {
+        let core = Core::new(CoreConfig::default());
+        let mut work = Work::new(0);
+        let mut clients: Vec<Client> = (0..=speakers)
+            .map(|leg| Client::join(&core, leg + 1, 0))
+            .collect();
+        for speaker in 2..=speakers + 1 {
+            core.route(speaker, 1, &[(1, speaker as u8)], None).unwrap();
         }
-        let bytes = clients[1].leg.memory();
-        println!("a leg that acknowledges nothing, {size} bytes a packet: {bytes} bytes");
+        for _ in 0..600 / speakers.min(6) {
+            for client in &mut clients[1..] {
+                let packet = client.talk(size);
+                core.receive(&mut work, &packet, address(client.number), 0, 100.0);
+                core.flush(&mut work, 100.0);
+                core.sent(&mut work);
+            }
+        }
+        let bytes = clients[0].leg.memory();
+        println!(
+            "a leg that acknowledges nothing of {speakers}, {size} bytes a packet: {bytes} bytes"
+        );
         assert!(bytes < LIMIT, "{bytes}");
+        core.finish(&mut work);
+        common::assert_conserved(&core);
     }
 }
