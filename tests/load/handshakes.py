@@ -4,9 +4,10 @@
     stock    aioquic.asyncio.serve with its QuicServer on uvloop, the same certificate and ALPN
 
 Clients are quinn's (load/shaker), the same for both: they shake hands, wait until that is confirmed, close.
-Rounds are interleaved, ratios taken within a round, their median counts. CPU is that of all threads of the
-server, until what it keeps of closed connections is gone. Then as information: memory per confirmed
-connection, and joins (handshake, token, hello, join). Must never live here: what is measured.
+Rounds are interleaved, arms take turns of 50 within one, and the median of the rounds' ratios counts. CPU is
+that of all threads of the server, until what it keeps of closed connections is gone. Then as information:
+memory per confirmed connection, and joins (handshake, token, hello, join). Must never live here: what is
+measured.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from relay.config import LimitsConfig
 
 MIN_RATIO = 1.3
 AT_ONCE = 24
+TURN = 50  # handshakes of an arm before the other has its turn
 CLIENTS = 2  # processes
 LINGER = 1.0  # seconds until closed connections are gone at both servers
 MUCH = 1_000_000
@@ -144,21 +146,29 @@ class Round:
         }
 
 
-def measure(arm: Arm, count: int) -> Round:
-    """So many handshakes with an arm."""
-    cpu, clients = tasks.cpu_seconds(arm.pid), arm.client_cpu()
-    started = time.monotonic()
-    answers = arm.order("shake", count)
-    took, spent = time.monotonic() - started, tasks.cpu_seconds(arm.pid) - cpu
+def measure(arms: list[Arm], count: int) -> list[Round]:
+    """So many handshakes with each arm, in turns short beside the moods of a shared machine."""
+    turns = max(1, count // TURN)
+    before = [(tasks.cpu_seconds(arm.pid), arm.client_cpu()) for arm in arms]
+    answers: list[list[dict[str, Any]]] = [[] for _ in arms]
+    busy = [0.0 for _ in arms]
+    for _ in range(turns):
+        for number, arm in enumerate(arms):
+            started = time.monotonic()
+            answers[number] += arm.order("shake", count // turns)
+            busy[number] += time.monotonic() - started
     time.sleep(LINGER)
-    return Round(
-        done=sum(answer["done"] for answer in answers),
-        failed=sum(answer["failed"] for answer in answers),
-        cpu=tasks.cpu_seconds(arm.pid) - cpu,
-        busy=spent / took,
-        client_cpu=arm.client_cpu() - clients,
-        reasons=tuple({answer["reason"] for answer in answers} - {""}),
-    )
+    return [
+        Round(
+            done=sum(answer["done"] for answer in heard),
+            failed=sum(answer["failed"] for answer in heard),
+            cpu=(cpu := tasks.cpu_seconds(arm.pid) - began),
+            busy=cpu / took,
+            client_cpu=arm.client_cpu() - clients,
+            reasons=tuple({answer["reason"] for answer in heard} - {""}),
+        )
+        for arm, heard, took, (began, clients) in zip(arms, answers, busy, before, strict=True)
+    ]
 
 
 def memory(arm: Arm, count: int) -> dict[str, Any]:
@@ -235,8 +245,8 @@ def run_rounds(arms: list[Arm], count: int, handshakes: int) -> dict[str, list[R
     """Interleaved; the order turns."""
     results: dict[str, list[Round]] = {arm.name: [] for arm in arms}
     for number in range(count):
-        for arm in arms if number % 2 else arms[::-1]:
-            result = measure(arm, handshakes)
+        order = arms if number % 2 else arms[::-1]
+        for arm, result in zip(order, measure(order, handshakes), strict=True):
             results[arm.name].append(result)
             report.say(f"  round {number + 1}/{count} {arm.name:5} {result.summary()}")
     return results
@@ -268,8 +278,7 @@ async def main() -> int:
             stops += [each.stop for arm in arms for each in arm.clients]
             pinned = [tasks.pin(arm.pid, cpus[0]) for arm in arms]
             pinned += [tasks.pin(each.pid, cpus[-1]) for arm in arms for each in arm.clients]
-            for arm in arms:
-                measure(arm, 100)  # caches, allocators
+            measure(arms, 100)  # caches, allocators
             judge(out, run_rounds(arms, rounds, count), quick=args.quick)
             held = {arm.name: memory(arm, 100 if args.quick else 1_000) for arm in arms}
             report.say(f"memory per confirmed connection: {held}")
