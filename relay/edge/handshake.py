@@ -1,13 +1,12 @@
-"""Less work per handshake than aioquic's own, with the same result: keys, certificate, what is left.
+"""Less work per handshake than aioquic's own, with the same result: packet keys, and what is left of it.
 
-aioquic derives some fifty keys per handshake, each through objects made for it, and encodes the certificate
-anew. Here: one HMAC per derivation, and the encoding kept. `Settled` stands where the TLS state of a finished
-handshake stood. Must never live here: private names of aioquic (quic.py), and any choice of algorithms.
+aioquic derives some fifty keys per handshake, each through objects made for it. Here: one HMAC for each.
+`Settled` stands where the TLS state (tls13.py) of a finished handshake stood. Must never live here: private
+names of aioquic (quic.py), and any choice of algorithms.
 """
 
 from __future__ import annotations
 
-import datetime
 import hmac
 import logging
 from functools import cache
@@ -26,12 +25,10 @@ from aioquic.quic.crypto import (
     CryptoPair,
 )
 from aioquic.quic.packet import QuicProtocolVersion
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 Parts = tuple[bytes, bytes, bytes]  # AEAD key, IV, header protection key
 
-_DIGESTS: Final = {
+DIGESTS: Final = {
     tls.CipherSuite.AES_128_GCM_SHA256: ("sha256", 16),
     tls.CipherSuite.AES_256_GCM_SHA384: ("sha384", 32),
     tls.CipherSuite.CHACHA20_POLY1305_SHA256: ("sha256", 32),
@@ -47,7 +44,7 @@ def _info(label: bytes, length: int) -> bytes:
 
 def derive(suite: tls.CipherSuite, secret: bytes, version: int) -> Parts:
     """Packet protection keys (RFC 9001 section 5.1, labels of RFC 9369 section 3.3.2 for version 2)."""
-    digest, size = _DIGESTS[suite]
+    digest, size = DIGESTS[suite]
     prefix = b"quicv2 " if version == QuicProtocolVersion.VERSION_2 else b"quic "
     return (
         hmac.digest(secret, _info(prefix + b"key", size), digest)[:size],
@@ -88,7 +85,7 @@ class QuickContext(CryptoContext):
         assert self.cipher_suite is not None
         assert self.secret is not None
         assert self.version is not None
-        digest, _ = _DIGESTS[self.cipher_suite]
+        digest, _ = DIGESTS[self.cipher_suite]
         label = b"quicv2 ku" if self.version == QuicProtocolVersion.VERSION_2 else b"quic ku"
         secret = hmac.digest(self.secret, _info(label, len(self.secret)), digest)
         return derive(self.cipher_suite, secret, self.version)[:2]
@@ -111,48 +108,6 @@ def quick_pair(pair: CryptoPair) -> CryptoPair:
     return pair
 
 
-class QuickSchedule(tls.KeySchedule):
-    """The TLS 1.3 key schedule (RFC 8446 section 7.1) by plain HMAC; takes the place of aioquic's."""
-
-    def _expand(self, secret: bytes, label: bytes, context: bytes) -> bytes:
-        digest, _ = _DIGESTS[self.cipher_suite]
-        info = tls.hkdf_label(label, context, self.algorithm.digest_size) + b"\x01"
-        return hmac.digest(secret, info, digest)
-
-    def finished_verify_data(self, secret: bytes) -> bytes:
-        """As aioquic's."""
-        digest, _ = _DIGESTS[self.cipher_suite]
-        return hmac.digest(self._expand(secret, b"finished", b""), self.hash.copy().finalize(), digest)
-
-    def derive_secret(self, label: bytes) -> bytes:
-        """As aioquic's."""
-        return self._expand(self.secret, label, self.hash.copy().finalize())
-
-    def extract(self, key_material: bytes | None = None) -> None:
-        """As aioquic's."""
-        digest, _ = _DIGESTS[self.cipher_suite]
-        if self.generation:
-            self.secret = self._expand(self.secret, b"derived", self.hash_empty_value)
-        self.generation += 1
-        self.secret = hmac.digest(self.secret, key_material or bytes(self.algorithm.digest_size), digest)
-
-
-class QuickTls(tls.Context):
-    """A TLS context with that schedule; takes the place of a fresh one."""
-
-    @property
-    def key_schedule(self) -> tls.KeySchedule | None:
-        """What aioquic made when the suite was chosen."""
-        schedule: tls.KeySchedule | None = self.__dict__["key_schedule"]
-        return schedule
-
-    @key_schedule.setter
-    def key_schedule(self, schedule: tls.KeySchedule | None) -> None:
-        if schedule is not None:
-            schedule.__class__ = QuickSchedule  # it has no state of its own
-        self.__dict__["key_schedule"] = schedule
-
-
 class Settled(tls.Context):
     """TLS after a server's handshake: no message is expected any more (RFC 9001 section 4.1.2)."""
 
@@ -162,24 +117,6 @@ class Settled(tls.Context):
     def handle_message(self, input_data: bytes, output_buf: dict[tls.Epoch, Buffer]) -> None:
         """Nothing that a client may send."""
         raise tls.AlertUnexpectedMessage
-
-
-class Served:
-    """A certificate whose encoding is kept."""
-
-    def __init__(self, certificate: x509.Certificate) -> None:
-        self._der = certificate.public_bytes(Encoding.DER)
-        self._until = certificate.not_valid_after_utc
-
-    def public_bytes(self, encoding: Encoding) -> bytes:
-        """The DER form."""
-        assert encoding is Encoding.DER
-        return self._der
-
-    @property
-    def not_valid_after_utc(self) -> datetime.datetime:
-        """Its last moment."""
-        return self._until
 
 
 class Silent(QuicConnectionAdapter):

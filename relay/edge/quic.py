@@ -42,8 +42,9 @@ from aioquic.quic.recovery import (
 )
 from aioquic.quic.stream import QuicStream
 
-from relay.edge.handshake import QuickContext, QuickTls, Served, Settled, Silent, initial_pair, quick_pair
+from relay.edge.handshake import QuickContext, Settled, Silent, initial_pair, quick_pair
 from relay.edge.space import PathState, SharedSpace
+from relay.edge.tls13 import Served, ServerTls
 from relay.errors import LocalError
 from relay.protocol import frames
 
@@ -397,14 +398,10 @@ class RelayQuic(QuicConnection):
         """What aioquic does for a server: no session tickets, keys of one QUIC version."""
         configuration = self._configuration
         assert self._version is not None  # the first packet told it
-        self.tls = QuickTls(
-            is_client=False,
-            alpn_protocols=configuration.alpn_protocols,
-            cipher_suites=configuration.cipher_suites,
-        )
-        self.tls.certificate = configuration.certificate
-        self.tls.certificate_chain = configuration.certificate_chain
-        self.tls.certificate_private_key = configuration.private_key
+        served = configuration.certificate
+        assert isinstance(served, Served)  # `server_configuration` put it there
+        suites = configuration.cipher_suites or SUITES
+        self.tls = ServerTls(served, configuration.alpn_protocols or (), suites)
         parameters = self._serialize_transport_parameters()
         self.tls.handshake_extensions = [(tls.ExtensionType.QUIC_TRANSPORT_PARAMETERS, parameters)]
         self.tls.alpn_cb = self._alpn_handler
@@ -555,8 +552,9 @@ def server_configuration(certificate: str, key: str, idle_seconds: float) -> Qui
         supported_versions=[QuicProtocolVersion.VERSION_1],  # version 2 where a client begins with it
     )
     configuration.load_cert_chain(certificate, key)
-    configuration.certificate = Served(configuration.certificate)
-    configuration.certificate_chain = [Served(each) for each in configuration.certificate_chain]
+    configuration.certificate = Served(
+        configuration.certificate, configuration.certificate_chain, configuration.private_key
+    )
     return configuration
 
 

@@ -8,10 +8,9 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnectionAdapter
 from aioquic.quic.crypto import CryptoContext, CryptoPair, apply_key_phase, derive_key_iv_hp, next_key_phase
 from aioquic.quic.packet import QuicProtocolVersion
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from quicpair import QuicPair
-from relay.edge.handshake import QuickContext, QuickSchedule, Served, Silent, derive, initial_pair
+from relay.edge.handshake import QuickContext, Silent, derive, initial_pair
 from relay.edge.quic import SUITES
 
 VERSIONS = [QuicProtocolVersion.VERSION_1, QuicProtocolVersion.VERSION_2]
@@ -55,19 +54,6 @@ def test_keys_of_the_phase_to_come_are_those_of_aioquic(suite: tls.CipherSuite, 
     expected = derive_key_iv_hp(cipher_suite=suite, secret=plain.secret, version=version)
     assert coming == quick.current()[:2] == expected[:2]
     assert quick.current()[2] == derive(suite, SECRETS[suite], version)[2]
-
-
-@pytest.mark.parametrize("suite", SUITES)
-def test_the_key_schedule_is_that_of_aioquic(suite: tls.CipherSuite) -> None:
-    given = []
-    for make in (tls.KeySchedule, QuickSchedule):
-        schedule = make(suite)
-        for step, material in enumerate((None, b"shared" * 5, None)):
-            schedule.extract(material)
-            schedule.update_hash(b"message %d" % step)
-            key = schedule.derive_secret(b"c ap traffic")
-            given.append((key, schedule.finished_verify_data(key), schedule.generation))
-    assert given[:3] == given[3:]
 
 
 def test_a_client_that_begins_with_version_2_gets_version_2() -> None:
@@ -116,13 +102,6 @@ def test_a_tls_message_after_the_handshake_closes_the_connection() -> None:
     pair.client._crypto_streams[tls.Epoch.ONE_RTT].sender.write(b"\x18\0\0\1\0")
     pair.run(0.2)
     assert pair.connected().close_code == 0x100 + tls.AlertDescription.unexpected_message
-
-
-def test_a_served_certificate_is_encoded_once_and_knows_its_end() -> None:
-    certificate = QuicPair().connected().configuration.certificate
-    assert isinstance(certificate, Served)
-    assert certificate.public_bytes(Encoding.DER) is certificate.public_bytes(Encoding.DER)
-    assert certificate.not_valid_after_utc.tzinfo is not None
 
 
 def test_the_silent_log_takes_the_place_of_aioquics() -> None:
