@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hmac
 import logging
+from collections.abc import Callable
 from functools import cache
-from typing import Any, Final
+from hashlib import sha256, sha384
+from typing import Any, Final, NamedTuple
 
 from aioquic import tls
 from aioquic._buffer import Buffer
@@ -28,12 +30,36 @@ from aioquic.quic.packet import QuicProtocolVersion
 
 Parts = tuple[bytes, bytes, bytes]  # AEAD key, IV, header protection key
 
-DIGESTS: Final = {
-    tls.CipherSuite.AES_128_GCM_SHA256: ("sha256", 16),
-    tls.CipherSuite.AES_256_GCM_SHA384: ("sha384", 32),
-    tls.CipherSuite.CHACHA20_POLY1305_SHA256: ("sha256", 32),
+Mac = Callable[[bytes, bytes], bytes]  # key, message
+
+_INNER: Final = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER: Final = bytes(byte ^ 0x5C for byte in range(256))
+
+
+def hmac_sha256(key: bytes, message: bytes) -> bytes:
+    """HMAC (RFC 2104) with a key of at most 64 bytes; `hmac.digest` looks its hash up each time."""
+    key = key.ljust(64, b"\0")
+    return sha256(key.translate(_OUTER) + sha256(key.translate(_INNER) + message).digest()).digest()
+
+
+def hmac_sha384(key: bytes, message: bytes) -> bytes:
+    """The same with SHA-384."""
+    return hmac.digest(key, message, "sha384")
+
+
+class Suite(NamedTuple):
+    """What keys of a cipher suite are made with (RFC 8446 appendix B.4)."""
+
+    mac: Mac
+    hash: Callable[[bytes], Any]  # of hashlib
+    key_size: int
+
+
+SUITES: Final[dict[int, Suite]] = {
+    tls.CipherSuite.AES_128_GCM_SHA256: Suite(hmac_sha256, sha256, 16),
+    tls.CipherSuite.AES_256_GCM_SHA384: Suite(hmac_sha384, sha384, 32),
+    tls.CipherSuite.CHACHA20_POLY1305_SHA256: Suite(hmac_sha256, sha256, 32),
 }
-"""Hash and key length of a suite (RFC 8446 appendix B.4)."""
 
 
 @cache
@@ -42,15 +68,17 @@ def _info(label: bytes, length: int) -> bytes:
     return tls.hkdf_label(label, b"", length) + b"\x01"
 
 
+@cache
+def _recipe(suite: tls.CipherSuite, version: int) -> tuple[Mac, int, bytes, bytes, bytes]:
+    mac, _, size = SUITES[suite]
+    prefix = b"quicv2 " if version == QuicProtocolVersion.VERSION_2 else b"quic "
+    return mac, size, _info(prefix + b"key", size), _info(prefix + b"iv", 12), _info(prefix + b"hp", size)
+
+
 def derive(suite: tls.CipherSuite, secret: bytes, version: int) -> Parts:
     """Packet protection keys (RFC 9001 section 5.1, labels of RFC 9369 section 3.3.2 for version 2)."""
-    digest, size = DIGESTS[suite]
-    prefix = b"quicv2 " if version == QuicProtocolVersion.VERSION_2 else b"quic "
-    return (
-        hmac.digest(secret, _info(prefix + b"key", size), digest)[:size],
-        hmac.digest(secret, _info(prefix + b"iv", 12), digest)[:12],
-        hmac.digest(secret, _info(prefix + b"hp", size), digest)[:size],
-    )
+    mac, size, key, iv, mask = _recipe(suite, version)
+    return mac(secret, key)[:size], mac(secret, iv)[:12], mac(secret, mask)[:size]
 
 
 class QuickContext(CryptoContext):
@@ -85,19 +113,19 @@ class QuickContext(CryptoContext):
         assert self.cipher_suite is not None
         assert self.secret is not None
         assert self.version is not None
-        digest, _ = DIGESTS[self.cipher_suite]
         label = b"quicv2 ku" if self.version == QuicProtocolVersion.VERSION_2 else b"quic ku"
-        secret = hmac.digest(self.secret, _info(label, len(self.secret)), digest)
-        return derive(self.cipher_suite, secret, self.version)[:2]
+        mac, size, key, iv, _ = _recipe(self.cipher_suite, self.version)
+        secret = mac(self.secret, _info(label, len(self.secret)))
+        return mac(secret, key)[:size], mac(secret, iv)[:12]
 
 
 def initial_pair(cid: bytes, version: int) -> CryptoPair:
     """A server's keys of first packets to `cid` (RFC 9001 section 5.2)."""
     is_second = version == QuicProtocolVersion.VERSION_2
-    common = hmac.digest(INITIAL_SALT_VERSION_2 if is_second else INITIAL_SALT_VERSION_1, cid, "sha256")
+    common = hmac_sha256(INITIAL_SALT_VERSION_2 if is_second else INITIAL_SALT_VERSION_1, cid)
     pair = quick_pair(CryptoPair())
     for context, label in ((pair.recv, b"client in"), (pair.send, b"server in")):
-        secret = hmac.digest(common, _info(label, 32), "sha256")
+        secret = hmac_sha256(common, _info(label, 32))
         context.setup(cipher_suite=INITIAL_CIPHER_SUITE, secret=secret, version=version)
     return pair
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import datetime
 import functools
-import hashlib
 import hmac
 import os
 from collections.abc import Container, Iterable, Sequence
@@ -28,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from nacl import bindings as sodium
 
 from relay.edge import hello
-from relay.edge.handshake import DIGESTS
+from relay.edge.handshake import SUITES
 
 Choice = TypeVar("Choice")
 
@@ -124,32 +123,27 @@ def agree(shares: Sequence[tuple[int, bytes]]) -> tuple[int, bytes, bytes]:
 
 
 class _Schedule:
-    """The key schedule (RFC 8446 section 7.1) of one hash function: what is the same in every handshake."""
+    """The key schedule (RFC 8446 section 7.1) of a suite: what is the same in every handshake."""
 
-    def __init__(self, digest: str) -> None:
-        self._digest = digest
-        self.new = getattr(hashlib, digest)
-        size = self.new().digest_size
+    def __init__(self, suite: tls.CipherSuite) -> None:
+        self.mac, self.hash, _ = SUITES[suite]  # HKDF-Extract is one HMAC
+        size = self.hash(b"").digest_size
         self.nothing = bytes(size)
         self.finished = self._label(b"finished", 0)
         self.server_handshake = self._label(b"s hs traffic", size)
         self.client_handshake = self._label(b"c hs traffic", size)
         self.server_traffic = self._label(b"s ap traffic", size)
         self.client_traffic = self._label(b"c ap traffic", size)
-        self._derived = self._label(b"derived", size) + self.new().digest()
+        self._derived = self._label(b"derived", size) + self.hash(b"").digest()
         self._without_psk = self.after(self.mac(self.nothing, self.nothing))
 
     def _label(self, label: bytes, context: int) -> bytes:
         size = len(self.nothing)
         return tls.hkdf_label(label, bytes(context), size)[: -context or None]
 
-    def mac(self, key: bytes, message: bytes) -> bytes:
-        """HMAC; HKDF-Extract is one of it."""
-        return hmac.digest(key, message, self._digest)
-
     def expand(self, secret: bytes, label: bytes, transcript: bytes = b"") -> bytes:
         """HKDF-Expand-Label to one block; `label` is an attribute of this object."""
-        return hmac.digest(secret, label + transcript + b"\x01", self._digest)
+        return self.mac(secret, label + transcript + b"\x01")
 
     def after(self, secret: bytes) -> bytes:
         """The salt of the secret that comes after this one."""
@@ -165,8 +159,8 @@ class _Schedule:
 
 
 @functools.cache
-def _schedule(digest: str) -> _Schedule:
-    return _Schedule(digest)
+def _schedule(suite: tls.CipherSuite) -> _Schedule:
+    return _Schedule(suite)
 
 
 class ServerTls(tls.Context):
@@ -226,10 +220,10 @@ class ServerTls(tls.Context):
             self.alpn_cb(name)
         group, public, shared = agree(offered.shares or ())
 
-        schedule = _schedule(DIGESTS[suite][0])
+        schedule = _schedule(suite)
         server_hello = _server_hello(offered.session_id, suite, group, public)
         output[tls.Epoch.INITIAL].push_bytes(server_hello)
-        transcript = schedule.new(message + server_hello)
+        transcript = schedule.hash(message + server_hello)
         secret = schedule.handshake(shared)
         heard = transcript.digest()
         ours = schedule.expand(secret, schedule.server_handshake, heard)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import hmac
+
 import pytest
 from aioquic import tls
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnectionAdapter
 from aioquic.quic.crypto import CryptoContext, CryptoPair, apply_key_phase, derive_key_iv_hp, next_key_phase
 from aioquic.quic.packet import QuicProtocolVersion
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quicpair import QuicPair
-from relay.edge.handshake import QuickContext, Silent, derive, initial_pair
+from relay.edge.handshake import QuickContext, Silent, derive, hmac_sha256, initial_pair
 from relay.edge.quic import SUITES
 
 VERSIONS = [QuicProtocolVersion.VERSION_1, QuicProtocolVersion.VERSION_2]
 SECRETS = {suite: bytes(range(tls.cipher_suite_hash(suite).digest_size)) for suite in SUITES}
+
+
+@given(st.binary(max_size=64), st.binary(max_size=300))
+def test_the_plain_hmac_is_that_of_the_library(key: bytes, message: bytes) -> None:
+    assert hmac_sha256(key, message) == hmac.digest(key, message, "sha256")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
