@@ -7,6 +7,7 @@ import random
 
 import aioquic
 import pytest
+from aioquic.quic import connection
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.crypto import CryptoPair, HeaderProtection
 from aioquic.quic.events import ConnectionTerminated, DatagramFrameReceived, StreamDataReceived
@@ -17,7 +18,7 @@ from aioquic.tls import Epoch
 from quicpair import CLIENT, DELAY, SERVER, QuicPair
 from relay.core.reasons import DropReason
 from relay.edge.path import MEDIA_WINDOW, PATIENCE
-from relay.edge.quic import ACK_HOLD, MAX_PACKET, PRIVATE_NAMES, STREAM_WINDOW
+from relay.edge.quic import ACK_HOLD, MAX_PACKET, PRIVATE_NAMES, REPLACED, STREAM_WINDOW
 
 OWNERS = {
     "QuicConnection": lambda pair: pair.connected(),
@@ -68,6 +69,17 @@ def test_overridden_methods_keep_their_signature(method: str, parameters: list[s
 
 def test_key_and_recovery_classes_still_stand_where_they_did() -> None:
     assert {CryptoPair.__name__, HeaderProtection.__name__, QuicPacketRecovery.__name__} <= set(OWNERS)
+
+
+def test_the_one_replaced_function_of_aioquic_gives_what_its_own_gives() -> None:
+    assert list(REPLACED) == ["EPOCHS"]
+    replacement = REPLACED["EPOCHS"]
+    assert connection.EPOCHS is replacement
+    assert list(inspect.signature(replacement).parameters) == ["shortcut"]
+    for shortcut in ("IH01", "IH1", "01", "1"):  # all that aioquic asks for
+        answers = [replacement.__wrapped__(shortcut) for _ in range(2)]
+        assert answers[0] == answers[1] == replacement(shortcut)
+        assert isinstance(replacement(shortcut), frozenset)  # nobody can change what all connections share
 
 
 def test_media_of_the_client_takes_the_fast_path(pair: QuicPair) -> None:
