@@ -33,6 +33,7 @@ def _guard(without_it: str, file: str, old: str, new: str, *finders: str) -> Gua
 FRONT: Final = "edge/front.py"
 ENDPOINT: Final = "edge/endpoint.py"
 QUIC: Final = "edge/quic.py"
+TLS: Final = "edge/tls13.py"
 LANE: Final = "edge/lane_py.py"
 PATH: Final = "edge/path.py"
 ROUTES: Final = "edge/routes.py"
@@ -437,6 +438,28 @@ GUARDS: Final = [
         "if total - at < MIN_SEALED:",
         NEVER,
         "MEDIA/a header with no room for the tag",
+    ),
+    # The handshake.
+    _guard(
+        "a client is let in that knows no key",
+        TLS,
+        "if not hmac.compare_digest(message, self._expected):",
+        NEVER,
+        "edge/test_tls13.py::test_a_client_that_does_not_prove_itself_is_refused",
+    ),
+    _guard(
+        "a ClientHello of any size is held",
+        TLS,
+        "if end > MAX_MESSAGE:",
+        NEVER,
+        "edge/test_tls13.py::test_a_message_that_is_too_large_is_not_awaited",
+    ),
+    _guard(
+        "bytes behind a ClientHello count as the next message",
+        TLS,
+        "if len(self._heard) > end:",
+        NEVER,
+        "edge/test_tls13.py::test_what_follows_a_message_at_once_is_unexpected",
     ),
     # Bytes that become values.
     _guard(
