@@ -180,7 +180,7 @@ class LimitsConfig:
     ticket_ttl_s: Seconds = 90.0
     """Life of a resume ticket, seconds."""
     ticket_every_s: Seconds = 30.0
-    """A fresh ticket goes to each leg this often, seconds."""
+    """A fresh ticket goes to each leg this often, seconds; the first after half of it or more."""
     removed_memory_s: Seconds = 300.0
     """How long a removed or ended participant is remembered and refused, seconds."""
     flow_rest_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0

@@ -116,7 +116,9 @@ class Participant(Machine[Presence]):
         self._limits = limits
         self._accept_by: float | None = now + limits.ring_s
         self._away_at: float | None = None
-        self._ticket_at = now + limits.ticket_every_s
+        # Calls often begin together, after a restart above all. The pseudonym is random, so the first ticket
+        # comes after half a turn and up to a whole one, and later ones are not one burst of all participants.
+        self._ticket_at = now + limits.ticket_every_s * (1 + claims.sub[0] / 256) / 2
 
     @property
     def is_here(self) -> bool:

@@ -224,8 +224,10 @@ def test_tickets_come_every_30_seconds_to_every_leg(world):
     ann, bob = world.pair()
     ann.accept()
     bob.accept()
-    world.run(91, alive=(ann, bob))
-    assert len(ann.all(control.Ticket)) == 3
+    world.run(30, alive=(ann, bob))
+    assert len(ann.all(control.Ticket)) == len(bob.all(control.Ticket)) == 1
+    world.run(60, alive=(ann, bob))
+    assert len(ann.all(control.Ticket)) == len(bob.all(control.Ticket)) == 3
     assert ann.last(control.Ticket).ttl == 90
 
 

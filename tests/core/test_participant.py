@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from pair import World
@@ -6,6 +8,7 @@ from relay.core.events import FlowCounters
 from relay.core.participant import Participant, Presence
 from relay.core.reasons import DropReason
 from relay.errors import LocalError
+from relay.protocol.ids import Sub
 
 CLAIMS = World().call().claims()
 
@@ -95,9 +98,20 @@ def test_who_left_is_out_and_may_come_again():
 
 def test_tickets_are_due_every_30_seconds_while_there_is_a_leg():
     one = somebody()
-    assert one.ticket_at() == 30.0
-    one.on_ticket(30.0)
-    assert one.ticket_at() == 60.0
+    first = one.ticket_at()
+    assert first is not None
+    one.on_ticket(first)
+    assert one.ticket_at() == first + 30.0
+
+
+def test_first_tickets_are_spread_over_half_a_turn_so_that_those_who_came_together_are_no_burst():
+    def first(draw: int) -> float | None:
+        who = dataclasses.replace(CLAIMS, sub=Sub(bytes([draw]) + bytes(15)))
+        one = Participant(0, who, LimitsConfig(), 100.0, 1000.0)
+        one.on_joined(who, 1, 100.0)
+        return one.ticket_at()
+
+    assert [first(draw) for draw in (0, 128, 255)] == [115.0, 122.5, pytest.approx(129.94, abs=0.01)]
 
 
 def test_what_the_lane_counted_adds_up():
