@@ -396,10 +396,10 @@ async def judge(out: report.Report, plan: Plan, *, quick: bool) -> None:
 async def main() -> int:
     """Run it; the exit status."""
     parser = report.arguments("lane", __doc__)
-    parser.add_argument("--rounds", type=int, default=0, help="interleaved rounds (default 5, quick 1)")
+    parser.add_argument("--rounds", type=int, default=0, help="interleaved rounds (default 9, quick 1)")
     parser.add_argument("--seconds", type=float, default=0.0, help="per arm and round (default 3, quick 0.5)")
     args = parser.parse_args()
-    plan = Plan(args.rounds or (1 if args.quick else 5), args.seconds or (0.5 if args.quick else 3.0))
+    plan = Plan(args.rounds or (1 if args.quick else 9), args.seconds or (0.5 if args.quick else 3.0))
     if args.quick:
         plan = Plan(plan.rounds, plan.seconds, few=20, some=60, many=120, paced=3_000.0)
     tasks.raise_descriptor_limit()
