@@ -108,7 +108,7 @@ impl Node {
         let mut clock = clock.lock().unwrap();
         *clock += 7200.0;
         front.set(true, 0, false);
-        front.admissions(0);
+        front.admissions(0, usize::MAX);
         Self {
             front,
             ids: own_ids(),
@@ -156,7 +156,7 @@ impl Node {
                 self.front
                     .set(self.accepting, self.half_open, self.legs_full);
                 self.waiting = usize::from(which >> 5);
-                self.front.admissions(self.waiting);
+                self.front.admissions(self.waiting, self.fresh);
                 self.fresh = 0;
             }
             _ => self.front.configure(LIMITS),
