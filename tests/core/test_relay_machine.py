@@ -35,6 +35,7 @@ SEQUENCES = int(os.environ.get("RELAY_SEQUENCES", "300"))
 STEPS = 32
 CONSENT_S = 30.0
 ACCEPT_S = 60.0
+TICKET_S = 90.0  # then the place is free, and what its owner had set there is gone
 CLOSED = (DropReason.GATE_CLOSED, DropReason.MUTED, DropReason.BLOCKED)
 
 who = st.integers(0, 1)
@@ -110,6 +111,8 @@ class Speaking(Client):
             person.muted = True
         elif intent == "join" and isinstance(answer, control.Joined):
             person.accepted = person.over = False
+            if person.lost_at is not None and self.world.now >= person.lost_at + TICKET_S:
+                person.muted = False
         elif intent == "rejoin" and isinstance(answer, control.Joined):
             if person.lost_at is not None and self.world.now - person.lost_at >= ACCEPT_S:
                 person.accepted = False
