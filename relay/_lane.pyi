@@ -8,7 +8,7 @@ the monotonic clock; addresses are those of `socket`: (host, port) or (host, por
 from collections.abc import Sequence
 from typing import Literal, TypedDict, final
 
-__all__ = ["Front", "Lane", "Path", "steer"]
+__all__ = ["Front", "Lane", "Path", "Relays", "steer"]
 
 _Address = tuple[str, int] | tuple[str, int, int, int]
 _Ranges = Sequence[tuple[int, int]]
@@ -21,7 +21,10 @@ _Item = (
     | tuple[Literal["ack"], int, tuple[tuple[int, int], ...], int, float]  # newest first; delay
     | tuple[Literal["rekey"], int]
     | tuple[Literal["broken"], int]
+    | tuple[Literal["stun"], bytes, _Address, int, float]
+    | tuple[Literal["to_client"], int, bytes]  # allocation, messages
 )
+_Way = tuple[int, int, int, int, dict[str, int]]  # taken, passed, bytes, waiting, dropped by reason
 _Verdict = (
     tuple[Literal["admit"], bytes, bytes | None]
     | tuple[Literal["answer"], str, bytes]
@@ -35,6 +38,7 @@ class _Packets(TypedDict):
     waiting: int
     taken: int
     media: int
+    relayed: int
     batches: int
     wrong_lane: int
     media_lost: int
@@ -100,6 +104,9 @@ class Lane:
     def take(self, most: int) -> list[_Item]:
         """Up to `most` things for the loop, those of known legs first."""
 
+    def relays(self) -> Relays:
+        """The allocations of TURN."""
+
     # ---- front and threads
 
     def install_front(self, **options: object) -> None:
@@ -123,7 +130,7 @@ class Lane:
         """Media datagrams: in, accepted, copies, sent, queued, dropped, dropped on the way out."""
 
     def packets(self) -> _Packets:
-        """UDP packets: received = media + sum(front) + sum(dropped) + waiting + taken."""
+        """UDP packets: received = media + relayed + sum(front) + sum(dropped) + waiting + taken."""
 
 @final
 class Path:
@@ -216,6 +223,58 @@ class Path:
 
     def seal(self, datagrams: Sequence[bytes], now: float) -> bytes:
         """One packet with these, and the acknowledgement that is due; empty: no keys, or nothing to say."""
+
+@final
+class Relays:
+    """TURN's allocations; see `relay.edge.lane.Lane`. Made by `Lane.relays`."""
+
+    def open(
+        self,
+        allocation: int,
+        client: tuple[_Address, int] | None,
+        *,
+        relayed: _Address,
+        fd: int,
+        pps: int,
+        bps: int,
+    ) -> None:
+        """An allocation of a client on UDP (address and our socket), or on a stream. `fd` < 0: no socket.
+
+        ValueError: the number or an address is another's. OSError: the socket cannot be watched.
+        """
+
+    def close(self, allocation: int) -> tuple[_Way, _Way] | None:
+        """Forget it: what went through it, up and down."""
+
+    def permit(self, allocation: int, ip: bytes, until: float) -> None:
+        """Packets to and from this address pass. LookupError: no such allocation. ValueError: no address."""
+
+    def forbid(self, allocation: int, ip: bytes) -> None:
+        """They pass no more."""
+
+    def bind_channel(self, allocation: int, channel: int, peer: _Address, until: float) -> None:
+        """The number stands for this peer. LookupError: no such allocation."""
+
+    def unbind_channel(self, allocation: int, channel: int) -> None:
+        """It stands for nobody."""
+
+    def take_stun(self, yes: bool) -> None:
+        """STUN packets of strangers are for the loop."""
+
+    def carry(self, allocation: int, frame: bytes, now: float) -> str | None:
+        """A message that came by a stream: why it goes nowhere, or None."""
+
+    def receive(self, allocation: int, data: bytes, address: _Address, now: float) -> None:
+        """A packet that came by a relayed address without a thread."""
+
+    def flush(self) -> list[tuple[int, bytes, _Address]]:
+        """Send what has a socket here; what has none: allocation, bytes, peer."""
+
+    def unsent(self) -> None:
+        """The kernel did not take a packet that `flush` gave out."""
+
+    def counters(self) -> tuple[_Way, _Way]:
+        """What went through all of them: up, down."""
 
 @final
 class Front:

@@ -294,7 +294,8 @@ class Daemon:
 
     def imbalance(self) -> int:
         """How far packet conservation is from holding; 0 unless there is a bug."""
-        return self.node.endpoint.imbalance() + self.node.lane.counters.imbalance()
+        lane = self.node.lane
+        return self.node.endpoint.imbalance() + lane.counters.imbalance() + lane.relays.imbalance()
 
     def _certificate_until(self) -> float | None:
         certificate = self._quic.certificate
@@ -338,6 +339,7 @@ class Daemon:
             datapath=self.node.lane.name,
             engine=dict(engine.counters),
             media=self.node.lane.counters.copy(),
+            relays=self.node.lane.relays,
             packets=PacketCounters(
                 received=counts.received,
                 sent=endpoint.outbox.sent + counts.sent,

@@ -307,9 +307,11 @@ def test_metrics_in_the_text_exist() -> None:
 
 
 def snapshot() -> metrics.Snapshot:
-    from relay.edge.lane import LaneCounters
+    from relay.edge.lane import LaneCounters, RelayCounters
 
-    return metrics.Snapshot("n", "r", "python", {}, LaneCounters(), certificate_until=1.0)
+    return metrics.Snapshot(
+        "n", "r", "python", {}, LaneCounters(), relays=RelayCounters(), certificate_until=1.0
+    )
 
 
 def test_findings_of_health_are_all_told() -> None:

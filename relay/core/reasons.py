@@ -14,7 +14,7 @@ class DropReason(StrEnum):
 
     MALFORMED = "malformed"  # not decodable as what its first bytes announce
     BAD_VERSION = "bad_version"  # media header version, or a QUIC version we do not speak
-    UNKNOWN_ID = "unknown_id"  # no leg owns this connection id
+    UNKNOWN_ID = "unknown_id"  # no leg owns this connection id, no allocation this address
     UNKNOWN_FLOW = "unknown_flow"  # the leg has no such uplink flow
     GATE_CLOSED = "gate_closed"  # nobody may hear this flow yet, or no longer
     MUTED = "muted"  # the sender is muted, here, at the relay
@@ -23,7 +23,7 @@ class DropReason(StrEnum):
     BAD_TAG = "bad_tag"  # the QUIC packet did not open
     DUPLICATE = "duplicate"  # same (KID, CTR), or same packet number, seen before
     UNPROVEN = "unproven"  # the source address is not validated
-    OVER_BUDGET = "over_budget"  # token budget of the leg, or a per-source budget
+    OVER_BUDGET = "over_budget"  # token budget of the leg or allocation, or a per-source budget
     QUOTA = "quota"  # a per-token or per-node resource quota is used up
     QUEUE_FULL = "queue_full"  # drop-oldest audio queue
     STALE = "stale"  # older than its deadline
@@ -32,3 +32,5 @@ class DropReason(StrEnum):
     PEER_GONE = "peer_gone"  # the receiving leg closed while copies were queued
     SEND_ERROR = "send_error"  # the kernel refused the datagram
     INTERNAL = "internal"  # a bug here: must stay 0
+    NO_PERMISSION = "no_permission"  # TURN: the allocation has none for this peer, or none any more
+    NO_CHANNEL = "no_channel"  # TURN: the number is bound to no peer, or not any more

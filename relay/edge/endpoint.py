@@ -40,6 +40,8 @@ from relay.edge.lane import (
     Known,
     Lane,
     RekeyWanted,
+    Stun,
+    ToClient,
     Unknown,
 )
 from relay.edge.ledger import Ledger
@@ -75,6 +77,16 @@ class Handler(Protocol):
 
     def lost(self, leg: int, code: int) -> None:
         """The transport is gone."""
+
+
+class TurnHandler(Protocol):
+    """Who answers STUN, and writes the streams of TURN's clients."""
+
+    def stun(self, data: bytes, address: NetworkAddress, sock: int) -> None:
+        """A STUN packet that came by UDP and is no client's payload."""
+
+    def to_client(self, allocation: int, data: bytes) -> None:
+        """Messages for the stream of an allocation's client."""
 
 
 class Endpoint(Ledger):
@@ -116,10 +128,16 @@ class Endpoint(Ledger):
         self._timers = PeerTimers(loop, clock, self._expire)
         self._dirty: dict[Peer, None] = {}
         self._handler: Handler
+        self._turn: TurnHandler | None = None
 
     def attach(self, handler: Handler) -> None:
         """Name who hears the facts."""
         self._handler = handler
+
+    def attach_turn(self, turn: TurnHandler | None) -> None:
+        """Name who answers STUN; None: it is dropped as malformed."""
+        self._turn = turn
+        self._tell_front()
 
     def configure(self, limits: LimitsConfig, configuration: QuicConfiguration) -> None:
         """New limits and certificate for connections that come from now on."""
@@ -143,6 +161,7 @@ class Endpoint(Ledger):
             accepting=self._accepting,
             half_open=self.half_open,
             is_full=len(self._by_leg) >= self._limits.legs,
+            stun=self._turn is not None,
         )
 
     def __len__(self) -> int:
@@ -211,7 +230,7 @@ class Endpoint(Ledger):
     def _fetch(self) -> bool:
         items = self._lane.take(TAKE_BATCH)
         self._items += items
-        self._packets_held += sum(isinstance(item, Known | Unknown | Admitted) for item in items)
+        self._packets_held += sum(isinstance(item, Known | Unknown | Admitted | Stun) for item in items)
         return bool(items)
 
     def _work(self) -> None:
@@ -230,12 +249,17 @@ class Endpoint(Ledger):
         self.flush()
 
     def _peer_of(self, item: Item) -> Peer | None:
-        return None if isinstance(item, Unknown | Admitted) else self._by_leg.get(item.leg)
+        if isinstance(item, Unknown | Admitted | Stun | ToClient):
+            return None
+        return self._by_leg.get(item.leg)
 
     def _deal_with(self, item: Item, now: float) -> None:
         if isinstance(item, Unknown | Admitted):
             self._packets_held -= 1
             self._receive_unknown(item, now)
+            return
+        if isinstance(item, Stun | ToClient):
+            self._deal_with_turn(item)
             return
         peer = self._by_leg.get(item.leg)
         if isinstance(item, Known):
@@ -255,6 +279,17 @@ class Endpoint(Ledger):
         elif isinstance(item, Broken):
             self.internal_errors += 1
             self._forget(peer)
+
+    def _deal_with_turn(self, item: Stun | ToClient) -> None:
+        if isinstance(item, Stun):
+            self._packets_held -= 1
+            if self._turn is None:  # it was switched off a moment ago
+                self._dropped[DropReason.MALFORMED] += 1
+                return
+            self._handled["stun"] += 1
+            self._turn.stun(item.data, item.address, item.sock)
+        elif self._turn is not None:
+            self._turn.to_client(item.allocation, item.data)
 
     def _deliver(self, peer: Peer, payload: bytes, now: float) -> None:
         if payload[:1] == b"\0":

@@ -53,9 +53,47 @@ class LaneCounters:
         return abs(inward) + abs(outward)
 
 
+@dataclass(slots=True)
+class RelayWay:
+    """Packets of one direction through relayed addresses: taken = passed + sum(dropped) + waiting."""
+
+    taken: int = 0
+    passed: int = 0  # given to a socket, or to the loop for a stream
+    bytes: int = 0  # of the payloads that passed
+    waiting: int = 0  # for a stream
+    dropped: Counter[DropReason] = field(default_factory=Counter)
+
+    def imbalance(self) -> int:
+        """How far the equation is from holding; 0 unless there is a bug."""
+        return abs(self.taken - self.passed - self.waiting - sum(self.dropped.values()))
+
+
+@dataclass(slots=True)
+class RelayCounters:
+    """What went through relayed addresses: up from clients to peers, down from peers to clients.
+
+    A packet between two allocations of one node counts in both: up in the one, down in the other.
+    """
+
+    up: RelayWay = field(default_factory=RelayWay)
+    down: RelayWay = field(default_factory=RelayWay)
+
+    def copy(self) -> RelayCounters:
+        """The counters of this moment."""
+        up, down = (replace(way, dropped=Counter(way.dropped)) for way in (self.up, self.down))
+        return RelayCounters(up, down)
+
+    def imbalance(self) -> int:
+        """How far the equations of both directions are from holding; 0 unless there is a bug."""
+        return self.up.imbalance() + self.down.imbalance()
+
+
 @dataclass(frozen=True, slots=True)
 class PacketCounts:
-    """UDP packets as the lane counts them: received = media + sum(dropped) + answered + waiting + taken."""
+    """UDP packets as the lane counts them.
+
+    received = media + relayed + sum(dropped) + answered + waiting + taken
+    """
 
     received: int
     sent: int
@@ -69,10 +107,11 @@ class PacketCounts:
     strays: int = 0  # packets that came by another lane than those before of their leg
     notes_lost: int = 0  # control datagrams beyond their leg's share; their packets are settled
     threads: int = 0  # of the lane's own that run now
+    relayed: int = 0  # of TURN's data path, whatever it made of them: `Lane.relays` has that
 
     def imbalance(self) -> int:
         """How far the equation is from holding; 0 unless there is a bug."""
-        settled = self.media + self.waiting + self.taken
+        settled = self.media + self.relayed + self.waiting + self.taken
         return abs(self.received - settled - sum(self.answered.values()) - sum(self.dropped.values()))
 
 
@@ -134,7 +173,22 @@ class Broken(NamedTuple):
     leg: int
 
 
-Item = Known | Unknown | Admitted | ControlDatagram | AckShown | RekeyWanted | Broken
+class Stun(NamedTuple):
+    """A STUN packet that is no client's payload: a request to TURN, for most."""
+
+    data: bytes
+    address: NetworkAddress
+    sock: int
+
+
+class ToClient(NamedTuple):
+    """Messages for the stream of an allocation's client, one behind the other."""
+
+    allocation: int
+    data: bytes
+
+
+Item = Known | Unknown | Admitted | ControlDatagram | AckShown | RekeyWanted | Broken | Stun | ToClient
 Packet = tuple[int, bytes, NetworkAddress]  # number of the socket, bytes, destination
 
 
@@ -197,6 +251,75 @@ class Lane(Protocol):
     def disown(self, cid: bytes) -> None:
         """They no longer are."""
 
+    # ---- allocations of TURN
+
+    @property
+    def relays(self) -> RelayCounters:
+        """What went through all relayed addresses, as of now."""
+
+    def open_relay(
+        self,
+        allocation: int,
+        client: NetworkAddress,
+        sock: int,
+        *,
+        relayed: NetworkAddress,
+        fd: int,
+        pps: int,
+        bps: int,
+    ) -> None:
+        """A client on UDP has a relayed address. Nothing passes until `permit`.
+
+        What comes from `client` to socket `sock` is the allocation's. `relayed`: the address as peers see it.
+        `fd`: its socket, of which the native lane keeps a duplicate that its threads read and write (-1:
+        none); the plain lane is fed by `receive_relay` and emptied by `flush_relays`. `pps`, `bps`: packets
+        and bits of payload per second, each way. LocalError: number, client or relayed address are another's.
+        """
+
+    def open_relay_stream(
+        self, allocation: int, *, relayed: NetworkAddress, fd: int, pps: int, bps: int
+    ) -> None:
+        """As `open_relay`, for a client on TCP or TLS.
+
+        Its messages come by `relay_from_client`, those for it leave by `take`.
+        """
+
+    def close_relay(self, allocation: int) -> RelayCounters:
+        """Forget an allocation and return what was counted for it; what waits for its stream is peer_gone."""
+
+    def permit(self, allocation: int, ip: bytes, until: float) -> None:
+        """Packets to and from this address (4 or 16 bytes) pass until then (seconds, monotonic).
+
+        LocalError: no such allocation.
+        """
+
+    def forbid(self, allocation: int, ip: bytes) -> None:
+        """They no longer pass, nor by channels, which end."""
+
+    def bind_channel(self, allocation: int, channel: int, peer: NetworkAddress, until: float) -> None:
+        """The number stands for this peer until then. The peer also needs a permission, to be heard.
+
+        LocalError: no such allocation.
+        """
+
+    def unbind_channel(self, allocation: int, channel: int) -> None:
+        """The number stands for nobody."""
+
+    def relay_from_client(self, allocation: int, frame: bytes, now: float) -> DropReason | None:
+        """One ChannelData or Send indication, whole, that came by a stream; None: it passed.
+
+        What it makes ready leaves with `flush` and `flush_relays`.
+        """
+
+    def receive_relay(self, allocation: int, data: bytes, address: NetworkAddress, now: float) -> None:
+        """One UDP packet that came by a relayed address which no thread of the lane reads."""
+
+    def flush_relays(self) -> list[tuple[int, bytes, NetworkAddress]]:
+        """What is to leave by relayed addresses that the lane has no socket of: allocation, bytes, peer."""
+
+    def unsent_to_peer(self) -> None:
+        """The kernel did not take a packet of `flush_relays`."""
+
     # ---- packets
 
     def packets(self) -> PacketCounts:
@@ -223,8 +346,11 @@ class Lane(Protocol):
     def limit_front(self, limits: LimitsConfig) -> None:
         """Other limits for a front of the lane's own."""
 
-    def tell_front(self, *, accepting: bool, half_open: int, is_full: bool) -> None:
-        """What a front of the lane's own must know to judge newcomers; the plain lane has none."""
+    def tell_front(self, *, accepting: bool, half_open: int, is_full: bool, stun: bool) -> None:
+        """What a front of the lane's own must know to judge newcomers; the plain lane has none.
+
+        `stun`: in either lane, STUN packets of strangers are for the loop; without it they are malformed.
+        """
 
 
 CURE = 'install with cargo present, or use "auto" or "python"'

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aioquic.quic.connection import NetworkAddress
 
@@ -29,10 +29,17 @@ from relay.edge.lane import (
     Packet,
     PacketCounts,
     RekeyWanted,
+    RelayCounters,
+    RelayWay,
+    Stun,
+    ToClient,
     Unknown,
 )
 from relay.edge.space import PathState
 from relay.errors import LocalError
+
+if TYPE_CHECKING:
+    from relay._lane import _Way
 
 _REASONS: Final = {reason.value: reason for reason in DropReason}
 
@@ -46,11 +53,17 @@ _ITEMS: Final[dict[str, Callable[..., Item]]] = {
     "ack": AckShown,
     "rekey": RekeyWanted,
     "broken": Broken,
+    "stun": lambda data, address, sock, _: Stun(data, address, sock),
+    "to_client": ToClient,
 }
 
 
 def _counter(counts: dict[str, int]) -> Counter[DropReason]:
     return Counter({_REASONS[name]: count for name, count in counts.items() if count})
+
+
+def _relay_counters(ways: tuple[_Way, _Way]) -> RelayCounters:
+    return RelayCounters(*(RelayWay(*way[:4], _counter(way[4])) for way in ways))
 
 
 def _front_limits(limits: LimitsConfig) -> dict[str, float]:
@@ -80,6 +93,7 @@ class NativeLane:
             burst_s=limits.burst_ms / 1000,
             batch_s=batch_s,
         )
+        self._relays = self._lane.relays()
 
     # ------------------------------------------------------------ routes
 
@@ -127,6 +141,79 @@ class NativeLane:
     def disown(self, cid: bytes) -> None:
         self._lane.disown(cid)
 
+    # ------------------------------------------------------------ allocations of TURN
+
+    @property
+    def relays(self) -> RelayCounters:
+        return _relay_counters(self._relays.counters())
+
+    def open_relay(
+        self,
+        allocation: int,
+        client: NetworkAddress,
+        sock: int,
+        *,
+        relayed: NetworkAddress,
+        fd: int,
+        pps: int,
+        bps: int,
+    ) -> None:
+        self._open_relay(allocation, (client, sock), relayed, fd, pps, bps)
+
+    def open_relay_stream(
+        self, allocation: int, *, relayed: NetworkAddress, fd: int, pps: int, bps: int
+    ) -> None:
+        self._open_relay(allocation, None, relayed, fd, pps, bps)
+
+    def _open_relay(
+        self,
+        allocation: int,
+        client: tuple[NetworkAddress, int] | None,
+        relayed: NetworkAddress,
+        fd: int,
+        pps: int,
+        bps: int,
+    ) -> None:
+        try:
+            self._relays.open(allocation, client, relayed=relayed, fd=fd, pps=pps, bps=bps)
+        except ValueError as error:
+            raise LocalError(str(error)) from error
+
+    def close_relay(self, allocation: int) -> RelayCounters:
+        closed = self._relays.close(allocation)
+        return RelayCounters() if closed is None else _relay_counters(closed)
+
+    def permit(self, allocation: int, ip: bytes, until: float) -> None:
+        try:
+            self._relays.permit(allocation, ip, until)
+        except LookupError as error:
+            raise LocalError(f"no such allocation: {allocation}") from error
+
+    def forbid(self, allocation: int, ip: bytes) -> None:
+        self._relays.forbid(allocation, ip)
+
+    def bind_channel(self, allocation: int, channel: int, peer: NetworkAddress, until: float) -> None:
+        try:
+            self._relays.bind_channel(allocation, channel, peer, until)
+        except LookupError as error:
+            raise LocalError(f"no such allocation: {allocation}") from error
+
+    def unbind_channel(self, allocation: int, channel: int) -> None:
+        self._relays.unbind_channel(allocation, channel)
+
+    def relay_from_client(self, allocation: int, frame: bytes, now: float) -> DropReason | None:
+        reason = self._relays.carry(allocation, frame, now)
+        return None if reason is None else _REASONS[reason]
+
+    def receive_relay(self, allocation: int, data: bytes, address: NetworkAddress, now: float) -> None:
+        self._relays.receive(allocation, data, address, now)
+
+    def flush_relays(self) -> list[tuple[int, bytes, NetworkAddress]]:
+        return self._relays.flush()
+
+    def unsent_to_peer(self) -> None:
+        self._relays.unsent()
+
     # ------------------------------------------------------------ packets
 
     def receive(self, data: bytes, address: NetworkAddress, sock: int, now: float) -> None:
@@ -159,7 +246,8 @@ class NativeLane:
     def limit_front(self, limits: LimitsConfig) -> None:
         self._lane.configure_front(**_front_limits(limits))
 
-    def tell_front(self, *, accepting: bool, half_open: int, is_full: bool) -> None:
+    def tell_front(self, *, accepting: bool, half_open: int, is_full: bool, stun: bool) -> None:
+        self._relays.take_stun(stun)
         self._lane.set_front(accepting=accepting, half_open=half_open, legs_full=is_full)
 
     def start(self, lanes: list[list[int]], event_fd: int) -> str | None:
@@ -202,4 +290,5 @@ class NativeLane:
             strays=counts["wrong_lane"],
             notes_lost=counts["notes_lost"],
             threads=counts["threads"],
+            relayed=counts["relayed"],
         )

@@ -28,12 +28,16 @@ from relay.edge.lane import (
     Packet,
     PacketCounts,
     RekeyWanted,
+    Stun,
+    ToClient,
     Unknown,
 )
 from relay.edge.path import EARLY, Opened, Path
 from relay.edge.quic import ACK_HOLD, MAX_PACKET
+from relay.edge.relays import Relay, Relays
 from relay.edge.routes import Routes
 from relay.protocol import frames
+from relay.protocol.relayed import SEND, message_type, parse_channel_data
 
 log = logging.getLogger("relay.lane")
 
@@ -41,6 +45,8 @@ SLOW_QUEUE = 4096  # of each queue, and of the control datagrams in the first
 SLOW_PER_LEG = 128  # packets; twice those that a connection's whole window of control bytes takes
 SLOW_PER_HALF_OPEN = 16  # packets; a few times what a handshake takes
 NOTES_PER_LEG = 32  # control datagrams
+STUN_QUEUE = 1024  # of strangers, and of all allocations
+STUN_PER_RELAY = 8
 PACKET_OVERHEAD = 60  # short header, ACK frame and tag, upper bound for one of ours
 DATAGRAM_OVERHEAD = 3  # frame type and two-byte length
 
@@ -82,19 +88,27 @@ class _Shown:
         return AckShown(leg, ranges, self.delay, self.at)
 
 
-class PyLane(Routes):
+class PyLane(Routes, Relays):
     """The lane in plain Python. See `relay.edge.lane.Lane` for the contract of each method."""
 
     name = "python"
 
     def __init__(self, limits: LimitsConfig | None = None) -> None:
-        super().__init__(limits)
+        limits = limits or LimitsConfig()
+        Routes.__init__(self, limits)
+        Relays.__init__(self, limits)
         self._connections: dict[int, _Connection] = {}
         self._ids: dict[bytes, _Connection] = {}
-        # Taken in this order; a connection without an item stands for its `shown`.
-        self._known: deque[tuple[Item | None, _Connection]] = deque()
+        # Taken in this order, the last two in turns. A connection without an item stands for its `shown`, an
+        # allocation without one for the bytes that wait for its client's stream.
+        self._known: deque[tuple[Item | None, _Connection | Relay]] = deque()
         self._half_open: deque[tuple[Known, _Connection]] = deque()
         self._unknown: deque[Unknown] = deque()
+        self._stun: deque[Stun] = deque()
+        self._was_stun = False  # the last of strangers
+        self._owned = 0  # STUN packets in `_known`
+        self._takes_stun = False
+        self._relayed = 0
         self._packets = 0  # in `_known`
         self._controls = 0
         self._notes_lost = 0
@@ -141,6 +155,8 @@ class PyLane(Routes):
         self._received += 1
         size = len(data)
         first = data[0] if size else 0
+        if size <= MAX_UDP and self._receive_turn(data, address, sock, now):
+            return
         if size > MAX_UDP or first < 0x40 or 0x80 <= first < 0xC0:
             self._dropped[DropReason.TOO_LARGE if size > MAX_UDP else DropReason.MALFORMED] += 1
             return
@@ -160,6 +176,54 @@ class PyLane(Routes):
         else:
             self._waiting += 1
             self._unknown.append(Unknown(data, address, sock))
+
+    def _receive_turn(self, data: bytes, address: NetworkAddress, sock: int, now: float) -> bool:
+        """False: neither STUN nor ChannelData, or not for us."""
+        message = parse_channel_data(data)
+        kind = None if message else message_type(data)
+        if message is None and kind is None:
+            return False
+        relay = self.owner_of(address, sock)
+        if relay is None and (message is not None or not self._takes_stun):
+            return False  # QUIC's, if anybody's
+        if relay is not None and (message is not None or kind == SEND):
+            self._relayed += 1
+            if message is not None:
+                self.to_peer(relay, message, now)
+            else:
+                self.send_indication(relay, data, now)
+        elif kind == SEND:
+            self._dropped[DropReason.UNKNOWN_ID] += 1  # nobody answers an indication
+        else:
+            self._wait_stun(relay, Stun(data, address, sock))
+        return True
+
+    def _wait_stun(self, relay: Relay | None, packet: Stun) -> None:
+        """Clients with an allocation are among the known, strangers for themselves."""
+        waiting = len(self._stun) if relay is None else self._owned
+        if waiting >= STUN_QUEUE or (relay is not None and relay.waiting >= STUN_PER_RELAY):
+            self._dropped[DropReason.OVER_BUDGET] += 1
+            return
+        self._waiting += 1
+        if relay is None:
+            self._stun.append(packet)
+        else:
+            relay.waiting += 1
+            self._owned += 1
+            self._known.append((packet, relay))
+
+    def receive_relay(self, allocation: int, data: bytes, address: NetworkAddress, now: float) -> None:
+        relay = self._relays.get(allocation)
+        if relay is not None:
+            self._received += 1
+            self._relayed += 1
+            self.from_peer(relay, data, address, now)
+
+    def _send_to(self, client: tuple[NetworkAddress, int], message: bytes) -> None:
+        self._outgoing.append(((client[1], message, client[0]), 0))
+
+    def _tell(self, relay: Relay) -> None:
+        self._known.append((None, relay))
 
     def _wait(self, owner: _Connection, packet: Known) -> None:
         """Let a packet wait for the loop. Strangers who do not finish their handshake crowd out nobody."""
@@ -243,23 +307,38 @@ class PyLane(Routes):
 
     def take(self, most: int) -> list[Item]:
         taken: list[Item] = []
-        while len(taken) < most and (self._known or self._half_open or self._unknown):
+        for _ in range(most):
+            if not (self._known or self._half_open or self._unknown or self._stun):
+                break
             if self._known:
-                item, owner = self._known.popleft()
-                taken.append(self._told(item, owner))
+                item = self._told(*self._known.popleft())
+                if item is None:
+                    continue
+                taken.append(item)
             elif self._half_open:
                 packet, owner = self._half_open.popleft()
                 owner.waiting -= 1
                 taken.append(packet)
             else:
-                taken.append(self._unknown.popleft())
-            if isinstance(taken[-1], Known | Unknown):
+                taken.append(self._take_stranger())
+            if isinstance(taken[-1], Known | Unknown | Stun):
                 self._waiting -= 1
                 self._taken += 1
         return taken
 
-    def _told(self, item: Item | None, owner: _Connection) -> Item:
-        if isinstance(item, Known):
+    def _take_stranger(self) -> Item:
+        """STUN and QUIC in turns, so that a flood of the one does not keep out the other."""
+        self._was_stun = bool(self._stun) and (not self._was_stun or not self._unknown)
+        return self._stun.popleft() if self._was_stun else self._unknown.popleft()
+
+    def _told(self, item: Item | None, owner: _Connection | Relay) -> Item | None:
+        if isinstance(owner, Relay):
+            if item is None:
+                data = self.fetch(owner)
+                return ToClient(owner.number, data) if data else None
+            owner.waiting -= 1
+            self._owned -= 1
+        elif isinstance(item, Known):
             owner.waiting -= 1
             self._packets -= 1
         elif isinstance(item, ControlDatagram):
@@ -347,6 +426,10 @@ class PyLane(Routes):
         self.counters.sent -= copies
         self.counters.dropped_out[DropReason.SEND_ERROR] += copies
 
+    def unsent_to_peer(self) -> None:
+        self._sent -= 1
+        self._send_errors += 1
+
     def next_ack(self) -> float | None:
         return self._acks[0][0] if self._acks else None
 
@@ -364,14 +447,15 @@ class PyLane(Routes):
 
     def limit_front(self, limits: LimitsConfig) -> None: ...
 
-    def tell_front(self, *, accepting: bool, half_open: int, is_full: bool) -> None: ...
+    def tell_front(self, *, accepting: bool, half_open: int, is_full: bool, stun: bool) -> None:
+        self._takes_stun = stun
 
     # ------------------------------------------------------------ counted
 
     def packets(self) -> PacketCounts:
         return PacketCounts(
             received=self._received,
-            sent=self._sent,
+            sent=self._sent + self._relayed_sent,
             send_errors=self._send_errors,
             media=self._media,
             waiting=self._waiting,
@@ -379,4 +463,5 @@ class PyLane(Routes):
             answered={},
             dropped=dict(self._dropped),
             notes_lost=self._notes_lost,
+            relayed=self._relayed,
         )

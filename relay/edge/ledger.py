@@ -52,7 +52,7 @@ class Ledger:
 
     def all_handled(self, counts: PacketCounts) -> Counter[str]:
         """See `handled`."""
-        return self._handled + Counter({"media": counts.media, **counts.answered})
+        return self._handled + Counter({"media": counts.media, "relayed": counts.relayed, **counts.answered})
 
     def all_answered(self, counts: PacketCounts) -> Counter[str]:
         """See `answered`."""

@@ -27,6 +27,7 @@ class Outbox:
     ) -> None:
         self.sent = 0
         self.errors = 0
+        self.doors: dict[int, socket.socket] = {}  # of relayed addresses that the lane does not serve itself
         self._loop = loop
         self._lane = lane
         self._clock = clock
@@ -66,6 +67,11 @@ class Outbox:
                 self._sockets[packet[0]].sendto(packet[1], packet[2])
             except OSError:
                 lane.unsent(packet)
+        for allocation, data, address in lane.flush_relays():
+            try:
+                self.doors[allocation].sendto(data, address)
+            except (OSError, KeyError):  # or it was closed a moment ago
+                lane.unsent_to_peer()
         due = lane.next_ack()
         if due is not None and (self._lane_timer_at is None or due < self._lane_timer_at):
             if self._lane_timer is not None:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from relay.config import LimitsConfig
 from relay.core.events import FlowCounters
 from relay.core.reasons import DropReason
+from relay.edge.bucket import Bucket
 from relay.edge.lane import LaneCounters
 from relay.errors import ErrorCode, LocalError, PeerError
 from relay.protocol import media
@@ -25,35 +26,6 @@ ROOMS = (192, 448, media.MAX_SIZE)  # what a copy counts as: the buffers of the 
 WINDOW = 128  # replay window per (flow, KID), in packets
 _WINDOW_MASK = (1 << WINDOW) - 1
 _UNREADABLE = {ErrorCode.VERSION: DropReason.BAD_VERSION, ErrorCode.TOO_LARGE: DropReason.TOO_LARGE}
-
-
-class _Bucket:
-    """A token bucket in its own unit per second; starts full."""
-
-    __slots__ = ("_at", "_burst", "_level", "_rate")
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._level = self._burst
-        self._at = 0.0
-
-    def change(self, rate: float, burst: float) -> None:
-        """Another rate from now on; what was spent stays spent."""
-        self._rate = rate
-        self._burst = burst
-        self._level = min(self._level, burst)
-
-    def take(self, amount: float, now: float) -> bool:
-        level = self._level
-        if now > self._at:  # an earlier clock than the last gives nothing, and does not set this one back
-            level = min(self._burst, level + (now - self._at) * self._rate)
-            self._at = now
-        if level < amount:
-            self._level = level
-            return False
-        self._level = level - amount
-        return True
 
 
 class _Seen:
@@ -143,7 +115,7 @@ class _Flow:
 class _Leg:
     __slots__ = ("down", "flows", "held", "number", "packets", "queues", "up", "waiting")
 
-    def __init__(self, number: int, packets: _Bucket, up: _Bucket, down: _Bucket) -> None:
+    def __init__(self, number: int, packets: Bucket, up: Bucket, down: Bucket) -> None:
         self.number = number
         self.flows: dict[int, _Flow] = {}
         self.queues: dict[int, deque[tuple[float, bytes]]] = {}
@@ -174,7 +146,7 @@ class Routes:
         down = (down_bps / 8, max(down_bps / 8 * burst, 2 * media.MAX_SIZE))
         known = self._legs.get(leg)
         if known is None:
-            self._legs[leg] = _Leg(leg, _Bucket(*packets), _Bucket(*up), _Bucket(*down))
+            self._legs[leg] = _Leg(leg, Bucket(*packets), Bucket(*up), Bucket(*down))
         else:  # new rights in mid-call: a full bucket for each would be a way around the budget; flows stay
             known.packets.change(*packets)
             known.up.change(*up)

@@ -46,6 +46,31 @@ class MediaCounters(Protocol):
         """Copies that were not sent."""
 
 
+class WayCounters(Protocol):
+    """What a lane counts of one direction through relayed addresses (relay/edge/lane.py)."""
+
+    taken: int
+    passed: int
+    bytes: int
+    waiting: int
+
+    @property
+    def dropped(self) -> Mapping[DropReason, int]:
+        """Packets that went no further."""
+
+
+class RelayCounters(Protocol):
+    """Both directions: from clients to peers, and back."""
+
+    @property
+    def up(self) -> WayCounters:
+        """From clients."""
+
+    @property
+    def down(self) -> WayCounters:
+        """To clients."""
+
+
 @dataclass(frozen=True, slots=True)
 class PacketCounters:
     """What the UDP side counts, in UDP packets: received = sum(handled) + sum(dropped) + waiting."""
@@ -86,6 +111,7 @@ class Snapshot:
     engine: Mapping[tuple[str, str], int]
     media: MediaCounters
     packets: PacketCounters = field(default_factory=PacketCounters)
+    relays: RelayCounters | None = None
     legs: Mapping[str, int] = field(default_factory=dict)
     """Live legs by state."""
     calls: Mapping[str, int] = field(default_factory=dict)
@@ -160,6 +186,8 @@ class RelayCollector(Collector):
         yield from _node(now)
         yield from _packets(now.packets)
         yield from _media(now.media)
+        if now.relays is not None:
+            yield from _relays(now.relays)
         yield from _engine(now.engine)
         yield _gauges("relay_legs", "Live legs, by state.", "state", now.legs)
         yield _gauges("relay_calls", "Live calls, by state.", "state", now.calls)
@@ -287,6 +315,29 @@ def _media(now: MediaCounters) -> Iterator[Metric]:
     )
     yield _counters(
         "relay_media_dropped_out", "Copies not sent.", "reason", _by_reason(now.dropped_out), REASONS
+    )
+
+
+def _relays(now: RelayCounters) -> Iterator[Metric]:
+    ways = {"up": now.up, "down": now.down}
+    for name, text in (
+        ("taken", "Packets of TURN's clients (up) and of their peers (down)."),
+        ("passed", "Those that went on."),
+        ("bytes", "Bytes of their payloads."),
+    ):
+        values = {label: getattr(way, name) for label, way in ways.items()}
+        yield _counters(f"relay_turn_{name}", text, "direction", values)
+    waiting = now.up.waiting + now.down.waiting
+    yield GaugeMetricFamily("relay_turn_waiting", "Packets waiting for a client's stream.", value=waiting)
+    dropped = {
+        reason: now.up.dropped.get(reason, 0) + now.down.dropped.get(reason, 0) for reason in DropReason
+    }
+    yield _counters(
+        "relay_turn_dropped",
+        "Packets that went no further, by reason.",
+        "reason",
+        _by_reason(dropped),
+        REASONS,
     )
 
 

@@ -37,6 +37,9 @@ TLS: Final = "edge/tls13.py"
 LANE: Final = "edge/lane_py.py"
 PATH: Final = "edge/path.py"
 ROUTES: Final = "edge/routes.py"
+RELAYS: Final = "edge/relays.py"
+RELAYED: Final = "protocol/relayed.py"
+BUCKET: Final = "edge/bucket.py"
 MEDIA: Final = "protocol/media.py"
 STRUCTURE: Final = "protocol/structure.py"
 SIGNED: Final = "protocol/signed.py"
@@ -390,7 +393,7 @@ GUARDS: Final = [
     ),
     _guard(
         "each showing of a token fills the budget",
-        ROUTES,
+        BUCKET,
         "self._level = min(self._level, burst)",
         "self._level = burst",
         "SPOKEN/after showing a token again for another burst",
@@ -926,5 +929,78 @@ GUARDS: Final = [
         "if name not in known:\n            continue\n        if False:",
         "TEXTS/a misspelt key",
         "TEXTS/an unknown section",
+    ),
+    # TURN's data path.
+    _guard(
+        "a client sends to whom it likes",
+        RELAYS,
+        "return named if self.is_permitted(named.host, now) else DropReason.NO_PERMISSION",
+        "return named",
+        "RELAYED/a Send indication to nobody who was permitted",
+    ),
+    _guard(
+        "anybody may send to a client",
+        RELAYS,
+        "if not relay.is_permitted(peer.host, now):",
+        NEVER,
+        "RELAYED/a packet of a peer that was never permitted",
+    ),
+    _guard(
+        "a permission does not end",
+        RELAYS,
+        "return now < self.permissions.get(host, now)",
+        "return host in self.permissions",
+        "RELAYED/a Send indication after the permission ended",
+        "RELAYED/a packet of a peer after the permission ended",
+    ),
+    _guard(
+        "a channel does not end",
+        RELAYS,
+        "if peer is None or now >= until else peer",
+        "if peer is None else peer",
+        "RELAYED/ChannelData after the channel ended",
+    ),
+    _guard(
+        "a channel outlives what it was permitted by",
+        RELAYS,
+        "if known[0].host != ip}",
+        "}",
+        "RELAYED/ChannelData to a peer that was forbidden since",
+    ),
+    _guard(
+        "clients reach other services of this host",
+        RELAYS,
+        "if self._hosts[peer.host] and peer not in self._by_relayed:",
+        NEVER,
+        "RELAYED/a Send indication to another service of ours",
+    ),
+    _guard(
+        "an allocation sends without end",
+        RELAYS,
+        "if not _within(relay.up, size, now):",
+        NEVER,
+        "RELAYED/more packets at once than allowed",
+        "RELAYED/more bytes at once than allowed",
+    ),
+    _guard(
+        "a peer sends without end",
+        RELAYS,
+        "elif not _within(relay.down, len(payload), now):",
+        "elif False:",
+        "RELAYED/a peer that sends more than allowed",
+    ),
+    _guard(
+        "a stream that takes nothing grows",
+        RELAYS,
+        "is_full = len(relay.frames) >= STREAM_QUEUE",
+        "is_full = False",
+        "RELAYED/a stream that takes nothing",
+    ),
+    _guard(
+        "a client's wish that we do not know is passed over",
+        RELAYED,
+        "elif kind < _OPTIONAL and kind not in _CREDENTIALS:",
+        "elif False:",
+        "RELAYED/a Send indication with DONT-FRAGMENT",
     ),
 ]

@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from lane.differential_turn import TurnLife
 from relay.config import LimitsConfig
 from relay.core.reasons import DropReason
 from relay.edge.lane import Known, Lane
@@ -155,6 +156,7 @@ class Duel:
             (1, self.come_and_go),
             (1, self.deliver),
             (1, self.not_taken),
+            *TurnLife(self).acts,
         ]
 
     def run(self, steps: int) -> None:
@@ -198,7 +200,7 @@ class Duel:
 
     def compare_all(self) -> None:
         """All that can be asked."""
-        for what in ("counters", "packets", "next_ack"):
+        for what in ("counters", "packets", "relays", "next_ack"):
             found = []
             for lane in self.lanes:
                 value = getattr(lane, what)
@@ -214,7 +216,7 @@ class Duel:
     def check_conserved(self) -> None:
         """Both equations hold in both lanes."""
         for lane in self.lanes:
-            if lane.counters.imbalance() or lane.packets().imbalance():
+            if lane.counters.imbalance() or lane.packets().imbalance() or lane.relays.imbalance():
                 raise DisagreementError(f"seed {self.seed} step {self.step}: {lane.name} is out of balance")
 
     # ------------------------------------------------------------ legs

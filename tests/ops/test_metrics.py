@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from relay import __version__
 from relay.core.reasons import DropReason
-from relay.edge.lane import LaneCounters
+from relay.edge.lane import LaneCounters, RelayCounters
 from relay.errors import ErrorCode
 from relay.ops.metrics import ENGINE, SINK_DROPS, STATES, Exporter, PacketCounters, SinkCounters, Snapshot
 
@@ -24,6 +24,7 @@ def snapshot(**changes: object) -> Snapshot:
         "datapath": "python",
         "engine": Counter(),
         "media": LaneCounters(),
+        "relays": RelayCounters(),
     }
     return Snapshot(**(base | changes))  # type: ignore[arg-type]  # the tests name real fields
 
@@ -39,7 +40,9 @@ def scrape(now: Snapshot) -> Samples:
     }
 
 
-@pytest.mark.parametrize("metric", ["relay_media_dropped_total", "relay_media_dropped_out_total"])
+@pytest.mark.parametrize(
+    "metric", ["relay_media_dropped_total", "relay_media_dropped_out_total", "relay_turn_dropped_total"]
+)
 def test_every_drop_reason_is_exported_before_it_ever_happens(metric: str) -> None:
     shown = scrape(snapshot())
     assert {labels[0] for name, labels in shown if name == metric} == {reason.value for reason in DropReason}
@@ -187,3 +190,17 @@ async def test_an_answer_is_made_of_one_snapshot_taken_before_its_text() -> None
     body, _ = await exporter.answer("")
     assert b'relay_calls_ended_total{outcome="completed"} 1.0' in body
     assert len(taken) == 1
+
+
+def test_what_goes_through_relayed_addresses_is_shown_by_direction_and_adds_up() -> None:
+    relays = RelayCounters()
+    relays.up.taken, relays.up.passed, relays.up.bytes = 7, 4, 400
+    relays.up.dropped[DropReason.NO_CHANNEL] = 3
+    relays.down.taken, relays.down.waiting = 3, 2
+    relays.down.dropped[DropReason.NO_CHANNEL] = 1
+    shown = scrape(snapshot(relays=relays))
+    assert shown["relay_turn_taken_total", ("up",)] == 7
+    assert shown["relay_turn_bytes_total", ("up",)] == 400
+    assert shown["relay_turn_passed_total", ("down",)] == 0
+    assert shown["relay_turn_dropped_total", ("no_channel",)] == 4
+    assert shown["relay_turn_waiting", ()] == 2

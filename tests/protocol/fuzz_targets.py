@@ -14,6 +14,7 @@ from relay.protocol import (
     demux,
     frames,
     media,
+    relayed,
     sframe,
     signed,
     structure,
@@ -182,6 +183,26 @@ def read_frames(data: bytes) -> None:
     assert payload.ack is None or all(0 <= low < high for low, high in payload.ack.ranges)
 
 
+_CHANNEL_DATA = relayed.encode_channel_data(0x4001, b"hello", is_stream=True)
+_DATA_INDICATION = relayed.encode_data_indication(7, relayed.PeerAddress(b"\xc0\0\2\1", 5000), b"hello")
+
+
+def read_relayed(data: bytes) -> None:
+    """What is ChannelData or a Send indication stands in the message, and written again it reads the same."""
+    channel = relayed.parse_channel_data(data)
+    if channel is not None:
+        number, payload = channel
+        again = relayed.encode_channel_data(number, payload, is_stream=bool(data[1] & 1))
+        assert relayed.parse_channel_data(again) == channel
+        assert payload in data
+    send = relayed.parse_send(data)
+    if send is not None:
+        assert channel is None
+        assert relayed.message_type(data) == relayed.SEND
+        again = relayed.encode_data_indication(data[8], *send)
+        assert relayed.parse_send(b"\0\x16" + again[2:]) == send
+
+
 TARGETS = [
     Target("frames", read_frames, [b"\x02\x0a\x00\x01\x02\x01\x03\x31\x03abc\x30de", b"\x01\x00\x00"]),
     Target("varint", read_varint, _hex(load("varint")["values"], "hex")),
@@ -205,4 +226,5 @@ TARGETS = [
     Target("cid", read_cid, _hex(_CID["rows"], "cid")),
     Target("demux", read_packet, [*_INITIALS, _STUN, b"\x40\x00\x00\x05abcde"]),
     Target("long-header", read_long_header, _INITIALS),
+    Target("relayed", read_relayed, [_CHANNEL_DATA, b"\0\x16" + _DATA_INDICATION[2:], _STUN]),
 ]

@@ -43,6 +43,7 @@ use crate::ids::Ids;
 use crate::media::MAX_SIZE;
 use crate::path::Path;
 use crate::reason::Reason;
+use crate::relays::Relays;
 use crate::slow::{Item, Shown, Slow, SlowLimits, Staged};
 use crate::socket::prefetch;
 use crate::table::{Media, QueueLimits};
@@ -172,6 +173,7 @@ pub struct Core {
     /// Legs that are nobody's yet; locked under `legs`.
     pub(crate) nursery: Mutex<Vec<Arc<Leg>>>,
     pub(crate) shared: Mutex<Shared>,
+    pub relays: Relays,
     pub(crate) front: RwLock<Option<Arc<dyn Judge>>>,
     waker: RwLock<Option<Arc<dyn Waker>>>,
     /// Sockets of one worker; 0: each socket number stands for an address of its own.
@@ -248,6 +250,7 @@ impl Core {
                 slow: Slow::default(),
                 is_woken: false,
             }),
+            relays: Relays::default(),
             front: RwLock::new(None),
             waker: RwLock::new(None),
             stride: AtomicU16::new(0),
@@ -332,16 +335,21 @@ impl Core {
         }
         self.tell_front(shared, admits, 0);
         drop(guard);
-        taken.into_iter().filter_map(Self::complete).collect()
+        taken
+            .into_iter()
+            .filter_map(|staged| self.complete(staged))
+            .collect()
     }
 
-    /// An item as the loop takes it: what an acknowledgement says was in its leg until now.
-    fn complete(staged: Staged) -> Option<Item> {
+    /// An item as the loop takes it: what an acknowledgement says was in its leg until now, as were a stream's
+    /// bytes in their allocation.
+    fn complete(&self, staged: Staged) -> Option<Item> {
         match (&staged.item, &staged.leg) {
             (Item::Ack { leg, .. }, Some(owner)) => {
                 let shown = owner.state.lock().shown.take();
                 shown.map(|shown| shown.tell(*leg))
             }
+            (Item::ToClient { relay, .. }, _) => self.fetch(*relay),
             _ => Some(staged.item),
         }
     }
@@ -389,6 +397,7 @@ pub(crate) fn contain(
     let (inward, outward) = counters.media_missing();
     bump(&mut counters.media_dropped, Reason::Internal, inward);
     counters.drop_out(Reason::Internal, outward);
+    counters.relays.settle();
     if let Some(leg) = owner {
         work.stage_note(Item::Broken { leg });
     }

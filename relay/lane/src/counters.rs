@@ -1,7 +1,7 @@
 //! What the lane counted, and the two equations that hold at any moment.
 //!
 //! ```text
-//! packets   udp_in = media + front + sum(dropped) + waiting + taken
+//! packets   udp_in = media + relayed + front + sum(dropped) + waiting + taken
 //! media     media_in = accepted + sum(media_dropped)
 //!           copies = copies_sent + sum(dropped_out) + queued
 //! ```
@@ -11,6 +11,7 @@
 //! Must never live here: names or labels of metrics.
 
 use crate::reason::Reason;
+use crate::traffic::Traffic;
 
 /// Counts by reason.
 pub type ByReason = [u64; Reason::COUNT];
@@ -43,6 +44,8 @@ pub struct Counters {
     pub udp_in: u64,
     /// Opened here: handled without Python.
     pub media: u64,
+    /// Of TURN's data path, whatever it made of them: `relays` has that.
+    pub relayed: u64,
     /// Answered by the front, by kind.
     pub front: Kinds,
     pub dropped: ByReason,
@@ -69,6 +72,9 @@ pub struct Counters {
     pub queued: u64,
     pub media_dropped: ByReason,
     pub dropped_out: ByReason,
+
+    // what went through relayed addresses
+    pub relays: Traffic,
 }
 
 impl Counters {
@@ -86,15 +92,17 @@ impl Counters {
                 *mine = mine.wrapping_add(std::mem::take(theirs));
             }
         }
+        self.relays.merge(&mut delta.relays);
         for (kind, count) in &mut delta.front.0 {
             self.front.add(kind, std::mem::take(count));
         }
     }
 
-    fn figures(&mut self) -> [&mut u64; 15] {
+    fn figures(&mut self) -> [&mut u64; 16] {
         [
             &mut self.udp_in,
             &mut self.media,
+            &mut self.relayed,
             &mut self.waiting,
             &mut self.taken,
             &mut self.sent,
@@ -135,6 +143,7 @@ impl Counters {
     pub fn packets_missing(&self) -> u64 {
         self.udp_in
             .wrapping_sub(self.media)
+            .wrapping_sub(self.relayed)
             .wrapping_sub(self.front.total())
             .wrapping_sub(self.dropped.iter().sum())
             .wrapping_sub(self.waiting)

@@ -128,6 +128,12 @@ impl Core {
         if data.len() > MAX_UDP {
             return work.counters.drop(Reason::TooLarge);
         }
+        let Arrival {
+            from, sock, now, ..
+        } = packet;
+        if matches!(first, 0..=3 | 0x40..=0x4F) && self.receive_turn(work, data, from, sock, now) {
+            return;
+        }
         if first < 0x40 || (0x80..0xC0).contains(&first) || (is_long && data.len() < SHORTEST_LONG)
         {
             return work.counters.drop(Reason::Malformed);

@@ -10,6 +10,9 @@
 //! cid ids         connection ids as map keys; whose they are
 //! path            one leg's packets, of keys, numbers, flight (what is under way) and rtt
 //! table flow      one leg's budgets and queues; one uplink flow and who hears it
+//! turn relay      TURN's data messages; one allocation: permissions, channels, budgets
+//! relays traffic  all allocations and whose a packet is; what went through them
+//! relaying        their packets: from clients to peers and back
 //! core            all legs: inward (packets in), out (packets out), desk (what Python changes)
 //! work slow counters   what a thread keeps, what waits for the loop, what was counted
 //! front retry budget     packets of nobody: proofs and answers that keep no memory of a source
@@ -44,6 +47,9 @@ pub mod path;
 mod python;
 pub mod ranges;
 pub mod reason;
+pub mod relay;
+pub mod relaying;
+pub mod relays;
 pub mod retry;
 pub mod rtt;
 pub mod seal;
@@ -51,6 +57,8 @@ pub mod slow;
 #[allow(unsafe_code)]
 pub mod socket;
 pub mod table;
+pub mod traffic;
+pub mod turn;
 #[cfg(test)]
 mod vectors;
 pub mod window;

@@ -6,6 +6,7 @@
 mod address;
 mod front;
 mod path;
+mod relays;
 
 use std::mem;
 use std::os::fd::RawFd;
@@ -29,13 +30,14 @@ use crate::worker::{Pacing, Prepared, Workers};
 
 use address::{address_of, socket_address};
 use path::Path;
+use relays::Relays;
 
 /// The packet path of a node; see `relay.edge.lane.Lane`.
 #[pyclass(frozen, module = "relay._lane")]
 pub struct Lane {
     core: Arc<Core>,
     /// The loop's own: what it feeds and flushes itself.
-    desk: Mutex<Desk>,
+    desk: Arc<Mutex<Desk>>,
     front: Mutex<Option<Arc<crate::front::Front>>>,
     workers: Mutex<Option<Workers>>,
     batch_s: f64,
@@ -97,10 +99,10 @@ impl Lane {
         };
         Self {
             core: Arc::new(Core::new(config)),
-            desk: Mutex::new(Desk {
+            desk: Arc::new(Mutex::new(Desk {
                 work: Work::new(MAX_WORKERS - 1), // threads count from 0
                 flushed: Outgoing::default(),
-            }),
+            })),
             front: Mutex::new(None),
             workers: Mutex::new(None),
             batch_s,
@@ -233,6 +235,11 @@ impl Lane {
         items.into_iter().map(|item| tuple(py, item)).collect()
     }
 
+    /// The allocations of TURN.
+    fn relays(&self) -> Relays {
+        Relays::new(self.core.clone(), self.desk.clone())
+    }
+
     // ------------------------------------------------------------ front and threads
 
     /// Judge packets of nobody here from now on, with these keys and limits.
@@ -319,6 +326,7 @@ impl Lane {
             ("waiting", counters.waiting),
             ("taken", counters.taken),
             ("media", counters.media),
+            ("relayed", counters.relayed),
             ("batches", counters.batches),
             ("wrong_lane", counters.wrong_lane),
             ("media_lost", counters.media_lost),
@@ -379,6 +387,18 @@ fn tuple<'py>(py: Python<'py>, item: Item) -> PyResult<Bound<'py, PyTuple>> {
         } => ("ack", leg, PyTuple::new(py, ranges)?, delay, at).into_pyobject(py),
         Item::Rekey { leg } => ("rekey", leg).into_pyobject(py),
         Item::Broken { leg } => ("broken", leg).into_pyobject(py),
+        Item::Stun {
+            data,
+            from,
+            sock,
+            at,
+        } => {
+            let (data, from) = (PyBytes::new(py, &data), address_of(py, from)?);
+            ("stun", data, from, sock, at).into_pyobject(py)
+        }
+        Item::ToClient { relay, data } => {
+            ("to_client", relay, PyBytes::new(py, &data)).into_pyobject(py)
+        }
     }
 }
 
@@ -403,4 +423,6 @@ mod _lane {
     use super::steer;
     #[pymodule_export]
     use super::Lane;
+    #[pymodule_export]
+    use super::Relays;
 }

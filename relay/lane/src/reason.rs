@@ -48,6 +48,8 @@ reasons! {
     PeerGone => "peer_gone",
     SendError => "send_error",
     Internal => "internal",
+    NoPermission => "no_permission",
+    NoChannel => "no_channel",
 }
 
 #[cfg(test)]

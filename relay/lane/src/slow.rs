@@ -6,8 +6,12 @@
 //!             which takes in those that come while it waits
 //! half-open   packets of legs whose handshake is under way, so perhaps of sources that are not real: at most
 //!             16 of each, 4096 in all
-//! unknown     packets of nobody that a front did not settle: 4096
+//! unknown     packets of nobody that a front did not settle: 4096; in turns with
+//! stun        STUN packets of strangers: 1024
 //! ```
+//!
+//! Also among the known, with bounds of their own: STUN packets of TURN's clients, at most 8 of an allocation and
+//! 1024 in all, and one note of an allocation whose client's stream has bytes to write.
 //!
 //! Must never live here: what a packet means.
 
@@ -22,6 +26,11 @@ use crate::counters::Counters;
 use crate::frames::{Ack, MAX_RANGES};
 use crate::ranges::Ranges;
 use crate::reason::Reason;
+use crate::relay::Relay;
+
+/// STUN packets: of strangers, and of all allocations; and of one.
+const STUN_QUEUE: usize = 1024;
+const STUN_PER_RELAY: usize = 8;
 
 /// One thing for the loop to do. `at`: when it arrived.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,12 +73,23 @@ pub enum Item {
     Rekey { leg: u64 },
     /// Something panicked over a packet of this leg.
     Broken { leg: u64 },
+    /// A STUN packet that is no client's payload.
+    Stun {
+        data: Vec<u8>,
+        from: SocketAddr,
+        sock: u16,
+        at: f64,
+    },
+    /// Bytes for the stream of an allocation's client. While it waits they are in the allocation.
+    ToClient { relay: u64, data: Vec<u8> },
 }
 
 /// An item of a batch that is not done yet, and its leg if that has a share of the queues.
 pub(crate) struct Staged {
     pub item: Item,
     pub leg: Option<Arc<Leg>>,
+    /// Of a STUN packet, the allocation that its 5-tuple owns.
+    pub relay: Option<Arc<Relay>>,
     /// The leg's handshake is under way.
     pub is_half_open: bool,
 }
@@ -80,6 +100,7 @@ impl Staged {
         Self {
             item,
             leg: None,
+            relay: None,
             is_half_open: false,
         }
     }
@@ -160,6 +181,11 @@ pub(crate) struct Slow {
     known: VecDeque<Staged>,
     half_open: VecDeque<Staged>,
     unknown: VecDeque<Staged>,
+    stun: VecDeque<Staged>,
+    /// The last packet of strangers that was taken was of `stun`.
+    was_stun: bool,
+    /// STUN packets in `known`.
+    owned: usize,
     /// Packets and control datagrams in `known`.
     packets: usize,
     controls: usize,
@@ -169,7 +195,8 @@ pub(crate) struct Slow {
 
 impl Slow {
     pub fn is_empty(&self) -> bool {
-        self.known.is_empty() && self.half_open.is_empty() && self.unknown.is_empty()
+        let queues = [&self.known, &self.half_open, &self.unknown, &self.stun];
+        queues.iter().all(|queue| queue.is_empty())
     }
 
     /// How many admitted first packets wait.
@@ -185,6 +212,10 @@ impl Slow {
         limits: SlowLimits,
         counters: &mut Counters,
     ) -> Option<Arc<Leg>> {
+        if matches!(staged.item, Item::Stun { .. }) {
+            self.put_stun(staged, counters);
+            return None;
+        }
         let (count, per_leg) = match staged.item {
             Item::Known { .. } if staged.is_half_open => {
                 (self.half_open.len(), limits.per_half_open)
@@ -192,8 +223,8 @@ impl Slow {
             Item::Known { .. } => (self.packets, limits.per_leg),
             Item::Unknown { .. } | Item::Admit { .. } => (self.unknown.len(), limits.per_leg),
             Item::Control { .. } => (self.controls, limits.per_leg),
-            // once per leg, key phase or connection, and the loop must know
-            Item::Ack { .. } | Item::Rekey { .. } | Item::Broken { .. } => (0, limits.per_leg),
+            // once per leg, key phase, connection or allocation, and the loop must know
+            _ => (0, limits.per_leg),
         };
         let is_packet = staged.item.is_packet();
         let leg = staged.leg.as_ref();
@@ -222,18 +253,60 @@ impl Slow {
         None
     }
 
+    fn put_stun(&mut self, staged: Staged, counters: &mut Counters) {
+        let (queue, has_room) = match &staged.relay {
+            Some(relay) => {
+                let waiting = relay.waiting.load(Ordering::Relaxed);
+                let has_room = self.owned < STUN_QUEUE && waiting < STUN_PER_RELAY;
+                if has_room {
+                    self.owned = self.owned.wrapping_add(1);
+                    relay
+                        .waiting
+                        .store(waiting.wrapping_add(1), Ordering::Relaxed);
+                }
+                (&mut self.known, has_room)
+            }
+            None => {
+                let has_room = self.stun.len() < STUN_QUEUE;
+                (&mut self.stun, has_room)
+            }
+        };
+        if has_room {
+            queue.push_back(staged);
+        } else {
+            counters.waiting = counters.waiting.wrapping_sub(1);
+            counters.drop(Reason::OverBudget);
+        }
+    }
+
+    /// Of strangers: STUN and QUIC in turns, so that a flood of the one does not keep out the other.
+    fn take_stranger(&mut self) -> Option<Staged> {
+        let is_stun = !self.stun.is_empty() && (!self.was_stun || self.unknown.is_empty());
+        let queue = if is_stun {
+            &mut self.stun
+        } else {
+            &mut self.unknown
+        };
+        let stranger = queue.pop_front()?;
+        self.was_stun = is_stun;
+        Some(stranger)
+    }
+
     /// The next item; an acknowledgement is to be asked for at its leg.
     pub fn take(&mut self, counters: &mut Counters) -> Option<Staged> {
         let known = self.known.pop_front();
-        let half_open = || self.half_open.pop_front();
         let staged = known
-            .or_else(half_open)
-            .or_else(|| self.unknown.pop_front())?;
+            .or_else(|| self.half_open.pop_front())
+            .or_else(|| self.take_stranger())?;
         self.count(&staged, usize::MAX);
         let is_packet = staged.item.is_packet();
         if is_packet {
             counters.waiting = counters.waiting.wrapping_sub(1);
             counters.taken = counters.taken.wrapping_add(1);
+        }
+        if let Some(relay) = &staged.relay {
+            self.owned = self.owned.wrapping_sub(1);
+            relay.waiting.fetch_sub(1, Ordering::Relaxed);
         }
         if let Some(leg) = &staged.leg {
             if is_packet {
@@ -262,7 +335,7 @@ impl Item {
     fn is_packet(&self) -> bool {
         matches!(
             self,
-            Item::Known { .. } | Item::Unknown { .. } | Item::Admit { .. }
+            Item::Known { .. } | Item::Unknown { .. } | Item::Admit { .. } | Item::Stun { .. }
         )
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! Ring     recvmmsg into buffers that are allocated once; UDP_GRO when asked for
 //! Sender   sendmmsg; runs of equal packets to one address go as one UDP_SEGMENT message
+//! Door     one relayed address, of which there are many: Watch (epoll) tells which have packets, Exit sends
 //! Poll     ppoll on the sockets and on the event that ends the thread
 //! steer    which socket of a SO_REUSEPORT group gets a packet: by its connection id
 //! ```
@@ -12,6 +13,7 @@
 //! Must never live here: what packets mean.
 
 mod apart;
+mod door;
 mod prefetch;
 mod raw;
 mod ring;
@@ -28,6 +30,7 @@ use std::ptr;
 use std::time::Duration;
 
 use apart::Apart;
+pub use door::{Door, Exit, Ready, Watch};
 pub use prefetch::prefetch;
 pub use ring::{Received, Ring};
 pub use sender::Sender;

@@ -14,6 +14,7 @@ use crate::flow::Targets;
 use crate::frames::Parsed;
 use crate::media::MAX_SIZE;
 use crate::reason::Reason;
+use crate::relaying::Leaving;
 use crate::slow::{Item, Staged};
 use crate::socket::Packet;
 
@@ -149,6 +150,8 @@ pub(crate) struct Stranger {
 /// One thread's. `out` is what it shall send; `counters` what it counted since the last `Core::finish`.
 pub struct Work {
     pub out: Outgoing,
+    /// What shall leave by relayed addresses.
+    pub leaving: Leaving,
     pub counters: Counters,
     /// This thread's bit in a leg's `listed`.
     pub(crate) bit: u64,
@@ -176,6 +179,7 @@ impl Work {
     pub fn new(index: usize) -> Self {
         Self {
             out: Outgoing::default(),
+            leaving: Leaving::default(),
             counters: Counters::default(),
             bit: 1 << (index % MAX_WORKERS),
             owners: Vec::new(),
@@ -241,6 +245,7 @@ impl Work {
         self.staged.push(Staged {
             item,
             leg: Some(leg),
+            relay: None,
             is_half_open: !is_confirmed,
         });
     }

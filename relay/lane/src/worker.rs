@@ -16,6 +16,8 @@
     clippy::arithmetic_side_effects
 )]
 
+mod relays;
+
 use std::io;
 use std::os::fd::RawFd;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -26,8 +28,12 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::core::{Core, Waker};
-use crate::socket::{block_signals, monotonic, shorten_turns, Event, Poll, Ring, Sender, Socket};
+use crate::socket::{
+    block_signals, monotonic, shorten_turns, Event, Poll, Ring, Sender, Socket, Watch,
+};
 use crate::work::{Work, MAX_WORKERS};
+
+use relays::Doors;
 
 /// Packets of one socket and turn, so that audio that came leaves before more is read.
 const TURN_PACKETS: usize = 256;
@@ -66,6 +72,8 @@ pub struct Prepared {
     is_over: Arc<AtomicBool>,
     /// The gate that each waits at, and what ends it later.
     threads: Vec<(Gate<()>, Event, JoinHandle<()>)>,
+    /// What each watches: its share of the relayed addresses.
+    watches: Vec<Arc<Watch>>,
     bell: Bell,
     stride: u16,
     /// Why the scheduler would not let the threads have short turns.
@@ -128,6 +136,7 @@ impl Prepared {
             core: core.clone(),
             is_over: Arc::default(),
             threads: Vec::new(),
+            watches: Vec::new(),
             bell: Bell(Event::duplicate(event)?),
             stride,
             refused: None,
@@ -135,6 +144,7 @@ impl Prepared {
         for (number, fds) in sockets.iter().enumerate() {
             prepared.spawn(number, fds, pacing)?; // those that wait end when their gate is dropped
         }
+        core.relays.enlist(&prepared.watches)?;
         Ok(prepared)
     }
 
@@ -142,7 +152,10 @@ impl Prepared {
         let duplicates = fds.iter().map(|fd| Socket::duplicate(*fd));
         let mut sockets: Vec<Socket> = duplicates.collect::<io::Result<_>>()?;
         let end = Event::new()?;
-        let poll = Poll::new(&end, &sockets);
+        let mut poll = Poll::new(&end, &sockets);
+        let watch = Arc::new(Watch::new()?);
+        poll.follow(&watch);
+        self.watches.push(watch.clone());
         let (core, is_over) = (self.core.clone(), self.is_over.clone());
         let (gate, opened) = channel();
         let (tells, told) = channel();
@@ -154,7 +167,8 @@ impl Prepared {
                     // Where the kernel cannot, packets come one by one.
                     let _ = socket.coalesce(pacing.coalesces);
                 }
-                Worker::new(core, is_over, sockets, poll, number, pacing).run();
+                let doors = Doors::new(watch);
+                Worker::new(core, is_over, sockets, doors, poll, number, pacing).run();
             }
         };
         let thread = Builder::new().name(format!("lane-{number}")).spawn(body)?;
@@ -168,6 +182,7 @@ impl Prepared {
     /// Let them go; no others may run on this core.
     pub fn run(self) -> Workers {
         self.core.set_stride(self.stride);
+        self.core.relays.hand_over(self.watches);
         self.core.set_waker(Some(Arc::new(self.bell)));
         let threads = self.threads.into_iter().map(|(gate, end, thread)| {
             let _ = gate.send(()); // it waits for nothing else
@@ -190,6 +205,7 @@ impl Drop for Workers {
         for (_, thread) in self.threads.drain(..) {
             let _ = thread.join(); // an Err is a panic that was printed when it happened
         }
+        self.core.relays.hand_over(Vec::new());
         self.core.set_waker(None);
     }
 }
@@ -199,6 +215,7 @@ struct Worker {
     core: Arc<Core>,
     is_over: Arc<AtomicBool>,
     sockets: Vec<Socket>,
+    doors: Doors,
     /// The number of its first socket, and how many each worker has.
     first: u16,
     stride: u16,
@@ -218,6 +235,7 @@ impl Worker {
         core: Arc<Core>,
         is_over: Arc<AtomicBool>,
         sockets: Vec<Socket>,
+        doors: Doors,
         poll: Poll,
         number: usize,
         pacing: Pacing,
@@ -237,6 +255,7 @@ impl Worker {
             poll,
             pace: Pace::new(pacing.batch_s, monotonic()),
             sockets,
+            doors,
             is_behind: false,
             has_looked: false,
         }
@@ -254,6 +273,7 @@ impl Worker {
         let core = self.core.clone();
         core.retire(&mut self.work, monotonic());
         self.send();
+        self.send_to_peers();
         core.finish(&mut self.work);
         for socket in &mut self.sockets {
             let _ = socket.coalesce(false); // whoever reads it next expects single packets
@@ -283,8 +303,12 @@ impl Worker {
                 taken = taken.saturating_add(self.read(index, &mut now));
             }
         }
+        if reads_all || self.poll.is_ready(self.sockets.len()) {
+            taken = taken.saturating_add(self.read_relays(&mut now));
+        }
         self.core.flush(&mut self.work, now);
         self.core.acks(&mut self.work, now);
+        self.send_to_peers();
         self.send(); // what is sealed is out of reach for a gate that closes: strangers must not hold it up
         self.core.judge(&mut self.work, now, unix_time());
         self.send();
@@ -373,6 +397,8 @@ impl Worker {
                 core.unsent(work, place);
             }
             core.sent(work);
+            core.unsent_to_peers(work, work.leaving.packets.len());
+            work.leaving.clear();
             core.finish(work);
             poll.doze(AFTER_A_PANIC);
         });

@@ -6,7 +6,7 @@ use std::io;
 use std::mem;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
 
 use super::raw::{header, piece, Control, Name};
@@ -80,7 +80,14 @@ impl Ring {
 
     /// Take what waits in a socket, up to the capacity, without waiting; how many reads that were.
     pub fn receive(&mut self, socket: &Socket) -> io::Result<usize> {
+        self.fill(&socket.fd, socket.coalesces, self.capacity())
+    }
+
+    /// As `receive`, of up to `most` reads: setting up for more than come costs time, and so does asking once
+    /// more than there are.
+    pub(super) fn fill(&mut self, fd: &OwnedFd, joined: bool, most: usize) -> io::Result<usize> {
         self.filled = 0;
+        let most = most.min(self.headers.len());
         let slots = self.arena.chunks_exact_mut(self.slot);
         let parts = self
             .names
@@ -88,7 +95,7 @@ impl Ring {
             .zip(&mut self.controls)
             .zip(&mut self.pieces);
         for ((header, slot), ((name, control), part)) in
-            self.headers.iter_mut().zip(slots).zip(parts)
+            self.headers.iter_mut().take(most).zip(slots).zip(parts)
         {
             *part = piece(slot.as_mut_ptr(), slot.len());
             let message = &mut header.msg_hdr;
@@ -98,18 +105,18 @@ impl Ring {
             message.msg_iovlen = 1;
             message.msg_control = ptr::null_mut();
             message.msg_controllen = 0;
-            if socket.coalesces {
+            if joined {
                 message.msg_control = ptr::from_mut(control).cast();
                 message.msg_controllen = mem::size_of::<Control>() as _;
             }
         }
-        let count = self.headers.len() as libc::c_uint;
+        let count = most as libc::c_uint;
         // SAFETY: every header was just pointed at buffers of this ring, which is borrowed mutably; the kernel
         // writes no more than the lengths given.
         let taken = check(unsafe {
             let headers = self.headers.as_mut_ptr();
             libc::recvmmsg(
-                socket.fd.as_raw_fd(),
+                fd.as_raw_fd(),
                 headers,
                 count,
                 libc::MSG_DONTWAIT as _,
