@@ -3,9 +3,9 @@
     lane 0   [::]:443  [::]:3478      socket numbers 0, 1
     lane 1   [::]:443  [::]:3478                     2, 3
 
-The sockets of an address share it (SO_REUSEPORT) and are steered by connection id. Any lane can serve any
-leg, so that their number can change: what a socket still holds is read before it is closed. Must never live
-here: packets.
+The sockets of an address share it (SO_REUSEPORT) and are steered by connection id, what TURN's clients send
+by their port. Any lane can serve any leg, so that their number can change: what a socket still holds is read
+before it is closed. Must never live here: packets.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ pub fn shorten_turns(slice: Duration) -> io::Result<()> {
     }
 }
 
-/// The program of `steer` in plain code: which of `ways` sockets gets this packet.
+/// The program of `steer` in plain code: which of `ways` sockets gets this packet of QUIC.
 pub fn steered(packet: &[u8], ways: u32) -> u32 {
     let at = if packet.first().is_some_and(|first| first & 0x80 != 0) {
         6
@@ -189,7 +189,8 @@ pub fn steered(packet: &[u8], ways: u32) -> u32 {
     }
 }
 
-/// Have the kernel choose the socket of a SO_REUSEPORT group by the first four bytes of the destination id.
+/// Have the kernel choose the socket of a SO_REUSEPORT group by the first four bytes of the destination id, and for
+/// STUN and ChannelData, which have none, by the sender's port: what one sender says stays in order.
 ///
 /// `fd` is any socket of the group, `ways` how many of its sockets get packets: those bound first. A packet
 /// too short for the rule goes to the first. To take the last socket out of service: steer to one fewer,
@@ -204,13 +205,32 @@ pub fn steer(fd: RawFd, ways: u32) -> io::Result<()> {
         jf,
         k,
     };
+    let load = |size: u32, at: u32| step(libc::BPF_LD | size | libc::BPF_ABS, 0, 0, at);
+    let jump = |over: u32| step(libc::BPF_JMP | libc::BPF_JA, 0, 0, over);
+    let at_least = |value: u32, jt: u8, jf: u8| {
+        step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, jt, jf, value)
+    };
+    let change = |how: u32, value: u32| step(libc::BPF_ALU | how | libc::BPF_K, 0, 0, value);
+    let ip = libc::SKF_NET_OFF as u32; // the header before UDP's; the first load names its version
     let mut program = [
-        step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 0),
-        step(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 2, 0x80), // short: skip the long form's load
-        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 6),
-        step(libc::BPF_JMP | libc::BPF_JA, 0, 0, 1),
-        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 1),
-        step(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, 0, ways),
+        load(libc::BPF_B, 0),
+        at_least(0x80, 14, 0),
+        at_least(0x50, 11, 0),
+        at_least(0x40, 0, 2),
+        load(libc::BPF_B, 2),
+        at_least(0x10, 8, 0), // an id of ours: its second byte is never less
+        load(libc::BPF_B, ip),
+        at_least(0x60, 0, 2),
+        load(libc::BPF_H, ip.wrapping_add(40)), // behind IPv6's header: the source port
+        jump(1),
+        load(libc::BPF_H, ip.wrapping_add(20)), // behind IPv4's
+        change(libc::BPF_MUL, 0x9E37_79B1),     // systems give out even ports or odd ones
+        change(libc::BPF_RSH, 16),
+        jump(3),
+        load(libc::BPF_W, 1), // short header
+        jump(1),
+        load(libc::BPF_W, 6), // long header
+        change(libc::BPF_MOD, ways),
         step(libc::BPF_RET | libc::BPF_A, 0, 0, 0),
     ];
     let filter = libc::sock_fprog {

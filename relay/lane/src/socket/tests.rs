@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::net::UdpSocket;
 use std::time::Instant;
 
+use super::raw::Name;
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -283,25 +284,24 @@ fn the_clock_goes_forward() {
 // ------------------------------------------------------------ a group of sockets on one port
 
 fn member(port: u16) -> UdpSocket {
+    member_at(SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+fn member_at(address: SocketAddr) -> UdpSocket {
+    let family = match address {
+        SocketAddr::V4(_) => libc::AF_INET,
+        SocketAddr::V6(_) => libc::AF_INET6,
+    };
     // SAFETY: no pointers; the descriptor is new and ours.
-    let fd =
-        check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })
-            .unwrap();
+    let fd = check(unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) });
     // SAFETY: as above.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let fd = unsafe { OwnedFd::from_raw_fd(fd.unwrap()) };
     set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, &1i32).unwrap();
     set_option(&fd, libc::SOL_SOCKET, libc::SO_RCVBUF, &(1i32 << 20)).unwrap();
-    let name = libc::sockaddr_in {
-        sin_family: libc::AF_INET as _,
-        sin_port: port.to_be(),
-        sin_addr: libc::in_addr {
-            s_addr: u32::from_ne_bytes([127, 0, 0, 1]),
-        },
-        sin_zero: [0; 8],
-    };
-    let size = mem::size_of_val(&name) as libc::socklen_t;
+    let name = Name::of(&address);
     // SAFETY: `name` is valid for reads of its size.
-    check(unsafe { libc::bind(fd.as_raw_fd(), ptr::from_ref(&name).cast(), size) }).unwrap();
+    let bound = unsafe { libc::bind(fd.as_raw_fd(), ptr::from_ref(&name).cast(), name.size()) };
+    check(bound).unwrap();
     UdpSocket::from(fd)
 }
 
@@ -326,7 +326,7 @@ fn drain(socket: &UdpSocket) -> Vec<Vec<u8>> {
 
 fn short(id: u32, note: u8) -> Vec<u8> {
     let id = id.wrapping_mul(0x9E37_79B9).to_be_bytes();
-    vec![0x41, id[0], id[1], id[2], id[3], 5, 6, 7, 8, note]
+    vec![0x41, id[0], id[1] | 0x10, id[2], id[3], 5, 6, 7, 8, note]
 }
 
 fn long(id: u32, note: u8) -> Vec<u8> {
@@ -357,6 +357,47 @@ fn one_connection_id_finds_one_socket_from_every_port_and_in_both_forms() {
         }
     }
     assert!(homes.values().any(|&home| home == 0) && homes.values().any(|&home| home == 1));
+}
+
+/// What a client of TURN sends: STUN, and ChannelData of all sizes.
+fn turn(note: u8) -> Vec<Vec<u8>> {
+    let stun = [
+        &[0, note & 1, 0, 0, 0x21, 0x12, 0xA4, 0x42][..],
+        &[note; 12],
+    ]
+    .concat();
+    let data = |size: u16| {
+        [
+            &[0x40, note][..],
+            &size.to_be_bytes(),
+            &vec![note; size.into()],
+        ]
+        .concat()
+    };
+    vec![stun, data(0), data(1), data(160), data(1200)]
+}
+
+#[test]
+fn what_one_client_of_turn_sends_comes_to_one_socket_and_clients_spread() {
+    for host in ["127.0.0.1:0", "[::1]:0"] {
+        let first = member_at(host.parse().unwrap());
+        let to = address(&first);
+        let sockets = [first, member_at(to)];
+        steer(sockets[0].as_raw_fd(), 2).unwrap();
+        let mut homes = [0; 2];
+        for note in 0..40 {
+            let source = UdpSocket::bind(host).unwrap();
+            let packets = turn(note);
+            for packet in &packets {
+                source.send_to(packet, to).unwrap();
+            }
+            let found = [0, 1].map(|index| drain(&sockets[index]).len());
+            let home = usize::from(found[0] == 0);
+            assert_eq!(found[home], packets.len());
+            homes[home] += 1;
+        }
+        assert!(homes.iter().all(|count| *count > 4), "{homes:?}");
+    }
 }
 
 #[test]
