@@ -42,6 +42,13 @@ class Address(NamedTuple):
             raise LocalError("not a socket address")
         return cls(str(_folded(ip)), port)
 
+    @classmethod
+    def of(cls, packed: bytes, port: int) -> Self:
+        """The same from 4 or 16 bytes in network order, as STUN carries them; LocalError for another size."""
+        if len(packed) not in (4, 16) or not 0 <= port <= 0xFFFF:
+            raise LocalError("not an address")
+        return cls(str(_folded(ip_address(packed))), port)
+
     @property
     def packed(self) -> bytes:
         """The address in network order: 4 bytes for IPv4, 16 for IPv6."""

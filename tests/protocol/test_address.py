@@ -14,6 +14,18 @@ def test_an_ipv4_mapped_address_is_the_ipv4_address():
     assert Address.parse(("::ffff:192.0.2.7", 4000, 0, 0)) == Address.parse(("192.0.2.7", 4000))
 
 
+def test_bytes_in_network_order_are_the_same_address():
+    assert Address.of(bytes((192, 0, 2, 7)), 9) == Address("192.0.2.7", 9)
+    assert Address.of(bytes.fromhex("00000000000000000000ffffc0000207"), 9) == Address("192.0.2.7", 9)
+    assert Address.of(bytes(15) + b"\x01", 9) == Address("::1", 9)
+
+
+@pytest.mark.parametrize(("packed", "port"), [(b"", 1), (bytes(5), 1), (bytes(4), -1), (bytes(4), 65536)])
+def test_bytes_that_are_no_address_are_our_own_fault(packed, port):
+    with pytest.raises(LocalError):
+        Address.of(packed, port)
+
+
 def test_ipv6_is_written_one_way():
     assert Address.parse(("2001:DB8:0:0::1", 1, 0, 0)).host == "2001:db8::1"
 
