@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_decrypt
 
 from fuzz import Target
@@ -15,11 +17,14 @@ from relay.protocol import (
     frames,
     media,
     relayed,
+    peers,
     sframe,
     signed,
     structure,
+    stun,
     ticket,
     token,
+    turn,
     wire,
 )
 from relay.protocol.cid import CidCodec
@@ -56,6 +61,10 @@ _INITIALS = [
     for version in (demux.QUIC_V1, demux.QUIC_V2, 0, 0x1A2A3A4A)
 ]
 _STUN = bytes.fromhex("000100002112a442") + bytes(12)
+_STUN_ROWS, _TURN = load("stun"), load("turn")
+_STUN_KEYS = {bytes.fromhex(row["message"]): bytes.fromhex(row["key"]) for row in _STUN_ROWS["messages"]}
+_INDICATIONS = _hex(_TURN["indications"] + _TURN["refused_indications"], "message")
+_CHANNELS = _hex(_TURN["channel_data"] + _TURN["refused_channel_data"], "packet")
 
 
 def read_varint(data: bytes) -> None:
@@ -201,6 +210,45 @@ def read_relayed(data: bytes) -> None:
         assert relayed.message_type(data) == relayed.SEND
         again = relayed.encode_data_indication(data[8], *send)
         assert relayed.parse_send(b"\0\x16" + again[2:]) == send
+def read_stun(data: bytes) -> None:
+    """What counts of a message is written and read again alike; a sum holds over its own bytes only."""
+    message = stun.parse(data)
+    again = stun.build(message.method, message.cls, message.transaction, message.attributes)
+    assert stun.parse(again).attributes == message.attributes
+    if any(stun.integrity_holds(message, key) for key in _STUN_KEYS.values()):
+        assert message.attributes in [stun.parse(golden).attributes for golden in _STUN_KEYS]
+
+
+def read_indication(data: bytes) -> None:
+    """An indication of data that was read is written and read again as the same value."""
+    found = turn.decode_data(stun.parse(data))
+    written = turn.encode_data(turn.Method.DATA, found.peer, found.payload, bytes(12))
+    assert turn.decode_data(stun.parse(written)) == found
+
+
+def read_channel_data(data: bytes) -> None:
+    """ChannelData that was read is the packet's own, padding apart."""
+    found = turn.decode_channel_data(data)
+    assert data.startswith(turn.encode_channel_data(*found))
+    assert len(data) - len(found.payload) < 8
+
+
+def read_turn_stream(data: bytes) -> None:
+    """A stream gives the same frames whole and byte by byte, and holds less than one."""
+    whole, pieces = turn.FrameReader(), turn.FrameReader()
+    found = whole.feed(data)
+    assert [frame for i in range(len(data)) for frame in pieces.feed(data[i : i + 1])] == found
+    assert whole.pending == pieces.pending < turn.MAX_FRAME
+
+
+def read_peer(data: bytes) -> None:
+    """An address that may be sent to is public, whatever it was written as."""
+    message = stun.parse(data)
+    for value in message.all(turn.XOR_PEER_ADDRESS):
+        peer = stun.decode_xor_address(value, message.transaction)
+        if peers.judge(peer.packed, frozenset(), peer.port) is None:
+            assert ip_address(peer.host).is_global
+            assert peer.port
 
 
 TARGETS = [
@@ -227,4 +275,9 @@ TARGETS = [
     Target("demux", read_packet, [*_INITIALS, _STUN, b"\x40\x00\x00\x05abcde"]),
     Target("long-header", read_long_header, _INITIALS),
     Target("relayed", read_relayed, [_CHANNEL_DATA, b"\0\x16" + _DATA_INDICATION[2:], _STUN]),
+    Target("stun", read_stun, [*_STUN_KEYS, _STUN, *_INDICATIONS]),
+    Target("turn-data", read_indication, _INDICATIONS),
+    Target("turn-channel", read_channel_data, _CHANNELS),
+    Target("turn-stream", read_turn_stream, [*_CHANNELS, *_INDICATIONS, *_STUN_KEYS]),
+    Target("turn-peer", read_peer, _INDICATIONS),
 ]
