@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from relay import settings
 from relay.config_rules import RULES
+from relay.config_turn import StunConfig, TurnConfig
 from relay.errors import ConfigError
 
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
@@ -356,6 +357,10 @@ class Config:
     """When /readyz says 503."""
     drain: DrainConfig = field(default_factory=DrainConfig)
     """How the daemon leaves after SIGTERM."""
+    stun: StunConfig = field(default_factory=StunConfig)
+    """Address discovery for strangers."""
+    turn: TurnConfig = field(default_factory=TurnConfig)
+    """TURN for ICE stacks; off by default."""
 
 
 # A reload may change these sections and keys; what sizes a socket, a file or the lane needs a restart.
@@ -371,6 +376,18 @@ LIVE: Final = (
     "health.",
     "drain.",
     "listen.lanes",
+    "stun.",
+    "turn.urls",
+    "turn.alternate",
+    "turn.allocations",
+    "turn.permissions",
+    "turn.channels",
+    "turn.longest_s",
+    "turn.credential_s",
+    "turn.kbps",
+    "turn.pps",
+    "turn.secret_file",
+    "turn.previous_secret_file",
 )
 FROZEN: Final = ("limits.queue_frames", "limits.queue_ms", "limits.participants", "log.format")
 

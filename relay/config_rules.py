@@ -7,6 +7,7 @@ single key (they stand at the field), files, behaviour.
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 from relay.errors import ConfigError
@@ -154,10 +155,56 @@ def _check_files(config: Config) -> None:
         raise ConfigError("events.spool", "is the same file as events.path", "name another")
 
 
+def _canonical_family(text: str, key: str) -> int:
+    """4 or 6. ConfigError unless the address is spelled the one way it can be, without a scope."""
+    try:
+        ip = ip_address(text)
+    except ValueError:
+        raise ConfigError(key, f"{text!r} is not an IP address", "write 192.0.2.1 or 2001:db8::1") from None
+    if str(ip) != text or "%" in text or (ip.version == 6 and ip.ipv4_mapped is not None):
+        raise ConfigError(key, f"{text!r} is not the canonical spelling", "write 192.0.2.1 or 2001:db8::1")
+    return ip.version
+
+
+def _check_turn(config: Config) -> None:
+    turn = config.turn
+    families: list[int] = []
+    for position, address in enumerate(turn.addresses):
+        where = f"turn.addresses[{position}]"
+        families.append(_canonical_family(address.bind, f"{where}.bind"))
+        outside = address.advertise and _canonical_family(address.advertise, f"{where}.advertise")
+        if outside and outside != families[-1]:
+            raise ConfigError(
+                f"{where}.advertise", "is of another family than bind", "one row for each family"
+            )
+    if len(set(families)) != len(families):
+        raise ConfigError(
+            "turn.addresses", "two addresses of one family", "keep one IPv4 and one IPv6 at most"
+        )
+    if turn.first_port > turn.last_port:
+        raise ConfigError("turn.first_port", "is above turn.last_port", f"at most {turn.last_port}")
+    if turn.alternate:
+        host, _ = split_address(turn.alternate, "turn.alternate")
+        _canonical_family(host, "turn.alternate")
+    if not turn.enabled:
+        return
+    if not turn.addresses:
+        raise ConfigError(
+            "turn.addresses", "is empty, but turn.enabled is true", 'add { bind = "192.0.2.1" }'
+        )
+    if turn.policy == "strict" and not turn.urls:
+        raise ConfigError("turn.urls", "is empty: clients could not be told", "turn:relay.example:3478")
+    if turn.policy == "open" and not turn.secret_file:
+        raise ConfigError("turn.secret_file", 'is empty, but turn.policy is "open"', "name a file")
+    if turn.secret_file and turn.secret_file == turn.previous_secret_file:
+        raise ConfigError("turn.previous_secret_file", "is the same file as secret_file", 'leave it ""')
+
+
 RULES: Final[tuple[Callable[[Config], None], ...]] = (
     _check_addresses,
     _check_policy,
     _check_issuers,
     _check_order,
     _check_files,
+    _check_turn,
 )

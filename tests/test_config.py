@@ -275,3 +275,68 @@ def test_no_default_is_infinite() -> None:
         for part in name.split("."):
             value = getattr(value, part)
         assert not (isinstance(value, float) and math.isinf(value)), name
+
+
+TURN_ON = "turn.enabled=true"
+V4_ROW = 'turn.addresses=[{bind="192.0.2.1"}]'
+URL = 'turn.urls=["turn:relay.example:3478"]'
+TURN_WRONG: list[tuple[list[str], str, str]] = [
+    ([TURN_ON], "turn.addresses", "is empty"),
+    ([TURN_ON, V4_ROW], "turn.urls", "is empty"),
+    ([TURN_ON, V4_ROW, "turn.policy=open"], "turn.secret_file", "is empty"),
+    (
+        [TURN_ON, V4_ROW, URL, "turn.secret_file=/x", "turn.previous_secret_file=/x"],
+        "turn.previous_secret_file",
+        "same file",
+    ),
+    (['turn.addresses=[{bind="127.1"}]'], "turn.addresses[0].bind", "not an IP address"),
+    (["turn.addresses=[{}]"], "turn.addresses[0].bind", "not an IP address"),
+    (['turn.addresses=[{bind="2001:DB8::1"}]'], "turn.addresses[0].bind", "not the canonical"),
+    (['turn.addresses=[{bind="fe80::1%1"}]'], "turn.addresses[0].bind", "not the canonical"),
+    (['turn.addresses=[{bind="::ffff:192.0.2.1"}]'], "turn.addresses[0].bind", "not the canonical"),
+    (
+        ['turn.addresses=[{bind="10.0.0.1", advertise="2001:db8::1"}]'],
+        "turn.addresses[0].advertise",
+        "another family",
+    ),
+    (['turn.addresses=[{bind="192.0.2.1"}, {bind="192.0.2.2"}]'], "turn.addresses", "two addresses"),
+    (["turn.first_port=50000", "turn.last_port=49999"], "turn.first_port", "above turn.last_port"),
+    (["turn.alternate=relay.example:3478"], "turn.alternate", "not an IP address"),
+    (["turn.realm=relay"], "turn.realm", "exactly 4"),
+    (["turn.longest_s=599"], "turn.longest_s", ">= 600"),
+]
+
+
+@pytest.mark.parametrize(
+    ("assignments", "key", "problem"), TURN_WRONG, ids=[str(row[0]) for row in TURN_WRONG]
+)
+def test_a_wrong_setting_of_turn_is_refused_by_name(assignments: list[str], key: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse("", assignments)
+    assert (caught.value.key, problem in caught.value.problem) == (key, True), caught.value
+
+
+def test_turn_can_be_switched_on_in_either_policy() -> None:
+    both = 'turn.addresses=[{bind="10.0.0.1", advertise="192.0.2.1"}, {bind="2001:db8::1"}]'
+    strict = parse("", [TURN_ON, both, URL, "turn.alternate=192.0.2.2:3478"])
+    assert strict.turn.addresses[0].advertise == "192.0.2.1"
+    assert parse(render(strict)) == strict
+    assert parse("", [TURN_ON, V4_ROW, "turn.policy=open", "turn.secret_file=/x"]).turn.enabled
+
+
+def test_turn_is_off_unless_asked_for_and_no_default_opens_private_networks() -> None:
+    assert (Config().turn.enabled, Config().stun.open_binding) == (False, False)
+    assert (Config().turn.policy, Config().turn.lab_allow_private_peers) == ("strict", False)
+
+
+@pytest.mark.parametrize("assignment", ["turn.kbps=64", "turn.secret_file=/y", "stun.open_binding=true"])
+def test_a_reload_may_change_limits_and_secrets_of_turn(assignment: str) -> None:
+    assert reloadable_changes(Config(), parse("", [assignment])) == [assignment.partition("=")[0]]
+
+
+@pytest.mark.parametrize(
+    "assignment", ["turn.realm=vrl2", "turn.policy=open", "turn.lab_allow_private_peers=true"]
+)
+def test_a_reload_does_not_change_what_running_allocations_stand_on(assignment: str) -> None:
+    with pytest.raises(ConfigError, match="cannot change while running"):
+        reloadable_changes(Config(), parse("", [assignment]))
