@@ -16,7 +16,7 @@ from relay.config import Config
 from relay.core.reasons import DropReason
 from relay.errors import ErrorCode
 from relay.protocol.address import Address
-from relay.protocol.ids import Kid
+from relay.protocol.ids import CallId, Kid
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class EngineKeys:
 
     issuers: Mapping[Kid, bytes]
     ticket_keys: Sequence[bytes] = field(repr=False)
+    turn_secrets: Sequence[bytes] = field(default=(), repr=False)
+    """What TURN passwords are made of, newest first; none: no TURN."""
 
 
 # ---------------------------------------------------------------- inputs
@@ -258,6 +260,13 @@ class CommandDone:
 
 
 @dataclass(frozen=True, slots=True)
+class CompanyChanged:
+    """Who may reach whom in a call whose people use TURN changed: for the TURN engine, before other input."""
+
+    call: CallId
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """The drain is complete: the daemon may exit."""
 
@@ -273,5 +282,6 @@ Output = (
     | CallEvent
     | CallRecord
     | CommandDone
+    | CompanyChanged
     | Stopped
 )
