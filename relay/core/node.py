@@ -15,6 +15,7 @@ from relay.core.call import Call
 from relay.core.deadlines import Deadlines
 from relay.core.drain import Drain, DrainState
 from relay.core.events import CallEvent, CloseLeg, EngineKeys, Output, SendStream
+from relay.core.guests import Guests
 from relay.core.leg import Leg, LegState
 from relay.core.limits import Quota
 from relay.core.memory import Memory
@@ -56,6 +57,7 @@ class Node:
         remembered = config.tokens.replay_entries
         self.ended: Memory[CallId] = Memory(remembered)
         self.removed: Memory[tuple[CallId, Sub]] = Memory(remembered)
+        self.guests = Guests(self)
 
     def on_config(self, config: Config) -> None:
         """A reload. What is running keeps what it was given; new things get the new settings."""

@@ -134,6 +134,7 @@ class Parting:
         node = self._node
         call.on_settled()
         del node.calls[call.cid]
+        node.guests.on_settled(call)
         node.call_quota.release(HERE)
         node.deadlines.set(("call", call.cid), None)
         node.deadlines.set(("notice", call.cid), None)

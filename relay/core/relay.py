@@ -106,6 +106,7 @@ class Relay:
             control.Join: self._on_join,
             control.Rejoin: self._on_rejoin,
             control.TokenUpdate: self._on_token,
+            control.Turn: self._on_turn,
         }
 
     # ------------------------------------------------------------ the rule
@@ -343,6 +344,12 @@ class Relay:
             self._exchange.on_rights(*found, verdict.claims, verdict.kid)
         self._door.grant(leg, verdict)
         self._node.answer(leg, id)
+
+    def _on_turn(self, leg: Leg, turn: control.Turn, id: int) -> None:
+        found = self._find(leg)
+        if found is None:
+            raise PeerError(ErrorCode.NOT_IN_CALL, "join first", fatal=False)
+        self._node.guests.on_turn(*found, leg, turn, id)
 
     def _on_report(self, leg: Leg, report: control.Report, id: int) -> None:
         found = self._find(leg)

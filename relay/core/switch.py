@@ -51,6 +51,7 @@ class Switch:
             self._route(call, speaker, tuple((leg, flow) for _, leg, flow in targets))
         for listener in here:
             self._tell(call, listener, heard[listener.index])
+        self._node.guests.on_changed(call)
 
     def heard_by(self, call: Call, listener: Participant) -> int:
         """Mask of those the listener hears now."""

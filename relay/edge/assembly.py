@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from aioquic.quic.configuration import QuicConfiguration
 
 from relay.config import Config
+from relay.core.credentials import TurnKeys
 from relay.core.events import ConfigChanged, EngineKeys
 from relay.core.relay import Relay
 from relay.edge import lane as lanes
@@ -43,7 +44,12 @@ class NodeKeys:
 
     def engine(self) -> EngineKeys:
         """What the engine may know of them."""
-        return EngineKeys(self.issuers, [key.derive("ticket") for key in self.cluster])
+        tickets = [key.derive("ticket") for key in self.cluster]
+        return EngineKeys(self.issuers, tickets, self.turn().rest)
+
+    def turn(self, shared: Sequence[bytes] = ()) -> TurnKeys:
+        """What the TURN engine may know; `shared`: secrets of a back end, newest first, in open policy."""
+        return TurnKeys.of([key.derive("turn") for key in self.cluster], shared)
 
 
 class Node:

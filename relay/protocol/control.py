@@ -56,6 +56,7 @@ from relay.protocol.messages import (
     RrEntry,
     Ticket,
     TokenUpdate,
+    Turn,
     Want,
     Welcome,
 )
@@ -102,6 +103,7 @@ __all__ = [
     "RrEntry",
     "Ticket",
     "TokenUpdate",
+    "Turn",
     "Want",
     "Welcome",
     "decode",

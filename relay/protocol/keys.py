@@ -17,6 +17,8 @@ KEY_SIZE: Final = 32
 Label = Literal["ticket", "cid", "reset", "retry", "turn"]
 _SIZES: Final[dict[str, int]] = {"ticket": 32, "cid": 16, "reset": 32, "retry": 32, "turn": 32}
 _SALT: Final = b"vrl-cluster-v1"
+MIN_SECRET: Final = 16  # characters
+_SECRET_CURE: Final = "write what `openssl rand -base64 32` prints"
 _CURE: Final = "one line of base64 that holds 32 bytes; `relay token keygen` writes one"
 
 
@@ -30,6 +32,14 @@ def read_key(text: str, where: str = "key") -> bytes:
     if len(key) != KEY_SIZE:
         raise ConfigError(where, f"holds {len(key)} bytes", _CURE)
     return key
+
+
+def read_secret(text: str, where: str = "secret") -> bytes:
+    """Return the secret of a file that a back end shares: one line of at least 16 ASCII characters."""
+    line = text.strip()
+    if len(line) < MIN_SECRET or not line.isascii() or not line.isprintable():
+        raise ConfigError(where, "is not one line of at least 16 printable ASCII characters", _SECRET_CURE)
+    return line.encode("ascii")
 
 
 def write_key(key: bytes) -> str:

@@ -401,6 +401,19 @@ class Obs(Message, frozen=True, kw_only=True):
     seq: U32
 
 
+class Turn(Message, frozen=True, kw_only=True):
+    """Client to relay, empty: TURN credentials, please. Relay to client: all of it.
+
+    They are good for `ttl` seconds to begin with; what was allocated with them goes on.
+    """
+
+    TYPE: ClassVar[int] = 0x34
+    urls: Annotated[tuple[Text, ...], Meta(max_length=8)] = ()
+    user: Text = ""
+    password: Text = msgspec.field(default="", name="pass")
+    ttl: U32 = 0  # s
+
+
 class E2e(Message, frozen=True, kw_only=True):
     """Client to relay to client: a blob the relay cannot read. `k`: 0 keys, 1 app, 2 attachment."""
 
@@ -438,6 +451,6 @@ MESSAGES: Final[dict[int, type[Message]]] = {
     for cls in (
         *(Challenge, Hello, Welcome, Ok, Err, Ping, Pong, TokenUpdate, Bye, Ticket),
         *(Join, Accept, Decline, Joined, Gate, Peer, Hangup, Ended, Rejoin, Mod, Block),
-        *(Mute, Rr, LegStats, Feedback, Report, Obs, E2e, Drain, Moved),
+        *(Mute, Rr, LegStats, Feedback, Report, Obs, Turn, E2e, Drain, Moved),
     )
 }

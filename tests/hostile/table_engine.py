@@ -351,6 +351,8 @@ SAID = [
     Said("an accept before the join", ready, [_call(control.Accept)], E.NOT_IN_CALL, False),
     Said("a hang-up before the join", ready, [_call(control.Hangup)], E.NOT_IN_CALL, False),
     Said("a report before the join", ready, [REPORT], E.NOT_IN_CALL, False),
+    Said("a wish for TURN before the join", ready, [raw(0x34, {})], E.NOT_IN_CALL, False),
+    Said("a wish for TURN on a node without it", talking, [raw(0x34, {})], E.NOT_ENABLED, False),
     Said("a rejoin with a made-up ticket", ready, [_call(control.Rejoin, rt=bytes(150))], E.RESUME_UNKNOWN),
     Said("a third one in a call of two", crowded, [_join()], E.CALL_FULL),
     Said("a fifth device of one person", fifth_device, [_join()], E.QUOTA),

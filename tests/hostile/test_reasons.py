@@ -34,7 +34,6 @@ NOT_FOR_HOSTILE_INPUT = {
     ErrorCode.MOVED: "a leg of the same person elsewhere",
     ErrorCode.ORIGIN_DENIED: "no part that is built has origins",
     ErrorCode.P2P_DENIED: "no part that is built has candidates",
-    ErrorCode.NOT_ENABLED: "no part that is built has a rollout",
 }
 """Codes that no row asks for, and why."""
 

@@ -22,7 +22,8 @@ def plain(value):
     if isinstance(value, bytes):
         return {"hex": value.hex()}
     if isinstance(value, msgspec.Struct):
-        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
+        names = zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
+        return {key: plain(getattr(value, name)) for name, key in names}
     if isinstance(value, dict):
         return {str(key): plain(each) for key, each in value.items()}
     return [plain(each) for each in value] if isinstance(value, tuple) else value

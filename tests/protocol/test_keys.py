@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from golden import load
 from relay.errors import ConfigError, LocalError
-from relay.protocol.keys import ClusterKey, read_key, write_key
+from relay.protocol.keys import ClusterKey, read_key, read_secret, write_key
 
 VECTORS = load("keys")
 KEY = bytes.fromhex(VECTORS["cluster_key"])
@@ -65,3 +65,15 @@ def test_a_cluster_key_is_not_printed():
 def test_any_text_is_a_key_or_a_config_error(text):
     with suppress(ConfigError):
         assert len(read_key(text)) == 32
+
+
+def test_a_shared_secret_is_one_line():
+    assert read_secret("  0123456789abcdef\n") == b"0123456789abcdef"
+
+
+@pytest.mark.parametrize("text", ["", "0123456789abcde", "0123456789abcdef\n2", "0123456789abcdé"])
+def test_a_shared_secret_that_is_short_or_no_line_is_refused_by_name(text):
+    with pytest.raises(ConfigError) as caught:
+        read_secret(text, "turn.secret_file")
+    assert caught.value.key == "turn.secret_file"
+    assert "01234" not in str(caught.value)

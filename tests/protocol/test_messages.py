@@ -36,6 +36,7 @@ TABLE = {
     0x27: "Feedback c stars",
     0x28: "Report c p reason",
     0x31: "Obs ip port seq",
+    0x34: "Turn urls user password ttl",
     0x38: "E2e c to k b p",
     0x40: "Drain in_ms by_ms to ht",
     0x41: "Moved c ok",
