@@ -58,6 +58,7 @@ class Requests:
             raise TurnError(400)
         if turn.u8_of(transport) != turn.UDP:
             raise TurnError(442)
+        self._lifetime(message.get(turn.LIFETIME))  # refused now, not when the socket is there
         size = self._wanted_size(message)
         if self.is_draining:
             raise self._elsewhere()

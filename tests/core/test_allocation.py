@@ -87,6 +87,13 @@ def test_a_channel_lasts_ten_minutes_and_its_number_rests_five() -> None:
     assert not allocation.channel_clash(0x4000, OTHER)
 
 
+def test_a_channel_that_still_runs_is_left_alone() -> None:
+    allocation = live()
+    allocation.bind(0x4000, PEER, 0.0).told = CHANNEL_S
+    assert allocation.expire(CHANNEL_S - 1) == ([], [])
+    assert allocation.channels[0x4000].told == CHANNEL_S
+
+
 def test_a_resting_channel_wakes_for_its_own_peer() -> None:
     allocation = live()
     allocation.bind(0x4000, PEER, 0.0)

@@ -100,7 +100,9 @@ def test_features_are_part_of_a_nonce_and_nobody_can_take_them_out() -> None:
     assert nonces.judge(b"obMatJos2gAAA" + nonces.make(ANN, 0), ANN, 0) == (Nonce.FOREIGN, 0)
 
 
-@pytest.mark.parametrize("nonce", [b"", b"short", b"!" * 16, b"A===" * 4, b"\xff" * 16, b"A" * 17, b"A" * 16])
+@pytest.mark.parametrize(
+    "nonce", [b"", b"short", b"!" * 16, b"A===" * 4, b"\xff" * 16, b"A" * 17, b"A" * 16, b"AAAAA" + b"!" * 11]
+)
 def test_noise_is_no_nonce(nonce: bytes) -> None:
     assert Nonces(bytes(32), 600).judge(nonce, ANN, 0) == (Nonce.FOREIGN, 0)
 

@@ -397,3 +397,13 @@ def test_many_deadlines_at_once_are_kept_a_few_at_a_time(world):
     assert world.engine.next_deadline() == 5.0
     world.run(0)
     assert all(one.closed is ErrorCode.AUTH_REQUIRED for one in people)
+
+
+def test_a_wish_for_turn_needs_a_call_and_a_node_that_has_it():
+    world = World()
+    ann = world.client(world.call().token()).open()
+    ann.hello()
+    assert ann.ask(control.Turn()).code == ErrorCode.NOT_IN_CALL
+    ann.join()
+    assert ann.ask(control.Turn()).code == ErrorCode.NOT_ENABLED
+    assert ann.closed is None

@@ -12,6 +12,7 @@ from relay.core.company import Budget, Owner
 from relay.core.credentials import UserName, Via
 from relay.core.events import CompanyChanged
 from relay.core.relays import Relays
+from relay.protocol import turn
 from relay.protocol.address import Address
 from relay.protocol.ids import CallId
 from turnrig import V4, Rig, TurnClient, changed, code_of, config
@@ -191,6 +192,27 @@ def test_many_that_end_at_once_end_a_few_at_a_time_and_answer_no_more_meanwhile(
     rig.feed(te.Tick())
     assert rig.engine.allocations == 0
     assert rig.engine.counters["turn_closed", "expired"] == 40
+    rig.check()
+
+
+def test_what_ends_by_itself_is_told_to_the_lane() -> None:
+    rig = Rig()
+    ann = rig.client()
+    ann.allocate(turn.lifetime(3600))
+    ann.bind(0x4000, "8.8.8.8")
+    rig.run(600.0)
+    ends = [each for each in rig.outputs if isinstance(each, te.Forbid | te.Unbind)]
+    assert ends == [te.Forbid(ann.number, bytes([8] * 4)), te.Unbind(ann.number, 0x4000)]
+    rig.check()
+
+
+def test_an_allocation_that_ends_before_its_socket_comes_leaves_nothing() -> None:
+    rig = Rig()
+    rig.opens = False
+    ann = rig.client()
+    ann.allocate()
+    rig.run(5.0)
+    assert rig.engine.counters["turn_closed", "not_opened"] == 1
     rig.check()
 
 

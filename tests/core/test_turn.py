@@ -190,6 +190,14 @@ def test_a_binding_that_must_be_refused_is_refused_for_no_more_than_it_is() -> N
     assert rig.engine.counters["turn_dropped", "unproven"] == 1
 
 
+def test_an_attribute_that_cannot_be_read_is_400_to_who_is_known() -> None:
+    rig = Rig()
+    ann = rig.client()
+    assert code_of(ann.request(Method.ALLOCATE, Attribute(turn.REQUESTED_TRANSPORT, b"\x11"))) == 400
+    assert code_of(ann.request(Method.ALLOCATE, turn.transport(), Attribute(turn.LIFETIME, b""))) == 400
+    assert rig.engine.allocations == 0
+
+
 # ---------------------------------------------------------------- twice the same
 
 

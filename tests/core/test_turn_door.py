@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from relay.core.credentials import password_of
+from relay.core.company import OpenCompany
+from relay.core.credentials import UserName, password_of
 from relay.core.turn_door import OFFER, RICH_SIZE
 from relay.protocol import stun, turn
 from relay.protocol.stun import Attribute, Class
@@ -86,6 +87,17 @@ def test_a_credential_that_ended_or_ends_too_far_ahead_is_refused(ttl: int, code
 def test_a_name_that_is_no_expiry_and_id_is_refused(user: str) -> None:
     password = password_of(user.encode(), SECRET).decode()
     assert code_of(Rig().client(user=user, password=password).allocate()) == 401
+
+
+class Nobody(OpenCompany):
+    """A company that knows no one."""
+
+    def owner_of(self, user: bytes, name: UserName) -> None:
+        return None
+
+
+def test_a_name_that_nobody_here_was_given_is_refused() -> None:
+    assert code_of(Rig(company=Nobody(config().turn)).client().allocate()) == 401
 
 
 def test_two_secrets_live() -> None:

@@ -77,6 +77,7 @@ REFUSED = [
     ("no transport", Method.ALLOCATE, [], 400),
     ("TCP", Method.ALLOCATE, [turn.transport(6)], 442),
     ("a transport of 2 bytes", Method.ALLOCATE, [Attribute(turn.REQUESTED_TRANSPORT, b"\x11\0")], 400),
+    ("a lifetime of 2 bytes", Method.ALLOCATE, [turn.transport(), Attribute(turn.LIFETIME, b"\0\0")], 400),
     ("an unknown family", Method.ALLOCATE, [turn.transport(), turn.family(3)], 440),
     ("two families", Method.ALLOCATE, [turn.transport(), turn.family(1), ADDITIONAL], 400),
     ("an even port", Method.ALLOCATE, [turn.transport(), EVEN], 508),
@@ -156,6 +157,18 @@ def test_a_node_that_drains_names_another_if_it_knows_one(alternate: str, code: 
     if code == 300:
         value = answer.get(stun.ALTERNATE_SERVER)
         assert stun.decode_address(value).port == 3478
+
+
+def test_the_same_request_while_the_socket_is_under_way_waits_with_it() -> None:
+    rig = Rig()
+    rig.opens = False
+    ann = rig.client()
+    ann.allocate()
+    assert ann.send(ann.sent) is None
+    rig.feed(te.RelayFailed(ann.number, True))
+    assert code_of(stun.parse(rig.answers[ann.via][-1])) == 508
+    assert rig.engine.allocations == 0
+    rig.check()
 
 
 # ---------------------------------------------------------------- Refresh
