@@ -60,7 +60,7 @@ class TurnConfig:
     """address:port of another node's TURN, told (error 300) to who asks for an allocation while this one
     drains; "": refused (508)."""
     allocations: Count = 1_000
-    """Allocations on this node. Each is a socket and about 8 KiB."""
+    """Allocations on this node. Each is a socket, and about 2 KiB of the engine."""
     allocations_per_user: Annotated[int, Meta(ge=1, le=64)] = 2
     """Allocations of one participant, or in open policy of one user name. Browsers make one for each URL and
     network interface."""

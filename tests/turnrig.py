@@ -161,10 +161,11 @@ class Rig:
         for (number, ip), until in self.permits.items():
             allocation = table.by_number[number]
             assert until <= allocation.until
-            assert table.may_send(allocation, ip)
+            assert table.may_send(allocation, table.reach(allocation), ip)
         for (number, _), (peer, until) in self.channels.items():
             assert until <= table.by_number[number].until
-            assert table.may_send(table.by_number[number], peer.packed, peer.port)
+            allocation = table.by_number[number]
+            assert table.may_send(allocation, table.reach(allocation), peer.packed, peer.port)
 
 
 class TurnClient:

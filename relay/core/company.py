@@ -6,6 +6,7 @@ never live here: allocations.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import NamedTuple, Protocol
 
 from relay.config_turn import TurnConfig
@@ -39,14 +40,21 @@ class Company(Protocol):
     def is_here(self, owner: Owner) -> bool:
         """Whether the owner may hold anything still."""
 
-    def may_reach(self, owner: Owner, ip: bytes) -> bool:
-        """Whether somebody the owner may talk to announced this address (packed)."""
+    def reach(self, owner: Owner) -> Container[bytes]:
+        """Addresses (packed) that somebody announced whom the owner may talk to, as of now."""
 
     def may_meet(self, owner: Owner, other: Owner) -> bool:
         """Whether the two may reach each other's relayed addresses on this node."""
 
     def budget(self, owner: Owner) -> Budget:
         """What an allocation of the owner may carry."""
+
+
+class _Everywhere:
+    """All addresses there are."""
+
+    def __contains__(self, ip: object) -> bool:
+        return True
 
 
 class OpenCompany:
@@ -63,9 +71,9 @@ class OpenCompany:
         """Nobody knows otherwise."""
         return True
 
-    def may_reach(self, owner: Owner, ip: bytes) -> bool:
+    def reach(self, owner: Owner) -> Container[bytes]:
         """The deny rules alone."""
-        return True
+        return _Everywhere()
 
     def may_meet(self, owner: Owner, other: Owner) -> bool:
         """Two browsers of one call often relay through the same node."""

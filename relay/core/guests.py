@@ -9,7 +9,7 @@ here: allocations, and candidates themselves.
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import TYPE_CHECKING, Final
 
 from relay.core import admission
@@ -43,7 +43,8 @@ class Guests:
 
     def __init__(self, node: Node, announced: Announced = nothing_announced) -> None:
         self._node = node
-        self._announced = announced
+        self.announced = announced
+        """Where candidates are kept; whoever keeps them says `on_changed` when they change."""
         self._owners: dict[bytes, Owner] = {}
         self._ids: dict[CallId, dict[Sub, str]] = {}
 
@@ -92,17 +93,17 @@ class Guests:
         found = self._find(owner)
         return found is not None and bool(found[1].claims.prm & token.MAY_TURN)
 
-    def may_reach(self, owner: Owner, ip: bytes) -> bool:
-        """Whether one he may talk to, both ways, announced the address."""
+    def reach(self, owner: Owner) -> Container[bytes]:
+        """What those announced with whom he may talk, both ways."""
         found = self._find(owner)
         if found is None:
-            return False
+            return frozenset()
         call, seat = found
-        return any(
-            address.packed == ip
+        return frozenset(
+            address.packed
             for other in call.others(seat)
             if self._talk(call, seat, other)
-            for address in self._announced(call.cid, other.index)
+            for address in self.announced(call.cid, other.index)
         )
 
     def may_meet(self, owner: Owner, other: Owner) -> bool:

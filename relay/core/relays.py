@@ -9,7 +9,7 @@ Every way out to an address passes `may_send`. Must never live here: messages an
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 from relay.config import Config
 from relay.core.allocation import Allocation, Channel
@@ -129,7 +129,13 @@ class Relays:
 
     # ------------------------------------------------------------ peers
 
-    def may_send(self, allocation: Allocation, ip: bytes, port: int | None = None) -> bool:
+    def reach(self, allocation: Allocation) -> Container[bytes]:
+        """For `may_send`, asked once for many addresses."""
+        return self.company.reach(allocation.owner)
+
+    def may_send(
+        self, allocation: Allocation, reach: Container[bytes], ip: bytes, port: int | None = None
+    ) -> bool:
         """Whether it may reach the address; `port` None for a permission, which names none."""
         refusal = peers.judge(ip, self.own, port, lab=self.config.lab_allow_private_peers)
         if refusal is peers.Refusal.OWN:
@@ -139,7 +145,7 @@ class Relays:
                 for other in self._holders(allocation, ip, port)
                 if other is not allocation
             )
-        return refusal is None and self.company.may_reach(allocation.owner, ip)
+        return refusal is None and ip in reach
 
     def _holders(self, allocation: Allocation, ip: bytes, port: int | None) -> Iterable[Allocation]:
         """Allocations at this relayed address; with `port` None those of the same call at any port of it."""
@@ -152,18 +158,21 @@ class Relays:
 
     def review(self, allocation: Allocation) -> None:
         """Tell the lane what is not as it knows it."""
-        number, now = allocation.number, self.now
+        number, now, reach = allocation.number, self.now, self.reach(allocation)
         for ip, permission in allocation.permissions.items():
-            until = min(permission.until, allocation.until) if self.may_send(allocation, ip) else None
+            allowed = self.may_send(allocation, reach, ip)
+            until = min(permission.until, allocation.until) if allowed else None
             if until != permission.told:
                 permission.told = until
                 self.put(Forbid(number, ip) if until is None else Permit(number, ip, until))
         for channel, bound in allocation.bound(now):
-            self._review_channel(allocation, channel, bound)
+            self._review_channel(allocation, reach, channel, bound)
 
-    def _review_channel(self, allocation: Allocation, channel: int, bound: Channel) -> None:
+    def _review_channel(
+        self, allocation: Allocation, reach: Container[bytes], channel: int, bound: Channel
+    ) -> None:
         peer = bound.peer
-        allowed = self.may_send(allocation, peer.packed, peer.port)
+        allowed = self.may_send(allocation, reach, peer.packed, peer.port)
         holder = self._by_relayed.get(peer)
         if allowed and holder is not None:
             holder.partners.add(allocation.number)

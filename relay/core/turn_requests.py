@@ -149,10 +149,11 @@ class Requests:
         addresses = {self._peer(allocation, value, request).packed for value in values}
         if not addresses:
             raise TurnError(400)
-        if not all(relays.may_send(allocation, ip) for ip in addresses):
-            raise TurnError(403)
         if len(allocation.permissions) + allocation.new_among(addresses) > relays.config.permissions:
             raise TurnError(508)
+        reach = relays.reach(allocation)
+        if not all(relays.may_send(allocation, reach, ip) for ip in addresses):
+            raise TurnError(403)
         for ip in addresses:
             allocation.permit(ip, relays.now)
         relays.review(allocation)
@@ -169,7 +170,8 @@ class Requests:
         if not turn.FIRST_CHANNEL <= channel <= turn.LAST_CHANNEL or allocation.channel_clash(channel, peer):
             raise TurnError(400)
         ip = peer.packed
-        if not (relays.may_send(allocation, ip, peer.port) and relays.may_send(allocation, ip)):
+        reach = relays.reach(allocation)
+        if not all(relays.may_send(allocation, reach, ip, port) for port in (peer.port, None)):
             raise TurnError(403)
         is_new = channel not in allocation.channels
         if is_new and len(allocation.channels) >= relays.config.channels:

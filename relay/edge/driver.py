@@ -59,6 +59,8 @@ class Driver:
         self._wall = wall
         self.engine = engine
         self.internal_errors = 0
+        self.on_company: Callable[[ev.CompanyChanged], None] = lambda _: None
+        """Where the TURN engine hears that a call's company changed, if there is one."""
         self._loop = loop
         self._endpoint = endpoint
         self._lane = lane
@@ -82,6 +84,7 @@ class Driver:
             ev.CallEvent: sinks.event,
             ev.CallRecord: sinks.record,
             ev.CommandDone: self._command_done,
+            ev.CompanyChanged: lambda out: self.on_company(out),
             ev.Stopped: lambda _: sinks.stopped(),
         }
 

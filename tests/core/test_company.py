@@ -14,7 +14,7 @@ def test_each_user_name_is_somebody_who_may_reach_anybody() -> None:
     company = OpenCompany(TurnConfig(kbps=64, pps=50))
     assert company.owner_of(b"1:ann", UserName(1, b"ann")) == ANN
     assert company.is_here(ANN)
-    assert company.may_reach(ANN, bytes(4))
+    assert bytes(4) in company.reach(ANN)
     assert company.may_meet(ANN, BOB)
     assert company.budget(ANN) == Budget(64_000, 50)
 

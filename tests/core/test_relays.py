@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from ipaddress import ip_address
 
 import pytest
@@ -40,8 +41,8 @@ class Circle:
     def is_here(self, owner: Owner) -> bool:
         return owner not in self.gone
 
-    def may_reach(self, owner: Owner, ip: bytes) -> bool:
-        return any(ip in found and self.may_meet(owner, other) for other, found in self.announced.items())
+    def reach(self, owner: Owner) -> Container[bytes]:
+        return {ip for other, found in self.announced.items() if self.may_meet(owner, other) for ip in found}
 
     def may_meet(self, owner: Owner, other: Owner) -> bool:
         there = {owner, other} & (self.gone | self.shut)

@@ -14,6 +14,8 @@ from quicnet import Client as QuicClient
 from quicnet import Network
 from quicpair import shared_configuration
 from relay.config import Config, IssuerConfig, NodeConfig, TokenConfig
+from relay.config_turn import RelayAddress, TurnConfig
+from relay.core import credentials
 from relay.core import events as ev
 from relay.edge.assembly import Node, NodeKeys
 from relay.errors import ErrorCode
@@ -93,6 +95,7 @@ class Person(QuicClient):
             lim=(512, 512, 500, 2),
             age=token.AGE_ADULT,
             ctc=1,
+            prm=token.MAY_SEND | token.MAY_RECEIVE | token.MAY_E2E | token.MAY_TURN,
         )
         self.ids = 0
         self._reader = control.FrameReader()
@@ -172,6 +175,38 @@ def test_a_hang_up_ends_the_call_for_both_and_writes_one_record(world: World) ->
     bob.say(bob.media(0))
     world.run(0.1)
     assert ann.got == []
+
+
+def with_turn() -> World:
+    turn = TurnConfig(enabled=True, addresses=(RelayAddress(bind="9.9.9.9"),), urls=("turn:x",))
+    issuers = (IssuerConfig("app", signed.public_of(ISSUER).hex()),)
+    return World(
+        Config(node=NodeConfig(cluster="relay-test"), tokens=TokenConfig(issuers=issuers), turn=turn)
+    )
+
+
+def test_a_person_gets_turn_credentials_and_the_turn_engine_hears_of_the_calls_changes() -> None:
+    world = with_turn()
+    ann, bob = in_call(world)
+    heard: list[ev.CompanyChanged] = []
+    world.node.driver.on_company = heard.append
+    bob.ask(control.Mute(c=CID, on=True))  # nobody uses TURN yet
+    ann.ask(control.Turn())
+    told = ann.all(control.Turn)[-1]
+    expiry, _, id = told.user.partition(":")
+    assert credentials.mint(id, int(expiry), world.keys.turn().rest[0]) == (told.user, told.password)
+    assert heard == []
+    bob.ask(control.Hangup(c=CID))
+    assert heard[0].call == CID
+    assert world.node.driver.internal_errors == 0
+
+
+def test_a_change_of_company_that_no_turn_engine_waits_for_is_no_error() -> None:
+    world = with_turn()
+    ann, _ = in_call(world)
+    ann.ask(control.Turn())
+    ann.ask(control.Hangup(c=CID))
+    assert world.node.driver.internal_errors == 0
 
 
 def test_mute_holds_at_the_relay_before_it_is_confirmed(world: World) -> None:

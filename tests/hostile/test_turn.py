@@ -33,6 +33,7 @@ def test_a_hostile_packet_for_an_allocation_is_dropped_by_its_name(row: Relayed,
 
 from __future__ import annotations
 
+from collections.abc import Container
 from ipaddress import ip_address
 
 import pytest
@@ -40,7 +41,7 @@ import pytest
 from core.test_relays import Circle
 from protocol.test_peers import SPELLINGS
 from relay.core import turn_events as te
-from relay.core.company import Company, OpenCompany
+from relay.core.company import Company, OpenCompany, Owner
 from relay.protocol import stun, turn
 from relay.protocol.address import Address
 from relay.protocol.stun import Attribute
@@ -51,8 +52,8 @@ from turnrig import V4, V6, Rig, TurnClient, code_of, config
 class Everywhere(Circle):
     """A friend announced every address there is."""
 
-    def may_reach(self, owner: object, ip: bytes) -> bool:
-        return True
+    def reach(self, owner: object) -> Container[bytes]:
+        return OpenCompany(config().turn).reach(Owner(None, b""))
 
 
 COMPANIES = {"open": OpenCompany, "strict": Everywhere}
