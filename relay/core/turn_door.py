@@ -19,6 +19,7 @@ from relay.core.credentials import Nonce, Nonces, TurnKeys, UserName, Via, passw
 from relay.errors import RelayError
 from relay.protocol import stun
 from relay.protocol.stun import Attribute, Message
+from relay.protocol.turn import Method
 
 OFFERED: Final = (stun.SHA256, stun.MD5)  # best first
 OFFER: Final = stun.encode_algorithms(OFFERED)
@@ -78,7 +79,9 @@ class TurnDoor:
     @staticmethod
     def check(message: Message, caller: Caller, allocation: Allocation | None, known: frozenset[int]) -> None:
         """TurnError for somebody else's allocation, and for what must be understood and is not."""
-        if allocation is not None and allocation.owner != caller.owner:
+        # An Allocate is told 437 whoever sends it (RFC 8656 section 7.2).
+        is_foreign = allocation is not None and allocation.owner != caller.owner
+        if is_foreign and message.method != Method.ALLOCATE:
             raise TurnError(441)
         unknown = message.unknown(known)
         if unknown:

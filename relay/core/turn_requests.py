@@ -50,7 +50,7 @@ class Requests:
         relays, message = self._relays, request.message
         if request.allocation is not None:
             pending = self._pending.get(request.allocation.number)
-            if pending is not None and pending.message.transaction == message.transaction:
+            if pending is not None and pending.message.raw == message.raw:
                 return None  # the same request again: its answer is on the way
             raise TurnError(437)
         transport = message.get(turn.REQUESTED_TRANSPORT)

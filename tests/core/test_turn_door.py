@@ -205,9 +205,7 @@ def test_the_cookie_cut_from_a_nonce_makes_it_foreign() -> None:
 # ---------------------------------------------------------------- behind the door
 
 
-@pytest.mark.parametrize(
-    "method", [Method.ALLOCATE, Method.REFRESH, Method.CREATE_PERMISSION, Method.CHANNEL_BIND]
-)
+@pytest.mark.parametrize("method", METHODS[1:])
 def test_somebody_elses_allocation_is_441_whatever_is_asked(method: int) -> None:
     rig = Rig()
     ann = rig.client()
@@ -220,9 +218,7 @@ def test_somebody_elses_allocation_is_441_whatever_is_asked(method: int) -> None
     rig.check()
 
 
-@pytest.mark.parametrize(
-    "method", [Method.ALLOCATE, Method.REFRESH, Method.CREATE_PERMISSION, Method.CHANNEL_BIND]
-)
+@pytest.mark.parametrize("method", METHODS)
 def test_what_must_be_understood_and_is_not_is_420_with_a_list(method: int) -> None:
     ann = Rig().client()
     strange = [Attribute(type, b"") for type in (turn.DONT_FRAGMENT, 0x7777, 0xF777)]
@@ -230,6 +226,14 @@ def test_what_must_be_understood_and_is_not_is_420_with_a_list(method: int) -> N
     assert code_of(answer) == 420
     assert answer is not None
     assert answer.get(stun.UNKNOWN_ATTRIBUTES) == b"\0\x1a\x77\x77"
+
+
+def test_an_allocate_where_somebody_else_holds_an_allocation_is_437() -> None:
+    rig = Rig()
+    ann = rig.client()
+    ann.allocate()
+    assert code_of(rig.client(client=ann.via.client, id="eve").allocate()) == 437
+    rig.check()
 
 
 def test_bytes_appended_behind_the_sum_change_nothing() -> None:
