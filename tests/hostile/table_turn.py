@@ -3,7 +3,7 @@
     Relayed   what a client or a stranger sends to an allocation of client 1, which may speak to one peer
               -> drop reason
 
-Must never live here: how a row is acted out (test_turn.py).
+Must never live here: how a row is acted out (test_turn_data.py).
 """
 
 from __future__ import annotations

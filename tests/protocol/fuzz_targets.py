@@ -16,8 +16,8 @@ from relay.protocol import (
     demux,
     frames,
     media,
-    relayed,
     peers,
+    relayed,
     sframe,
     signed,
     structure,
@@ -210,6 +210,8 @@ def read_relayed(data: bytes) -> None:
         assert relayed.message_type(data) == relayed.SEND
         again = relayed.encode_data_indication(data[8], *send)
         assert relayed.parse_send(b"\0\x16" + again[2:]) == send
+
+
 def read_stun(data: bytes) -> None:
     """What counts of a message is written and read again alike; a sum holds over its own bytes only."""
     message = stun.parse(data)
