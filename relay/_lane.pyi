@@ -20,6 +20,7 @@ _Item = (
     | tuple[Literal["control"], int, bytes, float]
     | tuple[Literal["ack"], int, tuple[tuple[int, int], ...], int, float]  # newest first; delay
     | tuple[Literal["rekey"], int]
+    | tuple[Literal["waiting"], int]
     | tuple[Literal["broken"], int]
     | tuple[Literal["stun"], bytes, _Address, int, float]
     | tuple[Literal["to_client"], int, bytes]  # allocation, messages
@@ -51,7 +52,16 @@ class _Packets(TypedDict):
 class Lane:
     """The packet path of a node; see `relay.edge.lane.Lane`. Drop reasons are the strings of DropReason."""
 
-    def __new__(cls, *, queue_frames: int, queue_s: float, burst_s: float, batch_s: float) -> Lane: ...
+    def __new__(
+        cls,
+        *,
+        queue_frames: int,
+        queue_s: float,
+        stream_frames: int,
+        stream_s: float,
+        burst_s: float,
+        batch_s: float,
+    ) -> Lane: ...
 
     # ---- routes
 
@@ -71,15 +81,21 @@ class Lane:
         """Copy the flow to `targets` (leg, flow) from now on. LookupError: something is not open."""
 
     def deliver(self, leg: int, payload: bytes, now: float) -> str | None:
-        """A media datagram that came through aioquic: why nobody hears it, or None."""
+        """A media datagram that came through aioquic or by a stream: why nobody hears it, or None."""
+
+    def drain(self, leg: int, now: float, room: int) -> list[bytes]:
+        """Fresh copies for a leg of `open_stream`, until `room` bytes are used. None: nothing waits."""
 
     # ---- connections
 
     def open_path(self, leg: int) -> Path:
         """A connection begins."""
 
+    def open_stream(self, leg: int) -> None:
+        """A leg without packets begins: its copies wait for `drain`."""
+
     def close_path(self, leg: int) -> None:
-        """It is over: its ids reach nobody, its keys are gone."""
+        """Either is over: its ids reach nobody, its keys are gone."""
 
     def own(self, leg: int, cid: bytes) -> None:
         """Packets to this id are the leg's. LookupError: no such leg."""
@@ -102,7 +118,7 @@ class Lane:
         """When `flush` has an acknowledgement to send."""
 
     def take(self, most: int) -> list[_Item]:
-        """Up to `most` things for the loop, those of known legs first."""
+        """Up to `most` things for the loop, waiting copies and known legs first."""
 
     def relays(self) -> Relays:
         """The allocations of TURN."""

@@ -190,6 +190,10 @@ class LimitsConfig:
     """Audio frames waiting per listener and flow; one more drops the oldest. 5 frames are 100 ms."""
     queue_ms: Millis = 100
     """Audio older than this is not sent, milliseconds. Higher turns loss into delay."""
+    queue_tcp_frames: Annotated[int, Meta(ge=1, le=100)] = 10
+    """As queue_frames for a listener on TCP, where a lost segment holds all behind it. 10 are 200 ms."""
+    queue_tcp_ms: Millis = 200
+    """As queue_ms for a listener on TCP."""
     max_up_kbps: Rate = 512
     """Greatest uplink a token may grant, kilobits per second; larger grants are cut to it."""
     max_down_kbps: Rate = 8_192
@@ -389,7 +393,14 @@ LIVE: Final = (
     "turn.secret_file",
     "turn.previous_secret_file",
 )
-FROZEN: Final = ("limits.queue_frames", "limits.queue_ms", "limits.participants", "log.format")
+FROZEN: Final = (
+    "limits.queue_frames",
+    "limits.queue_ms",
+    "limits.queue_tcp_frames",
+    "limits.queue_tcp_ms",
+    "limits.participants",
+    "log.format",
+)
 
 
 def load(path: str | Path, assignments: Sequence[str] = ()) -> Config:

@@ -167,6 +167,12 @@ class RekeyWanted(NamedTuple):
     leg: int
 
 
+class Waiting(NamedTuple):
+    """Copies wait for a leg without a packet path; told once, until `drain` finds none."""
+
+    leg: int
+
+
 class Broken(NamedTuple):
     """Something raised that never should, over a packet of this leg."""
 
@@ -188,7 +194,9 @@ class ToClient(NamedTuple):
     data: bytes
 
 
-Item = Known | Unknown | Admitted | ControlDatagram | AckShown | RekeyWanted | Broken | Stun | ToClient
+Item = (
+    Known | Unknown | Admitted | ControlDatagram | AckShown | RekeyWanted | Waiting | Broken | Stun | ToClient
+)
 Packet = tuple[int, bytes, NetworkAddress]  # number of the socket, bytes, destination
 
 
@@ -235,15 +243,27 @@ class Lane(Protocol):
         """
 
     def deliver(self, leg: int, payload: bytes, now: float) -> DropReason | None:
-        """Take one media datagram that came through aioquic; copies wait for `flush`. None: accepted."""
+        """One media datagram that came through aioquic or by a stream; copies wait for `flush` or `drain`.
+
+        None: accepted.
+        """
+
+    def drain(self, leg: int, now: float, room: int) -> list[bytes]:
+        """Copies for a leg of `open_stream` that are worth sending, until `room` bytes (positive) are used.
+
+        They count as sent. None: nothing waits, and the next copy makes a new `Waiting`.
+        """
 
     # ---- connections
 
     def open_path(self, leg: int) -> PathState:
         """A connection begins: its packet-number space, until `close_path`."""
 
+    def open_stream(self, leg: int) -> None:
+        """A leg without packets begins, on TCP: its copies wait for `drain`. Until `close_path`."""
+
     def close_path(self, leg: int) -> None:
-        """The connection is over; its ids are forgotten too."""
+        """The connection or stream is over; its ids are forgotten too."""
 
     def own(self, leg: int, cid: bytes) -> None:
         """Packets to this id are the leg's."""
@@ -338,7 +358,7 @@ class Lane(Protocol):
         """When `flush` has an acknowledgement to send."""
 
     def take(self, most: int) -> list[Item]:
-        """Up to `most` things for the loop to deal with, those of known connections first."""
+        """Up to `most` things for the loop: waiting copies, then known connections, then all others."""
 
     def use_front(self, keys: FrontKeys, limits: LimitsConfig) -> None:
         """Judge packets of nobody as `relay.edge.front` does; the plain lane leaves them to that."""

@@ -34,6 +34,7 @@ from relay.edge.lane import (
     Stun,
     ToClient,
     Unknown,
+    Waiting,
 )
 from relay.edge.space import PathState
 from relay.errors import LocalError
@@ -52,6 +53,7 @@ _ITEMS: Final[dict[str, Callable[..., Item]]] = {
     "control": lambda leg, payload, _: ControlDatagram(leg, payload),
     "ack": AckShown,
     "rekey": RekeyWanted,
+    "waiting": Waiting,
     "broken": Broken,
     "stun": lambda data, address, sock, _: Stun(data, address, sock),
     "to_client": ToClient,
@@ -90,6 +92,8 @@ class NativeLane:
         self._lane = _lane.Lane(
             queue_frames=limits.queue_frames,
             queue_s=limits.queue_ms / 1000,
+            stream_frames=limits.queue_tcp_frames,
+            stream_s=limits.queue_tcp_ms / 1000,
             burst_s=limits.burst_ms / 1000,
             batch_s=batch_s,
         )
@@ -127,10 +131,16 @@ class NativeLane:
         reason = self._lane.deliver(leg, payload, now)
         return None if reason is None else _REASONS[reason]
 
+    def drain(self, leg: int, now: float, room: int) -> list[bytes]:
+        return self._lane.drain(leg, now, room)
+
     # ------------------------------------------------------------ connections
 
     def open_path(self, leg: int) -> PathState:
         return self._lane.open_path(leg)
+
+    def open_stream(self, leg: int) -> None:
+        self._lane.open_stream(leg)
 
     def close_path(self, leg: int) -> None:
         self._lane.close_path(leg)

@@ -31,6 +31,7 @@ from relay.edge.lane import (
     Stun,
     ToClient,
     Unknown,
+    Waiting,
 )
 from relay.edge.path import EARLY, Opened, Path
 from relay.edge.quic import ACK_HOLD, MAX_PACKET
@@ -99,8 +100,9 @@ class PyLane(Routes, Relays):
         Relays.__init__(self, limits)
         self._connections: dict[int, _Connection] = {}
         self._ids: dict[bytes, _Connection] = {}
-        # Taken in this order, the last two in turns. A connection without an item stands for its `shown`, an
-        # allocation without one for the bytes that wait for its client's stream.
+        # Taken in this order, the last two in turns. Of those known, a connection without an item stands for
+        # its `shown`, an allocation without one for the bytes that wait for its client's stream.
+        self._announced: deque[Waiting] = deque()
         self._known: deque[tuple[Item | None, _Connection | Relay]] = deque()
         self._half_open: deque[tuple[Known, _Connection]] = deque()
         self._unknown: deque[Unknown] = deque()
@@ -132,6 +134,7 @@ class PyLane(Routes, Relays):
         return path
 
     def close_path(self, leg: int) -> None:
+        super().close_path(leg)
         gone = self._connections.pop(leg, None)
         if gone is not None:
             for cid in gone.ids:
@@ -308,9 +311,11 @@ class PyLane(Routes, Relays):
     def take(self, most: int) -> list[Item]:
         taken: list[Item] = []
         for _ in range(most):
-            if not (self._known or self._half_open or self._unknown or self._stun):
+            if not (self._announced or self._known or self._half_open or self._unknown or self._stun):
                 break
-            if self._known:
+            if self._announced:
+                taken.append(self._announced.popleft())
+            elif self._known:
                 item = self._told(*self._known.popleft())
                 if item is None:
                     continue
@@ -378,6 +383,9 @@ class PyLane(Routes, Relays):
 
     def _full(self, leg: int, now: float) -> None:
         self._flush_leg(leg, now)
+
+    def _announce(self, leg: int) -> None:
+        self._announced.append(Waiting(leg))
 
     def _flush_leg(self, leg: int, now: float) -> None:
         """Seal the audio that waits for a leg, as far as its path takes it."""

@@ -2,7 +2,8 @@
 
     deliver: size -> flow -> version -> budget -> sender -> duplicate -> gate -> one copy per listener
     dequeue: oldest first, at most 5 frames per flow, none older than 100 ms (both from the config);
-             5 KiB in all wait for one leg: a path that takes nothing costs no more than one that works
+             5 KiB in all wait for one leg: a path that takes nothing costs no more than one that works;
+             of a leg on a stream 10 frames, 200 ms and 10 KiB
 
 Half of the twin of the native lane (relay/lane/src/table.rs), `lane_py` has the packets. Pure: no socket, no
 clock. Must never live here: encryption, or a reason for a gate to be open.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from relay.config import LimitsConfig
 from relay.core.events import FlowCounters
@@ -21,7 +23,7 @@ from relay.edge.lane import LaneCounters
 from relay.errors import ErrorCode, LocalError, PeerError
 from relay.protocol import media
 
-QUEUE_BYTES = 5 * 1024  # waiting for one leg, as below: 26 copies of voice, or all frames of one flow
+QUEUE_BYTES = 5 * 1024  # waiting for one leg, as below: 26 copies of voice; or more, for one flow's frames
 ROOMS = (192, 448, media.MAX_SIZE)  # what a copy counts as: the buffers of the native lane
 WINDOW = 128  # replay window per (flow, KID), in packets
 _WINDOW_MASK = (1 << WINDOW) - 1
@@ -63,6 +65,16 @@ class _Seen:
 
 def _room(size: int) -> int:
     return next((room for room in ROOMS if size <= room), size)
+
+
+class _QueueLimits(NamedTuple):
+    frames: int  # of one flow
+    seconds: float
+    bytes: int  # of one leg, as `_room` counts
+
+
+def _queue_limits(frames: int, milliseconds: int) -> _QueueLimits:
+    return _QueueLimits(frames, milliseconds / 1000, max(QUEUE_BYTES, frames * media.MAX_SIZE))
 
 
 class _Flow:
@@ -131,13 +143,13 @@ class Routes:
 
     def __init__(self, limits: LimitsConfig | None = None) -> None:
         limits = limits or LimitsConfig()
-        self._queue_frames = limits.queue_frames
-        self._queue_seconds = limits.queue_ms / 1000
-        self._queue_bytes = max(QUEUE_BYTES, limits.queue_frames * media.MAX_SIZE)
+        self._queue = _queue_limits(limits.queue_frames, limits.queue_ms)
+        self._stream_queue = _queue_limits(limits.queue_tcp_frames, limits.queue_tcp_ms)
         self._burst_seconds = limits.burst_ms / 1000
         self.counters = LaneCounters()
         self._legs: dict[int, _Leg] = {}
         self._ready: dict[int, None] = {}
+        self._streams: dict[int, bool] = {}  # legs without a path: whether the loop was told of what waits
 
     def open_leg(self, leg: int, *, pps: int, up_bps: int, down_bps: int) -> None:
         burst = self._burst_seconds
@@ -264,8 +276,10 @@ class Routes:
         queue = listener.queues.get(out)
         if queue is None:
             queue = listener.queues[out] = deque()
+        is_told = self._streams.get(listener.number)
+        limits = self._queue if is_told is None else self._stream_queue
         room = _room(len(copy))
-        while len(queue) >= self._queue_frames or listener.held + room > self._queue_bytes:
+        while len(queue) >= limits.frames or listener.held + room > limits.bytes:
             counters.dropped_out[DropReason.QUEUE_FULL] += 1
             if not queue:  # other flows have it all, and the path takes nothing
                 break
@@ -278,9 +292,16 @@ class Routes:
             listener.waiting += 1
             listener.held += room
             queue.append((now, copy))
-        self._ready[listener.number] = None
-        if len(queue) >= self._queue_frames or listener.held + room > self._queue_bytes:
-            self._full(listener.number, now)
+        if is_told is None:
+            self._ready[listener.number] = None
+            if len(queue) >= limits.frames or listener.held + room > limits.bytes:
+                self._full(listener.number, now)
+        elif not is_told:
+            self._streams[listener.number] = True
+            self._announce(listener.number)
+
+    def _announce(self, leg: int) -> None:
+        """The loop must be told that copies wait for a leg without a path."""
 
     def _full(self, leg: int, now: float) -> None:
         """A queue of the leg is full: the last chance to empty it before copies are dropped."""
@@ -305,13 +326,14 @@ class Routes:
         if owner is None:
             return None
         counters = self.counters
+        limits = self._stream_queue if leg in self._streams else self._queue
         for queue in owner.queues.values():
             while queue and len(queue[0][1]) <= room:
                 arrived, copy = queue.popleft()
                 counters.queued -= 1
                 owner.waiting -= 1
                 owner.held -= _room(len(copy))
-                if now - arrived > self._queue_seconds:
+                if now - arrived > limits.seconds:
                     counters.dropped_out[DropReason.STALE] += 1
                 elif not owner.down.take(len(copy), now):
                     counters.dropped_out[DropReason.OVER_BUDGET] += 1
@@ -319,6 +341,23 @@ class Routes:
                     counters.sent += 1
                     return copy
         return None
+
+    def open_stream(self, leg: int) -> None:
+        self._streams[leg] = False
+
+    def close_path(self, leg: int) -> None:
+        self._streams.pop(leg, None)
+
+    def drain(self, leg: int, now: float, room: int) -> list[bytes]:
+        if leg not in self._streams:
+            return []
+        copies: list[bytes] = []
+        while room > 0 and (copy := self.dequeue(leg, now)) is not None:
+            copies.append(copy)
+            room -= len(copy)
+        if not copies:
+            self._streams[leg] = False
+        return copies
 
     def queue_depth(self, leg: int) -> int:
         """Copies waiting for the leg."""

@@ -336,14 +336,14 @@ GUARDS: Final = [
     _guard(
         "a listener who takes nothing has an endless queue",
         ROUTES,
-        "while len(queue) >= self._queue_frames or listener.held + room > self._queue_bytes:",
+        "while len(queue) >= limits.frames or listener.held + room > limits.bytes:",
         "while False:",
         "COPIES/a listener who takes nothing loses the oldest frame",
     ),
     _guard(
         "old speech is sent after a stall",
         ROUTES,
-        "if now - arrived > self._queue_seconds:",
+        "if now - arrived > limits.seconds:",
         NEVER,
         "COPIES/a frame older than 100 ms is not sent",
     ),

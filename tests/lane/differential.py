@@ -24,6 +24,7 @@ from relay.errors import LocalError
 from relay.protocol import frames, media
 
 LEGS = 4
+STREAMS = 2  # legs without packets
 LOOK = 64  # steps between comparisons of all that can be asked
 KEY_SIZES = (16, 32, 32)
 REASONS = (None, DropReason.MUTED, DropReason.BLOCKED, DropReason.GATE_CLOSED)
@@ -129,6 +130,9 @@ class Duel:
         self._serial = 0
         for _ in range(LEGS):
             self._arrive()
+        self.streams: dict[int, _Client] = {}
+        for _ in range(STREAMS):
+            self._connect()
         self._acts: list[tuple[int, Callable[[], Any]]] = [
             (40, self.speak),
             (6, self.speak_badly),
@@ -156,6 +160,9 @@ class Duel:
             (1, self.come_and_go),
             (1, self.deliver),
             (1, self.not_taken),
+            (6, self.stream_says),
+            (8, self.drain),
+            (1, self.streams_come_and_go),
             *TurnLife(self).acts,
         ]
 
@@ -240,6 +247,17 @@ class Duel:
         self.both("open_leg", lambda lane: lane.open_leg(leg, **rights))
         self.flows[leg] = []
         self._open_flow(leg)
+
+    def _connect(self) -> None:
+        """A leg without packets."""
+        self._serial += 1
+        leg = self._serial
+        self.streams[leg] = self.clients[leg] = _Client(self.rng, leg)
+        self.both("open_stream", lambda lane: lane.open_stream(leg))
+        self.both("open_leg", lambda lane: lane.open_leg(leg, pps=300, up_bps=512_000, down_bps=800_000))
+        self.flows[leg] = []
+        self._open_flow(leg)
+        del self.clients[leg]  # it seals nothing
 
     def _open_flow(self, leg: int) -> None:
         flow = self.rng.randrange(1, 63)
@@ -433,8 +451,9 @@ class Duel:
 
     def route(self) -> None:
         """Other listeners, or none."""
-        leg = self.rng.choice(list(self.clients))
-        others = [other for other in self.clients if other != leg]
+        everybody = [*self.clients, *self.streams]
+        leg = self.rng.choice(everybody)
+        others = [other for other in everybody if other != leg]
         chosen = self.rng.sample(others, self.rng.randrange(len(others) + 1))
         targets = [(other, self.rng.randrange(1, 63)) for other in chosen]
         if self.rng.random() < 0.05:
@@ -481,6 +500,30 @@ class Duel:
         client = self.some()
         payload = self._voice(client)
         self.both("deliver", lambda lane: lane.deliver(client.leg, payload, self.now))
+
+    # ------------------------------------------------------------ streams
+
+    def stream_says(self) -> None:
+        """Audio that came by a stream."""
+        client = self.rng.choice(list(self.streams.values()))
+        payload = self._voice(client)
+        self.both("deliver", lambda lane: lane.deliver(client.leg, payload, self.now))
+
+    def drain(self) -> None:
+        """The stream takes what is worth it; sometimes it is asked for a leg that has none."""
+        leg = self.rng.choice([*self.streams, *self.streams, *self.clients])
+        room = self.rng.choice((1, 200, 1000, 4096))
+        self.both("drain", lambda lane: lane.drain(leg, self.now, room))
+
+    def streams_come_and_go(self) -> None:
+        """A stream breaks, another comes; its copies may still be on their way when it does."""
+        leg = self.rng.choice(list(self.streams))
+        self.flows.pop(leg)
+        order = [lambda lane: lane.close_leg(leg), lambda lane: lane.close_path(leg)]
+        for act in self.rng.sample(order, 2):
+            self.both("close", act)
+        del self.streams[leg]
+        self._connect()
 
     # ------------------------------------------------------------ aioquic
 

@@ -75,7 +75,7 @@ def main(legs: int) -> dict[str, Any]:
     """Grow a lane and look at what the process grew by."""
     from relay._lane import Lane  # type: ignore[import-not-found,unused-ignore]  # built with cargo only
 
-    lane = Lane(queue_frames=5, queue_s=0.1, burst_s=0.2, batch_s=0.001)
+    lane = Lane(queue_frames=5, queue_s=0.1, stream_frames=10, stream_s=0.2, burst_s=0.2, batch_s=0.001)
     warm = range(2, 66)
     _add(lane, warm)
     _talk(lane, warm)

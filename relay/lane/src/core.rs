@@ -67,6 +67,9 @@ pub struct CoreConfig {
     pub queue_frames: usize,
     /// Seconds until a waiting copy is noise.
     pub queue_s: f64,
+    /// The same for listeners on streams.
+    pub stream_frames: usize,
+    pub stream_s: f64,
     /// Seconds of a leg's rate that it may send at once.
     pub burst_s: f64,
     /// Items that wait for the loop, in each of its queues.
@@ -82,6 +85,8 @@ impl Default for CoreConfig {
         Self {
             queue_frames: 5,
             queue_s: 0.1,
+            stream_frames: 10,
+            stream_s: 0.2,
             burst_s: 0.2,
             slow_queue: 4096,
             slow_per_leg: 128,
@@ -110,6 +115,7 @@ pub(crate) struct LegState {
     /// In somebody's heap of held acknowledgements.
     pub is_ack_held: bool,
     pub has_path: bool,
+    pub stream: Stream,
     /// Bit n: in the ready list of worker n.
     pub listed: u64,
     /// As long as Python holds a handle, also after `close_path`.
@@ -121,6 +127,17 @@ pub(crate) struct LegState {
     pub ids: Vec<Cid>,
     /// Acknowledgements that wait for the loop.
     pub shown: Option<Box<Shown>>,
+}
+
+/// How copies leave a leg.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stream {
+    /// In packets of its path.
+    No,
+    /// The loop drains them, and none wait that it was not told of.
+    Quiet,
+    /// The loop was told that copies wait.
+    Told,
 }
 
 /// What a front says about a packet of nobody.
@@ -190,6 +207,7 @@ impl Leg {
             state: Mutex::new(LegState {
                 path: Path::default(),
                 has_path: false,
+                stream: Stream::No,
                 media: None,
                 epoch: 0,
                 ids: Vec::new(),
@@ -272,11 +290,15 @@ impl Core {
         self.stride.store(sockets, Ordering::Relaxed);
     }
 
-    pub(crate) fn queue_limits(&self) -> QueueLimits {
-        let frames = self.config.queue_frames;
+    pub(crate) fn queue_limits(&self, stream: Stream) -> QueueLimits {
+        let config = &self.config;
+        let (frames, seconds) = match stream {
+            Stream::No => (config.queue_frames, config.queue_s),
+            Stream::Quiet | Stream::Told => (config.stream_frames, config.stream_s),
+        };
         QueueLimits {
             frames,
-            seconds: self.config.queue_s,
+            seconds,
             bytes: QUEUE_BYTES.max(frames.saturating_mul(MAX_SIZE)),
         }
     }

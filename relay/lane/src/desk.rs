@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use crate::cid::Cid;
-use crate::core::{Core, Leg, LegState, COUNTS};
+use crate::core::{Core, Leg, LegState, Stream, COUNTS};
 use crate::counters::Counters;
 use crate::flow::{FlowCounters, Target, Targets};
 use crate::path::Path;
@@ -68,7 +68,7 @@ impl Core {
     fn drop_unused(&self, leg: &Leg) {
         let mut legs = self.legs.write();
         let state = leg.state.lock();
-        if !state.has_path && state.media.is_none() {
+        if !state.has_path && state.stream == Stream::No && state.media.is_none() {
             legs.remove(&leg.number);
         }
     }
@@ -90,7 +90,12 @@ impl Core {
         leg
     }
 
-    /// A connection is over: its ids reach nobody, its keys are gone.
+    /// A leg without packets begins: its copies wait for `drain`.
+    pub fn open_stream(&self, leg: u64) {
+        self.leg_or_new(leg).state.lock().stream = Stream::Quiet;
+    }
+
+    /// A connection or stream is over: its ids reach nobody, its keys are gone.
     pub fn close_path(&self, leg: u64) {
         let Ok(leg) = self.leg(leg) else {
             return;
@@ -99,6 +104,7 @@ impl Core {
             let mut state = leg.state.lock();
             state.path.close();
             state.has_path = false;
+            state.stream = Stream::No;
             std::mem::take(&mut state.ids)
         };
         let mut all = self.ids.write();

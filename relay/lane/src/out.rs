@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! queue -> as many frames as fit one packet, with the acknowledgement that is due -> path.seal -> Work::out
+//!      `-> the loop, which drains what listeners on streams shall hear
 //! ```
 //!
 //! Sending never waits: what the path does not take stays in the queue until it is stale, and what the kernel
@@ -16,7 +17,7 @@
 
 use std::mem;
 
-use crate::core::{contain, Core, LegState};
+use crate::core::{contain, Core, LegState, Stream};
 use crate::flow::Target;
 use crate::media::{set_flow, MAX_SIZE};
 use crate::path::{ACK_HOLD, EARLY, MAX_PACKET};
@@ -45,9 +46,16 @@ impl Core {
         }
         let mut copy = work.pool.copy(payload);
         set_flow(&mut copy, target.out, false);
-        let limits = self.queue_limits();
+        let limits = self.queue_limits(state.stream);
         let (pool, counters) = (&mut work.pool, &mut work.counters);
         let is_full = media.enqueue(target.out, copy, now, limits, pool, counters);
+        if state.stream != Stream::No {
+            if mem::replace(&mut state.stream, Stream::Told) == Stream::Quiet {
+                let leg = target.leg.number;
+                work.stage_note(Item::Waiting { leg });
+            }
+            return;
+        }
         if state.listed & work.bit == 0 {
             state.listed |= work.bit;
             work.ready.push(target.leg.clone());
@@ -83,12 +91,44 @@ impl Core {
         work.counters.count_lost(lost);
     }
 
+    /// Copies for a leg on a stream until `room` bytes are used; none: nothing waits, and the loop will be told
+    /// of the next.
+    pub fn drain(&self, work: &mut Work, leg: u64, now: f64, mut room: usize) -> Vec<Vec<u8>> {
+        let mut copies = Vec::new();
+        let owner = self.legs.read().get(&leg).cloned();
+        let Some(owner) = owner else {
+            return copies;
+        };
+        contain(work, Some(leg), |work, _| {
+            let mut guard = owner.state.lock();
+            let state = &mut *guard;
+            if state.stream == Stream::No {
+                return;
+            }
+            let limits = self.queue_limits(state.stream);
+            if let Some(media) = state.media.as_mut() {
+                while room > 0 {
+                    let (pool, counters) = (&mut work.pool, &mut work.counters);
+                    let Some(copy) = media.dequeue(now, MAX_SIZE, limits, pool, counters) else {
+                        break;
+                    };
+                    room = room.saturating_sub(copy.len());
+                    copies.push(copy);
+                }
+            }
+            if copies.is_empty() {
+                state.stream = Stream::Quiet;
+            }
+        });
+        copies
+    }
+
     /// Copies for one packet; false when none is left.
     fn batch(&self, state: &mut LegState, work: &mut Work, now: f64) -> bool {
         let Some(media) = state.media.as_mut() else {
             return false;
         };
-        let limits = self.queue_limits();
+        let limits = self.queue_limits(state.stream);
         let mut room = MAX_SIZE;
         while let Some(copy) = media.dequeue(now, room, limits, &mut work.pool, &mut work.counters)
         {

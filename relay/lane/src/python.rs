@@ -5,6 +5,7 @@
 
 mod address;
 mod front;
+mod item;
 mod path;
 mod relays;
 
@@ -23,7 +24,6 @@ use crate::core::{Core, CoreConfig};
 use crate::counters::{named, ByReason};
 use crate::desk::Missing;
 use crate::reason::Reason;
-use crate::slow::Item;
 use crate::table::Rights;
 use crate::work::{Outgoing, Work, MAX_WORKERS};
 use crate::worker::{Pacing, Prepared, Workers};
@@ -89,11 +89,20 @@ type MediaCounts<'py> = (
 #[pymethods]
 impl Lane {
     #[new]
-    #[pyo3(signature = (*, queue_frames, queue_s, burst_s, batch_s))]
-    fn new(queue_frames: usize, queue_s: f64, burst_s: f64, batch_s: f64) -> Self {
+    #[pyo3(signature = (*, queue_frames, queue_s, stream_frames, stream_s, burst_s, batch_s))]
+    fn new(
+        queue_frames: usize,
+        queue_s: f64,
+        stream_frames: usize,
+        stream_s: f64,
+        burst_s: f64,
+        batch_s: f64,
+    ) -> Self {
         let config = CoreConfig {
             queue_frames,
             queue_s,
+            stream_frames,
+            stream_s,
             burst_s,
             ..CoreConfig::default()
         };
@@ -164,10 +173,31 @@ impl Lane {
         verdict.err().map(Reason::name)
     }
 
+    fn drain<'py>(
+        &self,
+        py: Python<'py>,
+        leg: u64,
+        now: f64,
+        room: usize,
+    ) -> Vec<Bound<'py, PyBytes>> {
+        let copies = {
+            let work = &mut self.desk.lock().work;
+            let copies = self.core.drain(work, leg, now, room);
+            self.core.finish(work);
+            copies
+        };
+        let bytes = |copy: &Vec<u8>| PyBytes::new(py, copy);
+        copies.iter().map(bytes).collect()
+    }
+
     // ------------------------------------------------------------ connections
 
     fn open_path(&self, leg: u64) -> Path {
         Path::new(self.core.clone(), self.core.open_path(leg))
+    }
+
+    fn open_stream(&self, leg: u64) {
+        self.core.open_stream(leg);
     }
 
     fn close_path(&self, leg: u64) {
@@ -232,7 +262,10 @@ impl Lane {
 
     fn take<'py>(&self, py: Python<'py>, most: usize) -> PyResult<Vec<Bound<'py, PyTuple>>> {
         let items = self.core.take(most);
-        items.into_iter().map(|item| tuple(py, item)).collect()
+        items
+            .into_iter()
+            .map(|item| item::tuple(py, item))
+            .collect()
     }
 
     /// The allocations of TURN.
@@ -338,67 +371,6 @@ impl Lane {
         all.set_item("front", front)?;
         all.set_item("dropped", by_name(py, &counters.dropped)?)?;
         Ok(all)
-    }
-}
-
-/// An item as the loop takes it: its kind and what it holds.
-fn tuple<'py>(py: Python<'py>, item: Item) -> PyResult<Bound<'py, PyTuple>> {
-    match item {
-        Item::Known {
-            leg,
-            data,
-            from,
-            sock,
-            at,
-        } => {
-            let (data, from) = (PyBytes::new(py, &data), address_of(py, from)?);
-            ("known", leg, data, from, sock, at).into_pyobject(py)
-        }
-        Item::Unknown {
-            data,
-            from,
-            sock,
-            at,
-        } => {
-            let (data, from) = (PyBytes::new(py, &data), address_of(py, from)?);
-            ("unknown", data, from, sock, at).into_pyobject(py)
-        }
-        Item::Admit {
-            data,
-            from,
-            sock,
-            at,
-            original,
-            retry_source,
-        } => {
-            let (data, from) = (PyBytes::new(py, &data), address_of(py, from)?);
-            let original = PyBytes::new(py, original.as_slice());
-            let source = retry_source.map(|id| PyBytes::new(py, id.as_slice()));
-            ("admit", data, from, sock, at, original, source).into_pyobject(py)
-        }
-        Item::Control { leg, payload, at } => {
-            ("control", leg, PyBytes::new(py, &payload), at).into_pyobject(py)
-        }
-        Item::Ack {
-            leg,
-            ranges,
-            delay,
-            at,
-        } => ("ack", leg, PyTuple::new(py, ranges)?, delay, at).into_pyobject(py),
-        Item::Rekey { leg } => ("rekey", leg).into_pyobject(py),
-        Item::Broken { leg } => ("broken", leg).into_pyobject(py),
-        Item::Stun {
-            data,
-            from,
-            sock,
-            at,
-        } => {
-            let (data, from) = (PyBytes::new(py, &data), address_of(py, from)?);
-            ("stun", data, from, sock, at).into_pyobject(py)
-        }
-        Item::ToClient { relay, data } => {
-            ("to_client", relay, PyBytes::new(py, &data)).into_pyobject(py)
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What waits for the loop: packets that aioquic must see, and notes about legs. Bounded, and taken in this order.
 //!
 //! ```text
+//! streams     legs without a path for which copies wait: each once until it is drained, so as many as there are
 //! known       packets of confirmed legs: at most 128 of each, 4096 in all. Between them, with bounds of their
 //!             own, notes: at most 32 control datagrams of a leg, 4096 in all; one acknowledgement of a leg,
 //!             which takes in those that come while it waits
@@ -69,6 +70,8 @@ pub enum Item {
         delay: u64,
         at: f64,
     },
+    /// Copies wait for a leg without a path.
+    Waiting { leg: u64 },
     /// So many packets were sealed under one key that it must change (RFC 9001 section 6.6).
     Rekey { leg: u64 },
     /// Something panicked over a packet of this leg.
@@ -178,6 +181,7 @@ pub struct SlowLimits {
 /// The queues.
 #[derive(Default)]
 pub(crate) struct Slow {
+    streams: VecDeque<Staged>,
     known: VecDeque<Staged>,
     half_open: VecDeque<Staged>,
     unknown: VecDeque<Staged>,
@@ -195,8 +199,10 @@ pub(crate) struct Slow {
 
 impl Slow {
     pub fn is_empty(&self) -> bool {
-        let queues = [&self.known, &self.half_open, &self.unknown, &self.stun];
-        queues.iter().all(|queue| queue.is_empty())
+        let before = [&self.streams, &self.known, &self.half_open];
+        let strangers = [&self.unknown, &self.stun];
+        let mut queues = before.into_iter().chain(strangers);
+        queues.all(VecDeque::is_empty)
     }
 
     /// How many admitted first packets wait.
@@ -246,6 +252,7 @@ impl Slow {
             leg.waiting.fetch_add(1, Ordering::Relaxed);
         }
         match staged.item {
+            Item::Waiting { .. } => self.streams.push_back(staged),
             Item::Unknown { .. } | Item::Admit { .. } => self.unknown.push_back(staged),
             Item::Known { .. } if staged.is_half_open => self.half_open.push_back(staged),
             _ => self.known.push_back(staged),
@@ -294,7 +301,7 @@ impl Slow {
 
     /// The next item; an acknowledgement is to be asked for at its leg.
     pub fn take(&mut self, counters: &mut Counters) -> Option<Staged> {
-        let known = self.known.pop_front();
+        let known = self.streams.pop_front().or_else(|| self.known.pop_front());
         let staged = known
             .or_else(|| self.half_open.pop_front())
             .or_else(|| self.take_stranger())?;

@@ -6,6 +6,7 @@ use _lane::core::{Core, CoreConfig};
 use _lane::desk::Missing;
 use _lane::flow::FlowCounters;
 use _lane::reason::Reason;
+use _lane::slow::Item;
 use _lane::table::Rights;
 use _lane::work::Work;
 use common::{assert_conserved, deliver, Client, PLENTY};
@@ -291,4 +292,38 @@ fn a_flow_that_opens_again_begins_anew() {
     assert_eq!(table.say(1, &voice(0, 2), T0), Err(Reason::WrongSender));
     assert_eq!(table.say(1, &voice(4, 2), T0), Err(Reason::GateClosed));
     assert_eq!(table.core.close_flow(1, 1).received, 2);
+}
+
+#[test]
+fn copies_for_a_stream_wait_for_the_loop_which_is_told_once() {
+    let core = Core::new(CoreConfig::default());
+    let mut work = Work::new(0);
+    core.open_stream(2);
+    core.open_leg(1, PLENTY);
+    core.open_leg(2, PLENTY);
+    core.open_flow(1, 1, 0, false).unwrap();
+    core.route(1, 1, &[(2, 5)], None).unwrap();
+    for ctr in 0..12 {
+        core.deliver(&mut work, 1, &voice(0, ctr), T0).unwrap();
+    }
+    assert!(core.finish(&mut work));
+    assert_eq!(core.take(10), [Item::Waiting { leg: 2 }]);
+    let copies = core.drain(&mut work, 2, T0 + 0.19, 1);
+    let mut oldest = voice(0, 2);
+    oldest[0] = 5;
+    assert_eq!(copies, [oldest]);
+    assert_eq!(core.drain(&mut work, 2, T0 + 0.19, 1 << 20).len(), 9);
+    assert!(core.drain(&mut work, 2, T0 + 0.19, 1).is_empty());
+    core.deliver(&mut work, 1, &voice(0, 20), T0).unwrap();
+    core.finish(&mut work);
+    assert_eq!(core.take(10), [Item::Waiting { leg: 2 }]);
+    assert!(core.drain(&mut work, 2, T0 + 0.21, 1).is_empty());
+    core.finish(&mut work);
+    let counters = core.counters();
+    assert_eq!(counters.dropped_out[Reason::QueueFull as usize], 2);
+    assert_eq!(counters.dropped_out[Reason::Stale as usize], 1);
+    assert_eq!((counters.queued, counters.media_missing()), (0, (0, 0)));
+    core.close_path(2);
+    core.close_leg(2);
+    assert!(core.drain(&mut work, 2, T0, 1).is_empty());
 }

@@ -385,7 +385,7 @@ impl Node {
                 Item::Ack { leg, ranges, .. } => {
                     assert!(leg < u64::from(LEGS) && !ranges.is_empty())
                 }
-                Item::Rekey { .. } => {}
+                Item::Rekey { .. } | Item::Waiting { .. } => {}
                 other => panic!("{other:?}"),
             }
         }
