@@ -66,6 +66,11 @@ class ListenConfig:
 
     udp: tuple[str, ...] = ("[::]:443", "[::]:3478")
     """Addresses for QUIC, [v6]:port or v4:port. [::] takes IPv4 too."""
+    web: tuple[str, ...] = ()
+    """Addresses for WebSocket over TLS, for networks that block UDP: ["[::]:443"]. Empty: none."""
+    web_origins: tuple[str, ...] = ()
+    """Origins of web pages that may connect, as a browser spells them: "https://app.example". Clients that
+    are no browsers send none and pass."""
     metrics: str = "127.0.0.1:9464"
     """Address of /metrics, /healthz and /readyz; "" switches them off. Keep it off the public side."""
     command_socket: str = "/run/relay/commands.sock"
@@ -160,8 +165,14 @@ class LimitsConfig:
     address_token_s: Seconds = 10.0
     """How long a Retry token proves an address, seconds."""
     handshake_s: Seconds = 5.0
-    """Time to finish the QUIC handshake, seconds. Longer holds half-open state, for slow networks and for
-    attackers."""
+    """Time to finish the handshake, of QUIC or of TLS and WebSocket together, seconds. Longer holds half-open
+    state, for slow networks and for attackers."""
+    tcp_connections: Count = 4_000
+    """Connections on TCP in all. About 80 KiB each with TLS and a WebSocket."""
+    tcp_per_source: Count = 256
+    """The same from one source (an IPv4 address, an IPv6 /64). Lower hurts offices behind one proxy."""
+    tcp_handshakes_per_s: Rate = 100
+    """TLS handshakes begun per second; more are refused. One costs about 1 ms of the loop's time."""
     hello_s: Seconds = 5.0
     """Time from handshake to an accepted hello, seconds."""
     idle_s: Seconds = 30.0
@@ -380,6 +391,7 @@ LIVE: Final = (
     "health.",
     "drain.",
     "listen.lanes",
+    "listen.web_origins",
     "stun.",
     "turn.urls",
     "turn.alternate",

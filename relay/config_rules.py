@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from relay.errors import ConfigError
 
@@ -38,8 +39,27 @@ def _check_addresses(config: Config) -> None:
         split_address(text, f"listen.udp[{position}]")
     if len(set(config.listen.udp)) != len(config.listen.udp):
         raise ConfigError("listen.udp", "names an address twice", "remove one")
+    for position, text in enumerate(config.listen.web):
+        split_address(text, f"listen.web[{position}]")
+    if len(set(config.listen.web)) != len(config.listen.web):
+        raise ConfigError("listen.web", "names an address twice", "remove one")
     if config.listen.metrics:
         split_address(config.listen.metrics, "listen.metrics")
+
+
+def _check_origins(config: Config) -> None:
+    for position, text in enumerate(config.listen.web_origins):
+        try:
+            parts = urlsplit(text)
+            is_whole = f"{parts.scheme}://{parts.netloc}" == text == text.lower() and bool(parts.hostname)
+        except ValueError:
+            is_whole = False
+        if not is_whole or parts.scheme not in ("https", "http") or "@" in text:
+            raise ConfigError(
+                f"listen.web_origins[{position}]",
+                f"{text!r} is not an origin",
+                'write it as a browser does: "https://app.example", no path and no slash at the end',
+            )
 
 
 def _check_policy(config: Config) -> None:
@@ -111,6 +131,12 @@ def _check_order(config: Config) -> None:
             "limits.removed_memory_s",
             "is below limits.ticket_ttl_s: a removed participant's ticket would work again",
             f"at least {limits.ticket_ttl_s}",
+        ),
+        (
+            limits.tcp_per_source <= limits.tcp_connections,
+            "limits.tcp_per_source",
+            "is above limits.tcp_connections",
+            f"at most {limits.tcp_connections}",
         ),
         (
             limits.control_per_s <= limits.control_burst,
@@ -202,6 +228,7 @@ def _check_turn(config: Config) -> None:
 
 RULES: Final[tuple[Callable[[Config], None], ...]] = (
     _check_addresses,
+    _check_origins,
     _check_policy,
     _check_issuers,
     _check_order,

@@ -16,6 +16,7 @@ import itertools
 import logging
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Sequence
@@ -27,9 +28,10 @@ from aioquic.quic.configuration import QuicConfiguration
 
 from relay.config import Config, ListenConfig, load, reloadable_changes
 from relay.core import events as ev
-from relay.edge import manager, udp
+from relay.edge import manager, tcp, udp
 from relay.edge.assembly import Node, NodeKeys
 from relay.edge.quic import server_configuration
+from relay.edge.web import WebEdge
 from relay.errors import ConfigError
 from relay.ops.commands import CommandServer
 from relay.ops.events import EventWriter
@@ -37,7 +39,7 @@ from relay.ops.health import Facts, LagMeter, Report, free_descriptors, judge
 from relay.ops.history import History
 from relay.ops.http import OpsServer
 from relay.ops.logs import Logs
-from relay.ops.metrics import Exporter, PacketCounters, SinkCounters, Snapshot
+from relay.ops.metrics import Exporter, PacketCounters, SinkCounters, Snapshot, TcpCounters
 from relay.protocol.keys import ClusterKey
 
 if TYPE_CHECKING:
@@ -73,10 +75,12 @@ def read_keys(config: Config) -> NodeKeys:
     return NodeKeys.of(found, config)
 
 
-def read_certificate(config: Config) -> QuicConfiguration:
-    """Certificate and key for new connections. ConfigError when they are no pair of PEM files."""
+def read_certificate(config: Config) -> tuple[QuicConfiguration, ssl.SSLContext]:
+    """Certificate and key for new connections, on UDP and TCP. ConfigError: they are no pair of PEM files."""
+    certificate, key = config.tls.certificate, config.tls.key
     try:
-        return server_configuration(config.tls.certificate, config.tls.key, config.limits.idle_s)
+        quic = server_configuration(certificate, key, config.limits.idle_s)
+        return quic, tcp.server_context(certificate, key)
     except OSError as error:
         raise ConfigError("tls", f"{error.filename}: {error.strerror}", "name readable PEM files") from None
     except (ValueError, IndexError, TypeError) as error:
@@ -120,7 +124,7 @@ class Daemon:
             else None
         )
         self._events = EventWriter(config.events, config.node.id) if config.events.sink != "off" else None
-        self._quic = read_certificate(config)
+        self._quic, self._tls = read_certificate(config)
         self.node = Node(config, read_keys(config), self._quic, loop, self)
         self._lag = LagMeter(loop)
         self._exporter = Exporter(self.snapshot)
@@ -129,6 +133,7 @@ class Daemon:
         self._sockets: list[socket.socket] = []
         self._readers: list[Reader] = []
         self._threads: LaneThreads | None = None
+        self._web: WebEdge | None = None
         self._resizing: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------ what the driver tells (driver.Sinks)
@@ -170,6 +175,7 @@ class Daemon:
                 extra={
                     "lane": self.node.lane.name,
                     "udp_ports": [sock.getsockname()[1] for sock in self._sockets],
+                    "web_ports": self._web.listener.ports if self._web else [],
                     "metrics": self._http.address,
                 },
             )
@@ -214,7 +220,26 @@ class Daemon:
         wait_s = self._config.listen.batch_ms / 1000
         return [udp.Reader(self._loop, sock, endpoint, wait_s) for sock in self._sockets]
 
+    def _open_web(self, inherited: dict[str, list[socket.socket]]) -> None:
+        listen = self._config.listen
+        handed = [sock for sock in inherited.get("public", []) if sock.type == socket.SOCK_STREAM]
+        sockets = handed or [tcp.bind(text, "listen.web") for text in listen.web]
+        if not sockets:
+            return
+        node = self.node
+        self._web = WebEdge(
+            self._loop,
+            self._config.limits,
+            self._tls,
+            listen.web_origins,
+            node.streams,
+            accepting=lambda: node.endpoint.accepting,
+        )
+        for sock in sockets:
+            self._web.listener.listen(sock)
+
     async def _open_listeners(self, inherited: dict[str, list[socket.socket]]) -> None:
+        self._open_web(inherited)
         handed = inherited.get("metrics", [])
         if handed:
             await self._http.start(handed[0])
@@ -227,6 +252,8 @@ class Daemon:
         self._lag.stop()
         await self._commands.close()
         await self._http.close()
+        if self._web is not None:
+            await self._web.close()
         for reader in self._readers:
             reader.close()
         for sink in (self._history, self._events):
@@ -246,13 +273,15 @@ class Daemon:
         try:
             config = load(self._path, self._assignments)
             changed = reloadable_changes(self._config, config)
-            keys, quic = read_keys(config), read_certificate(config)
+            keys, (quic, context) = read_keys(config), read_certificate(config)
         except ConfigError as error:
             log.error("reload refused: %s", error)
             return
         manager.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        self._config, self._quic = config, quic
+        self._config, self._quic, self._tls = config, quic, context
         self.node.configure(config, keys, quic)
+        if self._web is not None:
+            self._web.configure(config.limits, context, config.listen.web_origins)
         if "listen.lanes" in changed and self._threads is not None and not self._are_inherited:
             self._resizing = self._loop.create_task(self._resize(self._threads, config.listen))
         if self._history is not None:
@@ -278,7 +307,8 @@ class Daemon:
         """Young garbage, before it is enough to cost a pause."""
         for turn in itertools.count(1):
             await asyncio.sleep(TIDYING)
-            tidy(turn % FULL_COLLECTION == 0 and len(self.node.endpoint) <= FEW)
+            legs = len(self.node.endpoint) + len(self.node.streams)
+            tidy(turn % FULL_COLLECTION == 0 and legs <= FEW)
 
     async def _watchdog(self) -> None:
         """Feed the service manager's watchdog from the loop, and only while the loop keeps up."""
@@ -294,8 +324,9 @@ class Daemon:
 
     def imbalance(self) -> int:
         """How far packet conservation is from holding; 0 unless there is a bug."""
-        lane = self.node.lane
-        return self.node.endpoint.imbalance() + lane.counters.imbalance() + lane.relays.imbalance()
+        node = self.node
+        lane = node.lane.counters.imbalance() + node.lane.relays.imbalance()
+        return node.endpoint.imbalance() + lane + node.streams.imbalance()
 
     def _certificate_until(self) -> float | None:
         certificate = self._quic.certificate
@@ -320,13 +351,33 @@ class Daemon:
             issuers=len(self._config.tokens.issuers),
             datapath=self.node.lane.name,
             wants_native=self._config.lane != "python",
-            internal_errors=endpoint.internal_errors + self.node.driver.internal_errors,
+            internal_errors=sum(
+                part.internal_errors for part in (endpoint, self.node.driver, self.node.streams)
+            ),
             dead_threads=self._threads.missing if self._threads is not None else 0,
-            legs=len(endpoint),
+            legs=len(endpoint) + len(self.node.streams),
             max_legs=self._config.limits.legs,
             sinks_failing=tuple(name for name, sink in sinks if sink is not None and sink.is_failing),
         )
         return judge(facts, self._config.health)
+
+    def _tcp_counters(self) -> TcpCounters:
+        streams, web = self.node.streams, self._web
+        if web is None:
+            return TcpCounters()
+        return TcpCounters(
+            connections=web.listener.connections,
+            half_open=web.listener.half_open,
+            accepted=web.listener.accepted,
+            refused=dict(web.listener.refused),
+            failed=web.listener.failed,
+            answered=dict(web.answered),
+            received=streams.received,
+            handled=dict(streams.handled),
+            dropped=dict(streams.dropped),
+            sent=streams.sent,
+            unsent=streams.unsent,
+        )
 
     def snapshot(self) -> Snapshot:
         """What /metrics shows, between two inputs of the engine; a copy: its text is made in a thread."""
@@ -357,7 +408,9 @@ class Daemon:
                 handshakes=endpoint.handshakes,
                 handshakes_expired=endpoint.handshakes_expired,
             ),
+            tcp=self._tcp_counters(),
             legs=engine.legs,
+            transports=engine.transports,
             calls=engine.calls_by_stage,
             events=self._events.counters() if self._events else SinkCounters(),
             records=self._history.counters() if self._history else SinkCounters(),

@@ -120,7 +120,9 @@ class Network(Air):
         self.facts: list[tuple[Any, ...]] = []
 
     # the handler
-    def opened(self, leg: int, address: Address, datagrams: bool) -> None:
+    def opened(
+        self, leg: int, address: Address, datagrams: bool, transport: str = "quic", carrier: object = None
+    ) -> None:
         self.facts.append(("opened", leg, datagrams))
         self.lane.open_leg(leg, pps=500, up_bps=500_000, down_bps=5_000_000)
 

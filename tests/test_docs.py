@@ -217,7 +217,8 @@ def test_error_codes_in_the_text_are_real(name: str) -> None:
     shouted = set(re.findall(r"\b[A-Z]{3,}(?:_[A-Z0-9]+)+\b", text(name)))
     known = {code.name for code in ErrorCode} | {"AES_256_GCM_SHA512_128", "AES_128_GCM_SHA256_128"}
     known |= {"RELAY_SEQUENCES", "CONNECTION_CLOSE", "PRIVATE_NAMES", "MAX_RUNS", "AF_UNIX"}
-    known |= {"CARGO_TARGET_DIR", "PYO3_PYTHON"}
+    known |= {"CARGO_TARGET_DIR", "PYO3_PYTHON", "HTTPS_PROXY", "NO_PROXY"}
+    known |= {"TCP_NODELAY", "TCP_NOTSENT_LOWAT"}
     assert shouted - known == set()
 
 

@@ -68,6 +68,7 @@ def test_default_paths_are_those_the_unit_makes() -> None:
 
 def test_socket_units_name_what_the_daemon_looks_for() -> None:
     assert unit("relay.socket")["Socket"]["FileDescriptorName"] == "public"
+    assert unit("relay.socket")["Socket"]["ListenStream"] == "[::]:443"
     metrics = unit("relay-metrics.socket")["Socket"]
     assert metrics["FileDescriptorName"] == "metrics"
     assert metrics["ListenStream"] == Config().listen.metrics

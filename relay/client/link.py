@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from relay.client.errors import SessionError
 from relay.errors import ErrorCode
@@ -29,6 +29,7 @@ from relay.protocol.messages import (
     Welcome,
 )
 
+TransportName = Literal["quic", "ws"]
 CAPS: Final = Caps(dg=1024, suites=(5, 4), dred=False, red=False, dtx=False, nack=False, lr=False)
 
 
@@ -54,8 +55,9 @@ class Credentials:
 class Link:
     """One leg's control stream. Write what `take` returns; `feed` what arrives."""
 
-    def __init__(self, credentials: Credentials, client: Cli) -> None:
+    def __init__(self, credentials: Credentials, client: Cli, transport: TransportName = "quic") -> None:
         self.welcome: Welcome | None = None
+        self._transport: Final = transport
         self._credentials = credentials
         self._client = client
         self._reader = FrameReader()
@@ -117,7 +119,14 @@ class Link:
         proof = None
         if own.pop_seed is not None and nonce is not None:
             proof = capability.pop_sign(own.pop_seed, nonce, own.sub, own.call)
-        return Hello(tok=own.token, resume=own.ticket, pop=proof, caps=CAPS, leg="quic", cli=self._client)
+        return Hello(
+            tok=own.token,
+            resume=own.ticket,
+            pop=proof,
+            caps=CAPS,
+            leg=self._transport,
+            cli=self._client,
+        )
 
     def _on_challenge(self, message: Message) -> None:
         assert isinstance(message, Challenge)

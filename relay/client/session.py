@@ -14,16 +14,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from relay.client import websocket
 from relay.client.call import Call
 from relay.client.errors import RefusedError, SessionError
 from relay.client.life import CallState
-from relay.client.link import Credentials, Link
-from relay.client.transport import Transport, Trust, open_transport
+from relay.client.link import Credentials, Link, TransportName
+from relay.client.transport import LegTransport, Trust, open_transport
 from relay.errors import ErrorCode, LocalError, PeerError
 from relay.protocol.datagram import Datagram, decode_datagram, encode_datagram
 from relay.protocol.messages import (
@@ -45,19 +46,34 @@ DEFAULT_PORT: Final = 443
 DEFAULT_CLIENT: Final = Cli(sdk="py", app="relay-cli", os="linux", dev="desktop")
 
 
+class Destination(NamedTuple):
+    """Where a relay is, and how to get there."""
+
+    transport: TransportName
+    host: str
+    port: int
+
+
 class Session:
     """A leg that was admitted. Made by `connect`; implements what `Call` needs of it."""
 
     def __init__(
-        self, url: str, credentials: Credentials, trust: Trust, identity: bytes, client: Cli
+        self,
+        url: str,
+        credentials: Credentials,
+        trust: Trust,
+        identity: bytes,
+        client: Cli,
+        proxy: str | None = None,
     ) -> None:
-        self._host, self._port = parse_url(url)
+        self._to = parse_url(url)
+        self._proxy = proxy
         self._credentials = credentials
         self._trust = trust
         self._identity = Ed25519PrivateKey.from_private_bytes(identity)
         self._client = client
-        self._link = Link(credentials, client)
-        self._transport: Transport | None = None
+        self._link = Link(credentials, client, self._to.transport)
+        self._transport: LegTransport | None = None
         self._waiting: dict[int, asyncio.Future[Message]] = {}
         self._welcome: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._error: SessionError | None = None
@@ -83,8 +99,13 @@ class Session:
         return self._error
 
     @property
+    def transport(self) -> TransportName:
+        """How we are connected: quic or ws."""
+        return self._to.transport
+
+    @property
     def local_port(self) -> int:
-        """The UDP port we send from."""
+        """The UDP or TCP port we send from."""
         return self._transport.local_port if self._transport else 0
 
     @property
@@ -102,7 +123,10 @@ class Session:
         return self.call
 
     async def rebind(self) -> int:
-        """Move to a new local UDP port within the connection, as a phone does that changes networks."""
+        """Move to a new local UDP port within the connection, as a phone does that changes networks.
+
+        LocalError over WebSocket: TCP cannot move, `rejoin` instead.
+        """
         return await self._open_transport().rebind()
 
     async def rejoin(self, url: str | None = None, token: bytes | None = None) -> None:
@@ -116,10 +140,10 @@ class Session:
         if self.call.state is CallState.ENDED:
             raise LocalError("the call is over")
         if url is not None:
-            self._host, self._port = parse_url(url)
+            self._to = parse_url(url)
         self._drop_transport("rejoining")
         self._credentials = replace(self._credentials, ticket=self._ticket, token=token)
-        self._link = Link(self._credentials, self._client)
+        self._link = Link(self._credentials, self._client, self._to.transport)
         self._error = None
         await self.open()
         last = self.call.newest()
@@ -133,11 +157,17 @@ class Session:
             self._link.bye()
             self._flush()
             self._transport.close(ErrorCode.NO_ERROR)
+        if self._transport is not None:
+            await self._transport.wait_closed()
 
     async def open(self) -> None:
         """Shake hands and be admitted. SessionError with the relay's code if it will not."""
         self._welcome = asyncio.get_running_loop().create_future()
-        self._transport = await open_transport(self._host, self._port, self._trust, self)
+        _, host, port = self._to
+        if self._to.transport == "ws":
+            self._transport = await websocket.open_websocket(host, port, self._trust, self, self._proxy)
+        else:
+            self._transport = await open_transport(host, port, self._trust, self)
         self._flush()
         await self._answer(self._welcome)
 
@@ -260,7 +290,7 @@ class Session:
         if self._transport is not None:
             self._transport.write(self._link.take())
 
-    def _open_transport(self) -> Transport:
+    def _open_transport(self) -> LegTransport:
         if self._transport is None:
             raise LocalError("the session is not open")
         return self._transport
@@ -273,16 +303,18 @@ class Session:
         self._transport = None
 
 
-def parse_url(url: str) -> tuple[str, int]:
-    """Host and port of "quic://host:port". LocalError for anything else."""
+def parse_url(url: str) -> Destination:
+    """Where "quic://host:port" or "wss://host:port/vrl/1" leads. LocalError for anything else."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:  # brackets without an address in them, or a port that is none
         parts, host, port = urlsplit(""), None, None
-    if parts.scheme != "quic" or not host:
-        raise LocalError("a relay's address looks like quic://host:port")
-    return host, port or DEFAULT_PORT
+    if host and parts.scheme == "quic":
+        return Destination("quic", host, port or DEFAULT_PORT)
+    if host and parts.scheme == "wss" and parts.path in ("", "/", websocket.PATH):
+        return Destination("ws", host, port or DEFAULT_PORT)
+    raise LocalError("a relay's address looks like quic://host:port or wss://host:port/vrl/1")
 
 
 @asynccontextmanager
@@ -296,12 +328,14 @@ async def connect(
     insecure: bool = False,
     server_name: str | None = None,
     client: Cli = DEFAULT_CLIENT,
+    proxy: str | None = None,
 ) -> AsyncIterator[Session]:
     """Open a leg to the relay at `url` with a capability token; close it on leaving the block.
 
     `pop_seed` is the Ed25519 seed (32 bytes) whose public key the token names as `cnf`. `identity` is the
     seed of the key that signs the end-to-end agreement (a fresh one if absent). `ca` is a PEM file of the CA,
-    or of the relay's own certificate to pin exactly that one; `insecure` checks nothing.
+    or of the relay's own certificate to pin exactly that one; `insecure` checks nothing. `proxy` is the HTTP
+    proxy for a wss address, "http://[user:password@]host:port"; without it HTTPS_PROXY and NO_PROXY count.
 
     Raises SessionError if the relay cannot be reached or trusted, RefusedError if it does not admit us.
     """
@@ -311,6 +345,7 @@ async def connect(
         Trust(ca, insecure, server_name),
         identity or os.urandom(32),
         client,
+        proxy,
     )
     try:
         await session.open()

@@ -55,6 +55,37 @@ class Handler(Protocol):
         """The connection is over; nothing follows."""
 
 
+class LegTransport(Protocol):
+    """What a session needs of a connection; QUIC and WebSocket have the same face."""
+
+    name: str
+    unsent: int
+    """Media dropped before the network."""
+
+    @property
+    def is_closed(self) -> bool:
+        """True once `on_closed` was called."""
+
+    @property
+    def local_port(self) -> int:
+        """The port we send from."""
+
+    def write(self, data: bytes) -> None:
+        """Send whole frames of the control stream."""
+
+    def send(self, payload: bytes) -> None:
+        """Send a datagram soon, or not at all."""
+
+    async def rebind(self) -> int:
+        """Move to a new local port within the connection; the new port. LocalError where that cannot be."""
+
+    def close(self, code: int = ErrorCode.NO_ERROR, reason: str = "") -> None:
+        """Close with an application code; `on_closed` is called at once."""
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection is over and the socket is closed."""
+
+
 class _Socket(asyncio.DatagramProtocol):
     def __init__(self, owner: Transport) -> None:
         self._owner = owner
@@ -68,6 +99,8 @@ class _Socket(asyncio.DatagramProtocol):
 
 class Transport:
     """One QUIC connection. Make it with `open_transport`."""
+
+    name = "quic"
 
     def __init__(self, quic: QuicConnection, peer: Any, handler: Handler) -> None:
         self._quic = quic

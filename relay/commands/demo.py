@@ -15,7 +15,7 @@ def add(subcommands: Subcommands) -> None:
         "demo",
         run,
         "stage a real encrypted call between two people on this machine",
-        "relay demo\nrelay demo --json --out /tmp/heard",
+        "relay demo\nrelay demo --transport ws\nrelay demo --json --out /tmp/heard",
         epilog="exit status is 0 only if both heard each other and every check held\n",
     )
     parser.add_argument(
@@ -26,6 +26,9 @@ def add(subcommands: Subcommands) -> None:
         help="two WAV files (%(default)s)",
     )
     parser.add_argument(
+        "--transport", choices=("quic", "ws"), default="quic", help="how the two connect (%(default)s)"
+    )
+    parser.add_argument(
         "--out", type=Path, default=Path(".cache/demo"), metavar="DIR", help="what was heard (%(default)s)"
     )
 
@@ -34,7 +37,7 @@ def run(arguments: argparse.Namespace, printer: Printer) -> int:
     """Stage it; 0 only if all is well."""
     from relay.demo import run as stage  # pulls in the SDK and its audio libraries
 
-    report = stage(arguments.speech, arguments.out, printer.progress)
+    report = stage(arguments.speech, arguments.out, printer.progress, arguments.transport)
     lines = [
         f"{leg['name']}: sent {leg['sent']}, received {leg['received']}, lost {leg['lost']}, "
         f"PESQ {leg['pesq']}, listen to {leg['heard']}"

@@ -100,6 +100,7 @@ def _add_mint(inner: Subcommands) -> None:
         "--participants", type=int, default=2, metavar="N", help="size of the call (%(default)s)"
     )
     mint.add_argument("--host-admits", action="store_true", help="the host lets people in one by one")
+    mint.add_argument("--tcp", action="store_true", help="may connect by WebSocket too")
     mint.add_argument("--relay-only", action="store_true", help="never show addresses to the other side")
     mint.add_argument("--age", choices=AGES, default="unknown", help="age band (%(default)s)")
     mint.add_argument("--contact", action="store_true", help="an accepted contact, not a stranger")
@@ -178,7 +179,7 @@ def _claims(arguments: argparse.Namespace, call: CallId) -> token.Claims:
         jti=Jti(secrets.token_bytes(16)),
         lim=(arguments.up, arguments.down, arguments.pps, arguments.participants),
         gate=token.GATE_HOST_ADMITS if arguments.host_admits else token.GATE_PAIRWISE,
-        net=token.NET_RELAY_ONLY if arguments.relay_only else 0,
+        net=token.NET_RELAY_ONLY * arguments.relay_only | token.NET_TCP_LEGS * arguments.tcp,
         ru=PersonId(hex_bytes(arguments.person, 16, "--person")) if arguments.person else None,
         dur=arguments.minutes * 60 if arguments.minutes else None,
         rgn=arguments.region,

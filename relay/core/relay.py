@@ -147,6 +147,11 @@ class Relay:
         return Counter(call.state._value_ for call in self._node.calls.values())
 
     @property
+    def transports(self) -> Counter[str]:
+        """How many legs are on which transport."""
+        return Counter(leg.transport for leg in self._node.legs.values())
+
+    @property
     def legs(self) -> Counter[str]:
         """How many legs stand in which state."""
         # `_value_`: a scrape walks thousands in one turn of the loop, and `value` takes three times as long.

@@ -73,7 +73,7 @@ def report(facts: dict[str, Any], speech: list[Path], out: Path, begun: float) -
         legs.append(
             {
                 "name": name,
-                "transport": "quic",
+                "transport": facts["transports"][index],
                 **{key: stats[key] for key in ("rtt_ms", "sent", "received", "lost", "late")},
                 "pesq": round(pesq_of(speech[1 - index], heard[index]), 2),
                 "heard": str(heard[index]),

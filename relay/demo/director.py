@@ -105,6 +105,7 @@ async def _play(
     out: Path,
     tell: Callable[[str], None],
     daemon: asyncio.subprocess.Process,
+    transport: str,
 ) -> dict[str, Any]:
     call = CallId(secrets.token_bytes(16))
     early = out / "early.wav"
@@ -112,7 +113,7 @@ async def _play(
     people = []
     for name, clip in zip(NAMES, speech, strict=True):
         spec = {
-            "url": f"quic://127.0.0.1:{stage.udp_port}",
+            "url": stage.url(transport),
             "token": stage.token(call, Sub(secrets.token_bytes(16))),
             "ca": str(stage.folder / "cert.pem"),
             "speech": str(clip),
@@ -154,6 +155,7 @@ async def _play(
     needles = [b"demo-node", *keys, *(key.hex().encode() for key in keys)]
     in_memory = await asyncio.to_thread(find_in_memory, daemon.pid, needles)
     return {
+        "transports": [each["transport"] for each in joined],
         "same_digits": joined[0]["sas"] == joined[1]["sas"],
         "sent_early": sent_early,
         "before": before,
@@ -169,14 +171,14 @@ def _cut(source: Path, target: Path, seconds: float) -> None:
     write_wav(target, read_pcm(source, RATE)[: int(seconds * RATE) * 2], RATE)
 
 
-async def _stage(speech: list[Path], out: Path, tell: Tell) -> dict[str, Any]:
+async def _stage(speech: list[Path], out: Path, tell: Tell, transport: str) -> dict[str, Any]:
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="relay-demo-") as folder:
         stage = Stage(Path(folder))
         config = stage.write()
         tell("starting a relay on loopback with throw-away keys")
         async with _daemon(config, stage) as daemon:
-            facts = await _play(stage, speech, out, tell, daemon)
+            facts = await _play(stage, speech, out, tell, daemon, transport)
         (out / "daemon.log").write_bytes((Path(folder) / "daemon.log").read_bytes())
     return report(facts, speech, out, begun)
 
@@ -189,10 +191,11 @@ def find_speech(folder: Path) -> list[Path]:
     return clips
 
 
-def run(speech: Path, out: Path, tell: Tell) -> dict[str, Any]:
+def run(speech: Path, out: Path, tell: Tell, transport: str = "quic") -> dict[str, Any]:
     """Stage the call; the report has ok, legs, gate, counters, checks, lane, seconds. DemoError.
 
-    `speech`: folder with two WAV clips or more; `out`: folder for what was heard; `tell`: progress.
+    `speech`: folder with two WAV clips or more; `out`: folder for what was heard; `tell`: progress;
+    `transport`: quic or ws.
     """
     out.mkdir(parents=True, exist_ok=True)
-    return asyncio.run(_stage(find_speech(speech), out, tell))
+    return asyncio.run(_stage(find_speech(speech), out, tell, transport))

@@ -29,7 +29,7 @@ async def person(spec: dict[str, Any], say: Callable[[dict[str, Any]], None]) ->
     ) as session:
         call = await session.join()
         sas = await call.keys_agreed()
-        say({"is": "joined", "sas": sas})
+        say({"is": "joined", "sas": sas, "transport": session.transport})
         async for order in orders:
             if order == "early":
                 await call.accept()

@@ -21,7 +21,7 @@ from nacl.signing import SigningKey
 
 from relay.errors import RelayError
 from relay.protocol.ids import CallId, Jti, Sub
-from relay.protocol.token import Claims, mint, to_text
+from relay.protocol.token import NET_TCP_LEGS, Claims, mint, to_text
 
 
 class DemoError(RelayError):
@@ -34,12 +34,13 @@ class Stage:
 
     folder: Path
     udp_port: int = 0
+    web_port: int = 0
     metrics_port: int = 0
     issuer: SigningKey = field(default_factory=SigningKey.generate)
 
     def write(self) -> Path:
         """Make everything `relay serve` needs; the configuration's path."""
-        self.udp_port, self.metrics_port = _free_ports()
+        self.udp_port, self.web_port, self.metrics_port = _free_ports()
         _certificate(self.folder)
         key = self.folder / "relay.key"
         key.touch(0o600)
@@ -52,6 +53,7 @@ class Stage:
                     'id = "demo-node"',
                     "[listen]",
                     f'udp = ["127.0.0.1:{self.udp_port}"]',
+                    f'web = ["127.0.0.1:{self.web_port}"]',
                     f'metrics = "127.0.0.1:{self.metrics_port}"',
                     f'command_socket = "{self.folder}/commands.sock"',
                     "[tls]",
@@ -75,6 +77,12 @@ class Stage:
         )
         return config
 
+    def url(self, transport: str) -> str:
+        """Where the two connect to."""
+        if transport == "ws":
+            return f"wss://127.0.0.1:{self.web_port}/vrl/1"
+        return f"quic://127.0.0.1:{self.udp_port}"
+
     def token(self, call: CallId, sub: Sub) -> str:
         """A capability token for one person of the call, as text."""
         now = int(time.time())
@@ -91,7 +99,7 @@ class Stage:
             prm=7,
             lim=(96, 192, 60, 2),
             gate=1,
-            net=0,
+            net=NET_TCP_LEGS,
             age=3,
             ctc=1,
         )
@@ -114,11 +122,12 @@ class Stage:
             return False
 
 
-def _free_ports() -> tuple[int, int]:
-    with socket.socket(type=socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
-        udp.bind(("127.0.0.1", 0))
-        tcp.bind(("127.0.0.1", 0))
-        return udp.getsockname()[1], tcp.getsockname()[1]
+def _free_ports() -> list[int]:
+    with socket.socket(type=socket.SOCK_DGRAM) as udp, socket.socket() as web, socket.socket() as metrics:
+        all_of_them = (udp, web, metrics)
+        for sock in all_of_them:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in all_of_them]
 
 
 def _certificate(folder: Path) -> None:

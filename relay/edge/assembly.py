@@ -22,6 +22,7 @@ from relay.edge.endpoint import Endpoint
 from relay.edge.front import AddressTokens, Front
 from relay.edge.ids import ConnectionIds
 from relay.edge.lane import FrontKeys, Lane
+from relay.edge.streams import Streams
 from relay.edge.timers import Loop
 from relay.protocol.cid import SERVER_ID_SIZE, CidCodec
 from relay.protocol.ids import Kid
@@ -98,12 +99,24 @@ class Node:
             clock=clock,
             wall=wall,
         )
+        self.streams = Streams(
+            loop,
+            config.limits,
+            self.lane,
+            number=self.endpoint.new_leg,
+            flush=self.endpoint.flush,
+            clock=clock,
+        )
+        self.endpoint.on_waiting = self.streams.pump
+        self.endpoint.on_broken = self.streams.broken
         self.driver = Driver(loop, self.engine, self.endpoint, self.lane, sinks, clock=clock, wall=wall)
         self.endpoint.attach(self.driver)
+        self.streams.attach(self.driver)
 
     def configure(self, config: Config, keys: NodeKeys, quic: QuicConfiguration) -> None:
         """A reload: new limits, policy, issuers and certificate; running calls are untouched."""
         self.config = config
         self.endpoint.configure(config.limits, quic)
+        self.streams.configure(config.limits)
         self.lane.limit_front(config.limits)
         self.driver.feed(ConfigChanged(config, keys.engine()))

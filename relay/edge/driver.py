@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from relay.core import events as ev
 from relay.core.relay import Relay
-from relay.edge.endpoint import Endpoint
+from relay.edge.endpoint import Carrier, Endpoint
 from relay.edge.lane import Lane
 from relay.edge.timers import Loop, Timer
 from relay.errors import ErrorCode
@@ -70,12 +70,12 @@ class Driver:
         self._timer: Timer | None = None
         self._timer_at: float | None = None
         self._heard: dict[int, float] = {}
-        self._live: dict[int, None] = {}
+        self._live: dict[int, Carrier] = {}
         self._commands: dict[int, Callable[[ErrorCode, str], None]] = {}
         self._next_command = 1
         self._do: dict[type, Callable[[Any], None]] = {
-            ev.SendStream: lambda out: endpoint.send_stream(out.leg, out.data),
-            ev.SendDatagram: lambda out: endpoint.send_datagram(out.leg, out.data),
+            ev.SendStream: self._send_stream,
+            ev.SendDatagram: self._send_datagram,
             ev.CloseLeg: self._close_leg,
             ev.SetBudget: self._set_budget,
             ev.OpenFlow: lambda out: lane.open_flow(out.leg, out.flow, index=out.index, group=out.group),
@@ -90,10 +90,17 @@ class Driver:
 
     # ------------------------------------------------------------ facts from the endpoint
 
-    def opened(self, leg: int, address: Address, datagrams: bool) -> None:
+    def opened(
+        self,
+        leg: int,
+        address: Address,
+        datagrams: bool,
+        transport: str = "quic",
+        carrier: Carrier | None = None,
+    ) -> None:
         """See `endpoint.Handler`; so for the next four."""
-        self._live[leg] = None
-        self.feed(ev.LegOpened(leg, "quic", address, datagrams))
+        self._live[leg] = carrier or self._endpoint
+        self.feed(ev.LegOpened(leg, transport, address, datagrams))
 
     def stream(self, leg: int, data: bytes, end: bool) -> None:
         self.feed(ev.StreamReceived(leg, data, end))
@@ -150,8 +157,8 @@ class Driver:
         self.internal_errors += 1
         log.error("internal error while handling %s", type(event).__name__, exc_info=error)
         leg = getattr(event, "leg", None)
-        if leg is not None and not isinstance(event, ev.LegLost):
-            self._endpoint.close(leg, ErrorCode.INTERNAL, "")
+        if leg in self._live and not isinstance(event, ev.LegLost):
+            self._live[leg].close(leg, ErrorCode.INTERNAL, "")
 
     def _arm(self) -> None:
         due = self.engine.next_deadline()
@@ -178,8 +185,9 @@ class Driver:
         for start in range(0, len(legs), HEARD_AT_ONCE):
             fresh: dict[int, float] = {}
             for leg in legs[start : start + HEARD_AT_ONCE]:
-                at = self._endpoint.last_heard(leg)
-                if at is not None and at != self._heard.get(leg) and leg in self._live:
+                carrier = self._live.get(leg)
+                at = carrier.last_heard(leg) if carrier is not None else None
+                if at is not None and at != self._heard.get(leg):
                     fresh[leg] = at
             self._heard.update(fresh)
             if fresh:
@@ -191,8 +199,17 @@ class Driver:
     def _set_budget(self, out: ev.SetBudget) -> None:
         self._lane.open_leg(out.leg, pps=out.pps, up_bps=out.up_bps, down_bps=out.down_bps)
 
+    def _send_stream(self, out: ev.SendStream) -> None:
+        if out.leg in self._live:
+            self._live[out.leg].send_stream(out.leg, out.data)
+
+    def _send_datagram(self, out: ev.SendDatagram) -> None:
+        if out.leg in self._live:
+            self._live[out.leg].send_datagram(out.leg, out.data)
+
     def _close_leg(self, out: ev.CloseLeg) -> None:
-        self._endpoint.close(out.leg, out.code, out.reason)
+        if out.leg in self._live:
+            self._live[out.leg].close(out.leg, out.code, out.reason)
 
     def _close_flow(self, out: ev.CloseFlow) -> None:
         counters = self._lane.close_flow(out.leg, out.flow)

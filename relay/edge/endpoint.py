@@ -43,6 +43,7 @@ from relay.edge.lane import (
     Stun,
     ToClient,
     Unknown,
+    Waiting,
 )
 from relay.edge.ledger import Ledger
 from relay.edge.outbox import Outbox
@@ -60,11 +61,34 @@ TAKE_BATCH = 16  # things of the lane per look at the clock
 MAX_BACKLOG = 256 * 1024  # control bytes held for a peer that does not take them: 16 of the largest frames
 
 
+class Carrier(Protocol):
+    """Who carries legs: this endpoint those on QUIC, `relay.edge.streams` those on TCP."""
+
+    def send_stream(self, leg: int, data: bytes) -> None:
+        """Write whole frames to the leg's control stream."""
+
+    def send_datagram(self, leg: int, data: bytes) -> None:
+        """Send a control datagram now, or not at all."""
+
+    def close(self, leg: int, code: int, reason: str) -> None:
+        """Close with an application code, after what was written before."""
+
+    def last_heard(self, leg: int) -> float | None:
+        """When the leg last sent something authentic, monotonic seconds."""
+
+
 class Handler(Protocol):
     """What the endpoint tells: facts, in order, never from inside a call to the endpoint's senders."""
 
-    def opened(self, leg: int, address: Address, datagrams: bool) -> None:
-        """The handshake is confirmed."""
+    def opened(
+        self,
+        leg: int,
+        address: Address,
+        datagrams: bool,
+        transport: str = "quic",
+        carrier: Carrier | None = None,
+    ) -> None:
+        """The handshake is confirmed. `carrier`: who carries the leg, if not the endpoint."""
 
     def stream(self, leg: int, data: bytes, end: bool) -> None:
         """Bytes of the control stream, in order."""
@@ -129,6 +153,10 @@ class Endpoint(Ledger):
         self._dirty: dict[Peer, None] = {}
         self._handler: Handler
         self._turn: TurnHandler | None = None
+        self.on_waiting: Callable[[int], None] = lambda leg: None
+        """Called when the lane has copies for a leg that is not on QUIC."""
+        self.on_broken: Callable[[int], None] = lambda leg: None
+        """Called when the lane met a bug of ours over a leg that is not on QUIC."""
 
     def attach(self, handler: Handler) -> None:
         """Name who hears the facts."""
@@ -138,6 +166,11 @@ class Endpoint(Ledger):
         """Name who answers STUN; None: it is dropped as malformed."""
         self._turn = turn
         self._tell_front()
+
+    def new_leg(self) -> int:
+        """A number for a leg; none is used twice."""
+        self._next_leg += 1
+        return self._next_leg - 1
 
     def configure(self, limits: LimitsConfig, configuration: QuicConfiguration) -> None:
         """New limits and certificate for connections that come from now on."""
@@ -265,18 +298,26 @@ class Endpoint(Ledger):
         if isinstance(item, Known):
             self._packets_held -= 1
             self._receive_slow(peer, item.data, item.address, item.sock, now)
-        elif peer is None or peer.is_gone:
-            return
-        elif isinstance(item, ControlDatagram):
+        elif isinstance(item, Waiting):
+            self.on_waiting(item.leg)
+        elif peer is not None and not peer.is_gone:
+            self._deal_with_note(peer, item, now)
+        elif isinstance(item, Broken):
+            self.on_broken(item.leg)
+
+    def _deal_with_note(
+        self, peer: Peer, note: ControlDatagram | AckShown | RekeyWanted | Broken, now: float
+    ) -> None:
+        if isinstance(note, ControlDatagram):
             if peer.state is PeerState.OPEN:
-                self._handler.datagram(peer.leg, item.payload)
-        elif isinstance(item, AckShown):
-            peer.quic.show_ack(item.ranges, item.delay, item.at)
+                self._handler.datagram(peer.leg, note.payload)
+        elif isinstance(note, AckShown):
+            peer.quic.show_ack(note.ranges, note.delay, note.at)
             self._settle(peer, now)
-        elif isinstance(item, RekeyWanted):
+        elif isinstance(note, RekeyWanted):
             if peer.quic.path.update_asked:  # else the peer was faster
                 peer.quic.update_keys()
-        elif isinstance(item, Broken):
+        else:
             self.internal_errors += 1
             self._forget(peer)
 
@@ -360,8 +401,7 @@ class Endpoint(Ledger):
         return self._front.judge_long(data, Address.parse(addr), now, self._wall(), self.half_open)
 
     def _admit(self, verdict: Admit, data: bytes, addr: NetworkAddress, sock: int, now: float) -> None:
-        leg = self._next_leg
-        self._next_leg += 1
+        leg = self.new_leg()
         quic = RelayQuic(
             configuration=self.configuration,
             original_destination_connection_id=verdict.original_destination,

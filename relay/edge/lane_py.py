@@ -102,7 +102,7 @@ class PyLane(Routes, Relays):
         self._ids: dict[bytes, _Connection] = {}
         # Taken in this order, the last two in turns. Of those known, a connection without an item stands for
         # its `shown`, an allocation without one for the bytes that wait for its client's stream.
-        self._announced: deque[Waiting] = deque()
+        self._announced: deque[Waiting | Broken] = deque()  # of legs without a path
         self._known: deque[tuple[Item | None, _Connection | Relay]] = deque()
         self._half_open: deque[tuple[Known, _Connection]] = deque()
         self._unknown: deque[Unknown] = deque()
@@ -307,6 +307,8 @@ class PyLane(Routes, Relays):
         owner = self._connections.get(leg)
         if owner is not None:
             self._known.append((Broken(leg), owner))
+        elif leg in self._streams:
+            self._announced.append(Broken(leg))
 
     def take(self, most: int) -> list[Item]:
         taken: list[Item] = []

@@ -352,9 +352,12 @@ class Routes:
         if leg not in self._streams:
             return []
         copies: list[bytes] = []
-        while room > 0 and (copy := self.dequeue(leg, now)) is not None:
-            copies.append(copy)
-            room -= len(copy)
+        try:
+            while room > 0 and (copy := self.dequeue(leg, now)) is not None:
+                copies.append(copy)
+                room -= len(copy)
+        except Exception as error:  # a bug of ours: it costs this leg
+            self._blame(leg, error)
         if not copies:
             self._streams[leg] = False
         return copies

@@ -24,7 +24,10 @@ from relay.protocol.messages import Why
 
 CODES: Final = tuple(code.name.lower() for code in ErrorCode)
 REASONS: Final = tuple(reason.value for reason in DropReason)
+TRANSPORTS: Final = ("quic", "ws")
 STATES: Final = ("running", "draining", "moving", "closing", "stopped")
+WEB_STATUSES: Final = ("101", "400", "403", "404", "426", "503")
+STREAM_KINDS: Final = ("media", "datagram", "control")
 SINK_DROPS: Final = ("queue_full", "spool_full", "write_error")
 
 
@@ -93,6 +96,23 @@ class PacketCounters:
 
 
 @dataclass(frozen=True, slots=True)
+class TcpCounters:
+    """What the TCP side counts; in messages: received = sum(handled) + sum(dropped)."""
+
+    connections: int = 0
+    half_open: int = 0
+    accepted: int = 0
+    refused: Mapping[DropReason, int] = field(default_factory=dict)
+    failed: int = 0
+    answered: Mapping[str, int] = field(default_factory=dict)
+    received: int = 0
+    handled: Mapping[str, int] = field(default_factory=dict)
+    dropped: Mapping[DropReason, int] = field(default_factory=dict)
+    sent: int = 0
+    unsent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SinkCounters:
     """What a writer of records or events counts."""
 
@@ -112,6 +132,9 @@ class Snapshot:
     media: MediaCounters
     packets: PacketCounters = field(default_factory=PacketCounters)
     relays: RelayCounters | None = None
+    tcp: TcpCounters = field(default_factory=TcpCounters)
+    transports: Mapping[str, int] = field(default_factory=dict)
+    """Live legs by transport."""
     legs: Mapping[str, int] = field(default_factory=dict)
     """Live legs by state."""
     calls: Mapping[str, int] = field(default_factory=dict)
@@ -144,9 +167,9 @@ ENGINE: Final[Mapping[str, Family]] = {
     "refused": Family("relay_refused", "Requests answered with an error.", "code", CODES),
     "leg_closed": Family("relay_legs_closed", "Legs closed by the relay, by close code.", "code", CODES),
     "leg_opened": Family(
-        "relay_legs_opened", "Transports that finished a handshake.", "transport", ("quic",)
+        "relay_legs_opened", "Transports that finished a handshake.", "transport", TRANSPORTS
     ),
-    "admitted": Family("relay_legs_admitted", "Legs whose token was accepted.", "transport", ("quic",)),
+    "admitted": Family("relay_legs_admitted", "Legs whose token was accepted.", "transport", TRANSPORTS),
     "leg_lost": Family(
         "relay_legs_lost", "Legs that went away by themselves, by close code seen.", "code", (*CODES, "other")
     ),
@@ -185,11 +208,14 @@ class RelayCollector(Collector):
         now = self._snapshot()
         yield from _node(now)
         yield from _packets(now.packets)
+        yield from _tcp(now.tcp)
         yield from _media(now.media)
         if now.relays is not None:
             yield from _relays(now.relays)
         yield from _engine(now.engine)
         yield _gauges("relay_legs", "Live legs, by state.", "state", now.legs)
+        by_transport = dict.fromkeys(TRANSPORTS, 0) | dict(now.transports)
+        yield _gauges("relay_transports", "Live legs, by transport.", "transport", by_transport)
         yield _gauges("relay_calls", "Live calls, by state.", "state", now.calls)
         yield from _sink("relay_events", "Call events", now.events)
         yield from _sink("relay_records", "Call records", now.records)
@@ -301,6 +327,28 @@ def _packets(now: PacketCounters) -> Iterator[Metric]:
     yield CounterMetricFamily("relay_handshakes", "QUIC handshakes finished.", value=now.handshakes)
     yield CounterMetricFamily(
         "relay_handshakes_expired", "QUIC handshakes that took too long.", value=now.handshakes_expired
+    )
+
+
+def _tcp(now: TcpCounters) -> Iterator[Metric]:
+    yield GaugeMetricFamily("relay_tcp_connections", "TCP connections of clients.", value=now.connections)
+    yield GaugeMetricFamily("relay_tcp_half_open", "Of these, nobody's leg yet.", value=now.half_open)
+    yield CounterMetricFamily("relay_tcp_accepted", "TCP connections let in.", value=now.accepted)
+    yield _counters(
+        "relay_tcp_refused", "TCP connections closed before TLS.", "reason", _by_reason(now.refused), REASONS
+    )
+    yield CounterMetricFamily(
+        "relay_tcp_failed", "TLS handshakes and requests that failed or took too long.", value=now.failed
+    )
+    yield _counters("relay_web_answered", "HTTP requests, by status.", "status", now.answered, WEB_STATUSES)
+    yield CounterMetricFamily("relay_stream_received", "Messages of legs on TCP.", value=now.received)
+    yield _counters("relay_stream_handled", "These taken, by kind.", "kind", now.handled, STREAM_KINDS)
+    yield _counters(
+        "relay_stream_dropped", "These refused, by reason.", "reason", _by_reason(now.dropped), REASONS
+    )
+    yield CounterMetricFamily("relay_stream_sent", "Messages to legs on TCP.", value=now.sent)
+    yield CounterMetricFamily(
+        "relay_stream_unsent", "Control datagrams for which there was no room.", value=now.unsent
     )
 
 

@@ -38,8 +38,13 @@ class Rig:
     seed: bytes
     metrics_port: int
     pid: int
+    web_port: int = 0
 
-    def token(self, call: bytes, who: int, cnf: bytes | None = None) -> bytes:
+    @property
+    def wss(self) -> str:
+        return f"wss://127.0.0.1:{self.web_port}/vrl/1"
+
+    def token(self, call: bytes, who: int, cnf: bytes | None = None, net: int = 2) -> bytes:
         now = int(time.time())
         claims = Claims(
             iss="app",
@@ -53,6 +58,7 @@ class Rig:
             ru=PersonId(call[:15] + bytes([who])),
             age=3,
             ctc=1,
+            net=net,
             cnf=cnf,
         )
         return mint(claims, self.seed)
@@ -70,17 +76,21 @@ def public_of(seed: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def daemon(folder: Path) -> Iterator[Rig]:
+def daemon(folder: Path, lane: str = "auto", more: str = "") -> Iterator[Rig]:
     seed, port, metrics = os.urandom(32), free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_STREAM)
+    web = free_port(socket.SOCK_STREAM)
     chain, key = certificate(folder)
     (folder / "relay.key").write_text(write_key(os.urandom(32)))
     config = folder / "relay.toml"
     config.write_text(
         f"""
+lane = "{lane}"
 [node]
 cluster = "{CLUSTER}"
 [listen]
 udp = ["127.0.0.1:{port}"]
+web = ["127.0.0.1:{web}"]
+web_origins = ["https://app.example"]
 metrics = "127.0.0.1:{metrics}"
 command_socket = ""
 [tls]
@@ -94,6 +104,7 @@ issuers = [{{ name = "app", public_key = "{public_of(seed).hex()}" }}]
 path = ""
 [events]
 sink = "off"
+{more}
 """
     )
     program = f"from relay.config import load; from relay.daemon import run; run(load({str(config)!r}), None)"
@@ -105,7 +116,7 @@ sink = "off"
         try:
             while b"READY=1" not in notified.recv(4096):
                 pass
-            yield Rig(f"quic://127.0.0.1:{port}", chain, seed, metrics, process.pid)
+            yield Rig(f"quic://127.0.0.1:{port}", chain, seed, metrics, process.pid, web)
         finally:
             process.kill()
             process.wait()

@@ -93,5 +93,7 @@ def test_an_address_that_is_none_says_how_one_looks(url: str) -> None:
 
 
 def test_addresses() -> None:
-    assert parse_url("quic://relay.example") == ("relay.example", 443)
-    assert parse_url("quic://[::1]:5000") == ("::1", 5000)
+    assert parse_url("quic://relay.example") == ("quic", "relay.example", 443)
+    assert parse_url("quic://[::1]:5000") == ("quic", "::1", 5000)
+    assert parse_url("wss://relay.example") == ("ws", "relay.example", 443)
+    assert parse_url("wss://[::1]:5000/vrl/1") == ("ws", "::1", 5000)
