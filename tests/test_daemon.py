@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import time
@@ -186,10 +187,13 @@ def test_a_daemon_that_cannot_start_says_why_in_one_line_and_exits_with_2(
 
 def test_sockets_handed_over_by_the_service_manager_are_served(daemon: Daemon) -> None:
     public = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    web = socket.socket()
     metrics = socket.socket()
     notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    with public, metrics, notified:
+    with public, web, metrics, notified:
         public.bind(("127.0.0.1", 0))
+        web.bind(("127.0.0.1", 0))
+        web.listen()
         metrics.bind(("127.0.0.1", 0))
         metrics.listen()
         note = str(daemon.folder / "notify")
@@ -204,17 +208,19 @@ def test_sockets_handed_over_by_the_service_manager_are_served(daemon: Daemon) -
             .replace("events.", "handed-events.")
         )
         script = (
-            "import os,sys;os.environ['LISTEN_PID']=str(os.getpid());"
-            "os.dup2(int(sys.argv[1]),3);os.dup2(int(sys.argv[2]),4);"
-            "os.execv(sys.executable,[sys.executable,'-m','relay','serve','--config',sys.argv[3]])"
+            "import fcntl,os,sys;os.environ['LISTEN_PID']=str(os.getpid());"
+            "found=[fcntl.fcntl(int(each),fcntl.F_DUPFD,30) for each in sys.argv[2:]];"
+            "[os.dup2(each,3+place) for place,each in enumerate(found)];"
+            "os.execv(sys.executable,[sys.executable,'-m','relay','serve','--config',sys.argv[1]])"
         )
+        handed = [sock.fileno() for sock in (public, web, metrics)]
         process = subprocess.Popen(
-            [sys.executable, "-c", script, str(public.fileno()), str(metrics.fileno()), str(config)],
-            pass_fds=(public.fileno(), metrics.fileno()),
+            [sys.executable, "-c", script, str(config), *map(str, handed)],
+            pass_fds=handed,
             env={
                 **os.environ,
-                "LISTEN_FDS": "2",
-                "LISTEN_FDNAMES": "public:metrics",
+                "LISTEN_FDS": "3",
+                "LISTEN_FDNAMES": "public:public:metrics",
                 "NOTIFY_SOCKET": note,
             },
             stderr=subprocess.DEVNULL,
@@ -224,6 +230,13 @@ def test_sockets_handed_over_by_the_service_manager_are_served(daemon: Daemon) -
             with socket.create_connection(metrics.getsockname(), timeout=5) as asked:
                 asked.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
                 assert b"200 OK" in asked.recv(200)
+            context = ssl.create_default_context(cafile=str(daemon.folder / "cert.pem"))
+            with (
+                socket.create_connection(web.getsockname(), timeout=5) as asked,
+                context.wrap_socket(asked, server_hostname="localhost") as inside,
+            ):
+                inside.sendall(b"GET /vrl/2 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert inside.recv(200).startswith(b"HTTP/1.1 404 ")
         finally:
             for _ in range(2):
                 process.terminate()

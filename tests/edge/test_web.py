@@ -158,7 +158,7 @@ async def test_a_leg_comes_speaks_and_goes(tmp_path: Path) -> None:
         ({"Origin": ORIGIN}, 101),
         ({"Sec-WebSocket-Protocol": "chat, vrl.1"}, 101),
     ],
-    ids=lambda value: next(iter(value.items())).__repr__() if isinstance(value, dict) else str(value),
+    ids=lambda value: " ".join(map(str, *value.items())) if isinstance(value, dict) else str(value),
 )
 async def test_a_stranger_gets_a_status_and_no_detail(
     tmp_path: Path, change: dict[str, str | None], status: int

@@ -52,6 +52,11 @@ TALK: Final = "core/talk.py"
 ORDERS: Final = "core/orders.py"
 CONSENT: Final = "core/consent.py"
 RULES: Final = "config_rules.py"
+STREAMS: Final = "edge/streams.py"
+TCP: Final = "edge/tcp.py"
+WEB: Final = "edge/web.py"
+STREAM_TESTS: Final = "edge/test_streams.py::"
+WEB_TESTS: Final = "edge/test_web.py::"
 
 GUARDS: Final = [
     # Before an address is proven.
@@ -331,6 +336,98 @@ GUARDS: Final = [
         "self._is_update_asked = self._largest_acked >= self._phase_start\n",
         "pass\n",
         QUIC_TESTS + "test_the_key_phase_flips_at_the_limit_without_a_lost_packet",
+    ),
+    # Legs on TCP.
+    _guard(
+        "a page of any origin may connect",
+        WEB,
+        "if origin is not None and origin not in self._origins:",
+        NEVER,
+        WEB_TESTS + "test_a_stranger_gets_a_status_and_no_detail[Origin null-403]",
+    ),
+    _guard(
+        "the sub-protocol may be left out",
+        WEB,
+        "return 101 if SUBPROTOCOL in (name.strip() for name in offered) else 400",
+        "return 101",
+        WEB_TESTS + "test_a_stranger_gets_a_status_and_no_detail[Sec-WebSocket-Protocol None-400]",
+    ),
+    _guard(
+        "text is as good as bytes",
+        WEB,
+        "self._streams.refuse(leg, _TEXT_REFUSED)",
+        "self._streams.heard(leg)",
+        WEB_TESTS + "test_what_is_no_message_of_ours_closes_with_its_code[text]",
+    ),
+    _guard(
+        "a flood of messages is read as fast as it comes",
+        WEB,
+        "elif count >= MESSAGE_RATES * self._limits.max_pps:",
+        "elif False:",
+        WEB_TESTS + "test_a_peer_that_speaks_too_fast_is_read_at_a_pace",
+    ),
+    _guard(
+        "any first byte is a message",
+        STREAMS,
+        "elif first != CONTROL:",
+        "elif False:",
+        STREAM_TESTS + "test_what_is_neither_closes_by_name[c1]",
+    ),
+    _guard(
+        "a control message is as large as it likes",
+        STREAMS,
+        "elif len(data) > 1 + MAX_FRAME:",
+        "elif False:",
+        STREAM_TESTS + "test_what_is_neither_closes_by_name[too large]",
+    ),
+    _guard(
+        "audio is written whether or not the last has left",
+        STREAMS,
+        "if not leg.wire.is_idle():",
+        NEVER,
+        STREAM_TESTS + "test_audio_waits_for_a_busy_wire_200_ms_and_not_longer[python]",
+    ),
+    _guard(
+        "who does not read keeps its place",
+        STREAMS,
+        "elif now - leg.stuck_since > STUCK_S:",
+        "elif False:",
+        STREAM_TESTS + "test_a_wire_that_takes_nothing_for_ten_seconds_is_closed",
+    ),
+    _guard(
+        "control messages for who does not read pile up",
+        STREAMS,
+        "if known.held > MAX_BACKLOG:",
+        NEVER,
+        STREAM_TESTS + "test_control_messages_that_nobody_reads_are_bounded",
+    ),
+    _guard(
+        "a silent leg on TCP stays",
+        STREAMS,
+        "due = leg.heard + self._limits.idle_s",
+        "due = now + self._limits.idle_s",
+        STREAM_TESTS + "test_silence_ends_a_leg_and_any_sign_of_life_keeps_it",
+    ),
+    _guard(
+        "one source takes every TCP connection",
+        TCP,
+        "or self._sources[source] >= limits.tcp_per_source",
+        "or False",
+        WEB_TESTS + "test_one_source_has_no_more_connections_than_its_share",
+    ),
+    _guard(
+        "TLS handshakes have no rate",
+        TCP,
+        "elif not self._rate.take(1, self._loop.time()):",
+        "elif False:",
+        WEB_TESTS + "test_handshakes_beyond_their_rate_are_refused",
+    ),
+    _guard(
+        "a request may take for ever",
+        TCP,
+        "        transport.abort()\n",
+        "        pass\n",
+        WEB_TESTS + "test_who_does_not_finish_the_handshake_in_time_is_gone",
     ),
     # The lane and the hop header.
     _guard(

@@ -54,6 +54,40 @@ def _issuer(name: str = "app", key: str = KEY) -> str:
 TEXTS = [
     Text("no TOML", "= = =", "configuration", "not TOML"),
     Text("a key that stands there twice", "[node]\nid = 'a'\nid = 'b'", "configuration", "not TOML"),
+    Text(
+        "a WebSocket address without a port", "[listen]\nweb = ['192.0.2.1']", "listen.web[0]", "with a port"
+    ),
+    Text(
+        "a WebSocket address twice",
+        "[listen]\nweb = ['[::]:443', '[::]:443']",
+        "listen.web",
+        "names an address twice",
+    ),
+    Text(
+        "an origin with a path",
+        "[listen]\nweb_origins = ['https://app.example/']",
+        "listen.web_origins[0]",
+        "is not an origin",
+    ),
+    Text("every origin", "[listen]\nweb_origins = ['*']", "listen.web_origins[0]", "is not an origin"),
+    Text(
+        "an origin of another scheme",
+        "[listen]\nweb_origins = ['file://x']",
+        "listen.web_origins[0]",
+        "is not an origin",
+    ),
+    Text(
+        "an origin in capitals",
+        "[listen]\nweb_origins = ['https://App.example']",
+        "listen.web_origins[0]",
+        "is not an origin",
+    ),
+    Text(
+        "a share of TCP above the whole",
+        "[limits]\ntcp_connections = 100",
+        "limits.tcp_per_source",
+        "is above limits.tcp_connections",
+    ),
     Text("an unknown section", "[nodes]\nid = 'a'", "nodes", "did you mean node?"),
     Text("a misspelt key", "[limits]\nhelo_s = 5", "limits.helo_s", "did you mean hello_s?"),
     Text("a key of another section", "[node]\nretention_days = 5", "node.retention_days", "known:"),
@@ -175,6 +209,8 @@ RELOADS = [
     Reload("another cluster name", "[node]\ncluster = 'other'", "node.cluster"),
     Reload("another address", "[listen]\nudp = ['[::]:9']", "listen.udp"),
     Reload("another lane", "lane = 'python'", "lane"),
+    Reload("another WebSocket address", "[listen]\nweb = ['[::]:443']", "listen.web"),
+    Reload("longer queues on TCP", "[limits]\nqueue_tcp_ms = 300", "limits.queue_tcp_ms"),
     Reload("longer queues", "[limits]\nqueue_frames = 9", "limits.queue_frames"),
     Reload("records elsewhere", "[records]\npath = '/elsewhere'", "records.path"),
 ]
