@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 
 
@@ -15,12 +16,18 @@ class Proxy:
         self.port = 0
         self.asked: list[str] = []
         self._credentials = credentials
+        self._far: list[asyncio.StreamWriter] = []
         self.tasks: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
         who = f"{self._credentials}@" if self._credentials else ""
         return f"http://{who}127.0.0.1:{self.port}"
+
+    def stall(self) -> None:
+        """Take nothing from the far side any more."""
+        for writer in self._far:
+            writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket's can
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.tasks.add(asyncio.create_task(self._serve(reader, writer)))
@@ -37,7 +44,12 @@ class Proxy:
             assert method == "CONNECT"
             self.asked.append(target)
             host, _, port = target.rpartition(":")
-            far_reader, far_writer = await asyncio.open_connection(host, int(port))
+            sock = socket.socket()
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # `stall` shall be felt soon
+            await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
+            far_reader, far_writer = await asyncio.open_connection(sock=sock)
+            self._far.append(far_writer)
             with contextlib.closing(far_writer):
                 writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
                 await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))

@@ -178,3 +178,38 @@ async def test_a_relay_that_is_not_trusted_or_not_there_is_an_error_by_name(rig:
             pass
     async with connect(rig.wss, token=token, insecure=True, proxy="") as session:
         assert session.local_port > 0
+
+
+def resident(pid: int) -> int:
+    """Bytes of a process's memory that are in use."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+async def test_a_client_that_stops_reading_costs_nobody_else_anything_and_is_closed(rig: Rig) -> None:
+    async with proxy() as between, AsyncExitStack() as stack:
+        stuck, other = os.urandom(16), os.urandom(16)
+        _, one = await enter(stack, rig, rig.url, stuck, 1)
+        _, two = await enter(stack, rig, rig.wss, stuck, 2, between.url)
+        _, three = await enter(stack, rig, rig.wss, other, 3)
+        _, four = await enter(stack, rig, rig.url, other, 4)
+        await asyncio.gather(*(call.keys_agreed() for call in (one, two, three, four)))
+        await asyncio.gather(accept_both(one, two), accept_both(three, four))
+        between.stall()
+        before = await counted(rig)
+        memory = resident(rig.pid)
+        talking = asyncio.create_task(one.speak(ToneSource(440, 40.0)))
+        await asyncio.gather(
+            three.talk(ToneSource(440, TONE_S), ear()[0]), four.talk(ToneSource(600, TONE_S), ear()[0])
+        )
+        assert [(s.sent, s.received) for s in (three.stats(), four.stats())] == [(30, 30)] * 2
+        async with asyncio.timeout(30):
+            ws = 'relay_transports{transport="ws"}'
+            while await asyncio.to_thread(rig.metric, ws) != 1:  # noqa: ASYNC110  # the daemon's own ten seconds
+                await asyncio.sleep(0.2)
+        after = await counted(rig)
+        assert after["dropped_out"] - before["dropped_out"] > 50
+        assert resident(rig.pid) - memory < 8 << 20
+        assert await asyncio.to_thread(rig.metric, "relay_imbalance") == 0
+        talking.cancel()
+        await asyncio.gather(talking, return_exceptions=True)
+        await asyncio.gather(one.hangup(), three.hangup())
