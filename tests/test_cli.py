@@ -222,7 +222,7 @@ def test_mint_signs_for_two_people_of_one_call(key: Path, tmp_path: Path, run_js
 def test_mint_takes_every_claim(key: Path, run_json: Json) -> None:
     words = (
         f"--call {CALL} --sub {SUB} --audience eu --issuer app2 --role host --may send,moderate "
-        f"--up 1 --down 2 --pps 3 --participants 4 --host-admits --relay-only --person {PEER} "
+        f"--up 1 --down 2 --pps 3 --participants 4 --host-admits --relay-only --tcp --person {PEER} "
         f"--device-key {'0a' * 32} "
         "--minutes 5 --region eu-1"
     ).split()
@@ -230,7 +230,7 @@ def test_mint_takes_every_claim(key: Path, run_json: Json) -> None:
     claims = token.decode_claims(token.parse(token.from_text(facts["tokens"][0]["token"])).body)
     assert (claims.cid.hex(), claims.sub.hex(), claims.aud, claims.iss) == (CALL, SUB, "eu", "app2")
     assert (claims.rol, claims.prm, claims.lim) == (token.ROLE_HOST, 1 | 32, (1, 2, 3, 4))
-    assert (claims.gate, claims.net) == (token.GATE_HOST_ADMITS, token.NET_RELAY_ONLY)
+    assert (claims.gate, claims.net) == (token.GATE_HOST_ADMITS, token.NET_RELAY_ONLY | token.NET_TCP_LEGS)
     assert claims.ru is not None
     assert (claims.ru.hex(), claims.dur, claims.rgn, claims.cnf) == (
         PEER,
