@@ -168,11 +168,11 @@ class LimitsConfig:
     """Time to finish the handshake, of QUIC or of TLS and WebSocket together, seconds. Longer holds half-open
     state, for slow networks and for attackers."""
     tcp_connections: Count = 4_000
-    """Connections on TCP in all. About 80 KiB each with TLS and a WebSocket."""
+    """Connections on TCP in all. About 70 KiB each with TLS and a WebSocket."""
     tcp_per_source: Count = 256
     """The same from one source (an IPv4 address, an IPv6 /64). Lower hurts offices behind one proxy."""
     tcp_handshakes_per_s: Rate = 100
-    """TLS handshakes begun per second; more are refused. One costs about 1 ms of the loop's time."""
+    """TLS handshakes begun per second; more are refused. One costs 1.2 ms of the loop's time."""
     hello_s: Seconds = 5.0
     """Time from handshake to an accepted hello, seconds."""
     idle_s: Seconds = 30.0
