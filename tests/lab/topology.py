@@ -127,7 +127,7 @@ class Net:
             stdin=subprocess.PIPE,
             stdout=out or subprocess.PIPE,
             stderr=out,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env=environment(),
             preexec_fn=_die_with_parent,
         )
         if out is not None:
@@ -168,6 +168,12 @@ def python(module: str) -> list[str]:
     return [sys.executable, "-m", module]
 
 
+def environment() -> dict[str, str]:
+    """Ours, in which processes find this package."""
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
 def _inside(namespace: str) -> list[str]:
     return ["nsenter", f"--net=/run/netns/{namespace}", "--"]
 
@@ -179,7 +185,13 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _run(command: Sequence[str], given: str = "", seconds: float = COMMAND_S) -> str:
     try:
         done = subprocess.run(
-            command, input=given, capture_output=True, text=True, timeout=seconds, check=False
+            command,
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+            env=environment(),
         )
     except subprocess.TimeoutExpired:
         raise LabError(f"{' '.join(command)}: no end within {seconds:g} s") from None

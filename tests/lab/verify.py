@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from lab.expected import NETWORKS
 from lab.nats import VERIFIER, Site
-from lab.topology import LabError, python
+from lab.topology import LabError, environment, python
 from lab.world import World, answer
 
 TOOL_S: Final = 40.0
@@ -100,7 +100,12 @@ def _tool(world: World, site: Site, command: list[str]) -> str:
     path = f"--net={world.net.path(site.client)}"
     try:
         done = subprocess.run(
-            ["nsenter", path, "--", *command], capture_output=True, text=True, timeout=TOOL_S, check=False
+            ["nsenter", path, "--", *command],
+            capture_output=True,
+            text=True,
+            timeout=TOOL_S,
+            check=False,
+            env=environment(),
         )
     except subprocess.TimeoutExpired:
         return ""
