@@ -143,11 +143,16 @@ def count_flows(net: Net, namespace: str) -> None:
         )
 
 
+def _rank(side: str) -> int:
+    """0 for "a", 1 for "b", 2 for "a1", ..."""
+    return 2 * int(side[1:] or 0) + (side[0] == "b")
+
+
 class Builder:
     """Makes sites and remembers the lines that their routers need to the lab's internet."""
 
     def __init__(self, net: Net, folder: Path) -> None:
-        self._net = net
+        self.net = net
         self._folder = folder
         self._carriers: dict[str, tuple[str, str]] = {}
         self._later: list[tuple[str, str]] = []
@@ -155,7 +160,7 @@ class Builder:
 
     def line(self, name: str, namespace: str, addresses: list[str], **more: str) -> None:
         """A line to the internet: its device "wan" exists once the internet runs."""
-        path = self._net.path(namespace)
+        path = self.net.path(namespace)
         self.lines.append({"name": name, "path": path, "device": "wan", "addresses": addresses, **more})
         for address in addresses:
             self._later.append((namespace, f"address add {address}/32 dev wan"))
@@ -165,83 +170,83 @@ class Builder:
     def connect(self) -> None:
         """The internet runs: give its devices their addresses."""
         for namespace, command in self._later:
-            self._net.ip(namespace, command)
+            self.net.ip(namespace, command)
         self._later = []
 
     def box(self, name: str, addresses: list[str]) -> str:
         """A machine with public addresses; its namespace."""
-        namespace = self._net.namespace(name)
+        namespace = self.net.namespace(name)
         self.line(name, namespace, addresses)
         return namespace
 
     def site(self, kind: str, side: str) -> Site:
-        """A client's place in a network of `kind`; `side` is "a" or "b"."""
+        """A client's place in a network of `kind`; `side` is "a" or "b", or "a1", "a2", ... for more."""
         number = list(NETWORKS).index(kind)
-        wan = f"11.2.{number}.{1 if side == 'a' else 2}"
-        name = f"{side}{number}"
-        client = self._net.namespace(f"{name}-client")
-        count_flows(self._net, client)
+        wan = f"11.2.{number}.{_rank(side) + 1}"
+        name = f"{side}-{number}"
+        client = self.net.namespace(f"{name}-client")
+        count_flows(self.net, client)
         if kind == "open":
             self.line(name, client, [wan])
             return Site(kind, side, client, client, wan, wan)
-        router = self._net.namespace(f"{name}-router")
+        router = self.net.namespace(f"{name}-router")
         routers = [router]
-        self._net.settings(router, ipv4__ip_forward=1)
-        self._net.join(client, "eth0", router, "lan0")
+        self.net.settings(router, ipv4__ip_forward=1)
+        self.net.join(client, "eth0", router, "lan0")
         if kind == "nat64":
             local = self._ipv6(client, router, name, wan)
             return Site(kind, side, client, router, wan, local, (router,), is_ipv6=True)
-        local = _HOME_CLIENT[side]
-        self._net.ip(client, f"address add {local}/24 dev eth0", f"route add default via {_HOME_GATEWAY}")
-        self._net.ip(router, f"address add {_HOME_GATEWAY}/24 dev lan0")
+        local = _HOME_CLIENT[side[0]]
+        self.net.ip(client, f"address add {local}/24 dev eth0", f"route add default via {_HOME_GATEWAY}")
+        self.net.ip(router, f"address add {_HOME_GATEWAY}/24 dev lan0")
         if NETWORKS[kind].carrier:
             carrier, wan = self._carrier(kind, wan)
             routers.append(carrier)
             home = self._uplink(carrier, router, side)
-            self._net.nft(router, rules("port-restricted", home))
+            self.net.nft(router, rules("port-restricted", home))
         else:
             self.line(name, router, [wan])
-            self._net.nft(router, rules(kind, wan))
+            self.net.nft(router, rules(kind, wan))
         site = Site(kind, side, client, router, wan, local, tuple(routers))
         if kind == "proxy":
             site.proxy = f"http://{_HOME_GATEWAY}:{PROXY_PORT}"
             command = [*python("lab.proxy"), _HOME_GATEWAY, str(PROXY_PORT)]
-            self._net.spawn(router, command, log=self._folder / f"proxy-{side}.log")
+            self.net.spawn(router, command, log=self._folder / f"proxy-{side}.log")
         return site
 
     def _carrier(self, kind: str, wan: str) -> tuple[str, str]:
         if kind not in self._carriers:
-            carrier = self._net.namespace(kind)
-            self._net.settings(carrier, ipv4__ip_forward=1)
+            carrier = self.net.namespace(kind)
+            self.net.settings(carrier, ipv4__ip_forward=1)
             self.line(kind, carrier, [wan])
-            self._net.nft(carrier, rules(kind, wan))
+            self.net.nft(carrier, rules(kind, wan))
             self._carriers[kind] = carrier, wan
         return self._carriers[kind]
 
     def _uplink(self, carrier: str, home: str, side: str) -> str:
         """A home's line to its carrier; the home's address there (RFC 6598)."""
-        base = 0 if side == "a" else 4
-        self._net.join(home, "wan", carrier, f"lan-{side}")
+        base = 4 * _rank(side)
+        self.net.join(home, "wan", carrier, f"lan-{side}")
         address, gateway = f"100.64.0.{base + 2}", f"100.64.0.{base + 1}"
-        self._net.ip(home, f"address add {address}/30 dev wan", f"route add default via {gateway}")
-        self._net.ip(carrier, f"address add {gateway}/30 dev lan-{side}")
+        self.net.ip(home, f"address add {address}/30 dev wan", f"route add default via {gateway}")
+        self.net.ip(carrier, f"address add {gateway}/30 dev lan-{side}")
         return address
 
     def _ipv6(self, client: str, router: str, name: str, wan: str) -> str:
         local, gateway = str(nat64.CLIENT6), "2001:db8:64::1"
-        self._net.settings(client, ipv6__conf__all__accept_dad=0, ipv6__conf__eth0__accept_dad=0)
-        self._net.settings(router, ipv6__conf__all__forwarding=1, ipv6__conf__lan0__accept_dad=0)
-        self._net.ip(
+        self.net.settings(client, ipv6__conf__all__accept_dad=0, ipv6__conf__eth0__accept_dad=0)
+        self.net.settings(router, ipv6__conf__all__forwarding=1, ipv6__conf__lan0__accept_dad=0)
+        self.net.ip(
             client, f"address add {local}/64 dev eth0 nodad", f"route add default via {gateway} dev eth0"
         )
-        self._net.ip(router, f"address add {gateway}/64 dev lan0 nodad")
+        self.net.ip(router, f"address add {gateway}/64 dev lan0 nodad")
         self.line(name, router, [wan])
-        path = self._net.path(router)
+        path = self.net.path(router)
         self.lines.append(
             {"name": f"{name}-64", "path": path, "device": "xlat", "addresses": [], "kind": "nat64"}
         )
         self._later.append((router, "link set xlat up mtu 1500"))
         self._later.append((router, f"route add {nat64.CLIENT4}/32 dev xlat"))
         self._later.append((router, "route add 64:ff9b::/96 dev xlat"))
-        self._net.nft(router, rules("nat64", wan))
+        self.net.nft(router, rules("nat64", wan))
         return local

@@ -27,6 +27,7 @@ from relay.protocol.token import from_text
 
 TONE_HZ: Final = 440.0
 OPEN_S: Final = 12.0
+FRAME_S: Final = 0.02
 WS_PATH: Final = "/vrl/1"
 
 
@@ -99,6 +100,7 @@ class Player:
         self._sdk = Sdk()
         self._arrivals: list[float] = []
         self._is_heard = False
+        self._switches: list[dict[str, Any]] = []
 
     async def play(self, orders: AsyncIterator[dict[str, Any]]) -> None:
         """Until the orders end."""
@@ -115,7 +117,7 @@ class Player:
 
     async def _call(self, order: dict[str, Any], orders: AsyncIterator[dict[str, Any]]) -> None:
         began = time.monotonic()
-        self._arrivals, self._is_heard = [], False
+        self._arrivals, self._is_heard, self._switches = [], False, []
         async with contextlib.AsyncExitStack() as stack:
             async with asyncio.timeout(OPEN_S):
                 session = await stack.enter_async_context(self._sdk.connect(order))
@@ -125,6 +127,7 @@ class Player:
             async with asyncio.timeout(OPEN_S):
                 await call.keys_agreed()
             say({"is": "keys"})
+            watching = asyncio.create_task(self._watch_switches(session, call))
             talking = asyncio.create_task(
                 call.talk(client.ToneSource(TONE_HZ, None), client.CallbackSink(lambda pcm: None))
             )
@@ -133,9 +136,10 @@ class Player:
                     if await self._obey(following, session, call):
                         break
             finally:
-                talking.cancel()
-                with contextlib.suppress(asyncio.CancelledError, RelayError):
-                    await talking
+                for task in (watching, talking):
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError, RelayError):
+                        await task
 
     async def _obey(self, order: dict[str, Any], session: client.Session, call: client.Call) -> bool:
         """Do what is asked; True when the call is over."""
@@ -146,11 +150,16 @@ class Player:
                 say({"is": "accepted", "began": now})
             case "count":
                 stats = call.stats().as_dict()
-                state = {"state": call.state.name, "why": call.why, "error": str(session.error or "")}
+                state: dict[str, Any] = {
+                    "state": call.state.name,
+                    "why": call.why,
+                    "error": str(session.error or ""),
+                }
+                state["seen"] = session.observed
                 say({"is": "count", "at": now, **state, **self._sdk.stands(session, call), **stats})
             case "arrivals":
-                taken, self._arrivals = self._arrivals, []
-                say({"is": "arrivals", "times": taken})
+                say({"is": "arrivals", "times": self._arrivals, "switches": self._switches})
+                self._arrivals, self._switches = [], []
             case "network":
                 await session.rebind()
                 say({"is": "moved"})
@@ -166,6 +175,16 @@ class Player:
                 say({"is": "over", "why": call.why})
                 return True
         return False
+
+    async def _watch_switches(self, session: client.Session, call: client.Call) -> None:
+        """When the SDK says that it stands elsewhere; "direct" and the way there and back included."""
+        stood = self._sdk.stands(session, call)
+        while True:
+            await asyncio.sleep(FRAME_S)
+            stands = self._sdk.stands(session, call)
+            if stands != stood:
+                self._switches.append({"at": time.monotonic(), "from": stood, "to": stands})
+                stood = stands
 
     def _on_audio(self) -> None:
         now = time.monotonic()

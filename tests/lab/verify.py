@@ -1,7 +1,7 @@
-r"""Are the NATs what they are called? Asked of two tools that are not ours, and of a prober of ours.
+"""Are the NATs what they are called? Asked of two tools that are not ours, and of a prober of ours.
 
-    turnutils_natdiscovery (RFC 5780, coturn)     stun (RFC 3489, stun-client)     lab.probe for the rest
-                              \ against coturn with two addresses /
+    turnutils_natdiscovery (RFC 5780, coturn), stun (RFC 3489, stun-client)    both against coturn
+    lab.probe    what they cannot tell: TCP, a proxy, loss beyond a rate, NAT64
 
 Runs before the first call: a lab whose networks are wrong judges nothing. Must never live here: nft rules.
 """

@@ -11,7 +11,7 @@ import contextlib
 import json
 import select
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -47,14 +47,21 @@ class World:
 
     @classmethod
     @contextlib.contextmanager
-    def build(cls, seed: int, sites: Iterable[tuple[str, str]]) -> Iterator[World]:
-        """Build it, and take it all down at the end."""
+    def build(
+        cls,
+        seed: int,
+        sites: Iterable[tuple[str, str]],
+        extend: Callable[[Builder, dict[tuple[str, str], Site]], None] | None = None,
+    ) -> Iterator[World]:
+        """Build it, with what `extend` adds to the sites, and take it all down at the end."""
         with tempfile.TemporaryDirectory(prefix="relay-lab-") as name, Net() as net:
             folder = Path(name)
             builder = Builder(net, folder)
             relay = builder.box("relay", [RELAY])
             verifier = builder.box("verifier", list(VERIFIER))
             made = {(kind, side): builder.site(kind, side) for kind, side in sites}
+            if extend is not None:
+                extend(builder, made)
             internet = net.spawn(relay, python("lab.internet"))
             assert internet.stdin is not None
             internet.stdin.write(json.dumps({"seed": seed, "lines": builder.lines}).encode() + b"\n")

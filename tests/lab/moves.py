@@ -1,0 +1,288 @@
+"""`./scripts/lab moves`: mappings, addresses and UDP itself change under calls; none may be lost.
+
+    rebindings      the router forgets its mappings, and the next packet leaves from another port
+    addresses       one uplink goes with its address, another comes; the application calls `session.rebind()`,
+                    as the system's notice of a new network makes it do
+    weather         UDP turns bad (20 % loss), is blocked, is good again
+
+A gap is the longest silence between two packets that opened, in the ear of any who hears somebody. Must never
+live here: how networks change (changes.py).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from lab import topology
+from lab.changes import Mobile, Weather, rebind, set_weather
+from lab.nat import percentile
+from lab.nats import Builder, Site
+from lab.people import Person, PlayerFailedError
+from lab.relaybox import RelayBox
+from lab.talk import Talk
+from lab.world import World
+from load import report
+
+SENDING_MS: Final = 200.0
+SILENT_MS: Final = 500.0
+ADDRESS_MS: Final = 300.0
+PLANNED_MS: Final = 60.0
+REBINDINGS: Final = 100
+CHANGES: Final = 20
+AFTER_S: Final = 2.0  # how long after a change its gap is looked for
+EVERY_S: Final = 2.5
+SWITCH_S: Final = 0.5  # both legs carry for less than that
+UNPLANNED_S: Final = 12.0  # after UDP was blocked a switch is no plan but rescue
+PHASE_S: Final[dict[Weather, float]] = {"good": 75.0, "bad": 15.0, "blocked": 15.0}
+FLIPS: Final[tuple[Weather, ...]] = ("bad", "blocked", "good", "blocked", "good")
+
+
+@dataclass(frozen=True)
+class Call:
+    """Between which places, and whether the tokens forbid a direct path."""
+
+    a: str
+    b: str
+    relay_only: bool
+    side: str = "a"
+    """Which of several places of a's kind."""
+
+
+# Routers of random ports: one that keeps the port would give the same mapping again.
+SENDING: Final = {
+    Call("symmetric", "port-restricted", True): 30,
+    Call("symmetric", "open", False, side="a1"): 20,
+}
+SILENT: Final = {
+    Call("symmetric", "full-cone", True, side="a2"): 30,
+    Call("symmetric", "address-restricted", False, side="a3"): 20,
+}
+ADDRESSES: Final = {Call("port-restricted", "cgn", True): 10, Call("port-restricted", "throttled", False): 10}
+WEATHER: Final = (
+    Call("port-restricted", "port-restricted", True, side="a1"),
+    Call("full-cone", "open", False),
+    Call("address-restricted", "address-restricted", False),
+    Call("cgn", "full-cone", True),
+)
+
+
+@dataclass
+class Campaign:
+    """What one kind of change came to."""
+
+    name: str
+    changes: int = 0
+    gaps_ms: list[float] = field(default_factory=list)
+    planned_ms: list[float] = field(default_factory=list)
+    rescued_ms: list[float] = field(default_factory=list)
+    """Switches of rungs while UDP was blocked."""
+    calls: int = 0
+    lost: list[str] = field(default_factory=list)
+    seen: int = 0
+    """How often the relay said that it sees another address."""
+    switches: list[dict[str, Any]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, with percentiles instead of all gaps."""
+        told: dict[str, Any] = {
+            "changes": self.changes,
+            "seen_by_the_relay": self.seen,
+            "calls": self.calls,
+            "lost": self.lost,
+        }
+        for name in ("gaps_ms", "planned_ms", "rescued_ms"):
+            values = getattr(self, name)
+            told[name] = {
+                "count": len(values),
+                **{f"p{round(100 * share)}": percentile(values, share) for share in (0.5, 0.9, 0.99, 1.0)},
+            }
+        return {**told, "switches": self.switches}
+
+
+class Moves:
+    """The campaigns over one world. Each runs in a thread of its own, with people of its own."""
+
+    def __init__(self, world: World, box: RelayBox, people: dict[tuple[str, str], Person], seed: int) -> None:
+        self._world = world
+        self._box = box
+        self._people = people
+        self._seed = seed
+
+    def rebindings(self, campaign: Campaign, call: Call, count: int, *, silent: bool) -> None:
+        """The router of a forgets, `count` times; a talks, or only listens."""
+        site = self._people[call.a, call.side].site
+        ears = (0,) if silent else (0, 1)
+
+        def change() -> None:
+            rebind(self._world.net, site)
+
+        self._change_often(campaign, call, count, change, ears=ears, silent=silent)
+
+    def addresses(self, campaign: Campaign, call: Call, count: int, mobile: Mobile) -> None:
+        """a changes networks, `count` times."""
+        person = self._people[call.a, call.side]
+
+        def change() -> None:
+            mobile.switch()
+            person.order("network")
+
+        self._change_often(campaign, call, count, change)
+
+    def weather(self, campaign: Campaign, call: Call, flips: tuple[Weather, ...]) -> None:
+        """UDP of a changes as `flips` says; phases as long as a ladder needs to climb back."""
+        talk = self._begin(campaign, call)
+        if talk is None:
+            return
+        site = self._people[call.a, call.side].site
+        blocked: list[float] = []
+        for flip in flips:
+            set_weather(self._world.net, site, flip)
+            began = time.monotonic()
+            if flip == "blocked":
+                blocked.append(began)
+            while time.monotonic() < began + PHASE_S[flip]:
+                time.sleep(1.0)
+                talk.collect()
+            talk.check_alive()
+            campaign.changes += 1
+            campaign.gaps_ms.append(1000 * talk.gap(began, began + PHASE_S[flip]))
+        talk.collect()
+        for switch in talk.switches:
+            at = switch["at"]
+            is_rescue = any(0 <= at - since < UNPLANNED_S for since in blocked)
+            gap = 1000 * talk.gap(at, at + SWITCH_S)
+            (campaign.rescued_ms if is_rescue else campaign.planned_ms).append(gap)
+        self._end(campaign, talk)
+        set_weather(self._world.net, site, "good")
+
+    def _change_often(
+        self,
+        campaign: Campaign,
+        call: Call,
+        count: int,
+        change: Callable[[], None],
+        *,
+        ears: tuple[int, ...] = (0, 1),
+        silent: bool = False,
+    ) -> None:
+        talk = self._begin(campaign, call)
+        if talk is None:
+            return
+        phase = random.Random(f"{self._seed} {campaign.name} {call}")
+        moments = []
+        try:
+            if silent:
+                talk.people[0].ask("mute", "muted", on=True)
+            time.sleep(AFTER_S)
+            talk.collect()
+            for _ in range(count):
+                time.sleep(phase.random() * (EVERY_S - AFTER_S))
+                moments.append(time.monotonic())
+                change()
+                campaign.changes += 1
+                time.sleep(AFTER_S)
+                talk.collect()
+        except PlayerFailedError as error:
+            talk.lost = talk.lost or str(error)
+        talk.collect()
+        talk.check_alive(ears)
+        campaign.gaps_ms += [1000 * talk.gap(at, at + AFTER_S, ears) for at in moments]
+        self._end(campaign, talk)
+
+    def _begin(self, campaign: Campaign, call: Call) -> Talk | None:
+        campaign.calls += 1
+        try:
+            people = self._people[call.a, call.side], self._people[call.b, "b"]
+            return Talk.begin(self._world, self._box, people, relay_only=call.relay_only)
+        except PlayerFailedError as error:
+            campaign.lost.append(f"{call.a} - {call.b}: never began: {error}")
+            return None
+
+    def _end(self, campaign: Campaign, talk: Talk) -> None:
+        talk.hang_up()
+        campaign.seen += len(talk.seen) - 1
+        campaign.switches += talk.switches
+        if talk.lost is not None:
+            campaign.lost.append(talk.lost)
+
+
+def run(world: World, box: RelayBox, seed: int, quick: bool, mobile: Mobile) -> list[Campaign]:
+    """All campaigns: mappings and addresses at once, then the weather."""
+    people = {place: Person(world.net, site) for place, site in world.sites.items()}
+    moves = Moves(world, box, people, seed)
+    sending, silent, addresses, weather = map(Campaign, ("sending", "silent", "addresses", "weather"))
+
+    def shorter(count: int) -> int:
+        return max(2, count // 10) if quick else count
+
+    def change_addresses() -> None:
+        for call, count in ADDRESSES.items():  # one after the other: they are the same phone
+            moves.addresses(addresses, call, shorter(count), mobile)
+
+    report.say("mappings are forgotten and addresses change (two minutes) ...")
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        jobs = [pool.submit(change_addresses)]
+        for campaign, calls in ((sending, SENDING), (silent, SILENT)):
+            for call, count in calls.items():
+                is_silent = campaign is silent
+                jobs.append(pool.submit(moves.rebindings, campaign, call, shorter(count), silent=is_silent))
+        for job in jobs:
+            job.result()
+    report.say("UDP turns bad, is blocked, is good again (three and a half minutes) ...")
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        flips = FLIPS[:2] if quick else FLIPS
+        jobs = [pool.submit(moves.weather, weather, call, flips) for call in WEATHER]
+        for job in jobs:
+            job.result()
+    return [sending, silent, addresses, weather]
+
+
+def judge(result: report.Report, campaigns: list[Campaign]) -> None:
+    """The bars."""
+    sending, silent, addresses, weather = campaigns
+    lost = sum(len(one.lost) for one in campaigns)
+    result.bar("calls_lost", lost, "==", 0)
+    result.bar("rebindings", sending.changes + silent.changes, ">=", REBINDINGS, is_speed=True)
+    result.bar("address_changes", addresses.changes, ">=", CHANGES, is_speed=True)
+    result.bar("udp_flips", weather.changes, ">=", CHANGES, is_speed=True)
+    planned = [gap for one in campaigns for gap in one.planned_ms]
+    for name, gaps, bound in (
+        ("rebinding_gap_sending_p99_ms", sending.gaps_ms, SENDING_MS),
+        ("rebinding_gap_silent_p99_ms", silent.gaps_ms, SILENT_MS),
+        ("address_change_gap_p99_ms", addresses.gaps_ms, ADDRESS_MS),
+        ("planned_switch_gap_p99_ms", planned, PLANNED_MS),
+    ):
+        result.bar(name, percentile(gaps, 0.99), "<=", bound, is_speed=True)
+
+
+def main() -> int:
+    """Run, print, tell by the exit status."""
+    arguments = report.arguments("moves", __doc__).parse_args()
+    topology.refuse_unless_possible()
+    result = report.Report("moves", seed=arguments.seed, quick=arguments.quick)
+    calls = [*SENDING, *SILENT, *ADDRESSES, *WEATHER]
+    places = sorted({(call.a, call.side) for call in calls} | {(call.b, "b") for call in calls})
+    mobiles: list[Mobile] = []
+
+    def add_uplink(builder: Builder, sites: dict[tuple[str, str], Site]) -> None:
+        first = next(iter(ADDRESSES))
+        mobiles.append(Mobile.build(builder.net, builder, sites[first.a, first.side]))
+
+    with World.build(arguments.seed, places, add_uplink) as world:
+        box = RelayBox.start(world)
+        campaigns = run(world, box, arguments.seed, arguments.quick, mobiles[0])
+        world.net.close()
+        leftovers = world.net.leftovers()
+    judge(result, campaigns)
+    result.bar("namespaces_left_behind", len(leftovers), "==", 0)
+    result.detail(lane=box.lane, **{one.name: one.as_dict() for one in campaigns})
+    return result.finish(as_json=arguments.json)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
