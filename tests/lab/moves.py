@@ -264,6 +264,7 @@ def main() -> int:
     """Run, print, tell by the exit status."""
     arguments = report.arguments("moves", __doc__).parse_args()
     topology.refuse_unless_possible()
+    topology.limit_time()
     result = report.Report("moves", seed=arguments.seed, quick=arguments.quick)
     calls = [*SENDING, *SILENT, *ADDRESSES, *WEATHER]
     places = sorted({(call.a, call.side) for call in calls} | {(call.b, "b") for call in calls})

@@ -75,6 +75,7 @@ def main() -> int:
     parser.add_argument("--kinds", help="only these networks, by commas (all)")
     arguments = parser.parse_args()
     topology.refuse_unless_possible()
+    topology.limit_time()
     chosen = arguments.kinds.split(",") if arguments.kinds else list(NETWORKS)
     grid = [pair for pair in pairs(arguments.quick) if set(pair) <= set(chosen)]
     result = report.Report("nat", seed=arguments.seed, quick=arguments.quick)

@@ -28,6 +28,7 @@ from typing import Any, Final
 TOOLS: Final = ("ip", "nft", "conntrack", "nsenter")
 COMMAND_S: Final = 20.0
 END_S: Final = 5.0
+LONGEST_S: Final = 3600  # the grid takes a quarter of that
 _PDEATHSIG: Final = 1
 Process = subprocess.Popen[bytes]
 
@@ -41,6 +42,12 @@ def refuse_unless_possible() -> None:
             raise SystemExit(f"{tool} is missing: ./scripts/lab installs it on Debian")
     if not Path("/dev/net/tun").exists():
         raise SystemExit("/dev/net/tun is missing: the lab's internet needs TUN devices")
+
+
+def limit_time() -> None:
+    """From now on this process has an hour; then it is interrupted and takes its lab down."""
+    signal.signal(signal.SIGALRM, _interrupt)
+    signal.alarm(LONGEST_S)
 
 
 def _die_with_parent() -> None:
