@@ -1,0 +1,29 @@
+"""When a run of moves is void: only what failed, and only where the untouched call broke that bound too."""
+
+from __future__ import annotations
+
+from lab.moves import Campaign, disturbed, timed
+
+NAMES = ("sending", "silent", "addresses", "weather", "control")
+
+
+def campaigns(**gaps_ms: float) -> dict[str, Campaign]:
+    return {name: Campaign(name, gaps_ms=[gaps_ms[name]] if name in gaps_ms else []) for name in NAMES}
+
+
+def test_a_bar_that_holds_makes_no_run_void_however_busy_the_machine() -> None:
+    assert disturbed(campaigns(sending=150.0, control=400.0)) == []
+
+
+def test_a_bar_that_fails_on_a_quiet_machine_has_failed() -> None:
+    assert disturbed(campaigns(sending=250.0, control=30.0)) == []
+
+
+def test_a_bar_that_fails_where_the_control_does_too_says_nothing() -> None:
+    assert disturbed(campaigns(sending=250.0, silent=450.0, control=210.0)) == [
+        "rebinding_gap_sending_p99_ms"
+    ]
+
+
+def test_what_was_not_measured_has_no_value() -> None:
+    assert {value for _, value, _ in timed(campaigns())} == {None}
