@@ -5,8 +5,8 @@
                     as the system's notice of a new network makes it do
     weather         UDP turns bad (20 % loss), is blocked, is good again
 
-    control         a call whose network nobody touches, beside all of them: where it breaks the bound of a bar
-                    that failed, the machine was too busy to judge: the run is void and made again, at most twice
+    control         a call whose network nobody touches, beside all of them: where it breaks the bound of a
+                    bar that failed, the machine was too busy to judge; the run is void and made again
 
 A gap is the longest silence between two packets that opened, in the ear of any who hears somebody. Must never
 live here: how networks change (changes.py).
