@@ -41,6 +41,7 @@ CHANGES: Final = 20
 AFTER_S: Final = 2.0  # how long after a change its gap is looked for
 EVERY_S: Final = 2.5
 SWITCH_S: Final = 0.5  # both legs carry for less than that
+LATE_S: Final = 0.1  # what was lost before the switch is not the switch's fault
 UNPLANNED_S: Final = 12.0  # after UDP was blocked a switch is no plan but rescue
 PHASE_S: Final[dict[Weather, float]] = {"good": 75.0, "bad": 15.0, "blocked": 15.0}
 FLIPS: Final[tuple[Weather, ...]] = ("bad", "blocked", "good", "blocked", "good")
@@ -86,7 +87,9 @@ class Campaign:
     gaps_ms: list[float] = field(default_factory=list)
     planned_ms: list[float] = field(default_factory=list)
     rescued_ms: list[float] = field(default_factory=list)
-    """Switches of rungs while UDP was blocked."""
+    """Switches of rungs after UDP was blocked: no plan helps there."""
+    stormy_ms: list[float] = field(default_factory=list)
+    """Switches between rungs that both lose packets: their gaps are the weather's, too."""
     calls: int = 0
     lost: list[str] = field(default_factory=list)
     seen: int = 0
@@ -101,13 +104,24 @@ class Campaign:
             "calls": self.calls,
             "lost": self.lost,
         }
-        for name in ("gaps_ms", "planned_ms", "rescued_ms"):
+        for name in ("gaps_ms", "planned_ms", "rescued_ms", "stormy_ms"):
             values = getattr(self, name)
             told[name] = {
                 "count": len(values),
                 **{f"p{round(100 * share)}": percentile(values, share) for share in (0.5, 0.9, 0.99, 1.0)},
             }
         return {**told, "switches": self.switches}
+
+
+def kind_of_switch(at: float, rung: str | None, phases: list[tuple[float, Weather]]) -> str:
+    """Whether a switch to `rung` was planned, a rescue, or made in a storm that is there as well."""
+    _, weather = max(((since, what) for since, what in phases if since <= at), default=(0.0, "good"))
+    if weather == "blocked" or any(
+        what == "blocked" and 0 <= at - since < UNPLANNED_S for since, what in phases
+    ):
+        return "rescued"
+    is_tcp = rung is not None and rung.startswith("ws")
+    return "stormy" if weather == "bad" and not is_tcp else "planned"
 
 
 class Moves:
@@ -157,12 +171,11 @@ class Moves:
         if talk is None:
             return
         site = self._people[call.a, call.side].site
-        blocked: list[float] = []
+        phases: list[tuple[float, Weather]] = []
         for flip in flips:
             set_weather(self._world.net, site, flip)
             began = time.monotonic()
-            if flip == "blocked":
-                blocked.append(began)
+            phases.append((began, flip))
             while time.monotonic() < began + PHASE_S[flip]:
                 time.sleep(1.0)
                 talk.collect()
@@ -172,9 +185,9 @@ class Moves:
         talk.collect()
         for switch in talk.switches:
             at = switch["at"]
-            is_rescue = any(0 <= at - since < UNPLANNED_S for since in blocked)
-            gap = 1000 * talk.gap(at, at + SWITCH_S)
-            (campaign.rescued_ms if is_rescue else campaign.planned_ms).append(gap)
+            gap = 1000 * talk.gap(at + LATE_S, at + SWITCH_S)
+            kind = kind_of_switch(at, switch["to"]["rung"], phases)
+            getattr(campaign, f"{kind}_ms").append(gap)
         self._end(campaign, talk)
         set_weather(self._world.net, site, "good")
 

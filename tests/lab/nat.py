@@ -7,10 +7,12 @@ first call; counters of the kernel say which way the audio went. Must never live
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
 from lab import topology
+from lab.control import BUSY_S, PLACES, Control
 from lab.expected import NETWORKS, is_direct
 from lab.pair import Outcome, place
 from lab.people import Person
@@ -22,6 +24,7 @@ from load import report
 FIRST_AUDIO_MS: Final = 250.0
 READY_MS: Final = 600.0
 READY_TCP_MS: Final = 2000.0
+VOIDS: Final = 2
 Pair = tuple[str, str]
 
 
@@ -69,6 +72,20 @@ def _share(of: Sequence[Any], held: Sequence[bool]) -> float | None:
     return sum(held) / len(of) if of else None
 
 
+def _place(
+    world: World, box: RelayBox, people: tuple[Person, Person], control: Control, voids: list[dict[str, Any]]
+) -> Outcome:
+    """Place the call; again, twice at most, if it missed while the control fell silent as well."""
+    while True:
+        began = time.monotonic()
+        one = place(world, box, people)
+        gap = control.gap(began)
+        tried = sum((void["a"], void["b"]) == (one.a, one.b) for void in voids)
+        if one.is_best or one.unavailable or gap <= BUSY_S or tried == VOIDS:
+            return one
+        voids.append({**one.as_dict(), "control_gap_ms": 1000 * gap})
+
+
 def main() -> int:
     """Run, print, tell by the exit status."""
     parser = report.arguments("nat", __doc__)
@@ -77,10 +94,13 @@ def main() -> int:
     topology.refuse_unless_possible()
     topology.limit_time()
     chosen = arguments.kinds.split(",") if arguments.kinds else list(NETWORKS)
+    if unknown := set(chosen) - set(NETWORKS):
+        parser.error(f"no network named {', '.join(sorted(unknown))}; there are {', '.join(NETWORKS)}")
     grid = [pair for pair in pairs(arguments.quick) if set(pair) <= set(chosen)]
     result = report.Report("nat", seed=arguments.seed, quick=arguments.quick)
-    sites = sorted({(a, "a") for a, _ in grid} | {(b, "b") for _, b in grid})
+    sites = sorted({(a, "a") for a, _ in grid} | {(b, "b") for _, b in grid} | {*PLACES})
     outcomes: list[Outcome] = []
+    voids: list[dict[str, Any]] = []
     with World.build(arguments.seed, sites) as world:
         report.say(f"{len(sites)} places stand; asking coturn and stun-client what they are ...")
         findings = verify(world)
@@ -89,12 +109,14 @@ def main() -> int:
                 report.say(f"  {finding['kind']} {finding['side']}: {finding['wrong']}")
         result.bar("networks_verified_share", _share(findings, [one["ok"] for one in findings]), "==", 1)
         box = RelayBox.start(world)
-        people = {place_: Person(world.net, site) for place_, site in world.sites.items()}
+        control = Control(world, box)
+        places = [place_ for place_ in world.sites if place_ not in PLACES]
+        people = {place_: Person(world.net, world.sites[place_]) for place_ in places}
         rungs = next(iter(people.values())).rungs
         missing = sorted({"direct", *(network.leg for network in NETWORKS.values())} - set(rungs))
         report.say(f"the SDK climbs {', '.join(rungs)}; not available: {', '.join(missing) or 'nothing'}")
         for number, (a, b) in enumerate(grid, 1):
-            one = place(world, box, (people[a, "a"], people[b, "b"]))
+            one = _place(world, box, (people[a, "a"], people[b, "b"]), control, voids)
             outcomes.append(one)
             report.say(f"  {number}/{len(grid)} {one.told()}")
         world.net.close()
@@ -106,6 +128,7 @@ def main() -> int:
         rungs_not_available=missing,
         networks=findings,
         pairs=[one.as_dict() for one in outcomes],
+        voids=voids,
         lane=box.lane,
         load_average=os.getloadavg(),
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lab.moves import Campaign, disturbed, timed
+from lab.changes import Weather
+from lab.moves import Campaign, disturbed, kind_of_switch, timed
 
 NAMES = ("sending", "silent", "addresses", "weather", "control")
 
@@ -27,3 +28,13 @@ def test_a_bar_that_fails_where_the_control_does_too_says_nothing() -> None:
 
 def test_what_was_not_measured_has_no_value() -> None:
     assert {value for _, value, _ in timed(campaigns())} == {None}
+
+
+def test_a_switch_is_planned_unless_udp_is_gone_or_the_new_rung_is_as_bad() -> None:
+    phases: list[tuple[float, Weather]] = [(10.0, "bad"), (25.0, "blocked"), (40.0, "good")]
+    assert kind_of_switch(5.0, "quic-3478", phases) == "planned"
+    assert kind_of_switch(12.0, "ws-443", phases) == "planned"
+    assert kind_of_switch(12.0, "quic-3478", phases) == "stormy"
+    assert kind_of_switch(26.0, "ws-443", phases) == "rescued"
+    assert kind_of_switch(39.0, "ws-443", phases) == "rescued"
+    assert kind_of_switch(100.0, "quic-443", phases) == "planned"
