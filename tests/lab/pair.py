@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from lab.expected import Rung, path
 from lab.nats import RELAY
-from lab.people import Person, PlayerFailedError
+from lab.people import Person, PlayerFailedError, flows
 from lab.relaybox import RelayBox
 from lab.world import World
 
@@ -43,7 +43,7 @@ class Outcome:
     frames: list[int] = field(default_factory=list)
     """Heard by each in the window of a second in which the bytes were counted."""
     relay_bytes: int | None = None
-    """Came into the relay's box in that window."""
+    """Came into the relay's box from the two in that window."""
     bytes: list[dict[str, int]] = field(default_factory=list)
     """Of each client in that window, by rung."""
     sdk: list[dict[str, Any]] = field(default_factory=list)
@@ -151,9 +151,9 @@ def _settle(world: World, people: tuple[Person, Person], outcome: Outcome) -> No
 def _look(world: World, people: tuple[Person, Person], outcome: Outcome, seconds: float) -> None:
     before = [person.ask("count", "count") for person in people]
     bytes_before = [person.traffic() for person in people]
-    relay_before = world.net.received_bytes(world.relay, "wan")
+    relay_before = _came_to_relay(world, people)
     time.sleep(seconds)
-    relay_after = world.net.received_bytes(world.relay, "wan")
+    relay_after = _came_to_relay(world, people)
     bytes_after = [person.traffic() for person in people]
     after = [person.ask("count", "count") for person in people]
     outcome.frames = [new["received"] - old["received"] for new, old in zip(after, before, strict=True)]
@@ -166,8 +166,14 @@ def _look(world: World, people: tuple[Person, Person], outcome: Outcome, seconds
     outcome.rungs = [judge(carried, outcome.relay_bytes) for carried in outcome.bytes]
 
 
+def _came_to_relay(world: World, people: tuple[Person, Person]) -> int:
+    """Bytes that came in at the relay's box from where the two are."""
+    places = {person.site.wan for person in people}
+    return sum(count for source, _, _, count in flows(world.net, world.relay, "in") if source in places)
+
+
 def judge(carried: dict[str, int], relay_bytes: int) -> str | None:
-    """The rung with most bytes; "direct" only if the relay's own interface stayed quiet meanwhile."""
+    """The rung with most bytes; "direct" only if the relay's box heard little from them meanwhile."""
     if not carried:
         return None
     most = max(carried, key=lambda rung: carried[rung])

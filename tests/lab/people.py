@@ -10,6 +10,7 @@ import os
 import select
 import time
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, Final
 
 from lab import nat64
@@ -73,13 +74,10 @@ class Person:
 
     def traffic(self) -> dict[str, int]:
         """Bytes in and out by rung so far, as the kernel of the client's namespace counted them."""
-        found = json.loads(self._net.run(self.site.client, ["nft", "-nn", "-j", "list", "ruleset"]))
         counted: dict[str, int] = {}
-        for entry in found["nftables"]:
-            for element in entry.get("set", {}).get("elem", ()):
-                address, protocol, port = element["elem"]["val"]["concat"]
-                rung = rung_of(address, protocol, port)
-                counted[rung] = counted.get(rung, 0) + element["elem"]["counter"]["bytes"]
+        for address, protocol, port, count in flows(self._net, self.site.client, "in", "out"):
+            rung = rung_of(address, protocol, port)
+            counted[rung] = counted.get(rung, 0) + count
         return counted
 
     def _read(self, until: float, what: str) -> None:
@@ -92,6 +90,16 @@ class Person:
             raise PlayerFailedError("the player ended")
         *whole, self._rest = (self._rest + data).split(b"\n")
         self._lines += [json.loads(line) for line in whole]
+
+
+def flows(net: Net, namespace: str, *sets: str) -> Iterator[tuple[str, str | int, int, int]]:
+    """Address, protocol and port of each far end, and bytes so far (nats.count_flows)."""
+    found = json.loads(net.run(namespace, ["nft", "-nn", "-j", "list", "ruleset"]))
+    for entry in found["nftables"]:
+        counted = entry.get("set", {})
+        if counted.get("table") == "flows" and counted["name"] in sets:
+            for element in counted.get("elem", ()):
+                yield (*element["elem"]["val"]["concat"], element["elem"]["counter"]["bytes"])
 
 
 def rung_of(address: str, protocol: str | int, port: int) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
 import secrets
 import shutil
@@ -141,11 +140,6 @@ class Net:
             out.close()
         self._processes.append(process)
         return process
-
-    def received_bytes(self, namespace: str, device: str) -> int:
-        """What came in by a device so far."""
-        found = json.loads(_run(["ip", "-n", namespace, "-s", "-j", "link", "show", "dev", device]))
-        return int(found[0]["stats64"]["rx"]["bytes"])
 
     def leftovers(self) -> list[str]:
         """Namespaces of this lab that still exist."""

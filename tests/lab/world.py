@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from lab.nats import RELAY, VERIFIER, Builder, Site
+from lab.nats import RELAY, VERIFIER, Builder, Site, count_flows
 from lab.topology import LabError, Net, Process, python
 
 ANSWER_S: Final = 20.0
@@ -58,6 +58,7 @@ class World:
             folder = Path(name)
             builder = Builder(net, folder)
             relay = builder.box("relay", [RELAY])
+            count_flows(net, relay)
             verifier = builder.box("verifier", list(VERIFIER))
             made = {(kind, side): builder.site(kind, side) for kind, side in sites}
             if extend is not None:
