@@ -29,6 +29,7 @@ COMMAND_S: Final = 20.0
 END_S: Final = 5.0
 LONGEST_S: Final = 3600  # the grid takes a quarter of that
 _PDEATHSIG: Final = 1
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Process = subprocess.Popen[bytes]
 
 
@@ -77,14 +78,16 @@ class Net:
         self.close()
 
     def close(self) -> None:
-        """End all processes, remove all namespaces."""
+        """End all processes, remove all namespaces; a second signal does not stop that half-way."""
+        before = [(number, signal.signal(number, signal.SIG_IGN)) for number in _ENDING]
         for process in reversed(self._processes):
             end(process)
         for name in reversed(self._namespaces):
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False, timeout=COMMAND_S)
         self._processes, self._namespaces = [], []
-        while self._signals:
-            signal.signal(*self._signals.pop())
+        for number, handler in (*before, *self._signals):  # those of before the lab last
+            signal.signal(number, handler)
+        self._signals = []
 
     def namespace(self, name: str) -> str:
         """A new one with a loopback that is up; its full name."""
