@@ -81,7 +81,7 @@ def test_a_call_is_watched_until_it_is_over():
     call = node.calls[ann.cid]
     node.watch_call(call)
     due = node.deadlines.next()
-    assert due == 30.0
+    assert due == min(seat.ticket_at() for seat in call.here())
     call.on_ended(Why.FAILED, "", 0.0)
     node.deadlines.set(("call", call.cid), None)
     node.watch_call(call)
