@@ -26,12 +26,13 @@ def opened(world: World, **changes):
 
 def test_two_people_call_talk_and_hang_up(world):
     ids = world.call()
-    ann, bob = world.client(ids.token()).enter(), world.client(ids.token()).enter()
+    ann, bob = world.client(ids.token()).enter(), world.client(ids.token(), "wt").enter()
     ann.accept()
     bob.accept()
     assert ann.speak() is None
     assert bob.speak() is None
     assert world.engine.legs == {"in_call": 2}
+    assert world.engine.transports == {"quic": 1, "wt": 1}
     assert world.engine.calls_by_stage == {"active": 1}
     ann.hangup()
     assert world.engine.calls == 0
