@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hostile.test_turn import test_a_hostile_packet_for_an_allocation_is_dropped_by_its_name
+from hostile.test_turn_data import test_a_hostile_packet_for_an_allocation_is_dropped_by_its_name
 from lanes import HAS_NATIVE, make_lane
 from relay.edge.lane import Lane
 
