@@ -234,6 +234,9 @@ class Path:
     ) -> None:
         """Which packets are the packet path's. ValueError: no address or id."""
 
+    def set_prefix(self, prefix: bytes) -> None:
+        """With what every datagram begins: at most one byte, else ValueError."""
+
     def room(self, now: float) -> bool:
         """Another media packet may leave now."""
 

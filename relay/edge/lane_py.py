@@ -397,7 +397,7 @@ class PyLane(Routes, Relays):
         batch: list[bytes] = []
         try:
             while owner.path.room(now):
-                batch = self._batch(leg, now)
+                batch = self._batch(owner, now)
                 if not batch:
                     return
                 self._seal(owner, batch, now)
@@ -406,18 +406,20 @@ class PyLane(Routes, Relays):
             self.counters.sent -= len(batch)
             self._blame(leg, error)
 
-    def _batch(self, leg: int, now: float) -> list[bytes]:
+    def _batch(self, owner: _Connection, now: float) -> list[bytes]:
+        leg = owner.leg
         first = self.dequeue(leg, now)
         if first is None:
             return []
         batch = [first]
-        room = MAX_PACKET - PACKET_OVERHEAD - len(first) - 2 * DATAGRAM_OVERHEAD
+        overhead = DATAGRAM_OVERHEAD + len(owner.path.prefix)
+        room = MAX_PACKET - PACKET_OVERHEAD - DATAGRAM_OVERHEAD - len(first) - overhead
         while self.queue_depth(leg):
             more = self.dequeue(leg, now, room)
             if more is None:
                 break
             batch.append(more)
-            room -= len(more) + DATAGRAM_OVERHEAD
+            room -= len(more) + overhead
         return batch
 
     def _seal(self, owner: _Connection, datagrams: list[bytes], now: float) -> None:

@@ -169,6 +169,7 @@ class Path:
         self.address: NetworkAddress | None = None
         self.sock = 0
         self._peer_exponent = OUR_ACK_EXPONENT
+        self.prefix = b""
         # round trip: latest, smoothed, variance, least; seconds
         self._rtt: tuple[float, float, float, float] | None = None
         self._next_sample = 0.0
@@ -192,6 +193,15 @@ class Path:
         self.address = address
         self.sock = sock
         self._peer_exponent = peer_exponent
+
+    def set_prefix(self, prefix: bytes) -> None:
+        """Every datagram begins with this: what an HTTP/3 session is called on its connection (RFC 9297 section 2.1).
+
+        At most one byte, which is enough for as many streams as we allow; empty: no HTTP/3. ValueError.
+        """
+        if len(prefix) > 1:
+            raise ValueError("a prefix has one byte at most")
+        self.prefix = prefix
 
     def set_keys(
         self, suite: int, phase: int, recv: KeySet, send: KeySet, coming: tuple[bytes, bytes]
@@ -370,10 +380,15 @@ class Path:
         if payload is None or (payload.ack is not None and not self.honest(payload.ack.ranges)):
             return None
         self._record(number, payload.eliciting, now)
+        datagrams = [self._bare(datagram) for datagram in payload.datagrams]
         if payload.ack is None:
-            return Opened(payload.datagrams, None)
+            return Opened(datagrams, None)
         self.acknowledged(payload.ack.ranges, payload.ack.delay, now)
-        return Opened(payload.datagrams, payload.ack if self.outstanding else None)
+        return Opened(datagrams, payload.ack if self.outstanding else None)
+
+    def _bare(self, datagram: bytes) -> bytes:
+        """Without its prefix; empty, which belongs to no flow, when it begins otherwise."""
+        return datagram[len(self.prefix) :] if datagram.startswith(self.prefix) else b""
 
     def _record(self, number: int, eliciting: bool, now: float) -> None:
         if number >= self._expected:
@@ -470,7 +485,7 @@ class Path:
         """
         acked_up_to = -1
         peer = self._peer_cid
-        parts = [frames.encode_datagram(datagram) for datagram in datagrams]
+        parts = [frames.encode_datagram(self.prefix + datagram) for datagram in datagrams]
         due = self.ack_due
         if due is not None and (not self.slow or now + EARLY >= due):
             arrived = now if self._largest_at is None else self._largest_at

@@ -47,6 +47,7 @@ class _Client:
         self.masks = self._bytes(KEY_SIZES[self.suite]), self._bytes(KEY_SIZES[self.suite])
         self.host_cid = bytes((0x40 + leg % 64, 0x20)) + self._bytes(6)  # the relay's id for it
         self.peer_cid = self._bytes(rng.choice((0, 8, 8, 20)))
+        self.prefix = b""  # of an HTTP/3 session
         self.address: Any = self._address()
         self.sock = 0
         self.path = Path()
@@ -77,6 +78,7 @@ class _Client:
 
     def tell(self, path: PathState, active: bool = True) -> None:
         """What the relay knows of it."""
+        path.set_prefix(self.prefix)
         path.set_facts(
             active=active,
             host_cid=self.host_cid,
@@ -92,6 +94,11 @@ class _Client:
             active=True, host_cid=bytes(8), peer_cid=self.host_cid, address=("r", 1), sock=0, peer_exponent=3
         )
         self.path.set_keys(self.suite, self.phase, self.down, self.up, self.coming)
+
+    def datagram(self, payload: bytes) -> bytes:
+        """A DATAGRAM frame, of its session for most."""
+        prefix = self.prefix if self.rng.random() < 0.95 else self.rng.choice((b"", b"\0", b"\1", b"\x40\0"))
+        return frames.encode_datagram(prefix + payload)
 
     def frames_packet(self, plain: bytes) -> bytes:
         """A packet with these frames as they are, its number in any legal size."""
@@ -232,6 +239,7 @@ class Duel:
         self._serial += 1
         leg = self._serial
         client = self.clients[leg] = _Client(self.rng, leg)
+        client.prefix = self.rng.choice((b"", b"", b"\0", b"\3"))
         is_confirmed = self.rng.random() < 0.7
         first, second = (lane.open_path(leg) for lane in self.lanes)
         self.paths[leg] = (first, second)
@@ -297,12 +305,12 @@ class Duel:
         """Audio as it should be, one or several datagrams."""
         client = self.some()
         count = self.rng.choice((1, 1, 1, 2, 3))
-        parts = [frames.encode_datagram(self._voice(client, 80 if count > 1 else None)) for _ in range(count)]
+        parts = [client.datagram(self._voice(client, 80 if count > 1 else None)) for _ in range(count)]
         if self.rng.random() < 0.3:
             parts.insert(0, self._ack(client))
         if self.rng.random() < 0.1:
             last = self._voice(client, 60)
-            parts.append(b"\x30" + last)
+            parts.append(b"\x30" + client.prefix + last)
         self._packet(client, client.frames_packet(b"".join(parts)))
 
     def speak_badly(self) -> None:
@@ -320,7 +328,7 @@ class Duel:
             good[0] = self.rng.randrange(256)
         else:
             good = bytearray(self.rng.randbytes(self.rng.randrange(0, 60)))
-        self._packet(client, client.frames_packet(frames.encode_datagram(bytes(good))))
+        self._packet(client, client.frames_packet(client.datagram(bytes(good))))
 
     def _ack(self, client: _Client) -> bytes:
         """An ACK of what the relay sent: honest for most."""
@@ -413,7 +421,7 @@ class Duel:
         """Many control datagrams in one packet, and acknowledgements for aioquic."""
         client = self.some()
         if self.rng.random() < 0.5:
-            plain = b"\x31\x01\0" * self.rng.choice((1, 5, 30, 60, 380))
+            plain = frames.encode_datagram(client.prefix + b"\0") * self.rng.choice((1, 5, 30, 60, 280))
             self._packet(client, client.frames_packet(plain))
             return
         for path in self.paths[client.leg]:

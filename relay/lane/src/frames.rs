@@ -220,8 +220,15 @@ fn gaps<'a>(newest: (u64, u64), older: &'a [(u64, u64)]) -> impl Iterator<Item =
 
 /// Append a DATAGRAM frame with its length, so that others may follow it in the packet.
 pub fn encode_datagram(out: &mut Vec<u8>, payload: &[u8]) {
+    encode_prefixed(out, None, payload);
+}
+
+/// The same with a byte before the payload.
+pub fn encode_prefixed(out: &mut Vec<u8>, prefix: Option<u8>, payload: &[u8]) {
+    let size = payload.len().saturating_add(usize::from(prefix.is_some()));
     out.push(DATAGRAM_LENGTH);
-    put_varint(out, payload.len() as u64);
+    put_varint(out, size as u64);
+    out.extend(prefix);
     out.extend_from_slice(payload);
 }
 

@@ -129,10 +129,11 @@ impl Core {
             return false;
         };
         let limits = self.queue_limits(state.stream);
+        let overhead = DATAGRAM_OVERHEAD.saturating_add(usize::from(state.path.prefix.is_some()));
         let mut room = MAX_SIZE;
         while let Some(copy) = media.dequeue(now, room, limits, &mut work.pool, &mut work.counters)
         {
-            let size = copy.len().saturating_add(DATAGRAM_OVERHEAD);
+            let size = copy.len().saturating_add(overhead);
             if work.batch.is_empty() {
                 room = MAX_PACKET
                     .saturating_sub(PACKET_OVERHEAD)

@@ -79,6 +79,9 @@ pub struct Path {
     /// Packets that came and wait for aioquic: not in the ranges yet.
     slow: usize,
     pub facts: Facts,
+    /// With what every datagram begins, if with anything: what an HTTP/3 session is called on its connection
+    /// (RFC 9297 section 2.1). One byte is enough for as many streams as we allow.
+    pub prefix: Option<u8>,
     // what arrived
     pub expected: u64,
     /// -1: none yet.
@@ -113,6 +116,7 @@ impl Default for Path {
                 peer_exponent: OUR_ACK_EXPONENT,
                 ..Facts::default()
             },
+            prefix: None,
             expected: 0,
             largest: -1,
             largest_at: None,
@@ -288,6 +292,9 @@ impl Path {
             return Opened::Slow;
         }
         self.record(number, parsed.eliciting, now);
+        if let Some(prefix) = self.prefix {
+            bare(plain, prefix, parsed);
+        }
         if parsed.has_ack {
             self.acknowledged(&parsed.ack.ranges, parsed.ack.delay, now);
         }
@@ -374,7 +381,7 @@ impl Path {
         let acked_below = self.put_ack(datagrams.clone(), now, out);
         let mut has_media = false;
         for datagram in datagrams {
-            frames::encode_datagram(out, datagram);
+            frames::encode_prefixed(out, self.prefix, datagram);
             has_media = true;
         }
         if out.len() == body {
@@ -420,7 +427,10 @@ impl Path {
         let delay = u64::try_from(delay).unwrap_or(0);
         frames::encode_ack(out, self.ranges.as_slice(), delay, ACK_RANGES_SENT);
         let ack = out.len().saturating_sub(before);
-        let frames: usize = datagrams.map(datagram_frame_size).sum();
+        let prefix = usize::from(self.prefix.is_some());
+        let frames: usize = datagrams
+            .map(|datagram| datagram_frame_size(datagram.len().saturating_add(prefix)))
+            .sum();
         let size = HEADER_AND_TAG
             .saturating_add(self.facts.peer_cid.as_slice().len())
             .saturating_add(ack)
@@ -435,9 +445,21 @@ impl Path {
     }
 }
 
-/// Bytes of a DATAGRAM frame with its length (RFC 9221 section 4).
-fn datagram_frame_size(datagram: &[u8]) -> usize {
-    let size = datagram.len();
+/// Let the datagrams of an opened packet begin behind the prefix; one that begins otherwise is empty then, and
+/// belongs to no flow.
+fn bare(plain: &[u8], prefix: u8, parsed: &mut Parsed) {
+    for range in &mut parsed.datagrams {
+        let is_ours = range.start < range.end && plain.get(range.start) == Some(&prefix);
+        range.start = if is_ours {
+            range.start.saturating_add(1)
+        } else {
+            range.end
+        };
+    }
+}
+
+/// Bytes of a DATAGRAM frame with its length, of a payload of `size` bytes (RFC 9221 section 4).
+fn datagram_frame_size(size: usize) -> usize {
     let length = match size {
         0..0x40 => 1,
         0x40..0x4000 => 2,

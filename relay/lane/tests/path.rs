@@ -386,6 +386,28 @@ fn a_key_change_is_asked_for_once_per_phase_and_after_an_acknowledgement() {
 }
 
 #[test]
+fn datagrams_of_a_session_stand_behind_its_prefix_both_ways() {
+    let mut relay = path(0, 1, true);
+    relay.prefix = Some(3);
+    let mut plain = Vec::new();
+    for payload in [&b"\x03one"[..], b"\x00other", b"", b"\x03"] {
+        encode_datagram(&mut plain, payload);
+    }
+    plain.extend_from_slice(b"\x30\x03to the end");
+    let bare = [&b"one"[..], b"", b"", b"", b"to the end"].map(<[u8]>::to_vec);
+    assert_eq!(
+        open(&mut relay, &crafted(3, 0, &plain), T0),
+        Ok(bare.to_vec())
+    );
+    let (mut relay, mut plain) = (path(0, 1, true), path(0, 1, true));
+    relay.prefix = Some(3);
+    assert_eq!(
+        seal(&mut relay, &[b"voice", b""], T0),
+        seal(&mut plain, &[b"\x03voice", b"\x03"], T0)
+    );
+}
+
+#[test]
 fn frames_of_any_legal_spelling_open() {
     let mut relay = path(0, 1, true);
     let mut plain = vec![0x01, 0x00, 0x00];

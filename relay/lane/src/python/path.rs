@@ -118,6 +118,16 @@ impl Path {
         }
     }
 
+    fn set_prefix(&self, prefix: &[u8]) -> PyResult<()> {
+        let prefix = match prefix {
+            [] => None,
+            [byte] => Some(*byte),
+            _ => return Err(PyValueError::new_err("a prefix has one byte at most")),
+        };
+        self.with(|path| path.prefix = prefix);
+        Ok(())
+    }
+
     #[pyo3(signature = (*, active, host_cid, peer_cid, address, sock, peer_exponent))]
     fn set_facts(
         &self,
