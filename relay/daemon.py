@@ -407,6 +407,7 @@ class Daemon:
                 half_open=endpoint.half_open,
                 handshakes=endpoint.handshakes,
                 handshakes_expired=endpoint.handshakes_expired,
+                http_answered=dict(endpoint.http_answered),
             ),
             tcp=self._tcp_counters(),
             legs=engine.legs,

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
-from aioquic.quic.events import DatagramFrameReceived, StreamDataReceived
+from aioquic.quic.events import DatagramFrameReceived, QuicEvent, StreamDataReceived
 
 from lanes import make_lane
 from quicpair import shared_configuration
@@ -176,14 +176,17 @@ class Client:
                 self.network.now + DELAY, lambda data=data, addr=addr: self.network.arrive(data, addr)
             )
         for event in iter(self.quic.next_event, None):
-            if isinstance(event, DatagramFrameReceived):
-                self.got.append(event.data)
-            elif isinstance(event, StreamDataReceived):
-                self.stream += event.data
+            self.hear(event)
         due = self.quic.get_timer()
         if due is not None and due != self.armed:
             self.armed = due
             self.network.call_at(due, lambda: self.timer(due))
+
+    def hear(self, event: QuicEvent) -> None:
+        if isinstance(event, DatagramFrameReceived):
+            self.got.append(event.data)
+        elif isinstance(event, StreamDataReceived):
+            self.stream += event.data
 
     def timer(self, due: float) -> None:
         if self.armed == due:

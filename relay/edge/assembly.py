@@ -109,6 +109,7 @@ class Node:
         )
         self.endpoint.on_waiting = self.streams.pump
         self.endpoint.on_broken = self.streams.broken
+        self.endpoint.origins = frozenset(config.listen.web_origins)
         self.driver = Driver(loop, self.engine, self.endpoint, self.lane, sinks, clock=clock, wall=wall)
         self.endpoint.attach(self.driver)
         self.streams.attach(self.driver)
@@ -117,6 +118,7 @@ class Node:
         """A reload: new limits, policy, issuers and certificate; running calls are untouched."""
         self.config = config
         self.endpoint.configure(config.limits, quic)
+        self.endpoint.origins = frozenset(config.listen.web_origins)
         self.streams.configure(config.limits)
         self.lane.limit_front(config.limits)
         self.driver.feed(ConfigChanged(config, keys.engine()))

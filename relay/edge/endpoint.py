@@ -12,8 +12,8 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from aioquic.quic.configuration import QuicConfiguration
@@ -23,12 +23,14 @@ from aioquic.quic.events import (
     ConnectionIdRetired,
     ConnectionTerminated,
     DatagramFrameReceived,
+    ProtocolNegotiated,
     QuicEvent,
     StreamDataReceived,
 )
 
 from relay.config import LimitsConfig
 from relay.core.reasons import DropReason
+from relay.edge import h3
 from relay.edge.front import Admit, Answer, Front
 from relay.edge.lane import (
     MAX_UDP,
@@ -88,7 +90,7 @@ class Handler(Protocol):
         transport: str = "quic",
         carrier: Carrier | None = None,
     ) -> None:
-        """The handshake is confirmed. `carrier`: who carries the leg, if not the endpoint."""
+        """The handshake is confirmed, and on HTTP/3 a session open. `carrier`: who, if not the endpoint."""
 
     def stream(self, leg: int, data: bytes, end: bool) -> None:
         """Bytes of the control stream, in order."""
@@ -151,6 +153,9 @@ class Endpoint(Ledger):
         self._working = False
         self._timers = PeerTimers(loop, clock, self._expire)
         self._dirty: dict[Peer, None] = {}
+        self.origins: Collection[str] = ()
+        """Web pages that may connect, as a browser spells their origins."""
+        self.http_answered: Counter[str] = Counter()
         self._handler: Handler
         self._turn: TurnHandler | None = None
         self.on_waiting: Callable[[int], None] = lambda leg: None
@@ -333,6 +338,7 @@ class Endpoint(Ledger):
             self._turn.to_client(item.allocation, item.data)
 
     def _deliver(self, peer: Peer, payload: bytes, now: float) -> None:
+        payload = peer.quic.bare(payload)
         if payload[:1] == b"\0":
             if peer.state is PeerState.OPEN:
                 self._handler.datagram(peer.leg, payload)
@@ -451,7 +457,7 @@ class Endpoint(Ledger):
         quic.refresh()
         if quic.is_closing:
             self._closing(peer)
-        elif peer.state is PeerState.HALF_OPEN and quic.is_confirmed:
+        elif peer.state is PeerState.HALF_OPEN and quic.is_ready:
             self._open(peer)
         elif peer.state is PeerState.OPEN and quic.can_send_media:
             address = quic.get_peer_address()
@@ -466,13 +472,14 @@ class Endpoint(Ledger):
         self.handshakes += 1
         self._tell_front()
         peer.address = peer.quic.get_peer_address() or peer.address
-        self._handler.opened(peer.leg, Address.parse(peer.address), peer.quic.peer_takes_datagrams)
+        address = Address.parse(peer.address)
+        self._handler.opened(peer.leg, address, peer.takes_datagrams, peer.transport)
 
     def _closing(self, peer: Peer) -> None:
         """The connection is over for everyone but the QUIC stack, which lingers for three timeouts."""
         if peer.state is PeerState.OPEN:
             peer.state = PeerState.CLOSING
-            self._handler.lost(peer.leg, peer.quic.close_code)
+            self._handler.lost(peer.leg, peer.close_code)
         elif peer.state is PeerState.HALF_OPEN:
             peer.state = PeerState.CLOSING
             self.half_open -= 1
@@ -487,13 +494,19 @@ class Endpoint(Ledger):
             event = peer.quic.next_event()
 
     def _event(self, peer: Peer, event: QuicEvent, now: float) -> None:
-        if isinstance(event, StreamDataReceived):
-            if peer.state is PeerState.HALF_OPEN and peer.quic.is_confirmed:
-                self._open(peer)
+        if peer.http is not None and isinstance(event, h3.EVENTS):
+            chunks = peer.http.handle(event)
+            peer.control_stream = peer.http.control_stream
+            for data, end in chunks:
+                self._control(peer, data, end)
+        elif isinstance(event, StreamDataReceived):
             if peer.control_stream is None and event.stream_id % 4 == 0:
                 peer.control_stream = event.stream_id
-            if event.stream_id == peer.control_stream and peer.state is PeerState.OPEN:
-                self._handler.stream(peer.leg, event.data, event.end_stream)
+            if event.stream_id == peer.control_stream:
+                self._control(peer, event.data, event.end_stream)
+        elif isinstance(event, ProtocolNegotiated):
+            if event.alpn_protocol == h3.ALPN:
+                peer.http = h3.WebTransport(peer.quic, lambda: self.origins, self.http_answered)
         elif isinstance(event, DatagramFrameReceived):
             self._deliver(peer, event.data, now)
         elif isinstance(event, ConnectionIdIssued):
@@ -502,6 +515,12 @@ class Endpoint(Ledger):
             self._retire(peer, event.connection_id)
         elif isinstance(event, ConnectionTerminated):
             self._forget(peer)
+
+    def _control(self, peer: Peer, data: bytes, end: bool) -> None:
+        if peer.state is PeerState.HALF_OPEN and peer.quic.is_ready:
+            self._open(peer)
+        if peer.state is PeerState.OPEN:
+            self._handler.stream(peer.leg, data, end)
 
     def _retire(self, peer: Peer, cid: bytes) -> None:
         """Packets under a retired id may be on their way; the last few ids are the connection's still."""
@@ -565,8 +584,13 @@ class Endpoint(Ledger):
         self._dirty.pop(peer, None)
         try:
             peer.quic.refresh()  # as in `_settle`
+            if peer.http is not None:
+                peer.http.close_session(code, reason)
             self.outbox.transmit(peer, now)
-            peer.quic.close(error_code=code, reason_phrase=reason)
+            if peer.http is not None:
+                peer.http.close()
+            else:
+                peer.quic.close(error_code=code, reason_phrase=reason)
             self._settle(peer, now)
         except Exception as error:
             self._quarantine(peer, error)

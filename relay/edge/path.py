@@ -195,7 +195,7 @@ class Path:
         self._peer_exponent = peer_exponent
 
     def set_prefix(self, prefix: bytes) -> None:
-        """Every datagram begins with this: what an HTTP/3 session is called on its connection (RFC 9297 section 2.1).
+        """With what every datagram begins: a session's name on HTTP/3 (RFC 9297 section 2.1).
 
         At most one byte, which is enough for as many streams as we allow; empty: no HTTP/3. ValueError.
         """

@@ -10,6 +10,7 @@ from enum import Enum
 
 from aioquic.quic.connection import NetworkAddress
 
+from relay.edge.h3 import WebTransport
 from relay.edge.quic import RelayQuic
 
 
@@ -31,6 +32,7 @@ class Peer:
         "armed",
         "control_stream",
         "deadline",
+        "http",
         "ids",
         "leg",
         "quic",
@@ -49,6 +51,23 @@ class Peer:
         self.control_stream: int | None = None
         self.ack_listed: float | None = None  # when the outbox looks at its acknowledgement
         self.retired: deque[bytes] = deque()
+        self.http: WebTransport | None = None  # it speaks HTTP/3
+
+    @property
+    def transport(self) -> str:
+        """What `hello.leg` has to say."""
+        return "quic" if self.http is None else "wt"
+
+    @property
+    def takes_datagrams(self) -> bool:
+        """The other side announced DATAGRAM frames large enough."""
+        return self.quic.peer_takes_datagrams if self.http is None else self.http.takes_datagrams
+
+    @property
+    def close_code(self) -> int:
+        """What it was closed with: the session, if it is one's end, else the connection."""
+        code = None if self.http is None else self.http.code
+        return self.quic.close_code if code is None else code
 
     @property
     def is_gone(self) -> bool:

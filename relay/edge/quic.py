@@ -14,9 +14,13 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
+import pylsqpack
 from aioquic import tls
 from aioquic._buffer import Buffer
 from aioquic._crypto import AEAD, CryptoError, HeaderProtection
+from aioquic.h3.connection import ErrorCode as H3Error
+from aioquic.h3.connection import H3Connection, ProtocolError, Setting
+from aioquic.h3.events import Headers
 from aioquic.quic import connection
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
@@ -62,6 +66,8 @@ SUITES = (  # numbered as the packet path knows them
     tls.CipherSuite.AES_256_GCM_SHA384,
     tls.CipherSuite.CHACHA20_POLY1305_SHA256,
 )
+MAX_HEADERS = 4096  # bytes of a request's headers as RFC 9114 counts them; a browser's are some 600
+WT_MAX_SESSIONS: Final = 0x14E9CD29  # SETTINGS_WT_MAX_SESSIONS of later drafts of WebTransport
 VERSION_2: Final = QuicProtocolVersion.VERSION_2.to_bytes(4, "big")
 # Pure, and asked 33 times for each connection: 30 of its 740 us. aioquic's constructor finds it nowhere else.
 connection.EPOCHS = functools.cache(connection.EPOCHS)
@@ -157,6 +163,20 @@ class _PatientRecovery(QuicPacketRecovery):
         )
 
 
+class _LifeLimit(Limit):
+    """Streams of a kind that the peer may open in the life of a connection.
+
+    aioquic makes room for another with each that ended, and lets it come before it announced that.
+    """
+
+    @property
+    def value(self) -> int:
+        return MAX_STREAMS
+
+    @value.setter
+    def value(self, _: int) -> None: ...
+
+
 class RelayQuic(QuicConnection):
     """A server-side connection with bounded windows and checked acknowledgements; `path` has its packets."""
 
@@ -171,6 +191,7 @@ class RelayQuic(QuicConnection):
     ) -> None:
         self.path = path
         self.sock = 0  # number of the socket that the connection uses
+        self._prefix: bytes | None = b""
         self._fast = False
         self._own_close_at: float | None = None
         self._is_settled = False
@@ -188,8 +209,8 @@ class RelayQuic(QuicConnection):
         )
         self.host_cid = first.cid
         self._local_initial_source_connection_id = first.cid
-        self._local_max_streams_bidi.value = MAX_STREAMS
-        self._local_max_streams_uni.value = MAX_STREAMS
+        self._local_max_streams_bidi.__class__ = _LifeLimit  # it has no state of its own
+        self._local_max_streams_uni.__class__ = _LifeLimit
         self._local_active_connection_id_limit = PEER_IDS
         self._consumed = 0
         self._idle = 0.0
@@ -212,6 +233,11 @@ class RelayQuic(QuicConnection):
     def is_confirmed(self) -> bool:
         """The handshake is confirmed: the peer's address and keys are proven."""
         return self._handshake_confirmed
+
+    @property
+    def is_ready(self) -> bool:
+        """It can be a leg: confirmed, and what its datagrams belong to is known."""
+        return self._handshake_confirmed and self._prefix is not None
 
     @property
     def rtt(self) -> float:
@@ -252,6 +278,17 @@ class RelayQuic(QuicConnection):
 
     # ------------------------------------------------------------ what the packet path must know
 
+    def carry(self, prefix: bytes | None) -> None:
+        """Datagrams are behind this from now on; None: that is not known yet, and the packet path waits."""
+        self._prefix = prefix
+        self.path.set_prefix(prefix or b"")
+
+    def bare(self, datagram: bytes) -> bytes:
+        """What stands behind the prefix in a datagram that aioquic took; empty if it has another."""
+        if self._prefix is None or not datagram.startswith(self._prefix):
+            return b""
+        return datagram[len(self._prefix) :]
+
     def refresh(self) -> None:
         """Tell the packet path what changed; call after anything went through aioquic."""
         if not self._handshake_confirmed:
@@ -259,7 +296,7 @@ class RelayQuic(QuicConnection):
         if not self._is_settled:
             self._settle_handshake()
         self._fast = (
-            self._handshake_confirmed
+            self.is_ready
             and not self.is_closing
             and bool(self._network_paths)
             and self._network_paths[0].is_validated
@@ -521,6 +558,8 @@ class RelayQuic(QuicConnection):
         self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream
     ) -> None:
         """MAX_STREAM_DATA = consumed + window, whatever the highest offset seen (holes stay cheap)."""
+        if not stream.max_stream_data_local:
+            return  # one of ours, which only sends
         consumed = stream.receiver.starting_offset()
         if consumed + STREAM_WINDOW - stream.max_stream_data_local >= STREAM_WINDOW // 2:
             stream.max_stream_data_local = consumed + STREAM_WINDOW
@@ -536,13 +575,45 @@ class RelayQuic(QuicConnection):
             stream.max_stream_data_local_sent = stream.max_stream_data_local
 
 
+class _ExcessiveLoadError(ProtocolError):
+    error_code = H3Error.H3_EXCESSIVE_LOAD
+
+
+class BareHttp3(H3Connection):
+    """HTTP/3 for WebTransport sessions alone: no table that headers could refer to, and short headers.
+
+    A dynamic table would let each byte of a header block stand for a thousand (RFC 9204 section 7.1).
+    """
+
+    def __init__(self, quic: QuicConnection) -> None:
+        super().__init__(quic, enable_webtransport=True)
+        self._decoder = pylsqpack.Decoder(0, 0)
+
+    def _get_local_settings(self) -> dict[int, int]:
+        """As aioquic's for Chrome and Firefox (draft-02), and what Safari from 26.4 on asks for."""
+        settings: dict[int, int] = super()._get_local_settings()
+        return settings | {
+            Setting.QPACK_MAX_TABLE_CAPACITY: 0,
+            Setting.QPACK_BLOCKED_STREAMS: 0,
+            Setting.MAX_FIELD_SECTION_SIZE: MAX_HEADERS,
+            WT_MAX_SESSIONS: 1,
+        }
+
+    def _decode_headers(self, stream_id: int, frame_data: bytes | None) -> Headers:
+        headers: Headers = super()._decode_headers(stream_id, frame_data)
+        size = sum(len(name) + len(value) + 32 for name, value in headers)  # RFC 9114 section 4.2.2
+        if size > MAX_HEADERS:
+            raise _ExcessiveLoadError("headers of more than was announced")
+        return headers
+
+
 def server_configuration(certificate: str, key: str, idle_seconds: float) -> QuicConfiguration:
-    """The server's side of the handshake: ALPN vrl/1, AES-128-GCM first, bounded windows.
+    """The server's side of the handshake: ALPN vrl/1 before h3, AES-128-GCM first, bounded windows.
 
     Raises OSError or ValueError when the certificate or key cannot be read.
     """
     configuration = QuicConfiguration(
-        alpn_protocols=["vrl/1"],
+        alpn_protocols=["vrl/1", "h3"],
         is_client=False,
         idle_timeout=idle_seconds,
         max_data=CONNECTION_WINDOW,
@@ -620,6 +691,7 @@ PRIVATE_NAMES: dict[str, Any] = {
     ],
     "CryptoPair": ["_update_key"],
     "HeaderProtection": ["_mask"],
+    "H3Connection": ["_get_local_settings", "_decode_headers", "_decoder"],
 }
 """Every private name of aioquic 1.7.2 used above; tests/edge/test_quic.py checks each one."""
 
@@ -631,6 +703,7 @@ __all__ = [
     "MAX_ACK_RANGES",
     "PRIVATE_NAMES",
     "REPLACED",
+    "BareHttp3",
     "CryptoError",
     "IssuedId",
     "RelayQuic",

@@ -24,8 +24,9 @@ from relay.protocol.messages import Why
 
 CODES: Final = tuple(code.name.lower() for code in ErrorCode)
 REASONS: Final = tuple(reason.value for reason in DropReason)
-TRANSPORTS: Final = ("quic", "ws")
+TRANSPORTS: Final = ("quic", "wt", "ws")
 STATES: Final = ("running", "draining", "moving", "closing", "stopped")
+HTTP3_STATUSES: Final = ("200", "400", "403", "404", "405", "429", "501")
 WEB_STATUSES: Final = ("101", "400", "403", "404", "426", "503")
 STREAM_KINDS: Final = ("media", "datagram", "control")
 SINK_DROPS: Final = ("queue_full", "spool_full", "write_error")
@@ -89,6 +90,7 @@ class PacketCounters:
     half_open: int = 0
     handshakes: int = 0
     handshakes_expired: int = 0
+    http_answered: Mapping[str, int] = field(default_factory=dict)
     turns: int = 0
     strays: int = 0
     notes_lost: int = 0
@@ -327,6 +329,9 @@ def _packets(now: PacketCounters) -> Iterator[Metric]:
     yield CounterMetricFamily("relay_handshakes", "QUIC handshakes finished.", value=now.handshakes)
     yield CounterMetricFamily(
         "relay_handshakes_expired", "QUIC handshakes that took too long.", value=now.handshakes_expired
+    )
+    yield _counters(
+        "relay_http3_answered", "HTTP/3 requests, by status.", "status", now.http_answered, HTTP3_STATUSES
     )
 
 

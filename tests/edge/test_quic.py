@@ -7,6 +7,7 @@ import random
 
 import aioquic
 import pytest
+from aioquic.h3.connection import H3Connection
 from aioquic.quic import connection
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.crypto import CryptoPair, HeaderProtection
@@ -18,7 +19,7 @@ from aioquic.tls import Epoch
 from quicpair import CLIENT, DELAY, SERVER, QuicPair
 from relay.core.reasons import DropReason
 from relay.edge.path import MEDIA_WINDOW, PATIENCE
-from relay.edge.quic import ACK_HOLD, MAX_PACKET, PRIVATE_NAMES, REPLACED, STREAM_WINDOW
+from relay.edge.quic import ACK_HOLD, MAX_PACKET, PRIVATE_NAMES, REPLACED, STREAM_WINDOW, BareHttp3
 
 OWNERS = {
     "QuicConnection": lambda pair: pair.connected(),
@@ -26,6 +27,7 @@ OWNERS = {
     "CryptoPair": lambda pair: pair.connected()._cryptos[Epoch.ONE_RTT],
     "HeaderProtection": lambda pair: pair.connected()._cryptos[Epoch.ONE_RTT].send.hp,
     "QuicStreamSender": lambda pair: QuicStream().sender,
+    "H3Connection": lambda pair: H3Connection(pair.connected()),
 }
 
 
@@ -65,6 +67,25 @@ def test_every_private_name_of_aioquic_that_we_use_exists(pair: QuicPair, owner:
 )
 def test_overridden_methods_keep_their_signature(method: str, parameters: list[str]) -> None:
     assert list(inspect.signature(getattr(QuicConnection, method)).parameters) == parameters
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [("_get_local_settings", ["self"]), ("_decode_headers", ["self", "stream_id", "frame_data"])],
+)
+def test_overridden_methods_of_http3_keep_their_signature(method: str, parameters: list[str]) -> None:
+    assert list(inspect.signature(getattr(H3Connection, method)).parameters) == parameters
+
+
+def test_our_http3_settings_are_those_that_browsers_look_for(pair: QuicPair) -> None:
+    http = BareHttp3(pair.connected())
+    settings = http.sent_settings or {}
+    assert {number: settings[number] for number in (0x33, 0x08, 0x2B603742, 0x14E9CD29)} == dict.fromkeys(
+        (0x33, 0x08, 0x2B603742, 0x14E9CD29), 1
+    )
+    assert (settings[0x01], settings[0x07], settings[0x06]) == (0, 0, 4096)
+    assert not {0xC671706A, 0x2C7CF000} & set(settings)
+    assert type(http._decoder) is type(H3Connection(pair.connected())._decoder)
 
 
 def test_key_and_recovery_classes_still_stand_where_they_did() -> None:

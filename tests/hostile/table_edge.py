@@ -211,6 +211,11 @@ FRAMES = [
     Frames("data on our own one-way stream", ("0a030161",), STREAM_STATE),
     Frames("a fifth stream", ("0a100161",), STREAM_LIMIT),
     Frames("a fifth one-way stream", ("0a120161",), STREAM_LIMIT),
+    Frames(
+        "a fifth one-way stream when the others have ended",
+        ("0b020161", "0b060161", "0b0a0161", "0b0e0161", "0a120161"),
+        STREAM_LIMIT,
+    ),
     Frames("a stream with a giant number", ("0abffffffc0161",), STREAM_LIMIT),
     Frames("stream data beyond the window of 16 KiB", ("0e008000400001" + "61",), FLOW_CONTROL),
     Frames(
@@ -392,7 +397,7 @@ class Manner(NamedTuple):
 
 
 def _other_protocol(stage: Stage) -> int | None:
-    return stage.visit(alpn="h3").closed
+    return stage.visit(alpn="h2").closed
 
 
 def _without_datagrams(stage: Stage) -> int | None:
