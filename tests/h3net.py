@@ -27,6 +27,7 @@ class WebClient(Visitor):
         self.statuses: dict[int, int] = {}
         self.capsules = b""
         self.session = 0
+        self.leaves = True  # its side ends with ours
         self.control: int | None = None
         super().__init__(network, port, datagrams=datagrams, alpn="h3")
         self.http = H3Connection(self.quic, enable_webtransport=datagrams)
@@ -44,6 +45,10 @@ class WebClient(Visitor):
             self.statuses[told.stream_id] = int(dict(told.headers)[b":status"])
         elif isinstance(told, DataReceived):
             self.capsules += told.data
+            if told.stream_ended and self.leaves:
+                assert self.http is not None
+                self.http.send_data(told.stream_id, b"", True)
+                self.flush()
         elif isinstance(told, DatagramReceived):
             assert told.stream_id == self.session
             self.got.append(told.data)

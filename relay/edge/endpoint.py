@@ -58,6 +58,7 @@ from relay.protocol.address import Address
 log = logging.getLogger("relay.endpoint")
 
 READ_BATCH = 32  # packets per socket and turn, so that timers and other sockets get theirs
+FAREWELL_S = 1.0  # for a web page to take its session's end: the connection's would take it along
 RETIRED_IDS = 4  # of a connection, kept for stragglers
 TAKE_BATCH = 16  # things of the lane per look at the clock
 MAX_BACKLOG = 256 * 1024  # control bytes held for a peer that does not take them: 16 of the largest frames
@@ -584,11 +585,11 @@ class Endpoint(Ledger):
         self._dirty.pop(peer, None)
         try:
             peer.quic.refresh()  # as in `_settle`
-            if peer.http is not None:
-                peer.http.close_session(code, reason)
             self.outbox.transmit(peer, now)
-            if peer.http is not None:
-                peer.http.close()
+            if peer.http is not None and not peer.quic.is_closing:
+                peer.http.close_session(code, reason)
+                peer.deadline = now + FAREWELL_S
+                self._closing(peer)
             else:
                 peer.quic.close(error_code=code, reason_phrase=reason)
             self._settle(peer, now)
@@ -608,7 +609,7 @@ class Endpoint(Ledger):
 
     def _arm(self, peer: Peer) -> None:
         due = peer.quic.get_timer()
-        if peer.state is PeerState.HALF_OPEN:
+        if peer.state is PeerState.HALF_OPEN or peer.is_parting:
             due = peer.deadline if due is None else min(due, peer.deadline)
         if due is not None:
             self._timers.arm(peer, due)
@@ -623,6 +624,10 @@ class Endpoint(Ledger):
         if peer.state is PeerState.HALF_OPEN and now >= peer.deadline:
             self.handshakes_expired += 1
             self._forget(peer)
+            return
+        if peer.http is not None and peer.is_parting and now >= peer.deadline:
+            peer.http.close()
+            self._settle(peer, now)
             return
         timer = peer.quic.get_timer()
         if timer is None or timer > now:

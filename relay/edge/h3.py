@@ -168,7 +168,7 @@ class WebTransport:
         self._quic.close(error_code=code, reason_phrase=reason)
 
     def close_session(self, code: int, reason: str) -> None:
-        """Tell the page a code and why; let it leave, then `close`."""
+        """Tell the page a code and why. It ends its side and with that the connection, or `close` does."""
         if self.code is None and self._session is not None:
             self.code = code
             text = reason.encode()[:MAX_REASON]

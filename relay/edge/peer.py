@@ -70,6 +70,11 @@ class Peer:
         return self.quic.close_code if code is None else code
 
     @property
+    def is_parting(self) -> bool:
+        """No leg any more, and its connection stays until the peer has heard why."""
+        return self.state is PeerState.CLOSING and not self.quic.is_closing
+
+    @property
     def is_gone(self) -> bool:
         """Forgotten: its connection is released and must not be touched."""
         return self.state is PeerState.GONE

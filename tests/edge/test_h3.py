@@ -134,6 +134,20 @@ def test_a_close_tells_the_page_our_code_and_text(net: Network) -> None:
     assert net.told("lost") == [(1, 0x12)]
 
 
+def test_a_page_that_does_not_leave_is_closed_a_second_later(net: Network) -> None:
+    client = open_session(net)
+    client.leaves = False
+    net.endpoint.close(1, 0x12, "too late")
+    assert net.told("lost") == [(1, 0x12)]
+    client.say(b"\0\1ping")
+    net.run(0.9)
+    assert (client.closed, net.told("datagram")) == (None, [])
+    net.run(0.2)
+    assert client.closed == 0x100
+    net.run(5.0)
+    assert (len(net.endpoint), net.told("lost")) == (0, [(1, 0x12)])
+
+
 def test_a_page_that_closes_its_session_has_gone_with_its_code(net: Network) -> None:
     client = open_session(net)
     client.capsule(0x2843, b"\0\0\0\x09bye")
