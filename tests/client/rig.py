@@ -76,7 +76,9 @@ def public_of(seed: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def daemon(folder: Path, lane: str = "auto", more: str = "") -> Iterator[Rig]:
+def daemon(
+    folder: Path, lane: str = "auto", more: str = "", origin: str = "https://app.example"
+) -> Iterator[Rig]:
     seed, port, metrics = os.urandom(32), free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_STREAM)
     web = free_port(socket.SOCK_STREAM)
     chain, key = certificate(folder)
@@ -90,7 +92,7 @@ cluster = "{CLUSTER}"
 [listen]
 udp = ["127.0.0.1:{port}"]
 web = ["127.0.0.1:{web}"]
-web_origins = ["https://app.example"]
+web_origins = ["{origin}"]
 metrics = "127.0.0.1:{metrics}"
 command_socket = ""
 [tls]
