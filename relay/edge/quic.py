@@ -209,7 +209,8 @@ class RelayQuic(QuicConnection):
         )
         self.host_cid = first.cid
         self._local_initial_source_connection_id = first.cid
-        self._local_max_streams_bidi.__class__ = _LifeLimit  # it has no state of its own
+        # They have no state of their own.
+        self._local_max_streams_bidi.__class__ = _LifeLimit
         self._local_max_streams_uni.__class__ = _LifeLimit
         self._local_active_connection_id_limit = PEER_IDS
         self._consumed = 0

@@ -88,6 +88,15 @@ def test_a_datagram_that_comes_with_other_frames_is_without_its_prefix_too(net: 
     assert net.lane.counters.dropped == {DropReason.UNKNOWN_FLOW: 1}
 
 
+def test_a_datagram_of_another_session_is_of_an_unknown_flow(net: Network) -> None:
+    client = open_session(net)
+    client.quic.send_datagram_frame(b"\1\0\1hi")
+    client.flush()
+    net.run(0.1)
+    assert net.told("datagram") == []
+    assert net.lane.counters.dropped == {DropReason.UNKNOWN_FLOW: 1}
+
+
 def test_a_datagram_before_the_session_is_nobodys(net: Network) -> None:
     client = WebClient(net)
     client.inject(b"\x31\x04\0\0\1h")

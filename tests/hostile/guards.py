@@ -55,6 +55,9 @@ RULES: Final = "config_rules.py"
 STREAMS: Final = "edge/streams.py"
 TCP: Final = "edge/tcp.py"
 WEB: Final = "edge/web.py"
+H3: Final = "edge/h3.py"
+H3_TESTS: Final = "edge/test_h3.py::"
+HOSTILE_H3: Final = "hostile/test_h3.py::"
 STREAM_TESTS: Final = "edge/test_streams.py::"
 WEB_TESTS: Final = "edge/test_web.py::"
 
@@ -291,16 +294,115 @@ GUARDS: Final = [
     _guard(
         "128 streams may be opened",
         QUIC,
-        "self._local_max_streams_bidi.value = MAX_STREAMS",
+        "self._local_max_streams_bidi.__class__ = _LifeLimit",
         "pass",
         "FRAMES/a fifth stream",
     ),
     _guard(
         "128 one-way streams may be opened",
         QUIC,
-        "self._local_max_streams_uni.value = MAX_STREAMS",
+        "self._local_max_streams_uni.__class__ = _LifeLimit",
         "pass",
         "FRAMES/a fifth one-way stream",
+    ),
+    _guard(
+        "a stream that ended makes room for another",
+        QUIC,
+        "self._local_max_streams_uni.__class__ = _LifeLimit",
+        "self._local_max_streams_uni.value = MAX_STREAMS",
+        "FRAMES/a fifth one-way stream when the others have ended",
+    ),
+    # HTTP/3.
+    _guard(
+        "a connection without a session is a leg",
+        QUIC,
+        "return self._handshake_confirmed and self._prefix is not None",
+        "return self._handshake_confirmed",
+        H3_TESTS + "test_a_session_opens_a_leg_and_a_connection_alone_does_not",
+    ),
+    _guard(
+        "a page of any origin may connect over HTTP/3",
+        H3,
+        "return 403",
+        "pass",
+        HOSTILE_H3 + "test_a_request_is_answered_by_its_status_and_only_a_session_is_a_leg",
+    ),
+    _guard(
+        "any path is ours",
+        H3,
+        "return 404",
+        "pass",
+        HOSTILE_H3 + "test_a_request_is_answered_by_its_status_and_only_a_session_is_a_leg",
+    ),
+    _guard(
+        "a connection has a second session",
+        H3,
+        "return 429",
+        "pass",
+        HOSTILE_H3 + "test_http_against_the_rules_closes_the_connection_with_its_code",
+    ),
+    _guard(
+        "headers refer to a table",
+        QUIC,
+        "self._decoder = pylsqpack.Decoder(0, 0)",
+        "pass",
+        HOSTILE_H3 + "test_http_against_the_rules_closes_the_connection_with_its_code",
+    ),
+    _guard(
+        "headers have any size",
+        QUIC,
+        "if size > MAX_HEADERS:",
+        NEVER,
+        HOSTILE_H3 + "test_http_against_the_rules_closes_the_connection_with_its_code",
+    ),
+    _guard(
+        "bytes that are nobody's wait without end",
+        H3,
+        "if self._beside < 0:",
+        NEVER,
+        HOSTILE_H3 + "test_http_against_the_rules_closes_the_connection_with_its_code",
+    ),
+    _guard(
+        "a stream of a session that is not there is taken",
+        H3,
+        "if self._session is None or told.session_id != self._session:",
+        NEVER,
+        HOSTILE_H3 + "test_a_stream_of_no_session_is_refused_with_the_drafts_code",
+    ),
+    _guard(
+        "a request need not wait for the peer's settings",
+        H3,
+        "if self._http.received_settings is not None:",
+        "if True:",
+        HOSTILE_H3 + "test_a_request_waits_for_the_settings_that_it_overtook",
+    ),
+    _guard(
+        "a datagram of another session is taken",
+        PATH,
+        "if datagram.startswith(self.prefix) else",
+        "if datagram else",
+        H3_TESTS + "test_a_datagram_of_another_session_is_of_an_unknown_flow",
+    ),
+    _guard(
+        "a datagram of another session is taken when aioquic read it",
+        QUIC,
+        "if self._prefix is None or not datagram.startswith(self._prefix):",
+        "if self._prefix is None:",
+        H3_TESTS + "test_a_datagram_that_comes_with_other_frames_is_without_its_prefix_too",
+    ),
+    _guard(
+        "a datagram without a session is taken",
+        QUIC,
+        "if self._prefix is None or not datagram.startswith(self._prefix):",
+        "self._prefix = self._prefix or b''\n        if not datagram.startswith(self._prefix):",
+        H3_TESTS + "test_a_datagram_before_the_session_is_nobodys",
+    ),
+    _guard(
+        "a page that does not leave stays connected",
+        ENDPOINT,
+        "if peer.http is not None and peer.is_parting and now >= peer.deadline:",
+        NEVER,
+        H3_TESTS + "test_a_page_that_does_not_leave_is_closed_a_second_later",
     ),
     _guard(
         "a stream may hold a megabyte",
