@@ -61,6 +61,8 @@ class Absence:
 
     def _silence(self, call: Call, seat: Participant) -> None:
         seat.on_silenced(self._node.now)
+        for pair in call.paths_of(seat.index):
+            pair.on_lost(self._node.now)
         self._node.tell(call.others(seat), control.Peer(c=call.cid, p=seat.index, ev="away"))
         self._node.note(call, seat, EventKind.AWAY)
 

@@ -17,6 +17,7 @@ from relay.config import LimitsConfig
 from relay.core.consent import SIZE, Fact, Gate
 from relay.core.machine import Machine, Table
 from relay.core.participant import Participant, Presence
+from relay.core.paths import Pair as PathPair
 from relay.core.policy import OPEN, Terms
 from relay.core.ringing import Pair, Why
 from relay.errors import ErrorCode, PeerError
@@ -70,6 +71,8 @@ class Call(Machine[Stage]):
         """People whose seat went to somebody else."""
         self.flows: dict[tuple[int, int], Participant] = {}
         """Uplink flows the lane still counts, by (leg, flow)."""
+        self.paths: dict[tuple[int, int], PathPair] = {}
+        """Direct paths that were spoken of, by (lower index, higher index)."""
         self.epoch = 0
         self.terms: Terms = OPEN
         self.started_wall = wall
@@ -151,6 +154,18 @@ class Call(Machine[Stage]):
         self.gate.set(Fact.LISTENS, index, bool(claims.prm & token.MAY_RECEIVE))
         if not self.host_admits or claims.rol == token.ROLE_HOST:
             self.gate.set(Fact.ADMITTED, index, True)
+
+    # ------------------------------------------------------------ direct paths
+
+    def paths_of(self, index: int) -> list[PathPair]:
+        """Those of one participant."""
+        return [pair for key, pair in self.paths.items() if index in key]
+
+    def part_paths(self, index: int, now: float) -> None:
+        """A participant is out: so are its direct paths."""
+        for pair in self.paths_of(index):
+            pair.on_lost(now)
+            del self.paths[min(pair.sides), max(pair.sides)]
 
     # ------------------------------------------------------------ life
 

@@ -102,6 +102,10 @@ class Leg(Machine[LegState]):
         """What it is closed with when it lingers too long."""
         self.heard = now
         self.observations = 0
+        self.rtt: float | None = None
+        """Round trip, seconds, as a `ping` of ours measured it."""
+        self.asked_ms: int | None = None
+        """The `t` of a ping of ours that is not answered."""
         self.newest: dict[int, int] = {}
         """Newest sequence number per type of newest-wins datagram."""
         self._until: float | None = now + limits.hello_s

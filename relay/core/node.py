@@ -29,7 +29,7 @@ from relay.protocol.ids import CallId, Sub
 HERE = "here"  # the one key of a quota that belongs to the whole node
 
 Due = tuple[str, int | CallId]
-"""What a deadline is about: ("leg", number), ("call", id), ("notice", id) or ("drain", 0)."""
+"""What a deadline is about: ("leg", number), ("call", id), ("punch", id), ("notice", id) or ("drain", 0)."""
 
 
 class Node:

@@ -113,6 +113,8 @@ class Participant(Machine[Presence]):
         self.dropped: Counter[str] = Counter()
         self.quality: dict[int, dict[str, int]] = {}
         """Newest reception report of this listener, per participant heard."""
+        self.direct_s = 0.0
+        """Seconds of media that went to others directly, past periods only."""
         self._limits = limits
         self._accept_by: float | None = now + limits.ring_s
         self._away_at: float | None = None

@@ -70,6 +70,7 @@ class Parting:
     def vacate(self, call: Call, seat: Participant, why: str) -> list[Leg]:
         """Clear the seat, gate first. Returns the legs that sat there, without uplinks now."""
         call.gate.leave(seat.index)
+        call.part_paths(seat.index, self._node.now)
         call.epoch += 1
         self._switch.sync(call)
         legs = [self._node.legs[number] for number in seat.legs]
@@ -94,6 +95,7 @@ class Parting:
         seats = call.here()
         for seat in seats:
             call.gate.leave(seat.index)
+            call.part_paths(seat.index, node.now)
         self._switch.sync(call)
         legs = [node.legs[number] for seat in seats for number in seat.legs]
         for seat in seats:
@@ -138,6 +140,7 @@ class Parting:
         node.call_quota.release(HERE)
         node.deadlines.set(("call", call.cid), None)
         node.deadlines.set(("notice", call.cid), None)
+        node.deadlines.set(("punch", call.cid), None)
         node.put(record_call(call, node.config.node.region))
 
     def _say_ended(

@@ -49,6 +49,11 @@ def quality_of(reports: Iterable[Mapping[str, int]]) -> dict[str, float]:
     }
 
 
+def _directly(one: Participant) -> dict[str, float]:
+    """For how long media went past us."""
+    return {"direct_s": round(one.direct_s, 1)} if one.direct_s else {}
+
+
 def record_participant(one: Participant, ended_wall: float, why: str) -> ParticipantRecord:
     """One person's part; `why` is the call's outcome, for those who stayed to the end."""
     return ParticipantRecord(
@@ -64,7 +69,7 @@ def record_participant(one: Participant, ended_wall: float, why: str) -> Partici
         copies=one.totals["copies"],
         lost=one.totals["lost"],
         dropped=dict(one.dropped),
-        quality=quality_of(one.quality.values()),
+        quality=quality_of(one.quality.values()) | _directly(one),
     )
 
 

@@ -33,6 +33,7 @@ from relay.core.node import Node
 from relay.core.orders import Orders
 from relay.core.participant import Participant
 from relay.core.parting import Parting
+from relay.core.punch import Punching
 from relay.core.reasons import DropReason
 from relay.core.ringing import Ringing
 from relay.core.seating import Seating
@@ -40,7 +41,8 @@ from relay.core.switch import Switch
 from relay.core.talk import Talk
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control, datagram
-from relay.protocol.ids import Kid
+from relay.protocol.address import Address
+from relay.protocol.ids import CallId, Kid
 from relay.protocol.token import kid_of
 
 __all__ = ["EngineKeys", "Relay", "issuers_of"]
@@ -65,6 +67,7 @@ class Relay:
         self._exchange = exchange = Exchange(node, self._switch, seating, self._parting, ringing)
         self._absence = Absence(node, self._door, self._switch, seating, self._parting, exchange)
         self._talk = Talk(node)
+        self._punching = Punching(node)
         self._moderation = Moderation(node, self._parting, self._switch)
         self._orders = Orders(node, self._admission, self._parting, self._moderation)
         self._leaving = Leaving(node, self._door, self._parting)
@@ -92,6 +95,8 @@ class Relay:
             control.Mute: mo.on_mute,
             control.E2e: talk.on_e2e,
             control.Rr: self._on_rr,
+            control.Cand: self._punching.on_cand,
+            control.Path: self._punching.on_path,
         }
         self._last_words: Mapping[type, Callable[[Leg, Any, int], None]] = {
             control.Feedback: talk.on_feedback,
@@ -99,7 +104,7 @@ class Relay:
         }
         self._anytime: Mapping[type, Callable[[Leg, Any, int], None]] = {
             control.Ping: self._on_ping,
-            control.Pong: lambda leg, message, id: None,
+            control.Pong: self._punching.on_pong,
             control.Bye: self._on_bye,
         }
         self._admitted: Mapping[type, Callable[[Leg, Any, int], None]] = {
@@ -171,6 +176,10 @@ class Relay:
     def spent_tokens(self) -> int:
         """Token ids remembered against replay."""
         return len(self._admission.spent)
+
+    def announced(self, cid: CallId, index: int) -> Mapping[Address, bool]:
+        """Where TURN may relay to for a participant; see `Punching.announced`."""
+        return self._punching.announced(cid, index)
 
     @property
     def node(self) -> Node:
@@ -384,6 +393,9 @@ class Relay:
             elif kind == "call":
                 assert isinstance(key, bytes)
                 self._absence.on_due(node.calls[key])
+            elif kind == "punch":
+                assert isinstance(key, bytes)
+                self._punching.on_due(node.calls[key])
             else:
                 self._leaving.on_due(kind, key)
 

@@ -61,6 +61,8 @@ class Seating:
         else:
             self._switch.close_uplink(leg)
         seat.drop_leg(leg.number)
+        for pair in call.paths_of(seat.index):
+            pair.forget_addresses(seat.index)
         self._node.device_quota.release((call.cid, seat.sub))
 
     def let_go(self, call: Call, seat: Participant, code: ErrorCode) -> None:

@@ -37,7 +37,7 @@ class Talk:
         """Pass a sealed blob on. PeerError FORBIDDEN or RATE_LIMITED, not fatal; nothing is passed then."""
         if not seat.claims.prm & token.MAY_E2E:
             raise _forbidden("token allows no e2e")
-        named = call.others(seat) if message.to is None else [_other(call, seat, message.to)]
+        named = call.others(seat) if message.to is None else [other_seat(call, seat, message.to)]
         targets = [one for one in named if self._may_reach(call, seat, one, message.k)]
         if named and not targets:
             raise _forbidden("not before both accepted, or not to strangers")
@@ -109,7 +109,8 @@ def both_consent(call: Call, one: Participant, other: Participant) -> bool:
     return all(call.gate.has(fact, seat.index) for fact in facts for seat in (one, other))
 
 
-def _other(call: Call, seat: Participant, index: int) -> Participant:
+def other_seat(call: Call, seat: Participant, index: int) -> Participant:
+    """Somebody else who sits there. PeerError NOT_IN_CALL, not fatal, for oneself and an empty seat."""
     other = call.seats.get(index)
     if other is None or other is seat or not other.is_here:
         raise PeerError(ErrorCode.NOT_IN_CALL, "nobody sits there", fatal=False)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, NamedTuple, Self
 
-from relay.errors import LocalError
+from relay.errors import ErrorCode, LocalError, PeerError
 
 _V4_SHOWN: int = 3  # a /24 is what a log may keep of an IPv4 address
 _V6_SHOWN: int = 6  # and a /48 of an IPv6 address
@@ -48,6 +48,14 @@ class Address(NamedTuple):
         if len(packed) not in (4, 16) or not 0 <= port <= 0xFFFF:
             raise LocalError("not an address")
         return cls(str(_folded(ip_address(packed))), port)
+
+    @classmethod
+    def told(cls, host: str, port: int) -> Self:
+        """The canonical form of an address that a peer wrote. PeerError BAD_ENCODING, not fatal, if none."""
+        try:
+            return cls.parse((host, port or None))  # nobody is reached at port 0
+        except LocalError:
+            raise PeerError(ErrorCode.BAD_ENCODING, "not an address", fatal=False) from None
 
     @property
     def packed(self) -> bytes:

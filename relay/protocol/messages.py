@@ -45,7 +45,7 @@ Why = Literal[
 ]
 
 # Text fields whose values come from small closed sets; all other text and bytes stay out of reprs.
-_SHOWN: Final = frozenset({"why", "ev", "op", "st", "leg", "node", "sdk", "app", "os", "dev"})
+_SHOWN: Final = frozenset({"why", "ev", "op", "st", "leg", "node", "sdk", "app", "os", "dev", "use", "kinds"})
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -392,6 +392,28 @@ class Report(Message, frozen=True, kw_only=True):
     reason: Annotated[str, Meta(max_length=64)]
 
 
+# ---------------------------------------------------------------- the way around the relay
+
+
+class Cand(Message, frozen=True, kw_only=True):
+    """Client to relay to client: where `to` may try to reach me, sealed so that the relay cannot read it.
+
+    `gen` rises when the network changes; `kinds` says what sort of addresses the blob holds, `end` that no
+    more of this generation follow. `acl` are addresses the sender wants TURN to let the other reach: for the
+    relay only, never passed on.
+    """
+
+    TYPE: ClassVar[int] = 0x30
+    c: B16
+    to: Index
+    gen: U32
+    b: Blob = b""
+    kinds: Annotated[tuple[Literal["host", "srflx", "relay"], ...], Meta(max_length=16)] = ()
+    acl: Annotated[tuple[tuple[Annotated[str, Meta(max_length=45)], U16], ...], Meta(max_length=8)] = ()
+    end: bool = False
+    p: Index | None = None  # written by the relay: whose they are
+
+
 class Obs(Message, frozen=True, kw_only=True):
     """Relay to client: your address as seen now; `seq` rises with each change."""
 
@@ -399,6 +421,27 @@ class Obs(Message, frozen=True, kw_only=True):
     ip: Text
     port: U16
     seq: U32
+
+
+class Punch(Message, frozen=True, kw_only=True):
+    """Relay to client: knock at `p` in `delay_ms`, when it knocks too. `round` counts from 1."""
+
+    TYPE: ClassVar[int] = 0x32
+    c: B16
+    p: Index
+    round: U8
+    delay_ms: U16
+
+
+class Path(Message, frozen=True, kw_only=True):
+    """Client to relay: what media to and from `p` goes by now, and how well."""
+
+    TYPE: ClassVar[int] = 0x33
+    c: B16
+    p: Index
+    use: Literal["direct", "relay"]
+    rtt: Milliseconds | None = None
+    loss: Ratio | None = None
 
 
 class Turn(Message, frozen=True, kw_only=True):
@@ -412,6 +455,9 @@ class Turn(Message, frozen=True, kw_only=True):
     user: Text = ""
     password: Text = msgspec.field(default="", name="pass")
     ttl: U32 = 0  # s
+
+
+# ---------------------------------------------------------------- sealed for the other side
 
 
 class E2e(Message, frozen=True, kw_only=True):
@@ -451,6 +497,7 @@ MESSAGES: Final[dict[int, type[Message]]] = {
     for cls in (
         *(Challenge, Hello, Welcome, Ok, Err, Ping, Pong, TokenUpdate, Bye, Ticket),
         *(Join, Accept, Decline, Joined, Gate, Peer, Hangup, Ended, Rejoin, Mod, Block),
-        *(Mute, Rr, LegStats, Feedback, Report, Obs, Turn, E2e, Drain, Moved),
+        *(Mute, Rr, LegStats, Feedback, Report),
+        *(Cand, Obs, Punch, Path, Turn, E2e, Drain, Moved),
     )
 }

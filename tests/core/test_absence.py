@@ -291,3 +291,13 @@ def test_a_leg_in_no_call_is_lost_without_a_word(world):
     bob.hangup()
     bob.lose()
     world.check()
+
+
+def test_who_is_away_has_no_direct_path(world):
+    ann, bob = world.talking(prm=15)
+    for one, other in ((ann, 1), (bob, 0)):
+        one.ask(control.Path(c=one.cid, p=other, use="direct"))
+    [pair] = world.engine.node.calls[bob.cid].paths.values()
+    assert pair.state.value == "direct"
+    bob.lose()
+    assert pair.state.value == "relayed"

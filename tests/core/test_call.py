@@ -5,6 +5,7 @@ from relay.config import LimitsConfig
 from relay.core.call import Call, Stage
 from relay.core.consent import Fact
 from relay.core.participant import Presence
+from relay.core.paths import Pair
 from relay.core.policy import Terms
 from relay.core.ringing import Why
 from relay.errors import ErrorCode, PeerError
@@ -171,3 +172,13 @@ def test_a_group_is_no_pair():
     sit(one, 2, lim=GROUP)
     assert one.pairs() == []
     assert one.others(one.seats[0]) == [one.seats[1]]
+
+
+def test_who_is_out_has_no_path_to_anybody():
+    one = call(lim=GROUP)
+    seats = [sit(one, leg, lim=GROUP) for leg in range(3)]
+    for low, high in ((0, 1), (0, 2), (1, 2)):
+        one.paths[low, high] = Pair(seats[low], seats[high])
+    assert len(one.paths_of(1)) == 2
+    one.part_paths(1, 5.0)
+    assert set(one.paths) == {(0, 2)}

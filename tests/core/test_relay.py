@@ -408,3 +408,12 @@ def test_a_wish_for_turn_needs_a_call_and_a_node_that_has_it():
     ann.join()
     assert ann.ask(control.Turn()).code == ErrorCode.NOT_ENABLED
     assert ann.closed is None
+
+
+def test_rounds_of_knocking_are_kept(world):
+    ann, bob = world.talking(prm=15)
+    for one, other in ((ann, 1), (bob, 0)):
+        one.ask(control.Cand(c=one.cid, to=other, gen=0, acl=(("192.0.2.1", 1),), end=True))
+    world.run(1.5)
+    assert [punch.round for punch in ann.all(control.Punch)] == [1, 2]
+    assert world.engine.announced(ann.cid, 0) == {Address("192.0.2.1", 1): False}

@@ -36,6 +36,7 @@ STEPS = 32
 CONSENT_S = 30.0
 ACCEPT_S = 60.0
 TICKET_S = 90.0  # then the place is free, and what its owner had set there is gone
+HOME = (("192.0.2.1", 40000),)
 CLOSED = (DropReason.GATE_CLOSED, DropReason.MUTED, DropReason.BLOCKED)
 
 who = st.integers(0, 1)
@@ -143,7 +144,7 @@ class Life(RuleBasedStateMachine):
         same = {"key": self.key, "lim": (512, 512, 500, 3 if self.group else 2)}
         self.people = [
             Person(ids, {"sub": Sub(draw(16)), "ru": PersonId(draw(16)), "prm": prm, **same})
-            for prm in (7, 39)
+            for prm in (15, 47)
         ]
         self.shuts_out = [False, False]  # each side's own half of the block
 
@@ -321,6 +322,29 @@ class Life(RuleBasedStateMachine):
         if k and not both:
             assert sum(len(leg.all(control.E2e)) for leg in other.legs) == before
 
+    @rule(side=who, gen=st.integers(0, 3), kind=st.sampled_from(["host", "relay"]), end=st.booleans())
+    def addresses(self, side: int, gen: int, kind: Any, end: bool) -> None:
+        """Sealed addresses reach the other only while both said yes; and rounds are for such pairs alone."""
+        one, other = self.people[side], self.people[1 - side]
+        if one.newest is None or one.newest.joined is None:
+            return
+        before = [len(leg.all(control.Cand)) for leg in other.legs]
+        self.lapse()
+        both = all(each.accepted and each.lost_at is None and not each.over for each in self.people)
+        message = control.Cand(
+            c=one.newest.cid, to=1 - one.newest.index, gen=gen, b=b"x", kinds=(kind,), acl=HOME, end=end
+        )
+        one.newest.say("cand", message)
+        if not both or any(self.shuts_out):
+            assert [len(leg.all(control.Cand)) for leg in other.legs] == before
+
+    @rule(side=who, use=st.sampled_from(["direct", "relay"]))
+    def path(self, side: int, use: Any) -> None:
+        """What the media goes by, true or not."""
+        client = self.people[side].newest
+        if client is not None and client.joined is not None:
+            client.say("path", control.Path(c=client.cid, p=1 - client.index, use=use))
+
     @rule(side=who)
     def ping(self, side: int) -> None:
         client = self.people[side].leg
@@ -458,8 +482,14 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def accounts_balance(self) -> None:
-        if hasattr(self, "world"):
-            self.world.check()
+        if not hasattr(self, "world"):
+            return
+        self.world.check()
+        for one, other in (self.people, self.people[::-1]):
+            announced = self.world.engine.announced(one.ids.cid, 0) | self.world.engine.announced(
+                one.ids.cid, 1
+            )
+            assert not announced or (one.accepted and other.accepted), "TURN opens for nobody who said no"
 
     def teardown(self) -> None:
         if not hasattr(self, "world"):

@@ -3,6 +3,7 @@ import pytest
 from pair import ADULT, TEEN, World
 from relay.core import events as ev
 from relay.errors import ErrorCode
+from relay.protocol import control
 from relay.protocol.ids import Sub
 
 
@@ -69,3 +70,12 @@ def test_dismissed_and_replaced_legs_are_closed_with_their_codes(world):
     assert tablet.closed is ErrorCode.REPLACED
     assert ann.closed is None
     world.check()
+
+
+def test_what_was_announced_goes_with_the_leg(world):
+    ann, bob = world.talking(prm=15)
+    bob.ask(control.Cand(c=bob.cid, to=0, gen=0, acl=(("192.0.2.1", 1),)))
+    assert world.engine.announced(ann.cid, 0)
+    bob.lose()
+    [pair] = world.engine.node.calls[bob.cid].paths.values()
+    assert not pair.sides[1].announced

@@ -298,6 +298,29 @@ def _ticket_of_bob(cast: Cast) -> control.Message:
     return control.Rejoin(c=cast.eve.cid, rt=cast.bob.ticket)
 
 
+def p2p(**claims: object) -> Cast:
+    """Eve and Bob talk, and their tokens allow a direct path."""
+    cast = joined(prm=15, **claims)
+    cast.eve.accept()
+    cast.bob.accept()
+    return cast
+
+
+def hiding() -> Cast:
+    """The same, but Bob's token hides his address."""
+    cast = _cast(prm=15)
+    bob = cast.world.client(cast.world.call(cast.eve.cid).token(prm=15, net=token.NET_RELAY_ONLY))
+    for one in (cast.eve, bob):
+        one.enter()
+        one.accept()
+    return cast._replace(bob=bob)
+
+
+def _cand(**fields: object) -> Callable[[Cast], control.Message]:
+    return _call(control.Cand, **{"to": 1, "gen": 0, "b": b"x", "kinds": ("srflx",)} | fields)
+
+
+MANY = tuple(("192.0.2.1", port) for port in range(1, 9))
 C = {"c": bytes(16)}
 MINUS_ONE = {"p": 1, "hi": 1, "n": -1, "lost": 0}
 REPORT = _call(control.Report, p=1, reason="spam")
@@ -327,6 +350,73 @@ SAID = [
     Said("an array that claims 2^32 members", opened, [framed(b"\xdd\xff\xff\xff\xff")], E.BAD_ENCODING),
     Said("an unknown type that wants an answer", opened, [raw(0x7F, {})], E.VERSION, False),
     Said("more than 200 messages at once", opened, [raw(0x7F, {}, 0)] * 201, E.RATE_LIMITED),
+    # Addresses.
+    Said("addresses before both accepted", accepted_by_bob, [_cand()], E.FORBIDDEN, False),
+    Said("addresses for oneself", p2p, [_cand(to=0)], E.NOT_IN_CALL, False),
+    Said("addresses for an empty seat", p2p, [_cand(to=9)], E.NOT_IN_CALL, False),
+    Said("addresses for one who hides", hiding, [_cand()], E.P2P_DENIED, False),
+    Said(
+        "addresses for one who hides, one kind hidden",
+        hiding,
+        [_cand(kinds=("relay", "host"))],
+        E.P2P_DENIED,
+        False,
+    ),
+    Said("addresses for one who hides, without a kind", hiding, [_cand(kinds=())], E.P2P_DENIED, False),
+    Said("addresses between strangers", lambda: p2p(ctc=0), [_cand()], E.P2P_DENIED, False),
+    Said("addresses that the token does not allow", talking, [_cand()], E.P2P_DENIED, False),
+    Said(
+        "an address for TURN that is a name", p2p, [_cand(acl=(("relay.example", 1),))], E.BAD_ENCODING, False
+    ),
+    Said("an address for TURN at port 0", p2p, [_cand(acl=(("192.0.2.1", 0),))], E.BAD_ENCODING, False),
+    Said("nine addresses for TURN at once", p2p, [_cand(acl=(*MANY, ("192.0.2.2", 1)))], E.BAD_ENCODING),
+    Said(
+        "addresses for TURN by and by",
+        p2p,
+        [
+            _cand(acl=MANY),
+            _cand(acl=tuple((host, port + 8) for host, port in MANY)),
+            _cand(acl=(("::1", 1),)),
+        ],
+        E.QUOTA,
+        False,
+    ),
+    Said("seventeen messages of addresses", p2p, [_cand()] * 17, E.QUOTA, False),
+    Said("addresses of 1025 bytes", p2p, [_cand(b=bytes(1025))], E.BAD_ENCODING),
+    Said(
+        "a kind of address that is none",
+        p2p,
+        [raw(0x30, {**C, "to": 1, "gen": 0, "kinds": ["nat"]})],
+        E.BAD_ENCODING,
+    ),
+    Said("seventeen kinds of address", p2p, [_cand(kinds=("host",) * 17)], E.BAD_ENCODING),
+    Said(
+        "a direct path before both accepted",
+        accepted_by_bob,
+        [_call(control.Path, p=1, use="direct")],
+        E.FORBIDDEN,
+        False,
+    ),
+    Said("a direct path to nobody", p2p, [_call(control.Path, p=4, use="direct")], E.NOT_IN_CALL, False),
+    Said("a path that is none", p2p, [raw(0x33, {**C, "p": 1, "use": "air"})], E.BAD_ENCODING),
+    Said(
+        "a path of negative delay",
+        p2p,
+        [raw(0x33, {**C, "p": 1, "use": "relay", "rtt": -1.0})],
+        E.BAD_ENCODING,
+    ),
+    Said(
+        "a path with a loss that is no number",
+        p2p,
+        [raw(0x33, {**C, "p": 1, "use": "relay", "loss": float("nan")})],
+        E.BAD_ENCODING,
+    ),
+    Said(
+        "the relay's own word to knock",
+        p2p,
+        [_call(control.Punch, p=1, round=1, delay_ms=0)],
+        E.PROTOCOL_VIOLATION,
+    ),
     # Before the hello.
     Said("a join without a hello", opened, [_join()], E.AUTH_REQUIRED),
     Said("an end-to-end message without a hello", opened, [BLOB], E.AUTH_REQUIRED),

@@ -33,7 +33,6 @@ NOT_FOR_HOSTILE_INPUT = {
     ErrorCode.DRAIN_TIMEOUT: "the node's own end",
     ErrorCode.MOVED: "a leg of the same person elsewhere",
     ErrorCode.ORIGIN_DENIED: "no part that is built has origins",
-    ErrorCode.P2P_DENIED: "no part that is built has candidates",
 }
 """Codes that no row asks for, and why."""
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.errors import LocalError
+from relay.errors import ErrorCode, LocalError, PeerError
 from relay.protocol.address import Address
 
 
@@ -76,3 +76,11 @@ def test_parsing_twice_changes_nothing(ip, port):
 def test_any_text_is_an_address_or_an_error_of_ours(host, port):
     with suppress(LocalError):
         assert isinstance(Address.parse((host, port)), Address)
+
+
+def test_an_address_that_a_peer_wrote_is_one_or_its_own_fault():
+    assert Address.told("::ffff:192.0.2.7", 4000) == Address("192.0.2.7", 4000)
+    for wrong in (("example.org", 1), ("192.0.2.1", 0), ("192.0.2.1", 65536), ("", 1)):
+        with pytest.raises(PeerError) as caught:
+            Address.told(*wrong)
+        assert (caught.value.code, caught.value.fatal) == (ErrorCode.BAD_ENCODING, False)
