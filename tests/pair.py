@@ -397,7 +397,10 @@ class World:
         assert node.leg_quota.total() == len(node.legs)
         assert node.call_quota.total() == len(node.calls)
         seated = Counter(
-            (call.cid, seat.sub) for call in node.calls.values() for seat in call.here() for _ in seat.legs
+            (call.cid, seat.sub)
+            for call in node.calls.values()
+            for seat in call.here()
+            for _ in seat.all_legs
         )
         assert node.device_quota.keys() == len(seated)
         assert all(node.device_quota.held(key) == number for key, number in seated.items())

@@ -49,7 +49,16 @@ class Absence:
         node = self._node
         call = None if leg.call is None else node.calls.get(leg.call)
         seat = None if call is None else call.seats.get(leg.index)
-        if call is None or seat is None or leg.number not in seat.legs:
+        if call is None or seat is None or leg.number not in seat.all_legs:
+            return
+        if seat.fading is not None:
+            is_main = leg.number != seat.fading.leg
+            self._seating.rise(call, seat, leg)
+            if is_main:
+                self._seating.recall(call, seat)
+            else:
+                self._switch.sync(call)
+            self._node.watch_call(call)
             return
         if seat.leg == leg.number:
             call.gate.set(Fact.ALIVE, seat.index, False)
@@ -60,6 +69,7 @@ class Absence:
         self._node.watch_call(call)
 
     def _silence(self, call: Call, seat: Participant) -> None:
+        self._seating.end_fading(call, seat)
         seat.on_silenced(self._node.now)
         for pair in call.paths_of(seat.index):
             pair.on_lost(self._node.now)
@@ -84,6 +94,7 @@ class Absence:
         else:
             assert leg.up is not None
             up = leg.up
+            self._stay(call, seat, leg)
         seat.on_returned(leg.number, node.now)
         call.gate.set(Fact.ALIVE, seat.index, seat.is_accepted)
         self._seating.greet(call, seat, leg, up, id)
@@ -97,12 +108,22 @@ class Absence:
         self._node.watch_call(call)
 
     def _move_in(self, call: Call, seat: Participant, leg: Leg) -> int:
-        """A new leg for a person who may still have an old one, which then is done."""
-        if seat.state is not Presence.JOINED:
+        """A new leg for a person who may still have an old one: heard lately, it carries on for a while."""
+        if seat.state is Presence.ACCEPTED:
+            self._seating.fade(call, seat)
+        elif seat.state is not Presence.JOINED:
             call.gate.set(Fact.ALIVE, seat.index, False)
             self._switch.sync(call)
             self._seating.let_go(call, seat, ErrorCode.MOVED)
         return self._seating.sit(call, seat, leg)
+
+    def _stay(self, call: Call, seat: Participant, leg: Leg) -> None:
+        """A rejoin on a leg that has its place, or that was about to lose it: then the other one goes."""
+        if seat.fading is not None and seat.fading.leg == leg.number:
+            other = self._node.legs[seat.legs[0]]
+            self._seating.rise(call, seat, other)
+            self._seating.recall(call, seat)
+            self._node.close_leg(other, ErrorCode.MOVED)
 
     # ------------------------------------------------------------ time
 
@@ -131,6 +152,8 @@ class Absence:
         return when is not None and when <= self._node.now
 
     def _seat_due(self, call: Call, seat: Participant) -> None:
+        if seat.fading is not None and self._is_due(seat.fading.until):
+            self._seating.end_fading(call, seat)
         if self._is_due(self._lapses_at(seat)):
             call.gate.set(Fact.ALIVE, seat.index, False)
             self._switch.sync(call)

@@ -173,10 +173,18 @@ class Exchange:
         self._parting.part(call, seat, hung_up(call, seat), answer=(leg, id))
 
     def on_moved(self, call: Call, seat: Participant, leg: Leg, moved: control.Moved, id: int) -> None:
-        """A leg elsewhere carries this person now. The others move by themselves, so nothing ends."""
+        """Another leg carries this person now, here or elsewhere.
+
+        On a leg that was left for another one here it means: let it go. Else the person is at another node;
+        the others move by themselves, so nothing ends.
+        """
         node = self._node
         node.answer(leg, id)
         if not moved.ok:
+            return
+        if seat.fading is not None and seat.fading.leg == leg.number:
+            self._seating.end_fading(call, seat)
+            node.watch_call(call)
             return
         for gone in self._parting.vacate(call, seat, "moved"):
             node.close_leg(gone, ErrorCode.MOVED)

@@ -12,8 +12,9 @@ here: other participants.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from relay.config import LimitsConfig
 from relay.core.events import FlowCounters
@@ -32,6 +33,21 @@ class Presence(Enum):
     AWAY = "away"  # said yes, but the leg is silent or gone
     ABSENT = "absent"  # no yes that counts, no leg
     LEFT = "left"  # out of the call
+
+
+FADE_S: Final = 3.0  # a switch of legs takes two round trips; what is not over by then is not planned
+
+
+@dataclass(slots=True)
+class Fading:
+    """The leg that a person is moving away from: it carries media until the person lets go of it."""
+
+    leg: int
+    until: float
+    hearing: dict[int, int] = field(default_factory=dict)
+    """Its downlink flows, per participant heard."""
+    route: tuple[tuple[int, int], ...] = ()
+    closed: DropReason | None = None
 
 
 class Joined:
@@ -96,6 +112,8 @@ class Participant(Machine[Presence]):
         """Devices that ring; exactly one after the accept, none while gone."""
         self.client: dict[str, str] = {}
         self.suites: tuple[int, ...] = ()
+        self.fading: Fading | None = None
+        """Beside the accepted leg, for the seconds of a move."""
         self.hearing: dict[int, int] = {}
         """Downlink flow on the accepted leg, per participant heard."""
         self.route: tuple[tuple[int, int], ...] = ()
@@ -182,7 +200,27 @@ class Participant(Machine[Presence]):
 
     def drop_leg(self, leg: int) -> None:
         """One leg less, whatever the state."""
-        self.legs.remove(leg)
+        if self.fading is not None and self.fading.leg == leg:
+            self.fading = None
+        else:
+            self.legs.remove(leg)
+
+    def fade(self, now: float) -> None:
+        """The accepted leg gives its place to one that comes, and goes on carrying media for a while."""
+        self.fading = Fading(self.legs.pop(), now + FADE_S, self.hearing, self.route, self.closed)
+        self.hearing = {}
+
+    def recall(self) -> None:
+        """The new leg did not work: the one that faded is the accepted one again. It must be gone itself."""
+        old, self.fading = self.fading, None
+        assert old is not None
+        self.legs = [old.leg]
+        self.hearing, self.route, self.closed = old.hearing, old.route, old.closed
+
+    @property
+    def all_legs(self) -> list[int]:
+        """Every leg that sits here, the fading one last."""
+        return self.legs if self.fading is None else [*self.legs, self.fading.leg]
 
     def count(self, counters: FlowCounters) -> None:
         """Add what the lane counted for one of this person's uplinks."""

@@ -73,7 +73,7 @@ class Parting:
         call.part_paths(seat.index, self._node.now)
         call.epoch += 1
         self._switch.sync(call)
-        legs = [self._node.legs[number] for number in seat.legs]
+        legs = [self._node.legs[number] for number in seat.all_legs]
         for leg in legs:
             self._seating.rise(call, seat, leg)
         seat.on_left(why, self._node.wall)
@@ -97,9 +97,9 @@ class Parting:
             call.gate.leave(seat.index)
             call.part_paths(seat.index, node.now)
         self._switch.sync(call)
-        legs = [node.legs[number] for seat in seats for number in seat.legs]
+        legs = [node.legs[number] for seat in seats for number in seat.all_legs]
         for seat in seats:
-            for number in list(seat.legs):
+            for number in list(seat.all_legs):
                 self._seating.rise(call, seat, node.legs[number])
             seat.on_left("", node.wall)
         call.on_ended(why, reason, node.wall)

@@ -9,6 +9,7 @@ Must never live here: why somebody comes or goes.
 from __future__ import annotations
 
 from relay.core.call import Call
+from relay.core.consent import Fact
 from relay.core.door import Door
 from relay.core.leg import Leg
 from relay.core.node import Node
@@ -16,7 +17,7 @@ from relay.core.participant import Participant, Presence
 from relay.core.policy import STRANGER, contact_of
 from relay.core.record import EventKind
 from relay.core.ringing import CLOSE_CODES, Why
-from relay.core.switch import Switch
+from relay.core.switch import Switch, forget_routes
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control, token
 from relay.protocol.token import Claims
@@ -54,20 +55,52 @@ class Seating:
         )
         self._node.send(leg.number, joined, id)
 
+    def fade(self, call: Call, seat: Participant) -> None:
+        """The accepted leg gives its place to one that comes. One that fades already is done."""
+        self.end_fading(call, seat)
+        if self._node.device_quota.held((call.cid, seat.sub)) >= self._node.device_quota.ceiling:
+            # There is no room for two: routes first, as always when a leg goes.
+            call.gate.set(Fact.ALIVE, seat.index, False)
+            self._switch.sync(call)
+            self.let_go(call, seat, ErrorCode.MOVED)
+            return
+        seat.fade(self._node.now)
+        forget_routes(seat)
+        self._forget_addresses(call, seat)
+
+    def end_fading(self, call: Call, seat: Participant) -> None:
+        """The leg that was left is closed, if there is one; a copy that waits at that moment may be lost."""
+        if seat.fading is not None:
+            leg = self._node.legs[seat.fading.leg]
+            self.rise(call, seat, leg)
+            self._switch.sync(call)
+            self._node.close_leg(leg, ErrorCode.MOVED)
+
+    def recall(self, call: Call, seat: Participant) -> None:
+        """The new leg is gone, or did not work: the one that fades takes its place back."""
+        seat.recall()
+        seat.told = (0, {}, 0)  # on this leg nothing was told since
+        self._switch.sync(call)
+
     def rise(self, call: Call, seat: Participant, leg: Leg) -> None:
         """The leg sends no more and its device slot is free; what it hears ends with the routes."""
         if seat.leg == leg.number:
             self._switch.detach(seat, leg)
         else:
             self._switch.close_uplink(leg)
+        if seat.fading is None or seat.fading.leg != leg.number:
+            self._forget_addresses(call, seat)
         seat.drop_leg(leg.number)
+        self._node.device_quota.release((call.cid, seat.sub))
+
+    @staticmethod
+    def _forget_addresses(call: Call, seat: Participant) -> None:
         for pair in call.paths_of(seat.index):
             pair.forget_addresses(seat.index)
-        self._node.device_quota.release((call.cid, seat.sub))
 
     def let_go(self, call: Call, seat: Participant, code: ErrorCode) -> None:
         """Close every leg of the seat; somebody else sits down, or the same person on another leg."""
-        for leg in [self._node.legs[number] for number in seat.legs]:
+        for leg in [self._node.legs[number] for number in seat.all_legs]:
             self.rise(call, seat, leg)
             self._node.close_leg(leg, code)
 

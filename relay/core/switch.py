@@ -64,7 +64,10 @@ class Switch:
     def _targets(
         self, call: Call, speaker: Participant, here: list[Participant]
     ) -> list[tuple[int, int, int]]:
-        """(index, leg, flow) of all who hear the speaker. Gives and takes flow numbers on the way."""
+        """(index, leg, flow) of all who hear the speaker, on both legs of one who moves.
+
+        Gives and takes flow numbers on the way.
+        """
         consented = call.gate.consented(speaker.index)
         hearers = call.gate.hearers(speaker.index)
         targets = []
@@ -76,6 +79,9 @@ class Switch:
                 flow = self._allot(call, listener, leg, speaker.index)
                 if flow is not None:
                     targets.append((listener.index, leg, flow))
+                fading = listener.fading
+                if fading is not None and speaker.index in fading.hearing:
+                    targets.append((listener.index, fading.leg, fading.hearing[speaker.index]))
         return targets
 
     def _allot(self, call: Call, listener: Participant, leg: int, speaker: int) -> int | None:
@@ -95,6 +101,8 @@ class Switch:
         leg = None if listener.leg is None else self._node.legs.get(listener.leg)
         if flow is not None and leg is not None:
             leg.downlinks.free(flow, self._node.now)
+        if listener.fading is not None:
+            listener.fading.hearing.pop(speaker, None)  # its numbers go with it, soon
 
     def _route(self, call: Call, speaker: Participant, targets: tuple[tuple[int, int], ...]) -> None:
         if speaker.leg is None:
@@ -104,6 +112,12 @@ class Switch:
         if leg.up is not None and (targets, closed) != (speaker.route, speaker.closed):
             speaker.route, speaker.closed = targets, closed
             self._node.put(Route(leg.number, leg.up, targets, closed))
+        fading = speaker.fading
+        if fading is not None and (targets, closed) != (fading.route, fading.closed):
+            fading.route, fading.closed = targets, closed
+            up = self._node.legs[fading.leg].up
+            assert up is not None  # it goes with the leg's place
+            self._node.put(Route(fading.leg, up, targets, closed))
 
     def _tell(self, call: Call, listener: Participant, heard: int) -> None:
         # Membership matters to key ratchets of groups only; in a 1:1 it would be news without content.

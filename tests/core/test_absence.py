@@ -83,13 +83,99 @@ def test_a_lost_leg_closes_at_once_and_a_new_one_takes_the_place(world):
     world.check()
 
 
-def test_a_move_to_a_new_leg_closes_the_old_one(world):
+def moving(world):
     ann, bob = world.talking(key=True)
     again = ann.resume()
     again.rejoin()
+    return ann, again, bob
+
+
+def test_a_move_to_a_new_leg_lets_both_carry_until_the_old_one_is_let_go(world):
+    ann, again, bob = moving(world)
+    assert ann.speak() is None
+    assert again.speak() is None
+    assert len(bob.heard) == 2
+    assert bob.speak() is None
+    assert (len(ann.heard), len(again.heard)) == (1, 1)
+    assert isinstance(ann.ask(control.Moved(c=ann.cid, ok=True)), control.Ok)
     assert ann.closed is ErrorCode.MOVED
     assert again.speak() is None
+    assert bob.speak() is None
+    assert (len(bob.heard), len(again.heard)) == (3, 2)
+    assert not [peer for peer in bob.all(control.Peer) if peer.ev in ("away", "back")]
+    world.check()
+
+
+def test_who_does_not_let_go_of_the_old_leg_loses_it_after_three_seconds(world):
+    ann, again, bob = moving(world)
+    world.run(2.9, alive=(again, bob))
+    assert ann.closed is None
+    world.run(0.2)
+    assert ann.closed is ErrorCode.MOVED
+    assert again.speak() is None
+    world.check()
+
+
+def test_a_move_that_moves_again_leaves_the_first_leg(world):
+    ann, again, bob = moving(world)
+    third = again.resume()
+    third.rejoin()
+    assert (ann.closed, again.closed) == (ErrorCode.MOVED, None)
+    for one in (again, third):
+        assert one.speak() is None
+    assert len(bob.heard) == 2
+    world.check()
+
+
+def test_a_new_leg_that_breaks_gives_its_place_back(world):
+    ann, again, bob = moving(world)
+    again.lose()
+    assert ann.speak() is None
+    assert bob.speak() is None
+    assert (len(bob.heard), len(ann.heard)) == (1, 1)
+    assert ann.last(control.Gate).open == 2
+    world.run(5.0, alive=(ann, bob))
+    assert ann.closed is None
+    ann.hangup()
+    assert world.records[0].outcome == "completed"
+    world.check()
+
+
+def test_the_old_leg_may_break_first(world):
+    ann, again, bob = moving(world)
+    ann.lose()
+    assert again.speak() is None
+    assert bob.speak() is None
+    assert len(again.heard) == 1
+    assert not [peer for peer in bob.all(control.Peer) if peer.ev == "away"]
+    world.check()
+
+
+def test_a_rejoin_on_the_old_leg_takes_the_place_back(world):
+    ann, again, bob = moving(world)
+    assert isinstance(ann.rejoin(), control.Joined)
+    assert again.closed is ErrorCode.MOVED
+    assert ann.speak() is None
     assert len(bob.heard) == 1
+    world.check()
+
+
+def test_who_falls_silent_in_a_move_loses_both_legs(world):
+    ann, again, bob = moving(world)
+    world.engine.node.calls[ann.cid].seats[0].fading.until = 99.0
+    world.run(31.0, alive=(bob,))
+    assert ann.closed is ErrorCode.MOVED
+    assert again.speak() == "gate_closed"
+    assert bob.last(control.Peer).ev == "away"
+    world.check()
+
+
+def test_without_room_for_two_legs_the_old_one_goes_first():
+    world = World(config(limits=LimitsConfig(ringing_legs=1)))
+    ann, again, bob = moving(world)
+    assert ann.closed is ErrorCode.MOVED
+    assert again.speak() is None
+    assert bob.speak() is None
     world.check()
 
 

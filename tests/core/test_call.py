@@ -182,3 +182,12 @@ def test_who_is_out_has_no_path_to_anybody():
     assert len(one.paths_of(1)) == 2
     one.part_paths(1, 5.0)
     assert set(one.paths) == {(0, 2)}
+
+
+def test_a_leg_that_is_left_is_waited_for():
+    one = call()
+    seat = sit(one, 1)
+    seat.on_accepted(1, (5,))
+    seat.fade(2.0)
+    seat.on_returned(2, 2.0)
+    assert one.next_deadline(lambda leg: 2.0) == 5.0

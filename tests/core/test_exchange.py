@@ -357,3 +357,73 @@ def test_a_newer_token_may_take_rights_away(world):
     assert isinstance(bob.ask(control.TokenUpdate(tok=token.mint(quiet, ISSUER))), control.Ok)
     assert bob.speak() is DropReason.GATE_CLOSED
     assert ann.speak() is None
+
+
+def moving(world):
+    ann, bob = world.talking(key=True)
+    again = ann.resume()
+    again.rejoin()
+    return ann, again, bob
+
+
+def test_the_leg_that_was_left_is_let_go(world):
+    ann, again, bob = moving(world)
+    assert isinstance(ann.ask(control.Moved(c=ann.cid, ok=True)), control.Ok)
+    assert (ann.closed, again.closed) == (ErrorCode.MOVED, None)
+    assert not [peer for peer in bob.all(control.Peer) if peer.ev == "away"]
+
+
+def test_a_move_that_did_not_work_is_answered_and_changes_nothing(world):
+    ann, again, _ = moving(world)
+    assert isinstance(ann.ask(control.Moved(c=ann.cid, ok=False)), control.Ok)
+    assert (ann.closed, again.closed) == (None, None)
+    world.check()
+
+
+def test_a_hang_up_on_either_leg_of_a_move_ends_both(world):
+    for which in (0, 1):
+        ann, again, bob = moving(world)
+        assert isinstance((ann, again)[which].hangup(), control.Ok)
+        assert [len(one.all(control.Ended)) for one in (ann, again, bob)] == [1, 1, 1]
+        world.run(6.0)
+        assert ann.closed is again.closed is ErrorCode.NO_ERROR
+        world.check()
+
+
+def test_a_newer_join_replaces_both_legs_of_a_move(world):
+    ann, again, bob = moving(world)
+    newer = world.client(world.call(ann.cid).token(sub=ann.sub, key=True)).enter()
+    assert ann.closed is again.closed is ErrorCode.REPLACED
+    assert bob.speak() == "gate_closed"
+    newer.accept()
+    assert bob.speak() is None
+    world.check()
+
+
+def test_a_mute_and_a_block_hold_on_both_legs_of_a_move(world):
+    ann, again, bob = moving(world)
+    again.mute()
+    assert (ann.speak(), again.speak()) == ("muted", "muted")
+    again.mute(on=False)
+    bob.mute()
+    assert bob.speak() == "muted"
+    assert not ann.heard
+    bob.mute(on=False)
+    assert bob.speak() is None
+    assert (len(ann.heard), len(again.heard)) == (1, 1)
+    world.check()
+
+
+def test_who_left_a_group_in_a_move_is_heard_on_no_leg(world):
+    lim = (512, 512, 500, 3)
+    ids = world.call()
+    people = [world.client(ids.token(lim=lim, key=True)).enter() for _ in range(3)]
+    for one in people:
+        one.accept()
+    again = people[0].resume()
+    again.rejoin()
+    people[1].hangup()  # its flows to both legs end
+    assert people[2].speak() is None
+    again.send(control.Bye())
+    assert len(people[2].all(control.Peer)) >= 1
+    world.check()

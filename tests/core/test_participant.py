@@ -126,3 +126,19 @@ def test_nobody_accepts_twice():
     one = accepted()
     with pytest.raises(LocalError):
         one.on_accepted(1, (5,))
+
+
+def test_a_leg_that_is_left_carries_on_for_three_seconds_and_may_take_its_place_back():
+    one = accepted()
+    one.hearing = {1: 4}
+    one.fade(10.0)
+    one.on_returned(2, 10.0)
+    assert one.fading is not None
+    assert (one.legs, one.all_legs, one.fading.until, one.hearing) == ([2], [2, 1], 13.0, {})
+    one.drop_leg(2)
+    one.recall()
+    assert (one.leg, one.all_legs, one.hearing) == (1, [1], {1: 4})
+    one.fade(20.0)
+    one.on_returned(3, 20.0)
+    one.drop_leg(1)
+    assert one.all_legs == [3]

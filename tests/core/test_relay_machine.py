@@ -49,17 +49,27 @@ class Person:
     def __init__(self, ids: CallIds, changes: dict[str, Any]) -> None:
         self.ids = ids
         self.changes = changes
-        self.legs: list[Client] = []
-        self.leg: Client | None = None
+        self.legs: list[Speaking] = []
+        self.leg: Speaking | None = None
+        self.old: Speaking | None = None  # the leg it moves away from, which still carries
         self.accepted = self.muted = self.hard = self.over = False
         self.lost_at: float | None = None
-        self.heard = 0.0
 
     def mint(self) -> bytes:
         return self.ids.token(**self.changes)
 
     @property
-    def newest(self) -> Client | None:
+    def heard(self) -> float:
+        """When the relay last heard its leg."""
+        return self.leg.heard_at if self.leg else 0.0
+
+    @heard.setter
+    def heard(self, when: float) -> None:
+        if self.leg is not None:
+            self.leg.heard_at = when
+
+    @property
+    def newest(self) -> Speaking | None:
         return self.legs[-1] if self.legs else None
 
 
@@ -70,6 +80,7 @@ class Speaking(Client):
         super().__init__(world, raw)
         self.person = person
         self.intents: dict[int, str] = {}
+        self.heard_at = world.now
         person.legs.append(self)
 
     def say(self, intent: str, message: control.Message) -> Any:
@@ -87,8 +98,12 @@ class Speaking(Client):
 
     def mark(self) -> None:
         """The relay hears from this leg now."""
-        if self.person.leg is self and self.person.lost_at is None:
-            self.person.heard = self.world.now
+        if self in (self.person.leg, self.person.old) and self.person.lost_at is None:
+            self.heard_at = self.world.now
+
+    @property
+    def is_open(self) -> bool:
+        return self.closed is None and not self.gone
 
     def on_stream(self, data: bytes) -> None:
         before = len(self.got)
@@ -105,9 +120,9 @@ class Speaking(Client):
     def _answered(self, intent: str, answer: control.Message) -> None:
         person = self.person
         if intent == "accept" and isinstance(answer, control.Ok):
-            if not person.accepted or person.leg is not self:
-                person.lost_at, person.heard = None, self.world.now
-            person.accepted, person.leg = True, self
+            if not person.accepted or self not in (person.leg, person.old):
+                person.lost_at, self.heard_at, person.leg = None, self.world.now, self
+            person.accepted = True
         elif intent == "mute" and isinstance(answer, control.Ok):
             person.muted = True
         elif intent == "join" and isinstance(answer, control.Joined):
@@ -117,7 +132,10 @@ class Speaking(Client):
         elif intent == "rejoin" and isinstance(answer, control.Joined):
             if person.lost_at is not None and self.world.now - person.lost_at >= ACCEPT_S:
                 person.accepted = False
-            person.leg, person.lost_at, person.heard = self, None, self.world.now
+            carries = person.leg is not None and person.leg.is_open and person.accepted
+            if person.leg is not self:
+                person.old = person.leg if carries and person.lost_at is None else None
+            person.leg, person.lost_at, self.heard_at = self, None, self.world.now
 
 
 class Life(RuleBasedStateMachine):
@@ -131,7 +149,7 @@ class Life(RuleBasedStateMachine):
     def begin(self, seed: int, key: bool, group: bool, warm: bool) -> None:
         self.world = World(seed=seed)
         weather = replace(POOR, jitter=0.2, duplicate=0.3) if seed % 2 else POOR
-        self.net: Link[tuple[Client, bytes]] = Link(weather, seed)
+        self.net: Link[tuple[Speaking, bytes]] = Link(weather, seed)
         self.key, self.group = key, group
         self.spent: list[bytes] = []
         self.fresh_call()
@@ -153,6 +171,10 @@ class Life(RuleBasedStateMachine):
     def lapse(self) -> None:
         """Silence counts from when it began, whenever the oracle looks."""
         for one in self.people:
+            if one.old is not None and (one.over or not one.old.is_open):
+                one.old = None
+            if one.leg is not None and not one.leg.is_open and one.old is not None:
+                one.leg, one.old = one.old, None  # the new one is gone: the old one again
             leg = one.leg
             if leg is None or one.lost_at is not None:
                 continue
@@ -160,7 +182,7 @@ class Life(RuleBasedStateMachine):
                 self.world.now >= one.heard + CONSENT_S and one.accepted
             ):  # a sum, as deadlines are: equal is due
                 one.lost_at = one.heard + CONSENT_S
-            elif leg.closed is not None or leg.gone:
+            elif not leg.is_open:
                 one.lost_at = self.world.now
 
     def may_hear(self, a: Person, b: Person) -> bool:
@@ -168,10 +190,11 @@ class Life(RuleBasedStateMachine):
         ready = all(one.accepted and one.lost_at is None and not one.over for one in (a, b))
         return ready and not (a.muted or a.hard or any(self.shuts_out))
 
-    def pass_on(self, sender: Client, payload: bytes) -> None:
+    def pass_on(self, sender: Speaking, payload: bytes) -> None:
         """One packet reaches the relay: whoever gets a copy must be allowed to hear it."""
         world = self.world
-        a = next((one for one in self.people if one.leg is sender), None)
+        self.lapse()
+        a = next((one for one in self.people if sender in (one.leg, one.old)), None)
         b = None if a is None else self.people[1 - self.people.index(a)]
         before = {leg: world.lane.queue_depth(leg) for leg in world.clients}
         if sender.closed is None and not sender.gone:
@@ -187,7 +210,9 @@ class Life(RuleBasedStateMachine):
             assert b is not None
             assert b.leg is not None
             assert self.may_hear(a, b), "a byte passed a closed gate"
-            assert got in ([b.leg.leg], [0])
+            legs = [each.leg for each in (b.leg, b.old) if each is not None and each.is_open]
+            assert set(got) <= {*legs, 0}
+            assert {legs[0], 0} & set(got)
         else:
             assert not got
             if a is not None and b is not None and sender.joined and reason in CLOSED:
@@ -275,6 +300,15 @@ class Life(RuleBasedStateMachine):
             pop = token.pop_sign(bytes(range(64, 96)), nonce, old.sub, old.cid)
         again.ask(control.Hello(tok=raw, resume=old.ticket, pop=pop))
         again.say("rejoin", control.Rejoin(c=old.cid, rt=old.ticket))
+
+    @rule(side=who, ok=st.booleans())
+    def moved(self, side: int, ok: bool) -> None:
+        """Let go of the leg that was left; or nothing but an answer."""
+        self.lapse()
+        old = self.people[side].old
+        if old is not None and old.is_open:
+            old.ask(control.Moved(c=old.cid, ok=ok))
+            assert (old.closed is not None) is ok
 
     @rule(side=who)
     def rebind(self, side: int) -> None:

@@ -1,6 +1,7 @@
 import pytest
 
-from pair import ADULT, TEEN, World
+from pair import ADULT, TEEN, World, config
+from relay.config import LimitsConfig
 from relay.core import events as ev
 from relay.errors import ErrorCode
 from relay.protocol import control
@@ -79,3 +80,43 @@ def test_what_was_announced_goes_with_the_leg(world):
     bob.lose()
     [pair] = world.engine.node.calls[bob.cid].paths.values()
     assert not pair.sides[1].announced
+
+
+def moving(world):
+    ann, bob = world.talking(key=True)
+    again = ann.resume()
+    again.rejoin()
+    return ann, again, bob
+
+
+def test_in_a_move_both_legs_sit_until_one_is_done(world):
+    ann, again, _ = moving(world)
+    node = world.engine.node
+    assert node.device_quota.held((ann.cid, ann.sub)) == 2
+    third = again.resume()
+    third.rejoin()
+    assert (ann.closed, node.device_quota.held((ann.cid, ann.sub))) == (ErrorCode.MOVED, 2)
+    third.lose()
+    assert (again.closed, node.device_quota.held((ann.cid, ann.sub))) == (None, 1)
+    assert again.speak() is None
+
+
+def test_with_room_for_one_leg_the_old_one_goes_first():
+    world = World(config(limits=LimitsConfig(ringing_legs=1)))
+    ann, again, _ = moving(world)
+    assert ann.closed is ErrorCode.MOVED
+    assert again.speak() is None
+    world.check()
+
+
+def test_addresses_of_the_leg_that_was_left_are_forgotten_and_those_of_the_new_one_stay(world):
+    ann, bob = world.talking(key=True, prm=15)
+    cand = control.Cand(c=bob.cid, to=0, gen=0, acl=(("192.0.2.1", 1),))
+    bob.ask(cand)
+    again = bob.resume()
+    again.rejoin()
+    assert not world.engine.announced(ann.cid, 0)
+    again.ask(cand)
+    world.run(4.0, alive=(ann, again))
+    assert bob.closed is ErrorCode.MOVED
+    assert world.engine.announced(ann.cid, 0)

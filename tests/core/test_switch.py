@@ -122,3 +122,28 @@ def test_of_two_times_the_earlier_counts_and_none_is_never():
     assert _earlier(None, None) is None
     assert _earlier(2.0, None) == 2.0
     assert _earlier(2.0, 1.0) == 1.0
+
+
+def test_who_moves_is_heard_and_hears_on_both_legs_until_one_is_done(world):
+    ids = world.call()
+    ann, bob, cid = (world.client(ids.token(lim=FOUR, key=True)).enter() for _ in range(3))
+    for one in (ann, bob, cid):
+        one.accept()
+    again = ann.resume()
+    routes(world)
+    again.rejoin()
+    found = {out.leg: {leg for leg, _ in out.targets} for out in routes(world)}
+    assert found == {
+        bob.leg: {ann.leg, again.leg, cid.leg},
+        cid.leg: {ann.leg, again.leg, bob.leg},
+        again.leg: {bob.leg, cid.leg},
+    }
+    again.mute()
+    assert {(out.leg, out.closed) for out in routes(world)} == {(ann.leg, "muted"), (again.leg, "muted")}
+    cid.hangup()
+    assert {out.leg: {leg for leg, _ in out.targets} for out in routes(world)}[bob.leg] == {
+        ann.leg,
+        again.leg,
+    }
+    ann.ask(control.Moved(c=ann.cid, ok=True))
+    assert [(out.leg, {leg for leg, _ in out.targets}) for out in routes(world)] == [(bob.leg, {again.leg})]
