@@ -29,11 +29,11 @@ if TYPE_CHECKING:  # the node holds the guests
 
 ID_SIZE: Final = 12  # bytes drawn for an id
 
-Announced = Callable[[CallId, int], Iterable[Address]]
-"""Addresses that participant `int` of a call announced as candidates for TURN (`cand.acl`)."""
+Announced = Callable[[CallId, int, int], Iterable[Address]]
+"""Call, index, other index: what the first announced of its addresses for the other's TURN (`cand.acl`)."""
 
 
-def nothing_announced(call: CallId, index: int) -> Iterable[Address]:
+def nothing_announced(call: CallId, by: int, to: int) -> Iterable[Address]:
     """A node without candidates."""
     return ()
 
@@ -94,7 +94,7 @@ class Guests:
         return found is not None and bool(found[1].claims.prm & token.MAY_TURN)
 
     def reach(self, owner: Owner) -> Container[bytes]:
-        """What those announced with whom he may talk, both ways."""
+        """What those announced for him with whom he may talk, both ways."""
         found = self._find(owner)
         if found is None:
             return frozenset()
@@ -103,7 +103,7 @@ class Guests:
             address.packed
             for other in call.others(seat)
             if self._talk(call, seat, other)
-            for address in self.announced(call.cid, other.index)
+            for address in self.announced(call.cid, other.index, seat.index)
         )
 
     def may_meet(self, owner: Owner, other: Owner) -> bool:

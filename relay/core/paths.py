@@ -97,6 +97,7 @@ class Pair(Machine[PathState]):
     def on_addresses(self, index: int, message: control.Cand, now: float) -> bool:
         """Somebody's addresses; False if they are older than those known. PeerError QUOTA, not fatal."""
         side = self.sides[index]
+        told = {Address.told(host, port) for host, port in message.acl}
         if message.gen < side.generation:
             return False
         if message.gen > side.generation:
@@ -105,7 +106,6 @@ class Pair(Machine[PathState]):
                 self._move(Renewed)
             self.sides[index] = side = Side(message.gen)
             self.due = None
-        told = {Address.told(host, port) for host, port in message.acl}
         if side.messages >= MAX_MESSAGES or len(side.announced | told) > MAX_ANNOUNCED:
             raise PeerError(ErrorCode.QUOTA, "too many addresses", fatal=False)
         side.messages += 1

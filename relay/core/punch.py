@@ -8,7 +8,7 @@ sockets, what became of it (paths.py), and what is inside a sealed candidate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Final
 
 from relay.core.call import Call
@@ -60,6 +60,7 @@ class Punching:
             )
             node.tell([other], passed)
             node.count("cand")
+            node.guests.on_changed(call)
         node.answer(leg, id)
         self._watch(call)
 
@@ -123,23 +124,16 @@ class Punching:
 
     # ------------------------------------------------------------ asked by TURN
 
-    def announced(self, cid: CallId, index: int) -> Mapping[Address, bool]:
-        """Where TURN may relay to for participant `index`; True: only to an address relayed by us.
+    def announced(self, cid: CallId, by: int, to: int) -> Collection[Address]:
+        """What participant `by` told TURN to let `to` reach; nothing where one of the two hides.
 
-        These are the addresses that others announced to it, while both consent. Nobody knows them any more
-        when the announcer's leg is gone.
+        Who hides is reached at relayed addresses, which need no word. Consent is not looked at here.
         """
         call = self._node.calls.get(cid)
-        found: dict[Address, bool] = {}
-        for pair in call.paths.values() if call is not None else ():
-            one, other = pair.people if pair.people[0].index == index else reversed(pair.people)
-            if call is None or one.index != index or not both_consent(call, one, other):
-                continue
-            if call.gate.is_blocked(one.index, other.index):
-                continue
-            hidden = any(relay_only(call, seat.claims) for seat in pair.people)
-            found.update(dict.fromkeys(pair.sides[other.index].announced, hidden))
-        return found
+        pair = None if call is None else call.paths.get((min(by, to), max(by, to)))
+        if call is None or pair is None or any(relay_only(call, seat.claims) for seat in pair.people):
+            return ()
+        return pair.sides[by].announced
 
     # ------------------------------------------------------------ inside
 

@@ -41,8 +41,7 @@ from relay.core.switch import Switch
 from relay.core.talk import Talk
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control, datagram
-from relay.protocol.address import Address
-from relay.protocol.ids import CallId, Kid
+from relay.protocol.ids import Kid
 from relay.protocol.token import kid_of
 
 __all__ = ["EngineKeys", "Relay", "issuers_of"]
@@ -68,6 +67,7 @@ class Relay:
         self._absence = Absence(node, self._door, self._switch, seating, self._parting, exchange)
         self._talk = Talk(node)
         self._punching = Punching(node)
+        node.guests.announced = self._punching.announced
         self._moderation = Moderation(node, self._parting, self._switch)
         self._orders = Orders(node, self._admission, self._parting, self._moderation)
         self._leaving = Leaving(node, self._door, self._parting)
@@ -176,10 +176,6 @@ class Relay:
     def spent_tokens(self) -> int:
         """Token ids remembered against replay."""
         return len(self._admission.spent)
-
-    def announced(self, cid: CallId, index: int) -> Mapping[Address, bool]:
-        """Where TURN may relay to for a participant; see `Punching.announced`."""
-        return self._punching.announced(cid, index)
 
     @property
     def node(self) -> Node:

@@ -93,10 +93,12 @@ class Seating:
         seat.drop_leg(leg.number)
         self._node.device_quota.release((call.cid, seat.sub))
 
-    @staticmethod
-    def _forget_addresses(call: Call, seat: Participant) -> None:
-        for pair in call.paths_of(seat.index):
+    def _forget_addresses(self, call: Call, seat: Participant) -> None:
+        pairs = call.paths_of(seat.index)
+        for pair in pairs:
             pair.forget_addresses(seat.index)
+        if pairs:
+            self._node.guests.on_changed(call)
 
     def let_go(self, call: Call, seat: Participant, code: ErrorCode) -> None:
         """Close every leg of the seat; somebody else sits down, or the same person on another leg."""

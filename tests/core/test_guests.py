@@ -34,7 +34,7 @@ class Node(World):
         keys = self.engine.node.keys
         self.engine.node.keys = EngineKeys(keys.issuers, keys.ticket_keys, tuple(secrets))
         self.announced: dict[tuple[CallId, int], list[Address]] = {}
-        self.guests.announced = lambda call, index: self.announced.get((call, index), [])
+        self.guests.announced = lambda call, by, to: self.announced.get((call, by), [])
 
     @property
     def guests(self) -> Guests:
@@ -279,7 +279,7 @@ def test_an_unknown_id_or_call_is_nobody() -> None:
 
 
 def test_without_candidates_nothing_is_announced() -> None:
-    assert list(nothing_announced(CallId(bytes(16)), 0)) == []
+    assert list(nothing_announced(CallId(bytes(16)), 0, 1)) == []
     world = World(config(turn=TURN))
     ann, _ = world.talking(prm=MAY)
     assert bytes([8] * 4) not in world.engine.node.guests.reach(Owner(ann.cid, ann.sub))

@@ -1,7 +1,9 @@
 import pytest
 
-from pair import World
+from pair import World, config
+from relay.config_turn import TurnConfig
 from relay.core import events as ev
+from relay.core.company import Owner
 from relay.core.paths import ROUND_S, PathState
 from relay.errors import ErrorCode
 from relay.protocol import control, token
@@ -9,6 +11,7 @@ from relay.protocol.address import Address
 
 MAY = token.MAY_SEND | token.MAY_RECEIVE | token.MAY_E2E | token.MAY_P2P
 HOME = ("192.0.2.1", 40000)
+TURN = TurnConfig(enabled=True, policy="strict", urls=("turn:relay.example:3478",))
 
 
 @pytest.fixture
@@ -214,23 +217,27 @@ def test_who_leaves_a_group_leaves_its_paths(world):
     assert not [punch for punch in ann.news() if isinstance(punch, control.Punch) and punch.round > 1]
 
 
-def test_turn_may_relay_to_what_another_announced_while_both_consent(world):
+def reached(world, client, *hosts):
+    """Which of `hosts` TURN would send to for `client`."""
+    reach = world.engine.node.guests.reach(Owner(client.cid, client.sub))
+    return [host for host in hosts if Address(host, 9).packed in reach]
+
+
+def test_turn_may_relay_to_what_another_announced_for_this_one_while_both_consent(world):
     ann, bob, cid = trio(world)
-    engine = world.engine
-    assert engine.announced(ann.cid, 0) == {}
+    mine, other = (HOME[0], "192.0.2.9"), "2001:db8::1"
+    assert reached(world, ann, *mine, other) == []
     cand(bob, to=0, acl=(HOME, ("::ffff:192.0.2.9", 7)))
     cand(cid, to=1, acl=(("2001:DB8::1", 9),))
-    mine = {Address(*HOME): False, Address("192.0.2.9", 7): False}
-    assert engine.announced(ann.cid, 0) == mine
-    assert engine.announced(ann.cid, 1) == {Address("2001:db8::1", 9): False}
-    assert engine.announced(ann.cid, 2) == {}
-    assert engine.announced(world.call().cid, 0) == {}
+    assert reached(world, ann, *mine, other) == [*mine]
+    assert reached(world, bob, *mine, other) == [other]
+    assert reached(world, cid, *mine, other) == []
     ann.block(1)
-    assert engine.announced(ann.cid, 0) == {}
+    assert reached(world, ann, *mine) == []
     ann.block(1, on=False)
-    assert engine.announced(ann.cid, 0) == mine
+    assert reached(world, ann, *mine) == [*mine]
     world.run(31.0, alive=(ann,))
-    assert engine.announced(ann.cid, 0) == {}
+    assert reached(world, ann, *mine) == []
 
 
 def test_what_somebody_announced_dies_with_the_leg(world):
@@ -238,13 +245,54 @@ def test_what_somebody_announced_dies_with_the_leg(world):
     cand(bob, acl=(HOME,))
     again = bob.resume()
     again.rejoin()
-    assert world.engine.announced(ann.cid, 0) == {}
+    assert reached(world, ann, HOME[0]) == []
 
 
-def test_of_one_who_hides_turn_may_relay_to_relayed_addresses_alone(world):
+def test_one_who_hides_opens_no_address_of_his_own_in_turn(world):
     ann, bob = world.talking(prm=MAY, ctc=0)
     cand(bob, kinds=("relay",), acl=(HOME,))
-    assert world.engine.announced(ann.cid, 0) == {Address(*HOME): True}
+    assert reached(world, ann, HOME[0]) == []
+
+
+def test_of_a_call_or_a_pair_that_nobody_spoke_of_nothing_is_announced(world):
+    ann, _ = world.talking(prm=MAY)
+    for cid in (ann.cid, world.call().cid):
+        assert not world.engine.node.guests.announced(cid, 0, 1)
+
+
+def test_the_turn_engine_is_told_whenever_announcements_change():
+    world = World(config(turn=TURN))
+    keys = world.engine.node.keys
+    world.engine.node.keys = ev.EngineKeys(keys.issuers, keys.ticket_keys, (b"secret",))
+    ann, bob = world.talking(prm=MAY | token.MAY_TURN, key=True)
+    assert isinstance(ann.ask(control.Turn()), control.Turn)
+
+    def changes():
+        found = sum(isinstance(each, ev.CompanyChanged) for each in world.outputs)
+        world.outputs.clear()
+        return found
+
+    changes()
+    cand(bob, acl=(HOME,))
+    assert changes() == 1
+    cand(bob, gen=1)  # a generation without them
+    assert (changes(), reached(world, ann, HOME[0])) == (1, [])
+    cand(bob, gen=0, acl=(HOME,))  # late: nothing of it counts
+    assert (changes(), reached(world, ann, HOME[0])) == (0, [])
+    assert cand(bob, gen=2, acl=(("nowhere", 9),)).code == ErrorCode.BAD_ENCODING
+    assert changes() == 0
+    cand(bob, gen=2, acl=(HOME,))
+    changes()
+    again = bob.resume()
+    again.rejoin()  # the leg that announced fades
+    assert changes()
+    assert reached(world, ann, HOME[0]) == []
+    cand(again, gen=3, acl=(HOME,))
+    changes()
+    again.lose()
+    bob.lose()
+    assert changes()
+    assert reached(world, ann, HOME[0]) == []
 
 
 def test_addresses_stand_in_no_event_and_no_record(world):

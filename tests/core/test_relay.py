@@ -5,6 +5,7 @@ import pytest
 from pair import CLUSTER, ISSUER, KID, PUBLIC, TICKET_KEY, World, config
 from relay.config import IssuerConfig, LimitsConfig, NodeConfig, TokenConfig
 from relay.core import events as ev
+from relay.core.company import Owner
 from relay.core.relay import EngineKeys, issuers_of
 from relay.errors import ErrorCode
 from relay.protocol import control, datagram, signed, token
@@ -416,4 +417,4 @@ def test_rounds_of_knocking_are_kept(world):
         one.ask(control.Cand(c=one.cid, to=other, gen=0, acl=(("192.0.2.1", 1),), end=True))
     world.run(1.5)
     assert [punch.round for punch in ann.all(control.Punch)] == [1, 2]
-    assert world.engine.announced(ann.cid, 0) == {Address("192.0.2.1", 1): False}
+    assert Address("192.0.2.1", 1).packed in world.engine.node.guests.reach(Owner(ann.cid, ann.sub))

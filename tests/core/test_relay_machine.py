@@ -24,6 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from netem import POOR, Link
 from pair import PUBLIC, CallIds, Client, World
 from relay.core import events as ev
+from relay.core.company import Owner
 from relay.core.machine import Machine
 from relay.core.reasons import DropReason
 from relay.errors import ErrorCode
@@ -520,10 +521,9 @@ class Life(RuleBasedStateMachine):
             return
         self.world.check()
         for one, other in (self.people, self.people[::-1]):
-            announced = self.world.engine.announced(one.ids.cid, 0) | self.world.engine.announced(
-                one.ids.cid, 1
-            )
-            assert not announced or (one.accepted and other.accepted), "TURN opens for nobody who said no"
+            owner = Owner(one.ids.cid, one.changes["sub"])
+            may = Address(*HOME[0]).packed in self.world.engine.node.guests.reach(owner)
+            assert not may or (one.accepted and other.accepted), "TURN opens for nobody who said no"
 
     def teardown(self) -> None:
         if not hasattr(self, "world"):

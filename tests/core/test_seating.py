@@ -76,7 +76,7 @@ def test_dismissed_and_replaced_legs_are_closed_with_their_codes(world):
 def test_what_was_announced_goes_with_the_leg(world):
     ann, bob = world.talking(prm=15)
     bob.ask(control.Cand(c=bob.cid, to=0, gen=0, acl=(("192.0.2.1", 1),)))
-    assert world.engine.announced(ann.cid, 0)
+    assert world.engine.node.guests.announced(ann.cid, 1, 0)
     bob.lose()
     [pair] = world.engine.node.calls[bob.cid].paths.values()
     assert not pair.sides[1].announced
@@ -115,8 +115,8 @@ def test_addresses_of_the_leg_that_was_left_are_forgotten_and_those_of_the_new_o
     bob.ask(cand)
     again = bob.resume()
     again.rejoin()
-    assert not world.engine.announced(ann.cid, 0)
+    assert not world.engine.node.guests.announced(ann.cid, 1, 0)
     again.ask(cand)
     world.run(4.0, alive=(ann, again))
     assert bob.closed is ErrorCode.MOVED
-    assert world.engine.announced(ann.cid, 0)
+    assert world.engine.node.guests.announced(ann.cid, 1, 0)
