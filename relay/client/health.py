@@ -1,0 +1,117 @@
+"""How well one path carries, from pings and their answers: round trip, jitter, loss, how long silent.
+
+    ping(now) -> sequence number, when one is due        on_pong(sequence, now)
+
+Pings go as datagrams beside the media, often while it flows: then a path that dies is known within a few of
+its packets. Must never live here: sockets, clocks, what follows from it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+BUSY_S: Final = 0.040  # every second packet of a voice carries a ping
+IDLE_S: Final = 0.250
+WINDOW_S: Final = 4.0  # losses of the last seconds count: 100 pings of a busy path, 16 of an idle one
+MIN_PINGS: Final = 12  # fewer tell nothing about loss
+LATE_S: Final = 0.100  # beyond the round trip and its jitter: an answer that comes later is a loss to a voice
+DOUBT_S: Final = 0.080  # beyond the round trip: two pings unanswered
+DEAD_S: Final = 0.200  # the same, four or five
+FIRST_RTT_S: Final = 0.333  # before anything is known (RFC 9002 section 6.2.2)
+LOSS_COST_S: Final = 0.010  # one per cent of loss hurts a voice like 10 ms of delay (ITU-T G.107, roughly)
+
+
+class Health:
+    """What is known of one path. All times in seconds."""
+
+    def __init__(self) -> None:
+        self.rtt: float | None = None
+        self.jitter = 0.0
+        self.answered_at: float | None = None
+        self.first_at: float | None = None
+        """When the first answer came."""
+        self._next_at = 0.0
+        self._sequence = 0
+        self._waiting: dict[int, float] = {}
+        self._ends: deque[tuple[float, bool]] = deque()
+        self._missing_since: float | None = None  # when the first ping after the last answered one left
+
+    def ping(self, now: float, *, busy: bool) -> int | None:
+        """The number of a ping to send now, None while none is due. `busy`: media flows."""
+        if now < self._next_at:
+            if busy:
+                self._next_at = min(self._next_at, now + BUSY_S)
+            return None
+        self._next_at = now + (BUSY_S if busy else IDLE_S)
+        self._sequence += 1
+        self._waiting[self._sequence] = now
+        if self._missing_since is None:
+            self._missing_since = now
+        return self._sequence
+
+    def next_deadline(self) -> float:
+        """When the next ping is due."""
+        return self._next_at
+
+    def on_pong(self, sequence: int, now: float) -> None:
+        """An answer; one that nobody asked for is ignored."""
+        self._settle(now)
+        asked = self._waiting.pop(sequence, None)
+        if asked is None:
+            return
+        sample = now - asked
+        if self.rtt is None:
+            self.rtt, self.first_at = sample, now
+        else:
+            self.jitter += (abs(sample - self.rtt) - self.jitter) / 16  # RFC 3550 section 6.4.1
+            self.rtt += (sample - self.rtt) / 8  # RFC 9002 section 5.3
+        self.answered_at = now
+        later = [at for other, at in self._waiting.items() if other > sequence]
+        self._missing_since = min(later, default=None)
+        self._ends.append((now, True))
+
+    def overdue(self, now: float) -> float:
+        """How long an answer is missing that should be here: the oldest ping after the last one answered."""
+        if self._missing_since is None:
+            return 0.0
+        return max(0.0, now - self._missing_since - self._expected())
+
+    def is_doubtful(self, now: float) -> bool:
+        """Something may be wrong: another path should carry too."""
+        return self.overdue(now) > DOUBT_S
+
+    def is_dead(self, now: float) -> bool:
+        """Nothing comes back."""
+        return self.overdue(now) > DEAD_S
+
+    def loss(self, now: float) -> float | None:
+        """Share of pings of the last seconds that were not answered in time, None if too few are known."""
+        self._settle(now)
+        if len(self._ends) < MIN_PINGS:
+            return None
+        return sum(not came for _, came in self._ends) / len(self._ends)
+
+    def age(self, now: float) -> float:
+        """For how long answers have been coming."""
+        return 0.0 if self.first_at is None else now - self.first_at
+
+    def cost(self, now: float) -> float:
+        """One number to compare paths by: seconds of delay, with loss and jitter turned into delay."""
+        if self.rtt is None:
+            return float("inf")
+        loss = self.loss(now) or 0.0
+        return self.rtt / 2 + 2 * self.jitter + 100 * loss * LOSS_COST_S
+
+    def _expected(self) -> float:
+        return FIRST_RTT_S if self.rtt is None else self.rtt + 2 * self.jitter
+
+    def _settle(self, now: float) -> None:
+        """Pings whose answer is too late are losses; what is old is forgotten."""
+        late = now - self._expected() - LATE_S
+        for sequence, at in list(self._waiting.items()):
+            if at <= late:
+                del self._waiting[sequence]
+                self._ends.append((now, False))
+        while self._ends and self._ends[0][0] < now - WINDOW_S:
+            self._ends.popleft()

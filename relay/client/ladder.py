@@ -1,0 +1,222 @@
+"""Which rung to stand on: a race at the start, then a judgement when the one in use is bad or not the best.
+
+    STEADY --bad, or time to climb--> TRYING --one is better--> MOVING --moved--> STEADY
+       ^                                |                          '--failed-----'
+       '------- none is better ---------'
+
+Rungs are numbered, 0 the best, and judged by the same pings. Trials run beside the rung in use, which goes on
+carrying, so that a try costs nothing but its pings. Must never live here: sockets, clocks, what a rung is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from relay.client.health import Health
+from relay.errors import LocalError
+
+STAGGER_S: Final = 0.250  # RFC 8305 section 8
+TRIAL_S: Final = 1.5  # 37 pings: one that loses a third looks good once in a thousand trials
+CLIMB_S: Final = 3.0  # a better rung must have been good for so long
+OPEN_S: Final = 4.5  # an unused connection is closed by the relay after 5 s
+CLIMB_EVERY_S: Final = 60.0
+BAD_LOSS: Final = 0.08  # what redundancy and concealment no longer hide
+GOOD_LOSS: Final = 0.03
+BAD_COST_S: Final = 0.600
+SILENT_S: Final = 0.600  # no answer for so long: whoever answers first is better
+CLEARLY: Final = 0.8  # a move is worth it from here on
+FAR: Final = 0.4
+BACKOFF_S: Final = (3.0, 6.0, 12.0, 30.0, 60.0)
+
+
+class Race:
+    """Rungs are opened in turn, the next 250 ms later or when one fails. The first that is up wins."""
+
+    def __init__(self, rungs: int, now: float) -> None:
+        self._waiting = list(range(rungs))
+        self._running: set[int] = set()
+        self._next_at = now
+        self.winner: int | None = None
+
+    def due(self, now: float) -> list[int]:
+        """Rungs to open now."""
+        found: list[int] = []
+        while self.winner is None and self._waiting and (now >= self._next_at or not self._running):
+            rung = self._waiting.pop(0)
+            self._running.add(rung)
+            self._next_at = now + STAGGER_S
+            found.append(rung)
+        return found
+
+    def next_deadline(self) -> float | None:
+        """When the next rung is to be opened; None when none waits."""
+        return self._next_at if self._waiting and self.winner is None else None
+
+    def on_failed(self, rung: int) -> None:
+        """This one cannot be opened."""
+        self._running.discard(rung)
+
+    def on_ready(self, rung: int) -> bool:
+        """This one is up; True if it is the first."""
+        if self.winner is None:
+            self.winner = rung
+        return self.winner == rung
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing is left that could win."""
+        return self.winner is None and not self._waiting and not self._running
+
+
+class Stage(Enum):
+    """What the ladder is doing."""
+
+    STEADY = "steady"
+    TRYING = "trying"
+    MOVING = "moving"
+
+
+class Began:
+    """Trials begin."""
+
+
+class Chose:
+    """One of them is better."""
+
+
+class Ended:
+    """None is, or the move is over."""
+
+
+TRANSITIONS: Final[Mapping[Stage, Mapping[type, Stage]]] = {
+    Stage.STEADY: {Began: Stage.TRYING},
+    Stage.TRYING: {Chose: Stage.MOVING, Ended: Stage.STEADY},
+    Stage.MOVING: {Ended: Stage.STEADY},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """Open these rungs beside the one in use and ping on them."""
+
+    rungs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Take this rung; let the other trials go. Answer with `on_moved`."""
+
+    rung: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Let all trials go: none is better."""
+
+
+Decision = Try | Move | GiveUp
+
+
+class Ladder:
+    """The judgement. Ask `check` a few times a second, and do what it says."""
+
+    def __init__(self, rungs: int, current: int, now: float) -> None:
+        self.current = current
+        self.stage = Stage.STEADY
+        self._rungs = rungs
+        self._tried: tuple[int, ...] = ()
+        self._began = now
+        self._failures = 0
+        self._try_at = now
+        self._climb_at = now + CLIMB_EVERY_S
+
+    def check(self, now: float, current: Health, trials: Mapping[int, Health]) -> Decision | None:
+        """What to do now. `trials` are those rungs under trial that are up."""
+        if self.stage is Stage.STEADY:
+            return self._begin(now, current)
+        if self.stage is Stage.TRYING:
+            return self._judge(now, current, trials)
+        return None
+
+    def on_moved(self, rung: int, now: float, *, ok: bool) -> None:
+        """The move is over: on the new rung, or still on the old one."""
+        self._move(Ended)
+        if ok:
+            self.current = rung
+            self._failures = 0
+            self._try_at = now + BACKOFF_S[0]  # nobody moves twice in one breath
+            self._climb_at = now + CLIMB_EVERY_S
+        else:
+            self._wait(now)
+
+    def _begin(self, now: float, current: Health) -> Decision | None:
+        if now >= self._try_at and is_bad(current, now):
+            # The one in use too, as another connection: the network may be a new one, or a mapping gone.
+            self._tried = tuple(range(self._rungs))
+        elif now >= self._climb_at and self.current:
+            self._climb_at = now + CLIMB_EVERY_S
+            self._tried = tuple(range(self.current))
+        else:
+            return None
+        self._move(Began)
+        self._began = now
+        return Try(self._tried)
+
+    def _judge(self, now: float, current: Health, trials: Mapping[int, Health]) -> Decision | None:
+        silent = current.overdue(now) > SILENT_S
+        best = self._best(now, current, trials, silent=silent)
+        if best is not None:
+            self._move(Chose)
+            return Move(best)
+        if now - self._began >= OPEN_S or (not silent and not is_bad(current, now) and not self._climbs):
+            self._move(Ended)
+            self._wait(now)
+            return GiveUp()
+        return None
+
+    @property
+    def _climbs(self) -> bool:
+        return all(rung < self.current for rung in self._tried)
+
+    def _best(self, now: float, current: Health, trials: Mapping[int, Health], *, silent: bool) -> int | None:
+        """The trial to take, None while none is known to be better."""
+        if silent:
+            answered = [rung for rung, health in trials.items() if health.rtt is not None]
+            return min(answered, key=lambda rung: trials[rung].cost(now), default=None)
+        bad = is_bad(current, now)
+        known = {rung: health for rung, health in trials.items() if health.loss(now) is not None}
+        patience = TRIAL_S if bad else CLIMB_S
+        ready = [rung for rung, health in known.items() if health.age(now) >= patience]
+        if len(ready) < len(trials) or not ready:
+            return None
+        best = min(ready, key=lambda rung: (known[rung].cost(now), rung))
+        if bad:
+            # What is bad too must be far better, and known for longer: few pings say little about a loss.
+            poor = is_bad(known[best], now)
+            needed = FAR * current.cost(now) if poor else CLEARLY * current.cost(now)
+            sure = not poor or known[best].age(now) >= CLIMB_S
+            return best if sure and known[best].cost(now) < needed else None
+        good = [rung for rung in ready if (known[rung].loss(now) or 0.0) <= GOOD_LOSS]
+        worth = [rung for rung in good if CLEARLY * known[rung].cost(now) <= current.cost(now)]
+        return min(worth, default=None)
+
+    def _wait(self, now: float) -> None:
+        self._try_at = now + BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
+        self._failures += 1
+
+    def _move(self, event: type) -> None:
+        try:
+            self.stage = TRANSITIONS[self.stage][event]
+        except KeyError:
+            raise LocalError(f"a ladder that is {self.stage.value} takes no {event.__name__}") from None
+
+
+def is_bad(health: Health, now: float) -> bool:
+    """Whether a voice suffers on this path: it is silent, loses, or is far too slow."""
+    if health.overdue(now) > SILENT_S:
+        return True
+    loss = health.loss(now)
+    return loss is not None and (loss >= BAD_LOSS or health.cost(now) >= BAD_COST_S)

@@ -1,0 +1,98 @@
+import pytest
+
+from relay.client.health import BUSY_S, DEAD_S, DOUBT_S, IDLE_S, MIN_PINGS, WINDOW_S, Health
+
+
+def lived(seconds: float, rtt: float = 0.02, lose: int = 0) -> tuple[Health, float]:
+    """A path in use for a while; each `lose`-th ping is not answered."""
+    health, now, flying = Health(), 0.0, []
+    while now < seconds:
+        number = health.ping(now, busy=True)
+        if number is not None and not (lose and number % lose == 0):
+            flying.append((now + rtt, number))
+        while flying and flying[0][0] <= now:
+            at, answered = flying.pop(0)
+            health.on_pong(answered, at)
+        now = round(now + 0.01, 6)
+    return health, now
+
+
+def test_pings_are_due_often_while_media_flows_and_seldom_else():
+    health = Health()
+    assert health.ping(0.0, busy=False) == 1
+    assert health.ping(0.01, busy=False) is None
+    assert health.next_deadline() == IDLE_S
+    assert health.ping(0.02, busy=True) is None
+    assert health.next_deadline() == 0.02 + BUSY_S
+    assert health.ping(0.06, busy=True) == 2
+
+
+def test_a_path_that_answers_is_never_in_doubt():
+    health, now = lived(3.0)
+    assert health.rtt == pytest.approx(0.02)
+    assert not health.is_doubtful(now)
+    assert health.loss(now) == 0.0
+    assert health.cost(now) == pytest.approx(0.01, abs=0.001)
+
+
+def test_a_path_that_falls_silent_is_doubted_and_dead_soon_after():
+    health, now = lived(1.0)
+    since = now
+    moments = {}
+    while "dead" not in moments:
+        health.ping(now, busy=True)
+        if health.is_doubtful(now):
+            moments.setdefault("doubt", now - since)
+        if health.is_dead(now):
+            moments["dead"] = now - since
+        now += 0.005
+    assert moments["doubt"] <= DOUBT_S + BUSY_S + 0.03
+    assert moments["dead"] <= DEAD_S + BUSY_S + 0.03
+
+
+def test_nobody_is_dead_before_a_first_answer_could_be_here():
+    health = Health()
+    health.ping(0.0, busy=True)
+    assert not health.is_doubtful(0.4)
+    assert health.is_dead(0.6)
+    assert health.cost(0.6) == float("inf")
+    assert health.loss(0.6) is None
+
+
+def test_losses_of_the_last_seconds_count_and_cost():
+    good, now = lived(5.0)
+    bad, _ = lived(5.0, lose=5)
+    assert bad.loss(now) == pytest.approx(0.2, abs=0.05)
+    assert bad.cost(now) > good.cost(now) + 0.1
+    assert bad.loss(now + 2 * WINDOW_S) is None
+    few, now = lived(BUSY_S * (MIN_PINGS - 4))
+    assert few.loss(now) is None
+
+
+def test_one_lost_ping_is_no_doubt_once_a_later_one_is_answered():
+    health, now = lived(1.0)
+    health.ping(now, busy=True)
+    later = health.ping(now + BUSY_S, busy=True)
+    assert later is not None
+    health.on_pong(later, now + BUSY_S + 0.02)
+    assert health.overdue(now + BUSY_S + 0.03) == 0.0
+
+
+def test_answers_nobody_asked_for_and_late_ones_change_nothing():
+    health, now = lived(1.0)
+    rtt = health.rtt
+    health.on_pong(99_999, now)
+    number = health.ping(now + BUSY_S, busy=True)
+    assert number is not None
+    health.on_pong(number, now + 5.0)
+    assert health.rtt == rtt
+
+
+def test_a_shaky_path_costs_more_than_a_steady_one():
+    steady, shaky = Health(), Health()
+    for n in range(50):
+        for health, jitter in ((steady, 0.0), (shaky, 0.03 * (n % 2))):
+            number = health.ping(n * 0.1, busy=True)
+            assert number is not None
+            health.on_pong(number, n * 0.1 + 0.02 + jitter)
+    assert shaky.cost(5.0) > steady.cost(5.0) + 0.02

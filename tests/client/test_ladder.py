@@ -1,0 +1,218 @@
+"""The ladder on a simulated clock: who wins the race, when it moves, and when it stays."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+
+from relay.client.health import Health
+from relay.client.ladder import (
+    BACKOFF_S,
+    CLIMB_EVERY_S,
+    CLIMB_S,
+    OPEN_S,
+    STAGGER_S,
+    GiveUp,
+    Ladder,
+    Move,
+    Race,
+    Stage,
+    Try,
+)
+from relay.errors import LocalError
+
+
+class Path:
+    """A path with a loss and a delay that the test changes."""
+
+    def __init__(self, rtt: float = 0.03, loss: float = 0.0, *, busy: bool = False, seed: int = 1) -> None:
+        self.health = Health()
+        self.rtt, self.loss, self.busy = rtt, loss, busy
+        self._dice = random.Random(seed)
+        self._flying: list[tuple[float, int]] = []
+
+    def live(self, now: float) -> None:
+        number = self.health.ping(now, busy=self.busy)
+        if number is not None and self._dice.random() >= self.loss:
+            self._flying.append((now + self.rtt, number))
+        for at, answered in [each for each in self._flying if each[0] <= now]:
+            self._flying.remove((at, answered))
+            self.health.on_pong(answered, now)
+
+
+class Climb:
+    """A ladder, its rungs, and time."""
+
+    def __init__(self, *paths: Path, current: int = 0) -> None:
+        self.paths = paths
+        self.ladder = Ladder(len(paths), current, 0.0)
+        self.now = 0.0
+        self.in_use = Path(paths[current].rtt, paths[current].loss)
+        self.trials: dict[int, Path] = {}
+        self.said: list[tuple[float, object]] = []
+
+    def run(self, seconds: float) -> list[object]:
+        """Let time pass and do what the ladder says; returns what it said."""
+        begun = len(self.said)
+        end = self.now + seconds
+        while self.now < end:
+            self.now = round(self.now + 0.01, 6)
+            current = self.ladder.current
+            self.in_use.rtt, self.in_use.loss = self.paths[current].rtt, self.paths[current].loss
+            self.in_use.busy = self.in_use.health.is_doubtful(self.now)  # ask more when an answer is late
+            for path in (self.in_use, *self.trials.values()):
+                path.live(self.now)
+            up = {rung: path.health for rung, path in self.trials.items() if path.loss < 1}
+            decision = self.ladder.check(self.now, self.in_use.health, up)
+            if decision is None:
+                continue
+            self.said.append((self.now, decision))
+            if isinstance(decision, Try):
+                self.trials = {
+                    rung: Path(self.paths[rung].rtt, self.paths[rung].loss, busy=True, seed=rung + 2)
+                    for rung in decision.rungs
+                }
+            elif isinstance(decision, Move):
+                self.in_use, self.trials = self.trials[decision.rung], {}
+                self.in_use.busy = False
+                self.ladder.on_moved(decision.rung, self.now, ok=True)
+            else:
+                self.trials = {}
+        return [what for _, what in self.said[begun:]]
+
+
+# ---------------------------------------------------------------- the race
+
+
+def test_rungs_start_a_quarter_of_a_second_apart_and_the_first_that_is_up_wins():
+    race = Race(3, 0.0)
+    assert race.due(0.0) == [0]
+    assert race.next_deadline() == STAGGER_S
+    assert race.due(0.1) == []
+    assert race.due(0.25) == [1]
+    assert race.on_ready(1)
+    assert not race.on_ready(0)
+    assert race.due(9.0) == []
+    assert race.next_deadline() is None
+    assert not race.is_lost
+
+
+def test_a_rung_that_fails_lets_the_next_one_start_at_once_and_the_last_loses_the_race():
+    race = Race(2, 0.0)
+    assert race.due(0.0) == [0]
+    race.on_failed(0)
+    assert race.due(0.01) == [1]
+    race.on_failed(1)
+    assert race.is_lost
+    assert race.next_deadline() is None
+
+
+# ---------------------------------------------------------------- the judgement
+
+
+def test_on_the_best_rung_and_all_well_nothing_happens():
+    assert Climb(Path(), Path(), Path()).run(200.0) == []
+
+
+def test_it_falls_back_when_udp_is_bad_and_not_only_when_it_is_blocked():
+    climb = Climb(Path(), Path(), Path(rtt=0.05))
+    climb.run(10.0)
+    climb.paths[0].loss = climb.paths[1].loss = 0.25
+    said = climb.run(8.0)
+    assert said == [Try((0, 1, 2)), Move(2)]
+    assert climb.ladder.current == 2
+    assert climb.said[1][0] <= 10.0 + 6.0
+
+
+def test_it_falls_back_within_two_seconds_when_nothing_comes_any_more():
+    climb = Climb(Path(), Path(), Path(rtt=0.05))
+    climb.run(10.0)
+    climb.paths[0].loss = climb.paths[1].loss = 1.0
+    assert climb.run(2.0) == [Try((0, 1, 2)), Move(2)]
+
+
+def test_a_path_that_is_far_too_slow_is_left():
+    climb = Climb(Path(rtt=1.4), Path(rtt=0.05))
+    climb.run(12.0)
+    assert climb.ladder.current == 1
+
+
+def test_if_nothing_else_is_better_it_stays_and_asks_less_and_less_often():
+    climb = Climb(Path(loss=0.3), Path(loss=0.3), Path(loss=1.0))
+    climb.run(120.0)
+    tries = [at for at, what in climb.said if isinstance(what, Try)]
+    assert len([what for _, what in climb.said if isinstance(what, Move)]) <= 1  # chance may fool it once
+    assert [what for _, what in climb.said if isinstance(what, GiveUp)]
+    assert 3 <= len(tries) <= 10
+    gaps = [later - earlier for earlier, later in pairwise(tries)]
+    assert gaps[-1] > gaps[0] >= BACKOFF_S[0]
+    assert climb.ladder.stage in Stage
+
+
+def test_what_got_well_by_itself_is_not_left():
+    climb = Climb(Path(), Path(loss=1.0), Path(loss=1.0))
+    climb.run(10.0)
+    climb.paths[0].loss = 1.0
+    climb.run(1.5)
+    climb.paths[0].loss = 0.0
+    said = climb.run(12.0)
+    assert climb.ladder.current == 0
+    assert said.count(GiveUp()) == 1
+
+
+def test_it_climbs_back_once_a_better_rung_has_been_good_for_a_while():
+    climb = Climb(Path(), Path(loss=0.3), Path(), current=2)
+    assert climb.run(CLIMB_EVERY_S - 1) == []
+    said = climb.run(CLIMB_S + 2.5)
+    assert said == [Try((0, 1)), Move(0)]
+    assert climb.said[1][0] - climb.said[0][0] >= CLIMB_S
+
+
+def test_it_does_not_climb_to_what_is_still_bad_and_looks_again_a_minute_later():
+    climb = Climb(Path(loss=0.2), Path(loss=1.0), Path(rtt=0.05), current=2)
+    said = climb.run(CLIMB_EVERY_S + OPEN_S + 1)
+    assert said == [Try((0, 1)), GiveUp()]
+    assert climb.run(CLIMB_EVERY_S - 10) == []
+    climb.paths[0].loss = 0.0
+    assert Move(0) in climb.run(30.0)
+
+
+def test_with_one_rung_it_tries_a_connection_of_its_own_when_nothing_comes():
+    climb = Climb(Path())
+    climb.run(5.0)
+    climb.paths[0].loss = 0.3
+    assert Move(0) not in climb.run(8.0)
+    climb.paths[0].loss = 1.0
+    climb.run(8.0)
+    climb.paths[0].loss = 0.0
+    assert Try((0,)) in [what for _, what in climb.said]
+    climb.run(14.0)
+    assert climb.in_use.health.rtt is not None
+
+
+def test_a_move_that_failed_is_tried_again_later():
+    ladder = Ladder(2, 0, 0.0)
+    bad, good = Path(loss=1.0), Path(busy=True)
+    now = 0.0
+    said = []
+    while now < 6.0:
+        now = round(now + 0.01, 6)
+        bad.live(now)
+        good.live(now)
+        decision = ladder.check(now, bad.health, {1: good.health})
+        if decision is not None:
+            said.append((now, decision))
+            if isinstance(decision, Move):
+                assert ladder.check(now, bad.health, {}) is None
+                ladder.on_moved(1, now, ok=False)
+    moves = [at for at, what in said if isinstance(what, Move)]
+    assert len(moves) == 2
+    assert moves[1] - moves[0] >= BACKOFF_S[0]
+    assert ladder.current == 0
+
+
+def test_a_move_nobody_began_is_our_own_mistake():
+    with pytest.raises(LocalError):
+        Ladder(2, 0, 0.0).on_moved(1, 0.0, ok=True)
