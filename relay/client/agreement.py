@@ -99,6 +99,8 @@ class AgreedKeys:
     send_base_key: bytes
     receive_base_key: bytes
     chain: bytes
+    path: bytes
+    """What the direct path between the two is keyed by, the same on both sides."""
     sas: str
     peer_identity: bytes
 
@@ -271,6 +273,7 @@ class Run:
             send_base_key=self._expand(root, b"base %d" % own, BASE_KEY_SIZE),
             receive_base_key=self._expand(root, b"base %d" % peer, BASE_KEY_SIZE),
             chain=self._expand(root, b"chain", 32),
+            path=self._expand(root, b"path", 32),
             sas=self._previous.sas if self._previous else sas,
             peer_identity=theirs[32:64],
         )

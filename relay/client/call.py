@@ -15,6 +15,8 @@ from typing import Final, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from relay.client.carrier import Way
+from relay.client.direct import DirectPath
 from relay.client.errors import CallEndedError, KeyAgreementError, RefusedError
 from relay.client.frames import KIND_APP, MediaFrame, seal
 from relay.client.keyring import KeyRing
@@ -30,6 +32,7 @@ from relay.protocol.media import PP_SPEECH
 from relay.protocol.messages import (
     Accept,
     Block,
+    Cand,
     Decline,
     E2e,
     Ended,
@@ -41,6 +44,7 @@ from relay.protocol.messages import (
     Message,
     Mute,
     Peer,
+    Punch,
     Report,
 )
 
@@ -51,7 +55,7 @@ MAX_APP: Final = 900  # with headers and tag within the 1024 bytes of a media da
 class Call:
     """One call as this participant lives it. All methods belong to one event loop."""
 
-    def __init__(self, leg: Leg, joined: Joined, identity: Ed25519PrivateKey) -> None:
+    def __init__(self, leg: Leg, joined: Joined, identity: Ed25519PrivateKey, *, direct: bool = True) -> None:
         self._leg = leg
         self._loop = asyncio.get_running_loop()
         self._begun = self._loop.time()
@@ -63,6 +67,8 @@ class Call:
         self._ring = KeyRing(joined.c, joined.p, identity, os.urandom)
         self._reception = Reception(self._ring, self._on_app)
         self._peer: int | None = None
+        self._hides = joined.rly or not direct
+        self._direct: DirectPath | None = None
         self._announced: object = None
         self._muted = False
         self._hard_muted = False
@@ -120,6 +126,11 @@ class Call:
         """The other's Ed25519 identity key (32 bytes), for applications that pin it."""
         keys = self._ring.keys(self._peer) if self._peer is not None else None
         return keys.peer_identity if keys else None
+
+    @property
+    def way(self) -> Way:
+        """What carries our media: the relay, the direct path, or both while that is not certain."""
+        return self._direct.way if self._direct is not None else Way.RELAY
 
     @property
     def bitrate(self) -> int:
@@ -189,8 +200,7 @@ class Call:
         payload = seal(self._ring, peer, self._up, frame, onset=False, pp=PP_SPEECH)
         if payload is None:
             return False
-        self._leg.send_media(payload)
-        self._sent += 1
+        self._send(payload)
         return True
 
     def rekey(self) -> None:
@@ -243,12 +253,11 @@ class Call:
                 return
             speaker.bitrate = self._bitrate
             may = (eager or self._state in (CallState.OPEN, CallState.AWAY)) and not self.is_muted
-            payload = speaker.seal(frame, self._peer, self._up) if may and self._leg.error is None else None
+            payload = speaker.seal(frame, self._peer, self._up) if may and self._can_send() else None
             if payload is None:
                 speaker.pause()
                 continue
-            self._leg.send_media(payload)
-            self._sent += 1
+            self._send(payload)
 
     async def listen(self, sink: AudioSink) -> None:
         """Play what comes into the sink, 20 ms each 20 ms, until the call is over."""
@@ -285,18 +294,19 @@ class Call:
         self._up = joined.up
         self.gate_open = joined.gate
         for entry in joined.roster:
+            self._hides = self._hides or entry.rly
             self._meet(entry.p)
             if entry.st == "accepted":
                 self._move(PeerAccepted)
         if self._state is CallState.AWAY:
             self._move(Reunited)
 
-    def on_message(self, message: Message) -> None:
-        """A message of the relay that answers no question of ours."""
+    def on_message(self, message: Message, leg: int = 0) -> None:
+        """A message of the relay that answers no question of ours; `leg` tells whose flows it speaks of."""
         match message:
             case Gate():
                 self.gate_open = message.open
-                self._reception.on_gate(message.fl, self._loop.time())
+                self._reception.on_gate(message.fl, self._loop.time(), leg)
             case Peer():
                 self._on_peer(message)
             case E2e():
@@ -309,13 +319,34 @@ class Call:
                 self.leg_stats = message
                 if message.mp and self._peer is not None:
                     self._reception.heard(self._peer).jitter.require(message.mp)
+            case Cand():
+                if self._direct is not None:
+                    with contextlib.suppress(PeerError):  # the relay, or somebody else, made it up
+                        self._direct.on_cand(message)
+            case Punch():
+                if self._direct is not None:
+                    self._direct.on_punch(message)
             case _:
                 pass  # a message that this version has no use for
         self._wake()
 
-    def on_media(self, payload: bytes) -> None:
-        """A media datagram."""
-        self._reception.on_media(payload, self._loop.time())
+    def on_media(self, payload: bytes, leg: int = 0) -> None:
+        """A media datagram on one of our legs."""
+        self._reception.on_media(payload, self._loop.time(), leg)
+
+    def forget_leg(self, leg: int) -> None:
+        """A leg is gone, and its flows with it."""
+        self._reception.forget_leg(leg)
+
+    def on_direct_media(self, payload: bytes) -> None:
+        """A media datagram by the direct path: heard if the relay would let it be."""
+        if self._peer is not None and self.gate_open >> self._peer & 1:
+            self._reception.on_media(payload, self._loop.time(), direct_from=self._peer)
+
+    def on_network_change(self) -> None:
+        """The relay sees us elsewhere."""
+        if self._direct is not None:
+            self._direct.on_network_change()
 
     def on_control(self, datagram: Datagram | None) -> None:
         """A control datagram."""
@@ -329,6 +360,7 @@ class Call:
 
     async def close(self) -> None:
         """Stop all that runs for this call."""
+        self._end_direct()
         self._housekeeper.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._housekeeper
@@ -339,6 +371,30 @@ class Call:
     @property
     def _was_open(self) -> bool:
         return self._state in (CallState.OPEN, CallState.AWAY)
+
+    def _can_send(self) -> bool:
+        return self._leg.error is None or self.way is not Way.RELAY
+
+    def _send(self, payload: bytes) -> None:
+        """One media datagram, by the relay, directly, or both."""
+        self._sent += 1
+        if self._direct is None or not self._direct.send(payload):
+            self._leg.send_media(payload)
+
+    def _go_direct(self) -> None:
+        """Both accepted, the keys are there, nobody hides: look for a way past the relay."""
+        if self._hides or self._direct is not None or self._state is not CallState.OPEN:
+            return
+        if self._peer is not None and self._ring.path_secret(self._peer) is not None:
+            self._direct = DirectPath(
+                self._id, self._index, self._peer, self._ring, self._leg, self.on_direct_media
+            )
+            self._direct.begin()
+
+    def _end_direct(self) -> None:
+        if self._direct is not None:
+            self._direct.close()
+            self._direct = None
 
     def _on_peer(self, message: Peer) -> None:
         if message.ev in ("join", "back"):
@@ -359,6 +415,7 @@ class Call:
         with contextlib.suppress(PeerError):
             self._send_blobs(message.p, self._ring.on_blob(message.p, message.b))
         self._announce()
+        self._go_direct()
 
     def _on_mute(self, message: Mute) -> None:
         if message.p == self._index:
@@ -396,12 +453,14 @@ class Call:
 
     def _move(self, event: type[WeAccepted | PeerAccepted | Parted | Reunited | Over]) -> None:
         self._state = after(self._state, event)
+        self._go_direct()
         self._wake()
 
     def _end(self, why: str, code: int | None) -> None:
         if self._why is None:
             self._why = (why, code)
             self._move(Over)
+            self._end_direct()
             self._housekeeper.cancel()
 
     def _wake(self) -> None:

@@ -124,6 +124,16 @@ class KeyRing:
         best = self.best(peer)
         return best.keys if best else None
 
+    def path_secret(self, peer: int, epoch: int | None = None) -> tuple[int, bytes] | None:
+        """(epoch, secret of the direct path) with the device we talk to: of that epoch, or the newest."""
+        best = self.best(peer)
+        if best is None:
+            return None
+        wanted = best.epoch if epoch is None else epoch
+        entry = self._entries.get((peer, best.peer_id, wanted))
+        keys = entry.run.keys if entry is not None and entry.run.progress is Progress.DONE else None
+        return None if keys is None else (wanted, keys.path)
+
     def base_keys(self) -> list[bytes]:
         """Every base key known here, both directions. For tests that look for them where they must not be."""
         agreed = [entry.run.keys for entry in self._entries.values() if entry.run.keys]

@@ -42,6 +42,8 @@ class Credentials:
     token: bytes | None = field(default=None, repr=False)
     ticket: bytes | None = field(default=None, repr=False)
     pop_seed: bytes | None = field(default=None, repr=False)
+    tcp: bool = True
+    """Whether the token says that legs on TCP are allowed."""
 
     @classmethod
     def of_token(cls, token: bytes, pop_seed: bytes | None = None) -> Credentials:
@@ -49,7 +51,9 @@ class Credentials:
         claims = capability.decode_claims(capability.parse(token).body)
         if claims.cnf is not None and pop_seed is None:
             raise SessionError(ErrorCode.POP_FAILED, "the token names a key: give its seed as pop_seed")
-        return cls(claims.sub, claims.cid, token=token, pop_seed=pop_seed if claims.cnf else None)
+        seed = pop_seed if claims.cnf else None
+        tcp = bool(claims.net & capability.NET_TCP_LEGS)
+        return cls(claims.sub, claims.cid, token=token, pop_seed=seed, tcp=tcp)
 
 
 class Link:

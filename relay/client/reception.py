@@ -92,8 +92,8 @@ class Reception:
         self._ring = ring
         self._on_app = on_app
         self._heard: dict[int, Heard] = {}
-        self._flows: dict[int, int] = {}
-        self._held: deque[tuple[float, bytes]] = deque()
+        self._flows: dict[tuple[int, int], int] = {}
+        self._held: deque[tuple[float, int, bytes]] = deque()
         self._reported: dict[int, int] = {}
         self.unknown = 0
         self.malformed = 0
@@ -102,28 +102,36 @@ class Reception:
         """What we know of `peer`, made at the first question."""
         return self._heard.setdefault(peer, Heard())
 
-    def on_gate(self, flows: Mapping[int, int], now: float) -> None:
-        """Whom we hear on which flow from now on; packets held for a flow that is known now go through."""
-        self._flows = {flow: peer for peer, flow in flows.items()}
+    def on_gate(self, flows: Mapping[int, int], now: float, leg: int = 0) -> None:
+        """Whom we hear on which flow of a leg from now on; what was held for one known now goes through."""
+        self.forget_leg(leg)
+        self._flows.update({(leg, flow): peer for peer, flow in flows.items()})
         for peer, flow in flows.items():
             self.heard(peer).flow = flow
         held, self._held = self._held, deque()
-        for at, payload in held:
+        for at, where, payload in held:
             if now - at <= HELD_S:
-                self.on_media(payload, now)
+                self.on_media(payload, now, where)
             else:
                 self.unknown += 1
 
-    def on_media(self, payload: bytes, now: float) -> None:
-        """A media datagram came. Whatever is wrong with it is counted, never raised: the network may lie."""
+    def forget_leg(self, leg: int) -> None:
+        """A leg's flows mean nothing any more."""
+        self._flows = {key: peer for key, peer in self._flows.items() if key[0] != leg}
+
+    def on_media(self, payload: bytes, now: float, leg: int = 0, *, direct_from: int | None = None) -> None:
+        """A media datagram came: on a flow of a leg, or directly from a peer, whatever its flow says.
+
+        Whatever is wrong with it is counted, never raised: the network may lie.
+        """
         try:
             header = media.decode(payload)
         except PeerError:
             self.malformed += 1
             return
-        peer = self._flows.get(header.flow)
+        peer = self._flows.get((leg, header.flow)) if direct_from is None else direct_from
         if peer is None:
-            self._hold(payload, now)
+            self._hold(payload, now, leg)
             return
         heard = self.heard(peer)
         try:
@@ -192,11 +200,11 @@ class Reception:
 
     # ------------------------------------------------------------ inside
 
-    def _hold(self, payload: bytes, now: float) -> None:
+    def _hold(self, payload: bytes, now: float, leg: int) -> None:
         while self._held and (now - self._held[0][0] > HELD_S or len(self._held) >= HELD_PACKETS):
             self._held.popleft()
             self.unknown += 1
-        self._held.append((now, payload))
+        self._held.append((now, leg, payload))
 
     @staticmethod
     def _mark(heard: Heard, header: media.MediaHeader, now: float) -> None:

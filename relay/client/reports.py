@@ -12,6 +12,8 @@ from typing import Final, Protocol
 
 from relay.client.errors import SessionError
 from relay.client.reception import Reception
+from relay.client.udp import UdpPort
+from relay.protocol.address import Address
 from relay.protocol.datagram import Datagram, LegReport, NewestWins, Ping, Pong
 from relay.protocol.messages import Message, Rr
 
@@ -37,6 +39,18 @@ class Leg(Protocol):
 
     def send_control(self, datagram: Datagram) -> None:
         """Send a control datagram."""
+
+    @property
+    def port(self) -> UdpPort | None:
+        """The UDP port that the relay knows us by, None on a leg without one."""
+
+    @property
+    def seen_as(self) -> Address | None:
+        """How the relay sees that port."""
+
+    @property
+    def relay_host(self) -> str:
+        """The relay's address as text, empty while there is none."""
 
     @property
     def media_unsent(self) -> int:

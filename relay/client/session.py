@@ -1,88 +1,98 @@
-"""One participant's leg to the relay, and the way back to it when it breaks.
+"""One participant's place at a relay, whichever leg it stands on, and the way back to it when one breaks.
 
     async with connect(url, token=...) as session:
         call = await session.join()
 
-Must never live here: what a call does with its messages, QUIC's own business.
+A move is made before the old leg is broken: open, hello with the ticket, `rejoin`, both carry, `moved`. Must
+never live here: what a call does with its messages, when to move (ladder.py), a leg's own business (leg.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, NamedTuple
-from urllib.parse import urlsplit
+from typing import Final
+from weakref import WeakSet
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from relay.client import websocket
 from relay.client.call import Call
-from relay.client.errors import RefusedError, SessionError
+from relay.client.climb import Climber, open_first
+from relay.client.errors import SessionError
+from relay.client.leg import RelayLeg
 from relay.client.life import CallState
-from relay.client.link import Credentials, Link, TransportName
-from relay.client.transport import LegTransport, Trust, open_transport
+from relay.client.link import Credentials, TransportName
+from relay.client.rungs import Destination, ladder_of, parse_url
+from relay.client.transport import Trust
+from relay.client.udp import UdpPort
 from relay.errors import ErrorCode, LocalError, PeerError
+from relay.protocol.address import Address
 from relay.protocol.datagram import Datagram, decode_datagram, encode_datagram
 from relay.protocol.messages import (
     Bye,
     Cli,
     Drain,
-    Err,
     Join,
     Joined,
     Message,
+    Moved,
     Obs,
     Rejoin,
     Ticket,
     Welcome,
 )
 
-ANSWER_S: Final = 5.0  # an answer is one round trip away; a relay that needs longer is not there
-DEFAULT_PORT: Final = 443
+SWITCH_S: Final = 0.4  # both legs carry for so long after a move: two slow round trips
+CLOSING_S: Final = 1.0  # the relay closes a leg that was let go; if its word is lost, we do
+RECOVER_S: Final = 90.0  # a ticket is good for so long
 DEFAULT_CLIENT: Final = Cli(sdk="py", app="relay-cli", os="linux", dev="desktop")
-
-
-class Destination(NamedTuple):
-    """Where a relay is, and how to get there."""
-
-    transport: TransportName
-    host: str
-    port: int
+_BROKEN: Final = frozenset({ErrorCode.GENERAL, ErrorCode.IDLE_TIMEOUT})  # the network's word, not the relay's
+FreshToken = Callable[[], Awaitable[bytes]]
 
 
 class Session:
-    """A leg that was admitted. Made by `connect`; implements what `Call` needs of it."""
+    """A place that was admitted. Made by `connect`; implements what `Call` needs of it."""
 
     def __init__(
         self,
-        url: str,
+        rungs: Sequence[Destination],
         credentials: Credentials,
         trust: Trust,
         identity: bytes,
         client: Cli,
+        *,
+        direct: bool = True,
+        fresh_token: FreshToken | None = None,
         proxy: str | None = None,
     ) -> None:
-        self._to = parse_url(url)
+        self._rungs = tuple(rungs)
         self._proxy = proxy
         self._credentials = credentials
         self._trust = trust
         self._identity = Ed25519PrivateKey.from_private_bytes(identity)
         self._client = client
-        self._link = Link(credentials, client, self._to.transport)
-        self._transport: LegTransport | None = None
-        self._waiting: dict[int, asyncio.Future[Message]] = {}
-        self._welcome: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._direct = direct
+        self._fresh_token = fresh_token
+        self._loop = asyncio.get_running_loop()
+        self._main: RelayLeg | None = None
+        self._fading: RelayLeg | None = None
+        self._left: list[RelayLeg] = []
+        self._legs_made = 0
+        self._alive: WeakSet[RelayLeg] = WeakSet()  # all legs, those under trial too
+        self._climber: Climber | None = None
+        self._recovery: asyncio.TimerHandle | None = None
         self._error: SessionError | None = None
         self._ticket: bytes | None = None
         self._unsent_before = 0
+        self._observed: dict[int, tuple[str, int]] = {}
+        self.moves = 0
+        """How often the session moved to another leg."""
         self.malformed = 0  # control datagrams that could not be read
         self.call: Call | None = None
-        self.observed: tuple[str, int] | None = None
-        """Our address as the relay sees it."""
         self.drain: Drain | None = None
         """Set when the relay asked us to move."""
 
@@ -91,27 +101,58 @@ class Session:
     @property
     def welcome(self) -> Welcome | None:
         """What the relay said at the door: node, limits, observed address."""
-        return self._link.welcome
+        return self._main.link.welcome if self._main is not None and self._main.link is not None else None
+
+    @property
+    def observed(self) -> tuple[str, int] | None:
+        """Our address as the relay sees it."""
+        return self._observed.get(self._main.number) if self._main is not None else None
 
     @property
     def error(self) -> SessionError | None:
-        """Why the leg is gone; None while it lives."""
+        """Why the session is gone; None while it lives, or moves by itself to another leg."""
         return self._error
+
+    @property
+    def rung(self) -> Destination | None:
+        """Where we stand: transport, host and port of the leg in use."""
+        return self._main.to if self._main is not None else None
 
     @property
     def transport(self) -> TransportName:
         """How we are connected: quic or ws."""
-        return self._to.transport
+        return (self.rung or self._rungs[0]).transport
 
     @property
     def local_port(self) -> int:
         """The UDP or TCP port we send from."""
-        return self._transport.local_port if self._transport else 0
+        transport = self._main.transport if self._main is not None else None
+        return transport.local_port if transport is not None else 0
+
+    @property
+    def port(self) -> UdpPort | None:
+        """The UDP port that the relay knows us by, None on a leg without one."""
+        quic = self._main.quic if self._main is not None else None
+        return quic.port if quic is not None else None
+
+    @property
+    def seen_as(self) -> Address | None:
+        """How the relay sees that port; None if it said something else."""
+        try:
+            return Address.told(*self.observed) if self.observed else None
+        except PeerError:
+            return None
+
+    @property
+    def relay_host(self) -> str:
+        """The relay's address as text, empty while there is none."""
+        quic = self._main.quic if self._main is not None else None
+        return quic.peer.host if quic is not None else ""
 
     @property
     def media_unsent(self) -> int:
         """Media dropped before the network, all legs of this session together."""
-        return self._unsent_before + (self._transport.unsent if self._transport else 0)
+        return self._unsent_before + (self._main.unsent if self._main else 0)
 
     async def join(self) -> Call:
         """Enter the call that the token names."""
@@ -127,7 +168,9 @@ class Session:
 
         LocalError over WebSocket: TCP cannot move, `rejoin` instead.
         """
-        return await self._open_transport().rebind()
+        transport = self._leg_in_use().transport
+        assert transport is not None
+        return await transport.rebind()
 
     async def rejoin(self, url: str | None = None, token: bytes | None = None) -> None:
         """Take our place in the call again over a new connection, with the ticket of the old one.
@@ -140,36 +183,30 @@ class Session:
         if self.call.state is CallState.ENDED:
             raise LocalError("the call is over")
         if url is not None:
-            self._to = parse_url(url)
-        self._drop_transport("rejoining")
-        self._credentials = replace(self._credentials, ticket=self._ticket, token=token)
-        self._link = Link(self._credentials, self._client, self._to.transport)
-        self._error = None
-        await self.open()
-        last = self.call.newest()
-        await self.request(Rejoin(c=self._credentials.call, rt=self._ticket, last=last))
+            self._rungs = (parse_url(url),)
+        leg = await open_first(self.make_leg, len(self._rungs), self._trust)
+        try:
+            await self.move_to(leg, token)
+        except BaseException:
+            leg.close("could not move")
+            raise
 
     async def close(self) -> None:
         """Leave: the relay is told, all tasks end."""
         if self.call is not None:
             await self.call.close()
-        if self._transport is not None and not self._transport.is_closed:
-            self._link.bye()
-            self._flush()
-            self._transport.close(ErrorCode.NO_ERROR)
-        if self._transport is not None:
-            await self._transport.wait_closed()
+        if self._climber is not None:
+            await self._climber.close()
+        self._cancel_recovery()
+        if self._main is not None and self._main.error is None:
+            self._main.tell(Bye(code=ErrorCode.NO_ERROR))
+        await asyncio.gather(*(leg.end() for leg in list(self._alive)))
+        await asyncio.sleep(0)  # sockets close in the next turn of the loop
 
     async def open(self) -> None:
-        """Shake hands and be admitted. SessionError with the relay's code if it will not."""
-        self._welcome = asyncio.get_running_loop().create_future()
-        _, host, port = self._to
-        if self._to.transport == "ws":
-            self._transport = await websocket.open_websocket(host, port, self._trust, self, self._proxy)
-        else:
-            self._transport = await open_transport(host, port, self._trust, self)
-        self._flush()
-        await self._answer(self._welcome)
+        """Race the rungs, shake hands and be admitted. SessionError with the relay's code if it will not."""
+        self._main = await open_first(self.make_leg, len(self._rungs), self._trust)
+        await self._main.hello(self._credentials, self._client)
 
     # ------------------------------------------------------------ what the call asks
 
@@ -177,144 +214,163 @@ class Session:
         """Send a message and wait for its answer."""
         if self._error is not None:
             raise self._error
-        number = self._link.request(message)
-        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = future
-        self._flush()
-        try:
-            return await self._answer(future)
-        finally:
-            self._waiting.pop(number, None)
+        return await self._leg_in_use().request(message)
 
     def tell(self, message: Message) -> None:
         """Send a message that wants no answer."""
-        self._link.tell(message)
-        self._flush()
+        if self._main is not None:
+            self._main.tell(message)
 
     def send_media(self, payload: bytes) -> None:
-        """Send a media datagram."""
-        if self._transport is not None:
-            self._transport.send(payload)
+        """Send a media datagram, on both legs in the middle of a move."""
+        for leg in (self._main, self._fading):
+            if leg is not None:
+                leg.send_media(payload)
 
     def send_control(self, datagram: Datagram) -> None:
         """Send a control datagram."""
-        if self._transport is not None:
-            self._transport.send(encode_datagram(datagram))
+        if self._main is not None:
+            self._main.send(encode_datagram(datagram))
 
-    # ------------------------------------------------------------ what the transport tells
+    # ------------------------------------------------------------ what the legs tell
 
-    def on_stream(self, data: bytes) -> None:
-        """Bytes of the control stream."""
-        try:
-            news = self._link.feed(data)
-        except PeerError as error:
-            self._open_transport().close(error.code, error.message)
-            return
-        for number, message in news:
-            self._on_message(number, message)
-        self._flush()
+    def on_message(self, leg: RelayLeg, number: int, message: Message) -> None:
+        """A message of the relay."""
+        match message:
+            case Welcome():
+                self._observed[leg.number] = message.obs
+            case Joined():
+                self._on_joined(leg, message)
+            case Ticket():
+                self._ticket = message.rt
+            case Obs():
+                self._observed[leg.number] = (message.ip, message.port)
+                if leg is self._main and self.call is not None:
+                    self.call.on_network_change()
+            case Drain():
+                self.drain = message
+            case Bye() if leg.transport is not None:
+                leg.transport.close(message.code, message.reason)
+            case _:
+                if self.call is not None:
+                    self.call.on_message(message, leg.number)
 
-    def on_datagram(self, data: bytes) -> None:
+    def on_leg_datagram(self, leg: RelayLeg, data: bytes) -> None:
         """A datagram: first byte 0 is ours to read, the rest is media."""
         if self.call is None or not data:
             return
         if data[0]:
-            self.call.on_media(data)
+            self.call.on_media(data, leg.number)
             return
         try:
             self.call.on_control(decode_datagram(data))
         except PeerError:
             self.malformed += 1
 
-    def on_closed(self, code: int, reason: str) -> None:
-        """The connection is over."""
-        self._error = SessionError(code, reason)
-        for future in (*self._waiting.values(), self._welcome):
-            if not future.done():
-                future.set_exception(self._error)
-                future.exception()  # whoever waits gets it; nobody waiting is no error
+    def on_leg_closed(self, leg: RelayLeg, error: SessionError) -> None:
+        """A connection is over. Another leg may carry on, or be found."""
+        self._observed.pop(leg.number, None)
+        if leg is self._fading:
+            self._fading = None
+        elif leg is self._main:
+            if self._fading is not None:
+                self._main, self._fading = self._fading, None  # the relay gives its place back too
+            elif self._climber is not None and error.code in _BROKEN and self._is_in_call:
+                self._recovery = self._recovery or self._loop.call_later(RECOVER_S, self._lose, error)
+            else:
+                self._error = error
+            if self.call is not None and self._main is leg:
+                self.call.on_leg_lost()
+        if leg in self._left:
+            self._left.remove(leg)
         if self.call is not None:
-            self.call.on_leg_lost()
+            self.call.forget_leg(leg.number)
+
+    # ------------------------------------------------------------ what the ladder asks
+
+    @property
+    def main(self) -> RelayLeg | None:
+        """The leg in use."""
+        return self._main
+
+    @property
+    def is_talking(self) -> bool:
+        """Whether both accepted, and nobody has hung up."""
+        return self.call is not None and self.call.state in (CallState.OPEN, CallState.AWAY)
+
+    def make_leg(self, rung: int) -> RelayLeg:
+        """A leg that is not open."""
+        self._legs_made += 1
+        leg = RelayLeg(self._legs_made, rung, self._rungs[rung], self, self._proxy)
+        self._alive.add(leg)
+        return leg
+
+    async def move_to(self, leg: RelayLeg, token: bytes | None = None) -> None:
+        """Make this the leg in use: both carry for a moment, then the old one is let go."""
+        assert self._ticket is not None
+        if token is None and self._credentials.pop_seed is None and self._fresh_token is not None:
+            token = await self._fresh_token()
+        credentials = replace(self._credentials, ticket=self._ticket, token=token)
+        await leg.hello(credentials, self._client)
+        last = self.call.newest() if self.call is not None else {}
+        await leg.request(Rejoin(c=self._credentials.call, rt=self._ticket, last=last))
 
     # ------------------------------------------------------------ inside
 
-    def _on_message(self, number: int, message: Message) -> None:
-        # State first, answers second: what follows in the same bytes must find the call there.
-        match message:
-            case Welcome():
-                self.observed = message.obs
-                self._settle(self._welcome, message)
-            case Joined():
-                self._on_joined(message)
-            case Ticket():
-                self._ticket = message.rt
-            case Obs():
-                self.observed = (message.ip, message.port)
-            case Drain():
-                self.drain = message
-            case Bye():
-                self._open_transport().close(message.code, message.reason)
-                return
-            case Err() if not self._welcome.done():
-                self._settle(self._welcome, message)
-            case _:
-                if self.call is not None:
-                    self.call.on_message(message)
-        waiting = self._waiting.get(number)
-        if number and waiting is not None:
-            self._settle(waiting, message)
+    @property
+    def _is_in_call(self) -> bool:
+        return self.call is not None and self.call.state is not CallState.ENDED
 
-    def _on_joined(self, message: Joined) -> None:
+    def _on_joined(self, leg: RelayLeg, message: Joined) -> None:
         self._ticket = message.rt or self._ticket
+        leg.up = message.up
+        if leg is not self._main:
+            self._switch_to(leg)
         if self.call is None:
-            self.call = Call(self, message, self._identity)
+            self.call = Call(self, message, self._identity, direct=self._direct)
+            if self._credentials.pop_seed is not None or self._fresh_token is not None:
+                self._climber = Climber(self, len(self._rungs), self._trust)
         else:
             self.call.on_joined(message)
 
-    @staticmethod
-    def _settle(future: asyncio.Future[Message], message: Message) -> None:
-        if not future.done():
-            future.set_result(message)
+    def _switch_to(self, leg: RelayLeg) -> None:
+        """From here on both legs carry; the old one for a moment."""
+        old, self._main = self._main, leg
+        self._error = None
+        self.moves += 1
+        self._cancel_recovery()
+        if self._fading is not None:
+            self._let_go(self._fading)
+        if old is not None:
+            self._unsent_before += old.unsent
+            if old.error is None:
+                self._fading = old
+                self._loop.call_later(SWITCH_S, self._let_go, old)
+        if self.call is not None:
+            self.call.on_network_change()
 
-    async def _answer(self, future: asyncio.Future[Message]) -> Message:
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                message = await future
-        except TimeoutError:
-            raise SessionError(ErrorCode.IDLE_TIMEOUT, "the relay does not answer") from None
-        if isinstance(message, Err):
-            raise RefusedError(message.code, message.msg, message.retry_ms)
-        return message
+    def _let_go(self, old: RelayLeg) -> None:
+        if self._fading is old:
+            self._fading = None
+            old.tell(Moved(c=self._credentials.call, ok=True))
+            self._left.append(old)
+            self._loop.call_later(CLOSING_S, old.close)
 
-    def _flush(self) -> None:
-        if self._transport is not None:
-            self._transport.write(self._link.take())
+    def _lose(self, error: SessionError) -> None:
+        """Nobody can come back with the ticket any more."""
+        self._error = error
+        if self.call is not None:
+            self.call.on_leg_lost()
 
-    def _open_transport(self) -> LegTransport:
-        if self._transport is None:
+    def _cancel_recovery(self) -> None:
+        if self._recovery is not None:
+            self._recovery.cancel()
+            self._recovery = None
+
+    def _leg_in_use(self) -> RelayLeg:
+        if self._main is None:
             raise LocalError("the session is not open")
-        return self._transport
-
-    def _drop_transport(self, reason: str) -> None:
-        if self._transport is None:
-            return
-        self._unsent_before += self._transport.unsent
-        self._transport.close(ErrorCode.NO_ERROR, reason)
-        self._transport = None
-
-
-def parse_url(url: str) -> Destination:
-    """Where "quic://host:port" or "wss://host:port/vrl/1" leads. LocalError for anything else."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:  # brackets without an address in them, or a port that is none
-        parts, host, port = urlsplit(""), None, None
-    if host and parts.scheme == "quic":
-        return Destination("quic", host, port or DEFAULT_PORT)
-    if host and parts.scheme == "wss" and parts.path in ("", "/", websocket.PATH):
-        return Destination("ws", host, port or DEFAULT_PORT)
-    raise LocalError("a relay's address looks like quic://host:port or wss://host:port/vrl/1")
+        return self._main
 
 
 @asynccontextmanager
@@ -328,24 +384,33 @@ async def connect(
     insecure: bool = False,
     server_name: str | None = None,
     client: Cli = DEFAULT_CLIENT,
+    direct: bool = True,
+    fallbacks: Sequence[str] | None = None,
+    fresh_token: FreshToken | None = None,
     proxy: str | None = None,
 ) -> AsyncIterator[Session]:
     """Open a leg to the relay at `url` with a capability token; close it on leaving the block.
 
     `pop_seed` is the Ed25519 seed (32 bytes) whose public key the token names as `cnf`. `identity` is the
     seed of the key that signs the end-to-end agreement (a fresh one if absent). `ca` is a PEM file of the CA,
-    or of the relay's own certificate to pin exactly that one; `insecure` checks nothing. `proxy` is the HTTP
-    proxy for a wss address, "http://[user:password@]host:port"; without it HTTPS_PROXY and NO_PROXY count.
+    or of the relay's own certificate to pin exactly that one; `insecure` checks nothing. `direct=False` never
+    tells the other side an address of ours; the relay tells none either unless both tokens allow it.
+    `fallbacks` are further addresses of the relay, best first, to which the session moves by itself when this
+    one is bad; with `pop_seed`, or with `fresh_token`, which gets a token of the same call. `proxy` is
+    the HTTP proxy for wss addresses, "http://[user:password@]host:port"; else HTTPS_PROXY and NO_PROXY count.
 
     Raises SessionError if the relay cannot be reached or trusted, RefusedError if it does not admit us.
     """
+    credentials = Credentials.of_token(token, pop_seed)
     session = Session(
-        url,
-        Credentials.of_token(token, pop_seed),
+        ladder_of(url, fallbacks, tcp=credentials.tcp),
+        credentials,
         Trust(ca, insecure, server_name),
         identity or os.urandom(32),
         client,
-        proxy,
+        direct=direct,
+        fresh_token=fresh_token,
+        proxy=proxy,
     )
     try:
         await session.open()

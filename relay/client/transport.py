@@ -1,9 +1,9 @@
-"""The QUIC edge of the SDK: sockets, one timer, aioquic by its public names. It knows no message.
+"""The QUIC edge of the SDK: one connection on a UDP port, one timer, aioquic by its public names.
 
     socket -> receive_datagram -> events -> handler          write, send -> datagrams_to_send -> socket
 
 Media waits here, not in aioquic, whose own queue has neither bound nor expiry: at most one datagram is left
-inside; behind it five frames wait for 60 ms, the oldest goes first. Must never live here: protocol content.
+inside; behind it five frames wait for 60 ms, the oldest goes first. Must never live here: messages.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import ssl
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 
 from relay.client.errors import SessionError
+from relay.client.udp import UdpPort, open_port
 from relay.errors import ErrorCode, LocalError
+from relay.protocol.address import Address
 
 ALPN: Final = "vrl/1"
 MAX_DATAGRAM: Final = 1170  # payload that fits a 1200-byte packet; one byte more would block aioquic's queue
@@ -86,34 +88,28 @@ class LegTransport(Protocol):
         """Wait until the connection is over and the socket is closed."""
 
 
-class _Socket(asyncio.DatagramProtocol):
-    def __init__(self, owner: Transport) -> None:
-        self._owner = owner
-
-    def datagram_received(self, data: bytes, addr: Any) -> None:
-        self._owner.receive(data)
-
-    def error_received(self, exc: Exception) -> None:
-        """ICMP says the port is closed. QUIC's own timers decide, as anyone can forge ICMP."""
-
-
 class Transport:
     """One QUIC connection. Make it with `open_transport`."""
 
     name = "quic"
 
-    def __init__(self, quic: QuicConnection, peer: Any, handler: Handler) -> None:
+    def __init__(
+        self, quic: QuicConnection, peer: Address, handler: Handler, port: UdpPort | None = None
+    ) -> None:
         self._quic = quic
         self._peer = peer
         self._handler = handler
         self._loop = asyncio.get_running_loop()
-        self._socket: asyncio.DatagramTransport | None = None
+        self._port = port
+        self._owns_port = port is None
         self._timer: asyncio.TimerHandle | None = None
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self._queue: deque[tuple[float, bytes]] = deque()
         self._stuck = 0  # size of the datagram that aioquic could not send yet
         self._is_draining = False
+        self._left: list[UdpPort] = []  # ports we moved away from
+        self._beside = b""
         self._pings = 0
         self.unsent = 0  # media dropped here: too old, or too many
 
@@ -124,15 +120,37 @@ class Transport:
 
     async def open(self) -> None:
         """Shake hands. SessionError when nobody answers within 5 s or the certificate is not trusted."""
-        await self._bind()
+        if self._port is None:
+            self._port = await open_port()
+        self._port.attach(self._peer, self.receive)
         self._quic.connect(self._peer, self._loop.time())
         self.flush()
+        await self._wait_ready()
+
+    async def accept(self, first: bytes) -> None:
+        """The other end of `open`: the peer's first packet came to our port. SessionError as there."""
+        assert self._port is not None
+        self._port.attach(self._peer, self.receive)
+        self.receive(first)
+        await self._wait_ready()
+
+    async def _wait_ready(self) -> None:
         try:
             async with asyncio.timeout(HANDSHAKE_S):
                 await asyncio.shield(self._ready)
         except TimeoutError:
             self.close(ErrorCode.NO_ERROR)
-            raise SessionError(ErrorCode.IDLE_TIMEOUT, "no answer from the relay") from None
+            raise SessionError(ErrorCode.IDLE_TIMEOUT, "no answer") from None
+
+    @property
+    def port(self) -> UdpPort | None:
+        """The UDP port this connection leaves from."""
+        return self._port
+
+    @property
+    def peer(self) -> Address:
+        """The address at the other end."""
+        return self._peer
 
     def write(self, data: bytes) -> None:
         """Send bytes on the control stream."""
@@ -140,8 +158,8 @@ class Transport:
             self._quic.send_stream_data(CONTROL_STREAM, data)
             self.flush()
 
-    def send(self, payload: bytes) -> None:
-        """Send a datagram now, or within 60 ms, or not at all."""
+    def send(self, payload: bytes, beside: bytes = b"") -> None:
+        """Send a datagram now, or within 60 ms, or not at all; a small one `beside` it in the same packet."""
         if len(payload) > MAX_DATAGRAM:
             raise LocalError(f"a datagram of {len(payload)} bytes does not fit a packet")
         if self.is_closed:
@@ -149,6 +167,7 @@ class Transport:
         self._queue.append((self._loop.time() + QUEUE_S, payload))
         if len(self._queue) > QUEUE_FRAMES:
             self._give_up(self._queue.popleft()[1])
+        self._beside = beside
         self.flush()
 
     async def rebind(self) -> int:
@@ -157,25 +176,27 @@ class Transport:
         An unproven path may carry three times what came over it (RFC 9000 section 8.1), hence the size.
         Returns the new port.
         """
-        old = self._socket
-        await self._bind()
+        old, self._port = self._port, await open_port()
+        self._port.attach(self._peer, self.receive)
+        self.announce_move()
+        if old is not None:
+            self._left.append(old)
+            self._loop.call_later(OLD_SOCKET_S, old.close)
+        return self.local_port
+
+    def announce_move(self) -> None:
+        """Our address is another one now: say so at once with a full-size packet (RFC 9000 section 9.5)."""
         self._quic.change_connection_id()
         self._pings += 1
         self._quic.send_ping(self._pings)
         for size in _PADDING:
             self._quic.send_datagram_frame(bytes(size))  # control datagram 00 00
         self.flush()
-        if old is not None:
-            self._loop.call_later(OLD_SOCKET_S, old.close)
-        return self.local_port
 
     @property
     def local_port(self) -> int:
         """The UDP port we send from."""
-        if self._socket is None:
-            return 0
-        port: int = self._socket.get_extra_info("sockname")[1]
-        return port
+        return 0 if self._port is None else self._port.number
 
     def close(self, code: int = ErrorCode.NO_ERROR, reason: str = "") -> None:
         """Close with an application code: one packet tells the relay, `on_closed` is called at once.
@@ -191,10 +212,10 @@ class Transport:
         """Wait until the connection is over and the socket is closed."""
         await asyncio.shield(self._gone)
 
-    def receive(self, data: bytes) -> None:
-        """A UDP datagram came, from the address the socket is connected to."""
+    def receive(self, data: bytes, source: Address | None = None) -> None:
+        """A UDP datagram came: from the peer, or from `source`, where the peer may have moved to."""
         if not self.is_closed:
-            self._quic.receive_datagram(data, self._peer, self._loop.time())
+            self._quic.receive_datagram(data, source or self._peer, self._loop.time())
             self.flush()
 
     def flush(self) -> None:
@@ -208,6 +229,9 @@ class Transport:
                 continue
             self._quic.send_datagram_frame(payload)
             self._stuck = len(payload)
+            if self._beside:
+                self._quic.send_datagram_frame(self._beside)
+                self._beside = b""
             self._transmit()
         self._arm()
 
@@ -216,18 +240,12 @@ class Transport:
     def _give_up(self, payload: bytes) -> None:
         self.unsent += payload[0] != 0  # control datagrams are not media
 
-    async def _bind(self) -> None:
-        socket, _ = await self._loop.create_datagram_endpoint(
-            lambda: _Socket(self), remote_addr=(self._peer[0], self._peer[1])
-        )
-        self._socket = socket
-
     def _transmit(self) -> None:
         sent = 0
-        for data, _ in self._quic.datagrams_to_send(self._loop.time()):
+        for data, address in self._quic.datagrams_to_send(self._loop.time()):
             sent = max(sent, len(data))
-            if self._socket is not None and not self._socket.is_closing():
-                self._socket.sendto(data)
+            if self._port is not None:
+                self._port.send(data, address)
         if sent > self._stuck:
             self._stuck = 0  # a packet of that size left: the waiting datagram was in it (they go first)
 
@@ -263,8 +281,12 @@ class Transport:
         self._queue.clear()
         if self._timer is not None:
             self._timer.cancel()
-        if self._socket is not None:
-            self._socket.close()
+        if self._port is not None:
+            self._port.detach(self._peer)
+            if self._owns_port:
+                self._left.append(self._port)
+        for port in self._left:
+            port.close()
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -288,8 +310,12 @@ async def open_transport(host: str, port: int, trust: Trust, handler: Handler) -
     except OSError:
         raise SessionError(ErrorCode.GENERAL, "the relay's name has no address") from None
     configuration = _configuration(host, trust)
-    transport = Transport(QuicConnection(configuration=configuration), found[0][4], handler)
-    await transport.open()
+    transport = Transport(QuicConnection(configuration=configuration), Address.parse(found[0][4]), handler)
+    try:
+        await transport.open()
+    except BaseException:  # cancelled, when another rung was first
+        transport.close(ErrorCode.NO_ERROR)
+        raise
     return transport
 
 

@@ -44,7 +44,7 @@ class Rig:
     def wss(self) -> str:
         return f"wss://127.0.0.1:{self.web_port}/vrl/1"
 
-    def token(self, call: bytes, who: int, cnf: bytes | None = None, net: int = 2) -> bytes:
+    def token(self, call: bytes, who: int, cnf: bytes | None = None, prm: int = 7, net: int = 2) -> bytes:
         now = int(time.time())
         claims = Claims(
             iss="app",
@@ -57,6 +57,7 @@ class Rig:
             jti=Jti(os.urandom(16)),
             ru=PersonId(call[:15] + bytes([who])),
             age=3,
+            prm=prm,
             ctc=1,
             net=net,
             cnf=cnf,

@@ -189,7 +189,7 @@ async def test_a_lost_leg_is_told_to_whoever_waits(rig: Rig) -> None:
     async with pair(rig) as ((session, one), _):
         waiting = asyncio.ensure_future(one.peer_accepted())
         asking = asyncio.ensure_future(session.request(Ping(t=1)))
-        asyncio.get_running_loop().call_soon(session.on_closed, ErrorCode.REMOVED, "")
+        asyncio.get_running_loop().call_soon(session._main.on_closed, ErrorCode.REMOVED, "")
         for task in (waiting, asking):
             with pytest.raises(SessionError, match="REMOVED"):
                 await task

@@ -9,7 +9,7 @@ import pytest
 from client.rig import Rig, public_of
 from relay.client.errors import SessionError
 from relay.client.link import Credentials, Link
-from relay.client.session import parse_url
+from relay.client.rungs import ladder_of, parse_url
 from relay.errors import ErrorCode, LocalError, PeerError
 from relay.protocol.control import FrameReader, decode, encode
 from relay.protocol.ids import CallId, Sub
@@ -97,3 +97,14 @@ def test_addresses() -> None:
     assert parse_url("quic://[::1]:5000") == ("quic", "::1", 5000)
     assert parse_url("wss://relay.example") == ("ws", "relay.example", 443)
     assert parse_url("wss://[::1]:5000/vrl/1") == ("ws", "::1", 5000)
+
+
+def test_an_address_alone_stands_for_all_ways_to_a_relay() -> None:
+    quic, second, web = ("quic", "relay", 443), ("quic", "relay", 3478), ("ws", "relay", 443)
+    assert ladder_of("quic://relay", None) == [quic, second, web]
+    assert ladder_of("quic://relay", None, tcp=False) == [quic, second]
+    assert ladder_of("quic://relay:443", None) == [quic]
+    assert ladder_of("quic://relay", []) == [quic]
+    assert ladder_of("wss://relay", None) == [web]
+    assert ladder_of("wss://relay", ["quic://relay"]) == [web, quic]
+    assert ladder_of("quic://relay", ["wss://relay"], tcp=False) == [quic, web]

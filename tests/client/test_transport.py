@@ -12,6 +12,7 @@ from aioquic.quic.events import ConnectionTerminated, DatagramFrameReceived, Qui
 
 from relay.client.transport import MAX_DATAGRAM, QUEUE_FRAMES, QUEUE_S, Transport
 from relay.errors import ErrorCode, LocalError
+from relay.protocol.address import Address
 
 
 class Congested(QuicConnection):
@@ -63,7 +64,7 @@ class Ears:
 async def rig(monkeypatch: pytest.MonkeyPatch) -> tuple[Congested, Transport, Ears, list[float]]:
     now = [asyncio.get_running_loop().time()]
     quic, ears = Congested(), Ears()
-    transport = Transport(quic, ("192.0.2.1", 1), ears)
+    transport = Transport(quic, Address("192.0.2.1", 1), ears)
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now[0])
     return quic, transport, ears, now
 

@@ -6,6 +6,7 @@ from relay.core import events as ev
 from relay.core.reasons import DropReason
 from relay.errors import ErrorCode
 from relay.protocol import control, token
+from relay.protocol.address import Address
 from relay.protocol.ids import Sub
 
 THREE = (512, 512, 500, 3)
@@ -387,3 +388,15 @@ def test_who_is_away_has_no_direct_path(world):
     assert pair.state.value == "direct"
     bob.lose()
     assert pair.state.value == "relayed"
+
+
+def test_a_sleep_of_twenty_seconds_closes_no_gate(world):
+    ann, bob = world.talking(key=True)
+    world.run(20.0, alive=(bob,))
+    assert bob.speak() is None
+    world.feed(ev.AddressMoved(ann.leg, Address("198.51.100.9", 7)))
+    assert ann.last(control.Obs).port == 7
+    assert ann.speak() is None
+    world.run(25.0, alive=(ann, bob))
+    assert not [peer for peer in bob.all(control.Peer) if peer.ev == "away"]
+    world.check()

@@ -460,6 +460,19 @@ def test_a_wish_for_new_keys_that_the_peer_was_faster_to_fulfil_is_void(net: Net
     assert second.got[-1][2:] == frame(500)[2:]
 
 
+def test_who_sleeps_for_twenty_seconds_and_wakes_in_another_network_is_heard_at_once(net: Network) -> None:
+    first, second = pair(net)
+    second.move(2002)  # nothing leaves, nothing arrives: the machine is asleep
+    net.run(20.0)
+    second.say(bytes((0, 0)) + bytes(1000))  # a full-size packet proves the path with its answer
+    net.run(0.05)
+    assert net.told("moved") == [(2, 2002)]
+    first.say(frame(7))
+    net.run(0.05)
+    assert [data[0] for data in second.got] == [2]
+    assert net.told("lost") == []
+
+
 def test_a_forged_or_repeated_packet_at_another_port_of_ours_moves_nothing(net: Network) -> None:
     first, second = pair(net)
     elsewhere: list[bytes] = []

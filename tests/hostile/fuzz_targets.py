@@ -24,7 +24,7 @@ from hostile.table_edge import FRAMES, MEDIA, OUR_ID, UP, short, voice
 from hostile.table_engine import PASSING, SAID, framed
 from pair import World
 from relay import config
-from relay.client import agreement, frames, session
+from relay.client import agreement, frames, rungs
 from relay.client.audio import opus_ticks
 from relay.client.call import Call
 from relay.client.e2ee import OpenKey, Suite
@@ -352,7 +352,7 @@ def obey(data: bytes) -> None:
 
 def read_url(data: bytes) -> None:
     """An address is taken apart, or the caller is told."""
-    session.parse_url(data.decode("latin-1"))
+    rungs.parse_url(data.decode("latin-1"))
 
 
 # ---------------------------------------------------------------- settings and keys

@@ -1,0 +1,156 @@
+"""Two SDK clients who find each other past a real daemon on loopback. Real time, real packets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from client.rig import Rig, daemon
+from relay.client import Call, CallbackSink, Session, ToneSource, connect
+from relay.client.carrier import Way
+from relay.protocol.address import Address
+
+ALLOWED = 15  # send, receive, e2e, direct paths
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    with daemon(tmp_path_factory.mktemp("direct")) as running:
+        yield running
+
+
+@asynccontextmanager
+async def joined(
+    rig: Rig, call: bytes, who: int, prm: int, **more: Any
+) -> AsyncIterator[tuple[Session, Call]]:
+    token = rig.token(call, who, prm=prm)
+    async with connect(rig.url, token=token, ca=rig.ca, server_name="localhost", **more) as session:
+        yield session, await session.join()
+
+
+@asynccontextmanager
+async def talking(rig: Rig, prm: int = ALLOWED, **more: Any) -> AsyncIterator[list[tuple[Session, Call]]]:
+    """Two people who accepted and hear each other's tone all the time."""
+    call = os.urandom(16)
+    async with joined(rig, call, 1, prm, **more) as one, joined(rig, call, 2, prm, **more) as two:
+        calls = (one[1], two[1])
+        await asyncio.gather(*(each.accept() for each in calls))
+        await asyncio.gather(*(each.peer_accepted() for each in calls))
+        speaking = [
+            asyncio.create_task(each.talk(ToneSource(440, None), CallbackSink(lambda pcm: None)))
+            for each in calls
+        ]
+        try:
+            yield [one, two]
+        finally:
+            for task in speaking:
+                task.cancel()
+            await asyncio.gather(*speaking, return_exceptions=True)
+
+
+async def until(condition: Any, seconds: float = 8.0) -> float:
+    """Wait for a condition; how long it took."""
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  what is waited for is many things, and has no event
+            await asyncio.sleep(0.005)
+    return loop.time() - begun
+
+
+def all_by(way: Way, people: list[tuple[Session, Call]]) -> bool:
+    return all(call.way is way for _, call in people)
+
+
+async def test_two_who_may_find_the_direct_path_and_lose_nothing_on_the_way(rig: Rig) -> None:
+    async with talking(rig) as people:
+        await until(lambda: all_by(Way.DIRECT, people))
+        before = rig.metric("relay_media_received_total")
+        received = people[0][1].stats().received
+        await until(lambda: people[0][1].stats().received >= received + 25)
+        assert rig.metric("relay_media_received_total") - before <= 2  # the relay stands by
+        for _, call in people:
+            stats = call.stats()
+            assert (stats.lost, stats.unopened) == (0, 0)
+            assert stats.duplicates > 0  # both ways carried for the switch
+
+
+async def longest_gap(call: Call, seconds: float) -> float:
+    """The longest time in which nothing new was heard."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    last, count, longest = loop.time(), call.stats().received, 0.0
+    while loop.time() < end:
+        await asyncio.sleep(0.002)
+        if call.stats().received > count:
+            longest, last, count = max(longest, loop.time() - last), loop.time(), call.stats().received
+    return max(longest, loop.time() - last)
+
+
+def blackhole(session: Session, peer: Address, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that this client sends to the other person arrives any more."""
+    port = session.port
+    assert port is not None
+    send = port.send
+    monkeypatch.setattr(port, "send", lambda data, to: None if to == peer else send(data, to))
+
+
+def other_end(call: Call) -> Address:
+    assert call._direct is not None
+    assert call._direct._transport is not None
+    return call._direct._transport.peer
+
+
+@pytest.mark.parametrize("both", [True, False], ids=["both directions", "one direction"])
+async def test_the_relay_takes_over_within_300_ms_when_the_direct_path_dies(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, both: bool
+) -> None:
+    async with talking(rig) as people:
+        await until(lambda: all_by(Way.DIRECT, people))
+        for session, call in people[: 2 if both else 1]:
+            blackhole(session, other_end(call), monkeypatch)
+        gaps = await asyncio.gather(*(longest_gap(call, 1.0) for _, call in people))
+        assert max(gaps) <= 0.300
+        await until(lambda: all_by(Way.RELAY, people))
+        assert all(call.stats().unopened == 0 for _, call in people)
+
+
+async def test_after_a_rebinding_the_two_find_each_other_again(rig: Rig) -> None:
+    async with talking(rig) as people:
+        await until(lambda: all_by(Way.DIRECT, people))
+        for session, _ in people:
+            gap = asyncio.gather(*(longest_gap(call, 1.0) for _, call in people))
+            await session.rebind()
+            assert max(await gap) <= 0.300
+            await until(lambda: all_by(Way.DIRECT, people))
+
+
+@pytest.mark.parametrize(("prm", "more"), [(7, {}), (ALLOWED, {"direct": False})])
+async def test_without_permission_or_wish_no_address_is_told_and_the_relay_carries(
+    rig: Rig, prm: int, more: dict[str, Any]
+) -> None:
+    async with talking(rig, prm, **more) as people:
+        await until(lambda: all(call.stats().received > 25 for _, call in people))
+        assert all_by(Way.RELAY, people)
+        assert all(call.stats().duplicates == 0 for _, call in people)
+
+
+async def test_media_on_the_direct_path_obeys_the_gate_of_the_relay(rig: Rig) -> None:
+    async with talking(rig) as ((_, one), (_, two)):
+        await until(lambda: one.way is two.way is Way.DIRECT)
+        await one.mute(True)
+        one._muted = False  # a client that breaks its word
+        await until(lambda: two.gate_open == 0)
+        received = two.stats().received
+        await asyncio.sleep(0.2)
+        assert two.stats().received == received
+        await one.mute(False)
+        await until(lambda: two.stats().received > received + 5)
+        await one.hangup()
+        assert await two.ended() == "completed"
+        assert one._direct is two._direct is None

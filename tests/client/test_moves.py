@@ -1,0 +1,291 @@
+"""Sessions that move by themselves between rungs and networks: a real daemon, bad paths on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from client.proxy import Proxy
+from client.rig import Rig, daemon, public_of
+from client.test_direct_calls import longest_gap, until
+from relay.client import (
+    Call,
+    CallbackSink,
+    RefusedError,
+    Session,
+    SessionError,
+    ToneSource,
+    climb,
+    connect,
+    ladder,
+)
+from relay.errors import ErrorCode
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    with daemon(tmp_path_factory.mktemp("moves")) as running:
+        yield running
+
+
+@asynccontextmanager
+async def paths(rig: Rig, count: int) -> AsyncIterator[list[Proxy]]:
+    parts = urlsplit(rig.url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    found = [await Proxy((parts.hostname, parts.port)).open() for _ in range(count)]
+    try:
+        yield found
+    finally:
+        for path in found:
+            await path.close()
+
+
+@asynccontextmanager
+async def talking(rig: Rig, rungs: list[Proxy], *more: str) -> AsyncIterator[tuple[Session, Call, Call]]:
+    """Ann on these rungs, the addresses in `more` last; Bob straight at the relay. Both speak all the time."""
+    call, seed = os.urandom(16), os.urandom(32)
+    trust: dict[str, Any] = {"ca": rig.ca, "server_name": "localhost", "direct": False}
+    ann = connect(
+        rungs[0].url,
+        token=rig.token(call, 1, public_of(seed)),
+        pop_seed=seed,
+        fallbacks=[*(path.url for path in rungs[1:]), *more],
+        proxy="",
+        **trust,
+    )
+    bob = connect(rig.url, token=rig.token(call, 2), **trust)
+    async with ann as session, bob as other:
+        calls = (await session.join(), await other.join())
+        await asyncio.gather(*(each.accept() for each in calls))
+        await asyncio.gather(*(each.peer_accepted() for each in calls))
+        speaking = [
+            asyncio.create_task(each.talk(ToneSource(440, None), CallbackSink(lambda pcm: None)))
+            for each in calls
+        ]
+        try:
+            yield session, *calls
+        finally:
+            for task in speaking:
+                task.cancel()
+            await asyncio.gather(*speaking, return_exceptions=True)
+
+
+async def gaps(calls: tuple[Call, ...], seconds: float) -> float:
+    """The longest silence that anybody heard."""
+    return max(await asyncio.gather(*(longest_gap(call, seconds) for call in calls)))
+
+
+async def test_the_next_rung_is_taken_where_the_first_does_not_answer(rig: Rig) -> None:
+    async with paths(rig, 2) as rungs:
+        rungs[0].loss = 1.0
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        trust = {"ca": rig.ca, "server_name": "localhost"}
+        token = rig.token(os.urandom(16), 1)
+        async with connect(rungs[0].url, token=token, fallbacks=[rungs[1].url], **trust) as session:
+            assert session.rung is not None
+            assert session.rung.port == rungs[1].port
+            assert loop.time() - begun < ladder.STAGGER_S + 1.5
+            await session.join()
+
+
+async def test_where_no_rung_answers_the_reason_is_told(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.client.transport.HANDSHAKE_S", 0.2)
+    async with paths(rig, 2) as rungs:
+        for path in rungs:
+            path.loss = 1.0
+        with pytest.raises(SessionError) as caught:
+            async with connect(
+                rungs[0].url, token=rig.token(os.urandom(16), 1), fallbacks=[rungs[1].url], ca=rig.ca
+            ):
+                pass
+        assert caught.value.code == ErrorCode.IDLE_TIMEOUT
+
+
+async def test_a_planned_move_is_heard_by_nobody(rig: Rig) -> None:
+    async with paths(rig, 1) as rungs, talking(rig, rungs) as (session, one, two):
+        await until(lambda: min(one.stats().received, two.stats().received) > 20)
+        listening = asyncio.gather(gaps((one, two), 1.5), return_exceptions=True)
+        await session.rejoin()
+        [gap] = await listening
+        assert session.moves == 1
+        assert gap <= 0.120  # 20 ms of voice, the pace of the test's look, and a busy machine
+        assert [(call.stats().lost, call.stats().unopened) for call in (one, two)] == [(0, 0)] * 2
+        assert min(one.stats().duplicates, two.stats().duplicates) > 0  # both legs carried
+        assert rig.metric("relay_imbalance") == 0
+
+
+async def test_a_session_leaves_a_rung_that_is_bad_and_climbs_back_when_it_is_good_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ladder, "CLIMB_EVERY_S", 3.0)
+    async with paths(rig, 2) as rungs, talking(rig, rungs) as (session, one, two):
+        await until(lambda: min(one.stats().received, two.stats().received) > 20)
+        rungs[0].loss = 0.3
+        await until(lambda: session.rung is not None and session.rung.port == rungs[1].port, 20)
+        assert await gaps((one, two), 1.0) <= 0.200
+        rungs[0].loss = 0.0
+        await until(lambda: session.rung is not None and session.rung.port == rungs[0].port, 20)
+        assert session.error is None
+        assert session.moves >= 2
+
+
+async def test_a_rung_that_is_blocked_in_mid_call_is_left_within_two_seconds(rig: Rig) -> None:
+    async with paths(rig, 2) as rungs, talking(rig, rungs) as (session, one, two):
+        await until(lambda: min(one.stats().received, two.stats().received) > 20)
+        rungs[0].loss = 1.0
+        took = await until(lambda: session.moves == 1)
+        assert took <= 3.0
+        assert await gaps((one, two), 1.0) <= 0.200
+
+
+async def test_where_udp_is_blocked_the_ladder_lands_on_websocket(rig: Rig) -> None:
+    async with paths(rig, 2) as rungs:
+        for path in rungs:
+            path.loss = 1.0
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        async with talking(rig, rungs, rig.wss) as (session, one, two):
+            assert loop.time() - begun < 2 * ladder.STAGGER_S + 1.5
+            assert session.transport == "ws"
+            await until(lambda: min(one.stats().received, two.stats().received) > 20)
+            assert await gaps((one, two), 0.5) <= 0.200
+            assert session.error is None
+
+
+async def test_a_session_falls_back_to_websocket_where_udp_is_bad_and_climbs_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ladder, "CLIMB_EVERY_S", 3.0)
+    async with paths(rig, 1) as rungs, talking(rig, rungs, rig.wss) as (session, one, two):
+        assert session.transport == "quic"
+        await until(lambda: min(one.stats().received, two.stats().received) > 20)
+        rungs[0].loss = 0.3
+        await until(lambda: session.transport == "ws", 20)
+        await until(lambda: session._fading is None)
+        assert await gaps((one, two), 1.0) <= 0.200
+        rungs[0].loss = 0.0
+        await until(lambda: session.transport == "quic", 20)
+        assert await gaps((one, two), 1.0) <= 0.200
+        assert session.error is None
+        assert session.moves >= 2
+        await until(lambda: rig.metric('relay_transports{transport="ws"}') == 0)
+        assert rig.metric("relay_imbalance") == 0
+
+
+async def test_a_trial_that_the_token_does_not_allow_is_no_end(rig: Rig) -> None:
+    call, seed = os.urandom(16), os.urandom(32)
+    trust: dict[str, Any] = {"ca": rig.ca, "server_name": "localhost", "direct": False, "proxy": ""}
+    token = rig.token(call, 1, public_of(seed), net=0)
+    async with paths(rig, 1) as rungs:
+        ann = connect(rungs[0].url, token=token, pop_seed=seed, fallbacks=[rig.wss], **trust)
+        async with ann as session, connect(rig.url, token=rig.token(call, 2), **trust) as other:
+            calls = (await session.join(), await other.join())
+            await asyncio.gather(*(each.accept() for each in calls))
+            await asyncio.gather(*(each.peer_accepted() for each in calls))
+            refused = asyncio.Event()
+            on_moved = session._climber._ladder.on_moved if session._climber else None
+            assert session._climber is not None
+
+            def moved(rung: int, now: float, *, ok: bool) -> None:
+                assert on_moved is not None
+                on_moved(rung, now, ok=ok)
+                refused.set()
+
+            session._climber._ladder.on_moved = moved  # type: ignore[method-assign]  # only to hear of it
+            rungs[0].loss = 0.4
+            async with asyncio.timeout(20):
+                await refused.wait()
+            rungs[0].loss = 0.0
+            assert (session.transport, session.error, session.moves) == ("quic", None, 0)
+            await calls[0].hangup()
+            assert await calls[1].ended() == "completed"
+
+
+async def test_a_nat_that_forgets_costs_at_most_200_ms(rig: Rig) -> None:
+    async with paths(rig, 1) as rungs, talking(rig, rungs) as (session, one, two):
+        await until(lambda: min(one.stats().received, two.stats().received) > 20)
+        seen = session.observed
+        listening = asyncio.gather(gaps((one, two), 1.5))
+        rungs[0].rebind()
+        [gap] = await listening
+        assert gap <= 0.200
+        await until(lambda: session.observed != seen)
+        assert session.moves == 0
+
+
+async def test_another_address_of_our_own_is_told_to_the_relay_at_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = ["127.0.0.1"]
+    monkeypatch.setattr(climb, "source_toward", lambda host: source[0])
+    monkeypatch.setattr(climb, "LOOK_S", 0.05)
+    async with paths(rig, 1) as rungs, talking(rig, rungs) as (session, one, two):
+        await until(lambda: min(one.stats().received, two.stats().received) > 20)
+        told: list[None] = []
+        quic = session._main.quic if session._main else None
+        assert quic is not None
+        announce = quic.announce_move
+        monkeypatch.setattr(quic, "announce_move", lambda: (told.append(None), announce()))
+        rungs[0].rebind()
+        source[0] = "127.0.0.2"
+        await until(lambda: bool(told))
+        assert await gaps((one, two), 1.0) <= 0.300
+
+
+async def test_a_network_that_is_gone_for_a_while_is_survived(rig: Rig) -> None:
+    async with paths(rig, 1) as rungs, talking(rig, rungs) as (session, one, two):
+        await until(lambda: min(one.stats().received, two.stats().received) > 20)
+        rungs[0].loss = 1.0
+        await gaps((one, two), 4.0)
+        rungs[0].loss = 0.0
+        rungs[0].rebind()
+        received = one.stats().received, two.stats().received
+        await until(lambda: one.stats().received > received[0] + 25, 15)
+        await until(lambda: two.stats().received > received[1] + 25, 15)
+        assert session.error is None
+        assert await gaps((one, two), 0.5) <= 0.200
+
+
+async def test_without_a_key_a_fresh_token_moves_the_session(rig: Rig) -> None:
+    call = os.urandom(16)
+    trust: dict[str, Any] = {"ca": rig.ca, "server_name": "localhost", "direct": False}
+    asked: list[None] = []
+
+    async def fresh() -> bytes:
+        asked.append(None)
+        return rig.token(call, 1)
+
+    async with paths(rig, 2) as rungs:
+        ann = connect(
+            rungs[0].url, token=rig.token(call, 1), fallbacks=[rungs[1].url], fresh_token=fresh, **trust
+        )
+        async with ann as session, connect(rig.url, token=rig.token(call, 2), **trust) as other:
+            calls = (await session.join(), await other.join())
+            await asyncio.gather(*(each.accept() for each in calls))
+            await asyncio.gather(*(each.peer_accepted() for each in calls))
+            rungs[0].loss = 1.0
+            await until(lambda: session.moves == 1)
+            assert asked
+            assert session.error is None
+            await calls[0].hangup()
+            assert await calls[1].ended() == "completed"
+
+
+async def test_without_key_and_without_token_a_lost_leg_is_the_applications_business(rig: Rig) -> None:
+    trust: dict[str, Any] = {"ca": rig.ca, "server_name": "localhost"}
+    async with connect(rig.url, token=rig.token(os.urandom(16), 1), **trust) as session:
+        await session.join()
+        assert session._climber is None
+        assert session._main is not None
+        session._main.on_closed(ErrorCode.IDLE_TIMEOUT, "gone")
+        assert session.error is not None
+        with pytest.raises(RefusedError, match="AUTH_REQUIRED"):
+            await session.rejoin()
