@@ -49,7 +49,7 @@ async def paths(rig: Rig, count: int) -> AsyncIterator[list[Proxy]]:
 
 @asynccontextmanager
 async def talking(rig: Rig, rungs: list[Proxy], *more: str) -> AsyncIterator[tuple[Session, Call, Call]]:
-    """Ann on these rungs, the addresses in `more` last; Bob straight at the relay. Both speak all the time."""
+    """Ann on these rungs, the addresses in `more` last; Bob straight at the relay. Both speak."""
     call, seed = os.urandom(16), os.urandom(32)
     trust: dict[str, Any] = {"ca": rig.ca, "server_name": "localhost", "direct": False}
     ann = connect(
