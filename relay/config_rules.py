@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ipaddress import ip_address
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -226,6 +227,20 @@ def _check_turn(config: Config) -> None:
         raise ConfigError("turn.previous_secret_file", "is the same file as secret_file", 'leave it ""')
 
 
+def _check_quality(config: Config) -> None:
+    quality = config.quality
+    rising = ("bad_below", "poor_below", "fair_from", "good_from")
+    for lower, upper in pairwise(rising):
+        if getattr(quality, lower) > getattr(quality, upper):
+            raise ConfigError(
+                f"quality.{lower}", f"is above quality.{upper}", f"at most {getattr(quality, upper)}"
+            )
+    if quality.mid_from_bps > quality.high_from_bps:
+        raise ConfigError(
+            "quality.mid_from_bps", "is above quality.high_from_bps", f"at most {quality.high_from_bps}"
+        )
+
+
 RULES: Final[tuple[Callable[[Config], None], ...]] = (
     _check_addresses,
     _check_origins,
@@ -234,4 +249,5 @@ RULES: Final[tuple[Callable[[Config], None], ...]] = (
     _check_order,
     _check_files,
     _check_turn,
+    _check_quality,
 )

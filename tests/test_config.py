@@ -138,6 +138,10 @@ WRONG = [
     ("drain.grace_s=400", "drain.deadline_s", "shorter than", "411"),
     ("events.path=", "events.path", "is empty", "off"),
     ("events.spool=/var/lib/relay/events.jsonl", "events.spool", "same file", "another"),
+    ("quality.good_from=3.5", "quality.fair_from", "above quality.good_from", "3.5"),
+    ("quality.bad_below=3.2", "quality.bad_below", "above quality.poor_below", "3.1"),
+    ("quality.mid_from_bps=24000", "quality.mid_from_bps", "above quality.high_from_bps", "20000"),
+    ("quality.weight_up=0", "quality.weight_up", "> 0", "default is 0.4"),
     ("no equals sign", "no equals sign", "not an assignment", "section.key=value"),
     ("=3", "=3", "not an assignment", "section.key=value"),
 ]
