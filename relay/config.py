@@ -20,7 +20,7 @@ from msgspec import Meta
 from relay import settings
 from relay.config_rules import RULES
 from relay.config_turn import StunConfig, TurnConfig
-from relay.config_voice import QualityConfig
+from relay.config_voice import AdaptConfig, QualityConfig
 from relay.errors import ConfigError
 
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
@@ -375,6 +375,8 @@ class Config:
     """How the daemon leaves after SIGTERM."""
     quality: QualityConfig = field(default_factory=QualityConfig)
     """How the quality of calls is estimated without hearing them."""
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    """When the way to a listener counts as lossy or congested, and what is done then."""
     stun: StunConfig = field(default_factory=StunConfig)
     """Address discovery for strangers."""
     turn: TurnConfig = field(default_factory=TurnConfig)
@@ -396,6 +398,7 @@ LIVE: Final = (
     "listen.lanes",
     "listen.web_origins",
     "quality.",
+    "adapt.",
     "stun.",
     "turn.urls",
     "turn.alternate",

@@ -241,6 +241,27 @@ def _check_quality(config: Config) -> None:
         )
 
 
+_ADAPT_RISES: Final = (
+    ("clean_below", "lossy_from"),
+    ("heavy_below", "heavy_from"),
+    ("queue_clear_ms", "queue_ms"),
+    ("dark_s", "floor_s"),
+    ("floor_s", "gone_s"),
+    ("up_s", "up_most_s"),
+    ("low_bps", "mid_bps"),
+    ("mid_bps", "high_bps"),
+    ("playout_ms", "heavy_playout_ms"),
+    ("heavy_age_ms", "heavy_playout_ms"),
+)
+
+
+def _check_adapt(config: Config) -> None:
+    for lower, upper in _ADAPT_RISES:
+        most = getattr(config.adapt, upper)
+        if getattr(config.adapt, lower) > most:
+            raise ConfigError(f"adapt.{lower}", f"is above adapt.{upper}", f"at most {most}")
+
+
 RULES: Final[tuple[Callable[[Config], None], ...]] = (
     _check_addresses,
     _check_origins,
@@ -250,4 +271,5 @@ RULES: Final[tuple[Callable[[Config], None], ...]] = (
     _check_files,
     _check_turn,
     _check_quality,
+    _check_adapt,
 )
