@@ -245,6 +245,7 @@ _ADAPT_RISES: Final = (
     ("clean_below", "lossy_from"),
     ("heavy_below", "heavy_from"),
     ("queue_clear_ms", "queue_ms"),
+    ("queue_ms", "deep_queue_ms"),
     ("dark_s", "floor_s"),
     ("floor_s", "gone_s"),
     ("up_s", "up_most_s"),

@@ -86,6 +86,9 @@ class AdaptConfig:
     queue_ms: Millis = 50
     """Queueing delay on the way to the listener above which nothing may be added, milliseconds; with a rising
     trend it is congestion."""
+    deep_queue_ms: Millis = 150
+    """Above this a step down in congestion goes one level further, milliseconds, so that the queue is gone in
+    two seconds."""
     queue_clear_ms: Millis = 20
     """Below this the queue is gone, milliseconds."""
     trend_from: Annotated[float, Meta(ge=0, le=1)] = 0.8

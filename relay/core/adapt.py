@@ -317,8 +317,11 @@ class Controller(Machine[State]):
     def _step(self, signs: Signs, is_growing: bool, now: float) -> None:
         steps, state = self._steps, self._state
         if state is State.CONGESTED:
-            if is_growing or signs.queue > self._config.queue_ms:
-                steps.down(now, to=min(LOWEST, max(steps.level + 1, LONG_PACKETS)), fewer=True)
+            is_draining = signs.trend <= -self._config.trend_from / 2
+            if is_growing or (signs.queue > self._config.queue_ms and not is_draining):
+                # Straight to long packets: half-way there still fills the queue.
+                further = signs.queue > self._config.deep_queue_ms
+                steps.down(now, to=max(steps.level + 1, LONG_PACKETS) + further, at_once=True)
             return
         if state is State.DARK:
             if signs.report_age > 1000 * self._config.floor_s:
@@ -360,7 +363,7 @@ class Controller(Machine[State]):
     def _form(self, signs: Signs, now: float) -> _Form:
         """How repair goes now. Its form stays for a while, as playout follows it; stopping does not wait."""
         wanted = self._wanted(signs)
-        if wanted[0] is Mode.OFF:
+        if wanted[0] is Mode.OFF or self._state is State.CLEAN:
             return wanted
         if wanted != self._formed and now - self._formed_at >= self._config.up_s - _EARLY_S:
             self._formed, self._formed_at = wanted, now
@@ -371,12 +374,14 @@ class Controller(Machine[State]):
         is_tight = state in (State.CONGESTED, State.STARVED, State.DARK)
         if is_tight or signs.is_stream or signs.queue > self._config.queue_ms:
             return _OFF
-        slack = signs.slack if state is State.CLEAN else self._asked_playout()
+        if state is State.CLEAN:  # nothing leaves while nothing is lost; a copy would
+            return (Mode.REPEATS, ()) if signs.maps_acks else _OFF
+        slack = self._asked_playout()
         if signs.maps_acks and signs.rtt + signs.ack_slack + signs.ptime <= slack:
             return Mode.REPEATS, ()
         farthest = int(slack // signs.ptime)
-        if state is State.CLEAN or farthest < 1:
-            return _OFF  # on a clean leg a copy would cost bytes though nothing is lost
+        if farthest < 1:
+            return _OFF
         near = min(2 if state is State.LOSSY_I else max(2, ceil(signs.run) + 1), farthest)
         is_double = state is State.HEAVY and 2 * near <= farthest
         return Mode.COPIES, (2 * near, near) if is_double else (near,)

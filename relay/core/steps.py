@@ -51,18 +51,17 @@ class Steps:
         """How long the next step up waits, seconds."""
         return self._wait
 
-    def down(self, now: float, *, to: int, fewer: bool = False) -> None:
-        """A step towards level `to`, if it is time; `fewer` takes a speaker away too.
+    def down(self, now: float, *, to: int, at_once: bool = False) -> None:
+        """A step towards level `to`, if it is time; in congestion `at_once`, which takes a speaker away too.
 
-        Only other steps down are waited for: what a step up did wrong is undone at once.
+        Only other steps down are waited for: what a step up did wrong is undone without delay.
         """
         if now - self._lowered_at < self._config.down_s:
             return
-        speakers = max(1, self.speakers - 1) if fewer else self.speakers
+        speakers = max(1, self.speakers - 1) if at_once else self.speakers
         if to <= self.level and speakers == self.speakers:
             return
-        # Congestion goes straight to long packets: half-way there still fills the queue.
-        self.level = max(self.level, min(to, max(self.level + 1, LONG_PACKETS if fewer else 0)))
+        self.level = max(self.level, min(to, LOWEST) if at_once else self.level + 1)
         self.speakers = speakers
         self._moved_at = self._lowered_at = now
 

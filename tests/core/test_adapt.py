@@ -187,10 +187,18 @@ def test_congestion_steps_down_once_a_second_while_the_queue_stands():
     assert all(orders.coalesce and not orders.hold_frame for orders in seen)
 
 
+def test_a_deep_queue_is_answered_with_a_level_more():
+    life = Life()
+    assert life.until(replace(FULL, queue=151.0), State.CONGESTED)
+    assert life.tick(replace(FULL, queue=151.0)).ask == Level(16_000, 60)
+
+
 def test_congestion_does_not_step_down_while_the_queue_drains_away():
     life = Life()
     life.until(FULL, State.CONGESTED)
     assert life.tick(replace(FINE, queue=45.0), 20).ask == Level(24_000, 60)
+    assert life.tick(replace(FINE, queue=140.0, trend=-0.4), 20).ask == Level(24_000, 60)
+    assert life.tick(replace(FINE, queue=140.0, trend=-0.3)).ask == Level(16_000, 60)
 
 
 def test_a_leg_at_the_lowest_rate_for_three_seconds_starves():
@@ -283,8 +291,8 @@ def test_a_clean_leg_has_a_few_repeats_saved_and_asks_for_nothing():
     assert orders.ask == Level(24_000, 20)
 
 
-def test_a_clean_leg_too_far_away_for_repeats_has_none():
-    assert Life().tick(replace(FINE, rtt=51.0)).mode is Mode.OFF
+def test_a_clean_leg_whose_acknowledgements_tell_nothing_has_no_repeats_saved():
+    assert Life().tick(replace(FINE, maps_acks=False)).mode is Mode.OFF
 
 
 def test_a_lossy_leg_gets_repeats_within_what_it_is_asked_to_hold():

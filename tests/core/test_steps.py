@@ -24,10 +24,16 @@ def test_steps_down_are_a_second_apart():
     assert steps.speakers == 3
 
 
-def test_congestion_goes_to_long_packets_at_once_and_takes_a_speaker_per_step():
+def test_congestion_goes_where_it_must_at_once_and_takes_a_speaker_per_step():
     steps = Steps(CONFIG)
-    for now, level, speakers in ((0.0, 2, 2), (1.0, 3, 1), (2.0, 4, 1), (3.0, 4, 1)):
-        steps.down(now, to=LOWEST, fewer=True)
+    for now, to, level, speakers in (
+        (0.0, 2, 2, 2),
+        (0.9, 3, 2, 2),
+        (1.0, 3, 3, 1),
+        (2.0, 9, LOWEST, 1),
+        (3.0, 9, LOWEST, 1),
+    ):
+        steps.down(now, to=to, at_once=True)
         assert (steps.level, steps.speakers) == (level, speakers)
 
 
@@ -41,7 +47,7 @@ def test_a_step_up_is_undone_at_once():
 
 def test_a_step_down_never_goes_up():
     steps = Steps(CONFIG)
-    steps.down(0.0, to=LOWEST, fewer=True)
+    steps.down(0.0, to=LONG_PACKETS, at_once=True)
     steps.down(1.0, to=1)
     assert steps.level == 2
     steps.down(1.0, to=2)
@@ -51,7 +57,7 @@ def test_a_step_down_never_goes_up():
 def lowest():
     steps = Steps(CONFIG)
     for now in range(3):
-        steps.down(float(now), to=LOWEST, fewer=True)
+        steps.down(float(now), to=LONG_PACKETS + now, at_once=True)
     assert steps.level == LOWEST
     return steps  # moved at 2.0
 
@@ -123,7 +129,7 @@ def test_no_two_steps_come_faster_than_their_timers(moves):
         before, speakers = steps.level, steps.speakers
         match move:
             case "d" | "f":
-                steps.down(now, to=to, fewer=move == "f")
+                steps.down(now, to=to, at_once=move == "f")
             case "u":
                 steps.up(now, to=to)
             case "x":
@@ -144,5 +150,5 @@ def test_no_two_steps_come_faster_than_their_timers(moves):
 def test_speakers_stay_between_one_and_what_is_configured(speakers):
     steps = Steps(AdaptConfig(speakers=speakers))
     for now in range(20):
-        steps.down(float(now), to=LOWEST, fewer=True)
+        steps.down(float(now), to=LOWEST, at_once=True)
     assert steps.speakers == 1
