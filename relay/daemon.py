@@ -325,8 +325,9 @@ class Daemon:
     def imbalance(self) -> int:
         """How far packet conservation is from holding; 0 unless there is a bug."""
         node = self.node
-        lane = node.lane.counters.imbalance() + node.lane.relays.imbalance()
-        return node.endpoint.imbalance() + lane + node.streams.imbalance()
+        lane = node.lane
+        books = (lane.counters, lane.relays, lane.repairs, node.endpoint, node.streams)
+        return sum(book.imbalance() for book in books)
 
     def _certificate_until(self) -> float | None:
         certificate = self._quic.certificate
@@ -391,6 +392,7 @@ class Daemon:
             engine=dict(engine.counters),
             media=self.node.lane.counters.copy(),
             relays=self.node.lane.relays,
+            repairs=self.node.lane.repairs.copy(),
             packets=PacketCounters(
                 received=counts.received,
                 sent=endpoint.outbox.sent + counts.sent,

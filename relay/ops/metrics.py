@@ -50,6 +50,21 @@ class MediaCounters(Protocol):
         """Copies that were not sent."""
 
 
+class RepairCounters(Protocol):
+    """What a lane kept to be repeated, and repeated (relay/edge/lane.py)."""
+
+    kept: int
+    acked: int
+    late: int
+    ended: int
+    holding: int
+    beside: int
+    distant: int
+    alone: int
+    bytes: int
+    refused: int
+
+
 class WayCounters(Protocol):
     """What a lane counts of one direction through relayed addresses (relay/edge/lane.py)."""
 
@@ -134,6 +149,7 @@ class Snapshot:
     media: MediaCounters
     packets: PacketCounters = field(default_factory=PacketCounters)
     relays: RelayCounters | None = None
+    repairs: RepairCounters | None = None
     tcp: TcpCounters = field(default_factory=TcpCounters)
     transports: Mapping[str, int] = field(default_factory=dict)
     """Live legs by transport."""
@@ -212,6 +228,8 @@ class RelayCollector(Collector):
         yield from _packets(now.packets)
         yield from _tcp(now.tcp)
         yield from _media(now.media)
+        if now.repairs is not None:
+            yield from _repairs(now.repairs)
         if now.relays is not None:
             yield from _relays(now.relays)
         yield from _engine(now.engine)
@@ -368,6 +386,19 @@ def _media(now: MediaCounters) -> Iterator[Metric]:
     )
     yield _counters(
         "relay_media_dropped_out", "Copies not sent.", "reason", _by_reason(now.dropped_out), REASONS
+    )
+
+
+def _repairs(now: RepairCounters) -> Iterator[Metric]:
+    yield CounterMetricFamily("relay_repair_kept", "Copies kept until acknowledged.", value=now.kept)
+    yield GaugeMetricFamily("relay_repair_holding", "Copies kept now.", value=now.holding)
+    settled = {"acked": now.acked, "late": now.late, "ended": now.ended}
+    yield _counters("relay_repair_settled", "Copies kept no longer, by what became of them.", "fate", settled)
+    forms = {"beside": now.beside, "distant": now.distant, "alone": now.alone}
+    yield _counters("relay_repair_repeats", "Repeats sent, by form.", "form", forms)
+    yield CounterMetricFamily("relay_repair_bytes", "Bytes of repeats.", value=now.bytes)
+    yield CounterMetricFamily(
+        "relay_repair_refused", "Repeats beyond the listener's rights.", value=now.refused
     )
 
 

@@ -83,6 +83,11 @@ def earn(left: float, budget: float, depth: float) -> float:
     return min(left + budget, depth)
 
 
+def patience(path: Path) -> float:
+    """How long an acknowledgement is waited for, seconds: what is missed for longer may go again."""
+    return path.rtt + max(RTTVAR_FACTOR * path.rttvar, GRANULARITY) + path.ack_slack
+
+
 def choose(
     unacked: Sequence[Sent], now: float, path: Path, left: float, room: int, most: int = MOST
 ) -> Choice:
@@ -92,7 +97,7 @@ def choose(
     waited for goes again in each packet until it is acknowledged or too old. `most` is 1 for a packet that
     leaves for a repeat alone, in a pause of speech, for which nothing is earned.
     """
-    wait = path.rtt + max(RTTVAR_FACTOR * path.rttvar, GRANULARITY) + path.ack_slack
+    wait = patience(path)
     append: list[int] = []
     forget: list[int] = []
     for position in sorted(range(len(unacked)), key=lambda at: unacked[at].came):

@@ -26,15 +26,16 @@ const INLINE: usize = 4;
 pub struct Flight {
     pub number: u64,
     pub sent_at: f64,
-    /// `acked_below` above the 16 bits of the size: a window of small packets makes many of these.
+    /// `acked_below` above its place among all of the leg's (8 bits) and its size (16 bits): a window of small
+    /// packets makes many of these.
     packed: u64,
 }
 
 impl Flight {
     /// `acked_below`: numbers below this were acknowledged by an ACK frame inside; 0: there was none.
     pub fn new(number: u64, sent_at: f64, acked_below: u64, size: usize) -> Self {
-        // Nobody sends 2^48 packets. A peer that skips so many numbers keeps its ranges with us: no harm.
-        let acked_below = if acked_below >> 48 == 0 {
+        // Nobody sends 2^40 packets. A peer that skips so many numbers keeps its ranges with us: no harm.
+        let acked_below = if acked_below >> 40 == 0 {
             acked_below
         } else {
             0
@@ -43,12 +44,17 @@ impl Flight {
         Self {
             number,
             sent_at,
-            packed: acked_below << 16 | size,
+            packed: acked_below << 24 | size,
         }
     }
 
     fn acked_below(&self) -> u64 {
-        self.packed >> 16
+        self.packed >> 24
+    }
+
+    /// Modulo 256.
+    fn place(&self) -> u64 {
+        self.packed >> 16 & 0xFF
     }
 
     fn size(&self) -> u64 {
@@ -61,6 +67,22 @@ impl Flight {
 pub struct Flights {
     list: Few<Flight, INLINE>,
     bytes: u64,
+    /// What became of them, since the leg began.
+    pub fates: Fates,
+    place: u64,
+    /// Number and place of the one lost last.
+    last_lost: Option<(u64, u64)>,
+}
+
+/// Packets with datagrams, and bytes of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fates {
+    pub acked: u64,
+    pub lost: u64,
+    /// How often one was lost and the one before it was not.
+    pub runs: u64,
+    pub bytes_sent: u64,
+    pub bytes_acked: u64,
 }
 
 /// What an acknowledgement said about the packets in flight.
@@ -70,7 +92,6 @@ pub struct Verdict {
     pub newest_sent_at: Option<f64>,
     /// The peer knows that we have everything below; 0: nothing new.
     pub acked_below: u64,
-    pub lost: u64,
 }
 
 impl Flights {
@@ -84,7 +105,10 @@ impl Flights {
     }
 
     /// A packet left; its number is higher than any before.
-    pub fn push(&mut self, flight: Flight) {
+    pub fn push(&mut self, mut flight: Flight) {
+        self.place = self.place.wrapping_add(1) & 0xFF;
+        flight.packed |= self.place << 16;
+        self.fates.bytes_sent = self.fates.bytes_sent.wrapping_add(flight.size());
         self.bytes = self.bytes.saturating_add(flight.size());
         self.list.push(flight);
     }
@@ -109,8 +133,10 @@ impl Flights {
             let number = flight.number;
             if number >= newest.0 || ranges.iter().any(|r| r.0 <= number && number < r.1) {
                 verdict.acked_below = verdict.acked_below.max(flight.acked_below());
+                self.fates.acked = self.fates.acked.wrapping_add(1);
+                self.fates.bytes_acked = self.fates.bytes_acked.wrapping_add(flight.size());
             } else if largest.saturating_sub(number) >= REORDERED || now - flight.sent_at > limit {
-                verdict.lost = verdict.lost.saturating_add(1);
+                self.lose(flight);
             } else {
                 self.list.swap(kept, at);
                 kept = kept.saturating_add(1);
@@ -123,19 +149,35 @@ impl Flights {
         verdict
     }
 
-    /// Give up packets from the front that were silent for too long; how many.
-    pub fn expire(&mut self, now: f64) -> u64 {
+    /// Give up packets from the front that were silent for too long.
+    pub fn expire(&mut self, now: f64) {
         let mut lost = 0_usize;
-        for flight in &self.list {
+        while let Some(flight) = self.list.get(lost).copied() {
             if now - flight.sent_at <= STALE_FLIGHT {
                 break;
             }
             self.bytes = self.bytes.saturating_sub(flight.size());
+            self.lose(flight);
             lost = lost.saturating_add(1);
         }
         self.list.drain(..lost);
         self.rest();
-        u64::try_from(lost).unwrap_or(u64::MAX)
+    }
+
+    fn lose(&mut self, flight: Flight) {
+        self.fates.lost = self.fates.lost.wrapping_add(1);
+        let here = (flight.number, flight.place());
+        let is_next = self.last_lost.is_some_and(|(number, place)| {
+            here.1 == place.wrapping_add(1) & 0xFF && here.0.saturating_sub(number) < 256
+        });
+        self.fates.runs = self.fates.runs.wrapping_add(u64::from(!is_next));
+        self.last_lost = Some(here);
+    }
+
+    /// The connection is over; what was counted stays.
+    pub fn clear(&mut self) {
+        self.list = Few::new();
+        self.bytes = 0;
     }
 
     fn rest(&mut self) {

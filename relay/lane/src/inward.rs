@@ -189,7 +189,7 @@ impl Core {
         let state = &mut *guard;
         let path = &mut state.path;
         let own_sock = path.facts.sock;
-        let lost = path.media_lost;
+        let lost = path.fates().lost;
         let is_ours = self.is_same_address(own_sock, packet.sock);
         let from = is_ours.then_some(packet.from);
         let opened = path.open(packet.data, from, now, scratch, &mut work.parsed);
@@ -203,7 +203,11 @@ impl Core {
         };
         let counters = &mut work.counters;
         counters.media = counters.media.wrapping_add(1);
-        counters.count_lost(path.media_lost.wrapping_sub(lost));
+        counters.count_lost(path.fates().lost.wrapping_sub(lost));
+        if let Some(ring) = state.ring.as_mut().filter(|_| work.parsed.has_ack) {
+            ring.acknowledged(&work.parsed.ack.ranges);
+            ring.settle(&mut counters.repairs);
+        }
         if own_sock != packet.sock {
             counters.wrong_lane = counters.wrong_lane.wrapping_add(1);
         }

@@ -19,7 +19,7 @@
 use std::net::SocketAddr;
 
 use crate::cid::Cid;
-use crate::flight::{Flight, Flights, MEDIA_WINDOW};
+use crate::flight::{Fates, Flight, Flights, MEDIA_WINDOW};
 use crate::frames::{self, Parsed};
 use crate::keys::{KeySet, Keys, Unsealed, HOST_ID};
 use crate::numbers::Numbers;
@@ -93,7 +93,6 @@ pub struct Path {
     // what leaves
     numbers: Numbers,
     flights: Flights,
-    pub media_lost: u64,
     // keys
     keys: Option<Keys>,
     pub update_after: u64,
@@ -127,7 +126,6 @@ impl Default for Path {
             received: Received::new(),
             numbers: Numbers::default(),
             flights: Flights::default(),
-            media_lost: 0,
             keys: None,
             update_after: KEY_UPDATE_AFTER,
             key_updates: 0,
@@ -174,7 +172,7 @@ impl Path {
     pub fn close(&mut self) {
         self.active = false;
         self.keys = None;
-        self.flights = Flights::default();
+        self.flights.clear();
         self.ranges = Ranges::new();
         self.ack_at = None;
     }
@@ -255,6 +253,16 @@ impl Path {
         self.flights.bytes()
     }
 
+    /// What became of our packets.
+    pub fn fates(&self) -> &Fates {
+        &self.flights.fates
+    }
+
+    /// The number of the packet that was sealed last.
+    pub fn last_number(&self) -> u64 {
+        self.numbers.next().saturating_sub(1)
+    }
+
     // ------------------------------------------------------------ in
 
     /// Open a packet of this leg. `scratch` takes a copy: a packet that turns out to be aioquic's must still
@@ -325,7 +333,6 @@ impl Path {
         };
         self.acked_below = self.acked_below.max(newest.1);
         let verdict = self.flights.acknowledge(ranges, self.rtt.loss_limit(), now);
-        self.media_lost = self.media_lost.saturating_add(verdict.lost);
         if verdict.acked_below > 0 {
             self.subtract(verdict.acked_below);
         }
@@ -345,7 +352,7 @@ impl Path {
         if self.flights.bytes() < MEDIA_WINDOW {
             return true;
         }
-        self.media_lost = self.media_lost.saturating_add(self.flights.expire(now));
+        self.flights.expire(now);
         self.flights.bytes() < MEDIA_WINDOW
     }
 

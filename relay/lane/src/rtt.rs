@@ -6,6 +6,10 @@
 const SAMPLE_EVERY: f64 = 0.05;
 /// The peer's max_ack_delay, as aioquic assumes.
 const MAX_ACK_DELAY: f64 = 0.025;
+/// How far one acknowledgement moves what is known of the peer's hesitation, seconds.
+const DELAY_STEP: f64 = 0.002;
+/// A peer that names more is not believed.
+const LARGEST_DELAY: f64 = 0.1;
 /// Nothing is nearer than this (kGranularity of RFC 9002).
 const LEAST: f64 = 0.001;
 
@@ -23,6 +27,8 @@ pub struct Sample {
 pub struct Rtt {
     /// None before the first sample.
     pub now: Option<Sample>,
+    /// What the peer takes to acknowledge: 95 of 100 take no longer.
+    pub ack_delay: f64,
     next_sample: f64,
 }
 
@@ -38,12 +44,13 @@ impl Rtt {
     /// A packet was acknowledged after `latest` seconds, `delay` of them (as encoded with `exponent`) by the
     /// peer's own hesitation.
     pub fn sample(&mut self, latest: f64, delay: u64, exponent: u8, now: f64) {
+        // 62 bits shifted by 20 at most (RFC 9000 section 18.2); the shift must not lose bits that Python keeps.
+        let delay = (u128::from(delay) << exponent.min(64)) as f64 / 1e6;
+        self.note_delay(delay);
         if now < self.next_sample {
             return;
         }
         self.next_sample = now + SAMPLE_EVERY;
-        // 62 bits shifted by 20 at most (RFC 9000 section 18.2); the shift must not lose bits that Python keeps.
-        let delay = (u128::from(delay) << exponent.min(64)) as f64 / 1e6;
         let latest = f64::max(latest, LEAST);
         let Some(before) = self.now else {
             self.now = Some(Sample {
@@ -67,5 +74,14 @@ impl Rtt {
             smoothed: 0.875 * before.smoothed + 0.125 * latest,
             least,
         });
+    }
+
+    /// A quantile without a history: one above lifts it nineteen times as far as one below lowers it.
+    fn note_delay(&mut self, delay: f64) {
+        if f64::min(delay, LARGEST_DELAY) > self.ack_delay {
+            self.ack_delay += 0.95 * DELAY_STEP;
+        } else {
+            self.ack_delay = f64::max(0.0, self.ack_delay - 0.05 * DELAY_STEP);
+        }
     }
 }
