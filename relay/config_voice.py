@@ -65,6 +65,9 @@ class QualityConfig:
 class AdaptConfig:
     """When a listener's leg counts as lossy or congested, and how fast the answer may change."""
 
+    enabled: bool = False
+    """Whether listeners' legs are adapted to their networks: loss repaired, and more held for that. Costs the
+    loop a look at each leg five times a second, and repaired legs up to twice their bytes."""
     lossy_from: Share = 0.01
     """Loss before repair from which a leg counts as lossy, 0-1. Lower: repeats where few are needed."""
     clean_below: Share = 0.005

@@ -28,6 +28,7 @@ from aioquic.quic.configuration import QuicConfiguration
 
 from relay.config import Config, ListenConfig, load, reloadable_changes
 from relay.core import events as ev
+from relay.core.adapt import TICK_S
 from relay.edge import manager, tcp, udp
 from relay.edge.assembly import Node, NodeKeys
 from relay.edge.quic import server_configuration
@@ -167,7 +168,8 @@ class Daemon:
             self._loop.add_signal_handler(signal.SIGHUP, self._reload)
             self._lag.start()
             keepers = [
-                asyncio.create_task(each()) for each in (self._housekeep, self._collect, self._watchdog)
+                asyncio.create_task(each())
+                for each in (self._housekeep, self._adapt, self._collect, self._watchdog)
             ]
             manager.notify("READY=1", f"STATUS=serving, packet path {self.node.lane.name}")
             log.info(
@@ -302,6 +304,14 @@ class Daemon:
                 await asyncio.sleep(0)
             self.node.endpoint.accepting = self.node.engine.drain_state in ("running", "draining")
             self._stats_at = time.monotonic()
+
+    async def _adapt(self) -> None:
+        """Five times a second: what the ways to listeners are like."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            if self._config.adapt.enabled:
+                for _ in self.node.driver.measure_ways():
+                    await asyncio.sleep(0)
 
     async def _collect(self) -> None:
         """Young garbage, before it is enough to cost a pause."""

@@ -317,7 +317,7 @@ class Call:
                 self._end(message.why, message.code)
             case LegStats():
                 self.leg_stats = message
-                if message.mp and self._peer is not None:
+                if self._peer is not None:  # 0: as we like
                     self._reception.heard(self._peer).jitter.require(message.mp)
             case Cand():
                 if self._direct is not None:

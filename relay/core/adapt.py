@@ -94,6 +94,8 @@ class Orders:
     """Of COPIES, in packets; oldest first."""
     max_age: float
     """No packet is repeated that is older, ms."""
+    ack_slack: float
+    """How long an acknowledgement is waited for beside the round trip, ms."""
     playout: int
     """What the listener is asked to hold at least (`mp`), ms; 0: as it likes."""
     speakers: int
@@ -232,6 +234,15 @@ class Controller(Machine[State]):
         self._step(signs, is_growing, now)
         return self._orders(signs, now)
 
+    def is_at_rest(self, now: float) -> bool:
+        """Whether all is as good as it can be and nothing is on its way to another state.
+
+        Then a tick with signs in which nothing is wrong would change nothing, and may be left out.
+        """
+        is_watched = self._congested_at is not None and now - self._congested_at < self._config.probation_s
+        is_best = self._steps.level == 0 and self._steps.speakers == self._config.speakers
+        return self._state is State.CLEAN and is_best and not self._since and not is_watched
+
     # ------------------------------------------------------------ findings
 
     def _move(self, event: type) -> None:
@@ -350,6 +361,7 @@ class Controller(Machine[State]):
             depth=depth,
             distances=distances,
             max_age=min(signs.slack, config.heavy_age_ms if is_heavy else config.playout_ms),
+            ack_slack=signs.ack_slack,
             playout=self._playout(signs),
             speakers=self._steps.speakers,
             coalesce=is_tight,

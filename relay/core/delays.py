@@ -45,9 +45,13 @@ class Trend:
     def __init__(self) -> None:
         self._delays: deque[float] = deque(maxlen=TREND_OVER)
 
+    def note(self, delay_ms: float) -> None:
+        """One more, of which nobody asks now."""
+        self._delays.append(delay_ms)
+
     def on_delay(self, delay_ms: float) -> float:
         """-1 all fall, 1 all rise; 0 until there are five."""
-        self._delays.append(delay_ms)
+        self.note(delay_ms)
         return kendall(self._delays) if len(self._delays) == TREND_OVER else 0.0
 
 

@@ -37,6 +37,20 @@ class Losses:
         self._at = now
         self._seen = min(self._seen + 1, LEAST)
 
+    def on_batch(self, came: int, lost: int, runs: int, now: float) -> None:
+        """So many are settled at once, lost in so many runs: as `on_packet` for each, but for their order."""
+        count = came + lost
+        if not count:
+            return
+        pause = 0.0 if self._at is None else max(0.0, now - self._at)
+        fade = exp(-min(pause / OVER_S, count / LEAST))
+        self._packets = self._packets * fade + count
+        self._lost = self._lost * fade + lost
+        self._runs = self._runs * fade + runs
+        self._was_lost = False
+        self._at = now
+        self._seen = min(self._seen + count, LEAST)
+
     @property
     def rate(self) -> float | None:
         """0-1; None before 40 packets."""

@@ -79,6 +79,7 @@ class Driver:
             ev.CloseLeg: self._close_leg,
             ev.SetBudget: self._set_budget,
             ev.OpenFlow: lambda out: lane.open_flow(out.leg, out.flow, index=out.index, group=out.group),
+            ev.SetRepair: lambda out: lane.tell_repair(out.leg, out.repair),
             ev.Route: lambda out: lane.route(out.leg, out.flow, out.targets, out.closed),
             ev.CloseFlow: self._close_flow,
             ev.CallEvent: sinks.event,
@@ -192,6 +193,18 @@ class Driver:
             self._heard.update(fresh)
             if fresh:
                 self.feed(ev.Heard(fresh))
+            yield
+
+    def measure_ways(self) -> Iterator[None]:
+        """Tell the engine what the lane knows of the ways to legs with packets, as many at a step.
+
+        Run it through five times a second, if legs are adapted to their networks.
+        """
+        legs = [leg for leg, carrier in self._live.items() if carrier is self._endpoint]
+        for start in range(0, len(legs), HEARD_AT_ONCE):
+            ways = self._lane.measure(legs[start : start + HEARD_AT_ONCE], self._clock())
+            if ways:
+                self.feed(ev.Measured(ways))
             yield
 
     # ------------------------------------------------------------ outputs

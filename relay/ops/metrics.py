@@ -18,6 +18,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from relay import __version__
+from relay.core.adapt import State
 from relay.core.reasons import DropReason
 from relay.errors import ErrorCode
 from relay.protocol.messages import Why
@@ -188,6 +189,12 @@ ENGINE: Final[Mapping[str, Family]] = {
         "relay_legs_opened", "Transports that finished a handshake.", "transport", TRANSPORTS
     ),
     "admitted": Family("relay_legs_admitted", "Legs whose token was accepted.", "transport", TRANSPORTS),
+    "leg_adapted": Family(
+        "relay_legs_adapted",
+        "Turns of listeners' ways, by the state they came into.",
+        "state",
+        tuple(state.value for state in State),
+    ),
     "leg_lost": Family(
         "relay_legs_lost", "Legs that went away by themselves, by close code seen.", "code", (*CODES, "other")
     ),

@@ -529,3 +529,21 @@ def test_every_finding_has_a_place_in_the_table():
         Starving,
     }  # fmt: skip
     assert set(Controller.TRANSITIONS) == set(State)
+
+
+def test_a_leg_rests_when_a_tick_with_nothing_wrong_would_change_nothing():
+    life = Life()
+    assert life.controller.is_at_rest(life.now)
+    life.tick(SPOTTY)  # one tick of two
+    assert not life.controller.is_at_rest(life.now)
+    life.tick(FINE)
+    assert life.controller.is_at_rest(life.now)
+    life.until(SPOTTY, State.LOSSY_I)
+    assert not life.controller.is_at_rest(life.now)
+    life.until(FULL, State.CONGESTED)
+    life.until(FINE, State.CLEAN)
+    before = life.tick(FINE)
+    assert not life.controller.is_at_rest(life.now)  # the step back up, and what it may add
+    life.tick(FINE, seconds(CONFIG.probation_s))
+    assert life.controller.is_at_rest(life.now)
+    assert life.tick(FINE).budget >= before.budget

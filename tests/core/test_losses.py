@@ -122,3 +122,15 @@ def test_overlapping_reports_tell_every_packet_once(seed, patience, step):
     for upto in range(1, 300, step):
         told += settled.on_report(*report({ctr for ctr in came if ctr <= upto}))
     assert told == [ctr in came for ctr in range(len(told))]
+
+
+def test_packets_that_are_settled_at_once_count_like_those_one_by_one():
+    one_by_one, at_once = fed(lambda n: n % 10 in (3, 4)), Losses()
+    for batch in range(100):
+        at_once.on_batch(8, 2, 1, batch * 0.2)
+        at_once.on_batch(0, 0, 0, batch * 0.2)
+    assert at_once.rate == pytest.approx(one_by_one.rate, abs=0.01)
+    assert at_once.run == pytest.approx(2.0)
+    few = Losses()
+    few.on_batch(30, 9, 3, 0.0)
+    assert few.rate is None

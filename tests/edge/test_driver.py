@@ -15,6 +15,7 @@ from quicnet import Network
 from quicpair import shared_configuration
 from relay.config import Config, IssuerConfig, NodeConfig, TokenConfig
 from relay.config_turn import RelayAddress, TurnConfig
+from relay.config_voice import AdaptConfig
 from relay.core import credentials
 from relay.core import events as ev
 from relay.edge.assembly import Node, NodeKeys
@@ -301,3 +302,32 @@ def test_a_bug_in_the_engine_costs_the_leg_that_met_it(world: World) -> None:
     assert ann.quic._close_event is not None
     assert ann.quic._close_event.error_code == ErrorCode.INTERNAL
     assert bob.all(control.Peer)[-1].ev == "away"
+
+
+def test_a_way_that_loses_packets_in_a_row_is_repaired_and_nothing_leaves_twice_before(world: World) -> None:
+    adapt = AdaptConfig(enabled=True)
+    world.node.configure(replace(world.config, adapt=adapt), world.keys, shared_configuration())
+    ann, bob = in_call(world)
+    sent = 0
+    for ctr in range(1000):
+        is_deaf = ctr >= 250 and ctr % 20 in (4, 5)  # a tenth, two in a row
+        world.clients.pop(bob.addr, None)
+        if not is_deaf:
+            world.clients[bob.addr] = bob
+        ann.say(ann.media(ctr))
+        world.run(0.02)
+        if ctr == 249:
+            sent = world.lane.repairs.beside + world.lane.repairs.alone
+        if ctr % 10 == 9:
+            for _ in world.node.driver.measure_ways():
+                pass
+    assert sent == 0  # nothing was lost
+    headers = [media.decode(data) for data in bob.got]
+    heard = {header.ctr for header in headers}
+    missed = [ctr for ctr in range(300, 990) if ctr not in heard]
+    assert missed == []
+    assert sum(header.repeat for header in headers) >= 70
+    assert 70 <= world.lane.repairs.beside <= 160
+    assert world.lane.repairs.imbalance() == 0
+    assert [stats.mp for stats in bob.all(control.LegStats)] == [120]
+    assert ann.all(control.LegStats) == []
