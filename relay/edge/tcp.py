@@ -1,4 +1,4 @@
-"""TLS over TCP: who may connect, for how long a handshake may take, and how little a socket may hold.
+"""TCP and TLS over it: who may connect, for how long a handshake may take, how little a socket may hold.
 
 A connection is counted from `accept` to its end, per source and in all; until it is somebody's leg it has
 five seconds. Must never live here: what is spoken inside TLS.
@@ -11,7 +11,7 @@ import errno
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from relay.config import LimitsConfig
 from relay.core.limits import TokenBucket
@@ -20,12 +20,15 @@ from relay.errors import ConfigError
 from relay.outlet import send_soon
 from relay.protocol.address import Address
 
-ALPN = ["http/1.1"]
+ALPN = ("http/1.1",)
 BACKLOG = 512
 ACCEPT_BATCH = 16  # connections per listening socket and turn
 ACCEPT_AGAIN_S = 1.0  # after the process or the machine ran out of descriptors
 RECEIVE_BUFFER = 32 * 1024  # what one peer can make us read in one turn
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+Judge = Callable[[socket.socket, Address], None]
+"""Takes a connection over, or closes it."""
 
 
 def bind(text: str, key: str) -> socket.socket:
@@ -45,13 +48,13 @@ def bind(text: str, key: str) -> socket.socket:
     return sock
 
 
-def server_context(certificate: str, key: str) -> ssl.SSLContext:
-    """The server's side of TLS: 1.2 or 1.3, ALPN http/1.1. OSError, ValueError for a pair that is none."""
+def server_context(certificate: str, key: str, alpn: Sequence[str] = ALPN) -> ssl.SSLContext:
+    """The server's side of TLS: 1.2 or 1.3. OSError, ValueError for a pair that is none."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.load_cert_chain(certificate, key)
-    context.set_alpn_protocols(ALPN)
+    context.set_alpn_protocols(list(alpn))
     return context
 
 
@@ -84,6 +87,56 @@ class Gate(asyncio.Protocol):
             self._release()
 
 
+class Acceptor:
+    """Listening sockets; each connection is given to the `judge` of its socket."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._judges: dict[socket.socket, Judge] = {}
+        self._again: dict[socket.socket, asyncio.TimerHandle] = {}
+
+    def listen(self, sock: socket.socket, judge: Judge) -> None:
+        """Accept from this socket, which listens already."""
+        sock.setblocking(False)
+        # Accepted sockets have the same: set before the handshake, it bounds the window as well.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        self._judges[sock] = judge
+        self._loop.add_reader(sock.fileno(), self._accept, sock)
+
+    @property
+    def ports(self) -> list[int]:
+        """Where it listens."""
+        return [sock.getsockname()[1] for sock in self._judges]
+
+    def close(self) -> None:
+        """Listen no more."""
+        for sock in self._judges:
+            waiting = self._again.pop(sock, None)
+            if waiting is not None:
+                waiting.cancel()
+            self._loop.remove_reader(sock.fileno())
+            sock.close()
+        self._judges.clear()
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(ACCEPT_BATCH):
+            try:
+                sock, address = listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _NO_ROOM:  # the socket stays readable: do not spin
+                    self._loop.remove_reader(listener.fileno())
+                    self._again[listener] = self._loop.call_later(ACCEPT_AGAIN_S, self._resume, listener)
+                    return
+                continue  # the peer went before we came
+            self._judges[listener](sock, Address.parse(address))
+
+    def _resume(self, listener: socket.socket) -> None:
+        del self._again[listener]
+        self._loop.add_reader(listener.fileno(), self._accept, listener)
+
+
 class TlsListener:
     """Listening sockets; each connection that may stay gets a protocol of `make`.
 
@@ -101,8 +154,7 @@ class TlsListener:
         self._limits = limits
         self._context = context
         self._make = make
-        self._sockets: list[socket.socket] = []
-        self._again: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._acceptor = Acceptor(loop)
         self._sources: Counter[bytes] = Counter()
         self._handshakes: set[asyncio.Task[None]] = set()
         self._deadlines: dict[asyncio.Protocol, asyncio.TimerHandle] = {}
@@ -129,26 +181,16 @@ class TlsListener:
 
     def listen(self, sock: socket.socket) -> None:
         """Accept from this socket, which listens already."""
-        sock.setblocking(False)
-        # Accepted sockets have the same: set before the handshake, it bounds the window as well.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        self._sockets.append(sock)
-        self._loop.add_reader(sock.fileno(), self._accept, sock)
+        self._acceptor.listen(sock, self._judge)
 
     @property
     def ports(self) -> list[int]:
         """Where it listens."""
-        return [sock.getsockname()[1] for sock in self._sockets]
+        return self._acceptor.ports
 
     def close(self) -> None:
         """Listen no more; what is connected goes on."""
-        for sock in self._sockets:
-            waiting = self._again.pop(sock, None)
-            if waiting is not None:
-                waiting.cancel()
-            self._loop.remove_reader(sock.fileno())
-            sock.close()
-        self._sockets.clear()
+        self._acceptor.close()
         for task in self._handshakes:
             task.cancel()
 
@@ -159,24 +201,6 @@ class TlsListener:
             deadline.cancel()
 
     # ------------------------------------------------------------ one connection
-
-    def _accept(self, listener: socket.socket) -> None:
-        for _ in range(ACCEPT_BATCH):
-            try:
-                sock, address = listener.accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                if error.errno in _NO_ROOM:  # the socket stays readable: do not spin
-                    self._loop.remove_reader(listener.fileno())
-                    self._again[listener] = self._loop.call_later(ACCEPT_AGAIN_S, self._resume, listener)
-                    return
-                continue  # the peer went before we came
-            self._judge(sock, Address.parse(address))
-
-    def _resume(self, listener: socket.socket) -> None:
-        del self._again[listener]
-        self._loop.add_reader(listener.fileno(), self._accept, listener)
 
     def _judge(self, sock: socket.socket, address: Address) -> None:
         source = address.prefix()
