@@ -93,6 +93,11 @@ def _sized(value: bytes, size: int) -> bytes:
     return value
 
 
+def wants_next(value: bytes) -> bool:
+    """Whether an EVEN-PORT asks to hold the port above as well. PeerError if it is not one byte."""
+    return bool(_sized(value, 1)[0] & 0x80)
+
+
 def lifetime(seconds: int) -> Attribute:
     """LIFETIME."""
     return Attribute(LIFETIME, seconds.to_bytes(4, "big"))

@@ -43,6 +43,18 @@ def test_an_attribute_of_another_size_is_refused(read: object, size: int) -> Non
         read(bytes(size))  # type: ignore[operator]  # one of three functions
 
 
+def test_an_even_port_says_whether_the_one_above_is_wanted_too() -> None:
+    assert [turn.wants_next(bytes((value,))) for value in (0x00, 0x7F, 0x80, 0xFF)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    for value in (b"", b"\0\0"):
+        with pytest.raises(PeerError):
+            turn.wants_next(value)
+
+
 def test_methods_and_attributes_have_their_rfc_numbers() -> None:
     assert [int(method) for method in Method] == [1, 3, 4, 6, 7, 8, 9]
     numbers = (turn.XOR_PEER_ADDRESS, turn.DATA, turn.XOR_RELAYED_ADDRESS, turn.EVEN_PORT, turn.DONT_FRAGMENT)
