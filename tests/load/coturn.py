@@ -79,6 +79,14 @@ def _attributes(message: bytes) -> dict[int, bytes]:
     return found
 
 
+class RefusedError(RuntimeError):
+    """An error answer."""
+
+    def __init__(self, method: int, code: int) -> None:
+        super().__init__(f"{method:#x} was refused: {code}")
+        self.code = code
+
+
 class Asker:
     """A client of one server, by one socket; `credentials`: name and password, for who asks for them."""
 
@@ -92,10 +100,9 @@ class Asker:
         self._key = b""
 
     def ask(self, method: int, body: bytes) -> dict[int, bytes]:
-        """A request and its successful answer. RuntimeError on an error answer or none."""
+        """A request and its successful answer. RefusedError; RuntimeError when there is none."""
         kind, got = self._exchange(method, body)
-        code = got.get(ERROR, bytes(4))
-        if self._credentials and code[2] * 100 + code[3] == UNPROVEN:
+        if self._credentials and _code(got) == UNPROVEN:
             name, password = self._credentials
             proof = ((USERNAME, name.encode()), (REALM, got[REALM]), (NONCE, got[NONCE]))
             self._proof = b"".join(_attribute(*row) for row in proof)
@@ -103,7 +110,7 @@ class Asker:
             self._key = hashlib.md5(f"{name}:{got[REALM].decode()}:{password}".encode()).digest()
             kind, got = self._exchange(method, body)
         if kind != method | SUCCESS:
-            raise RuntimeError(f"{method:#x} was refused: {got}")
+            raise RefusedError(method, _code(got))
         return got
 
     def _exchange(self, method: int, body: bytes) -> tuple[int, dict[int, bytes]]:
@@ -114,6 +121,11 @@ class Asker:
             covered = struct.pack("!HHI", method, size, COOKIE) + identity + body
             body += _attribute(INTEGRITY, hmac.digest(self._key, covered, "sha1"))
         return _exchange(self._sock, self._server, method, identity, body)
+
+
+def _code(got: dict[int, bytes]) -> int:
+    value = got.get(ERROR, bytes(4))
+    return value[2] * 100 + value[3]
 
 
 def _exchange(
