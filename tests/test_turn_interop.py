@@ -1,4 +1,4 @@
-"""TURN as other programs speak it: coturn's clients and aioice, through `relay serve` on loopback.
+"""TURN as other programs speak it: coturn, aioice and aiortc, through `relay serve` on loopback.
 
 coturn's uclient draws channel numbers from all that RFC 5766 had, 4000-7FFF; RFC 8656 left 4000-4FFF, and the
 rest is refused (400). So it is run until it draws such numbers, two of them.
@@ -17,6 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import aioice as ice
 import pytest
+from aiortc import (
+    RTCConfiguration,
+    RTCDataChannel,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCSessionDescription,
+)
 
 from lanes import LANES
 from load.daemon import TURN_SECRET, Daemon
@@ -166,3 +173,45 @@ async def test_two_ice_agents_that_may_only_relay_hear_each_other(
             assert await asyncio.wait_for(one.recv(), 5) == b"pong %d" % number
     finally:
         await asyncio.gather(one.close(), two.close())
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_two_webrtc_peers_told_of_relayed_candidates_only_hear_each_other(
+    daemon: Daemon, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(daemon.folder / "cert.pem"))
+    one, two = (webrtc_peer(daemon, transport, name) for name in ("one", "two"))
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    channel = one.createDataChannel("talk")
+    channel.on("open", lambda: channel.send("hello"))
+    channel.on("message", heard.put_nowait)
+
+    def answer(theirs: RTCDataChannel) -> None:
+        theirs.on("message", lambda text: theirs.send(f"{text} yourself"))
+
+    two.on("datachannel", answer)
+    try:
+        await one.setLocalDescription(await one.createOffer())
+        await two.setRemoteDescription(relayed_only(one.localDescription))
+        await two.setLocalDescription(await two.createAnswer())
+        await one.setRemoteDescription(relayed_only(two.localDescription))
+        assert await asyncio.wait_for(heard.get(), 20) == "hello yourself"
+    finally:
+        await asyncio.gather(one.close(), two.close())
+
+
+def webrtc_peer(daemon: Daemon, transport: str, name: str) -> RTCPeerConnection:
+    user, password = mint(f"webrtc-{name}-{transport}", int(time.time()) + 3600, TURN_SECRET.encode())
+    host, scheme = ("localhost", "turns") if transport == "tls" else ("127.0.0.1", "turn")
+    carrier = "udp" if transport == "udp" else "tcp"
+    url = f"{scheme}:{host}:{port_of(daemon, transport)}?transport={carrier}"
+    return RTCPeerConnection(RTCConfiguration([RTCIceServer(url, user, password)]))
+
+
+def relayed_only(description: RTCSessionDescription) -> RTCSessionDescription:
+    """Without candidates of other kinds: aiortc has no policy of its own for that."""
+    lines = description.sdp.splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith("a=candidate:") or " typ relay" in line]
+    assert len(kept) < len(lines)
+    assert any(" typ relay" in line for line in kept)
+    return RTCSessionDescription("".join(kept), description.type)
