@@ -1,4 +1,4 @@
-"""TURN as other programs speak it: coturn, aioice and aiortc, through `relay serve` on loopback.
+"""TURN as other programs speak it: coturn, pion, aioice and aiortc, through `relay serve` on loopback.
 
 coturn's uclient draws channel numbers from all that RFC 5766 had, 4000-7FFF; RFC 8656 left 4000-4FFF, and the
 rest is refused (400). So it is run until it draws such numbers, two of them.
@@ -11,9 +11,11 @@ import re
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import aioice as ice
 import pytest
@@ -32,6 +34,7 @@ from relay.core.credentials import mint
 
 RELAYED, PEER = "127.0.0.3", "127.0.0.2"
 COUNT = 20
+PION = Path(__file__).parent / "pion"
 DRAWS = 400  # of 20 ms, (15/16) ** 400 of all runs fail by chance: 6 in 10^12
 TURN = TurnConfig(
     enabled=True,
@@ -134,6 +137,51 @@ def test_the_stun_client_of_coturn_gets_no_answer_while_strangers_get_none(daemo
     command = ["turnutils_stunclient", "-p", str(daemon.server[1]), "127.0.0.1"]
     with pytest.raises(subprocess.TimeoutExpired):
         subprocess.run(command, capture_output=True, timeout=0.5, check=False)
+
+
+@pytest.fixture(scope="session")
+def pion() -> Path:
+    """A client of pion's, built with the modules that go.sum names."""
+    go = shutil.which("go")
+    if go is None:
+        pytest.skip("no go here, which builds pion's client")
+    if subprocess.run([go, "mod", "download"], cwd=PION, capture_output=True, check=False).returncode:
+        pytest.skip("pion's modules cannot be had here")
+    program = Path(__file__).parents[1] / ".cache" / "pion"
+    program.parent.mkdir(exist_ok=True)
+    subprocess.run([go, "build", "-o", str(program), "."], cwd=PION, check=True)
+    return program
+
+
+@pytest.mark.timeout(300)  # the first time it is built
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_all_that_pions_client_sends_comes_back(
+    daemon: Daemon, echo: tuple[str, int], pion: Path, transport: str
+) -> None:
+    name, password = mint(f"pion-{transport}", int(time.time()) + 3600, TURN_SECRET.encode())
+    host = "localhost" if transport == "tls" else "127.0.0.1"
+    command = [str(pion), transport, f"{host}:{port_of(daemon, transport)}", "%s:%d" % echo, name, password]
+    command += [str(COUNT), str(daemon.folder / "cert.pem")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert done.stdout == f"{COUNT} came back\n", done.stderr[-2000:]
+
+
+@pytest.fixture
+def echo() -> Iterator[tuple[str, int]]:
+    """A peer of ours that answers with what it heard."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((PEER, 0))
+
+        def answer() -> None:
+            while (heard := sock.recvfrom(2048))[0]:
+                sock.sendto(*heard)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield sock.getsockname()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", sock.getsockname())
+        thread.join()
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -1,4 +1,4 @@
-"""Hostile users of TURN against a running daemon: a flood from 100,000 addresses, thieves of an allocation."""
+"""Hostile users of TURN and a running daemon: a flood from 100,000 addresses, thieves of an allocation."""
 
 from __future__ import annotations
 
