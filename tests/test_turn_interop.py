@@ -160,7 +160,14 @@ def test_all_that_pions_client_sends_comes_back(
 ) -> None:
     name, password = mint(f"pion-{transport}", int(time.time()) + 3600, TURN_SECRET.encode())
     host = "localhost" if transport == "tls" else "127.0.0.1"
-    command = [str(pion), transport, f"{host}:{port_of(daemon, transport)}", "%s:%d" % echo, name, password]
+    command = [
+        str(pion),
+        transport,
+        f"{host}:{port_of(daemon, transport)}",
+        f"{echo[0]}:{echo[1]}",
+        name,
+        password,
+    ]
     command += [str(COUNT), str(daemon.folder / "cert.pem")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
     assert done.stdout == f"{COUNT} came back\n", done.stderr[-2000:]
