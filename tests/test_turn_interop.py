@@ -29,6 +29,7 @@ from aiortc import (
 
 from lanes import LANES
 from load.daemon import TURN_SECRET, Daemon
+from relay.config import LimitsConfig
 from relay.config_turn import RelayAddress, TurnConfig
 from relay.core.credentials import mint
 
@@ -57,7 +58,8 @@ needs_coturn = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", params=LANES)
 def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
-    with Daemon.start(lane=request.param, turn=TURN) as started:
+    limits = LimitsConfig(tcp_handshakes_per_s=10_000)  # draws are many
+    with Daemon.start(limits, lane=request.param, turn=TURN) as started:
         yield started
         assert started.complaints() == []
 

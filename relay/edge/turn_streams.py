@@ -37,7 +37,6 @@ from relay.protocol.turn import FIRST_CHANNEL, FrameReader
 
 UNUSED_S: Final = 30.0  # a stream without an allocation: ICE stacks ask at once
 REQUESTS_PER_S, REQUESTS_AT_ONCE = 50, 200  # of a stream; a browser makes a few for each candidate
-HANDSHAKES_PER_S: Final = 100  # of TLS, in all: each costs a millisecond
 MAX_UNSENT: Final = 64 * 1024  # bytes that wait for a client; what comes beyond them is dropped
 LOW_WATER: Final = 16 * 1024  # and unsent bytes in the kernel: more would be speech of seconds ago
 GONE_MS: Final = 30_000  # nothing acknowledged for so long: nobody is there
@@ -132,6 +131,11 @@ class TurnStream(asyncio.Protocol):
         self._hub.left(self)
 
 
+def _rate(limits: LimitsConfig) -> Bucket:
+    """Handshakes of TLS, in all: each costs a millisecond."""
+    return Bucket(limits.tcp_handshakes_per_s, limits.tcp_handshakes_per_s)
+
+
 class TurnStreams:
     """All of them, and the sockets that they come by."""
 
@@ -169,7 +173,7 @@ class TurnStreams:
         self._sources: Counter[bytes] = Counter()
         self._open: set[TurnStream] = set()
         self._handshakes: set[asyncio.Task[None]] = set()
-        self._rate = Bucket(HANDSHAKES_PER_S, HANDSHAKES_PER_S)
+        self._rate = _rate(limits)
         self._waiting: deque[TurnStream] = deque()
         self._is_working = False
 
@@ -179,6 +183,8 @@ class TurnStreams:
 
     def configure(self, config: TurnConfig, limits: LimitsConfig, context: ssl.SSLContext) -> None:
         """Limits and certificate for streams that come from now on."""
+        if limits.tcp_handshakes_per_s != self._limits.tcp_handshakes_per_s:
+            self._rate = _rate(limits)
         self._config, self._limits, self._context = config, limits, context
 
     # ------------------------------------------------------------ coming and going

@@ -235,10 +235,17 @@ async def test_streams_have_a_ceiling_in_all_and_per_source(tmp_path: Path) -> N
 
 async def test_tls_handshakes_have_a_rate(here: Here) -> None:
     here.streams._rate = Bucket(0, 0)
+    here.streams.configure(here.streams._config, LimitsConfig(), here.context)  # the same as before
     with contextlib.suppress(OSError):
         await here.connect(TLS)
     assert here.streams.refused == {DropReason.OVER_BUDGET: 1}
     assert (await (await here.connect()).ask(BINDING)).cls is Class.SUCCESS
+
+
+async def test_a_reload_may_change_the_rate_of_handshakes(here: Here) -> None:
+    here.streams._rate = Bucket(0, 0)
+    here.streams.configure(here.streams._config, LimitsConfig(tcp_handshakes_per_s=50), here.context)
+    assert (await (await here.connect(TLS)).ask(BINDING)).cls is Class.SUCCESS
 
 
 async def test_a_stream_may_ask_so_often_and_no_more(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
