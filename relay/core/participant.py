@@ -263,7 +263,7 @@ class Participant(Machine[Presence]):
     def _on_beat(self, when: float) -> float:
         """The nearest of the moments that all participants share.
 
-        A ticket by itself finds what it needs out of the processor's caches, of thirty in a row only the first.
+        One by itself finds what it needs out of the processor's caches, of thirty in a row only the first.
         """
         beat = self._limits.ticket_every_s / _BEATS
         return round(when / beat) * beat
