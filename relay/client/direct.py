@@ -61,7 +61,7 @@ class DirectPath:
         self._loop = asyncio.get_running_loop()
         self._identity = pinned.make_identity() if own > peer else None
         self._carrier = Carrier()
-        self._health = Health()
+        self._health = Health(2 * _STEP_S)
         self._generation = -1
         self._mine: tuple[cand.Candidate, ...] = ()
         self._secret = b""
@@ -281,7 +281,7 @@ class DirectPath:
 
     def _up(self) -> None:
         self._cancel_retry()
-        self._health = Health()
+        self._health = Health(2 * _STEP_S)
         self._carrier.on_up(self._loop.time())
         self._tick()
 

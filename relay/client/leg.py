@@ -22,6 +22,7 @@ from relay.protocol.datagram import Ping, Pong, decode_datagram, encode_datagram
 from relay.protocol.messages import Cli, Err, Message, Welcome
 
 ANSWER_S: Final = 5.0  # an answer is one round trip away; a relay that needs longer is not there
+LOOK_S: Final = 0.1  # whoever judges legs looks twice as often (climb.py)
 _OURS: Final = 0x8000_0000  # sequence numbers of a leg's own pings; the call's have this bit clear
 
 
@@ -61,7 +62,7 @@ class RelayLeg:
         self.number = number
         self.rung = rung
         self.to = to
-        self.health = Health()
+        self.health = Health(LOOK_S)
         self.link: Link | None = None
         self.transport: LegTransport | None = None
         self.up: int | None = None
