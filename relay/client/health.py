@@ -26,7 +26,8 @@ LOSS_COST_S: Final = 0.010  # one per cent of loss hurts a voice like 10 ms of d
 class Health:
     """What is known of one path. All times in seconds.
 
-    `look_s`: the owner looks at least so often; from one look to the next no more than that counts.
+    `look_s`: the owner looks at least so often. From one look to the next no more than that is silence,
+    and pings that were under way in a longer pause tell neither loss nor delay.
     """
 
     def __init__(self, look_s: float = float("inf")) -> None:
@@ -41,6 +42,7 @@ class Health:
         self._next_at = 0.0
         self._sequence = 0
         self._waiting: dict[int, float] = {}
+        self._excused: set[int] = set()  # of those waiting: we did not look while they were under way
         self._ends: deque[tuple[float, bool]] = deque()
         self._missing_since: float | None = None  # when the first ping after the last answered one left
 
@@ -65,15 +67,19 @@ class Health:
         asked = self._waiting.pop(sequence, None)
         if asked is None:
             return
-        sample = now - asked
-        if self.rtt is None:
-            self.rtt, self.first_at = sample, now
-        else:
-            self.jitter += (abs(sample - self.rtt) - self.jitter) / 16  # RFC 3550 section 6.4.1
-            self.rtt += (sample - self.rtt) / 8  # RFC 9002 section 5.3
         self.answered_at = now
         later = [at for other, at in self._waiting.items() if other > sequence]
         self._missing_since = min(later, default=None)
+        excused = sequence in self._excused
+        self._excused.discard(sequence)
+        sample = now - asked
+        if self.rtt is None:
+            self.rtt, self.first_at = sample, now
+        elif excused:
+            return
+        else:
+            self.jitter += (abs(sample - self.rtt) - self.jitter) / 16  # RFC 3550 section 6.4.1
+            self.rtt += (sample - self.rtt) / 8  # RFC 9002 section 5.3
         self._ends.append((now, True))
 
     def overdue(self, now: float) -> float:
@@ -112,8 +118,9 @@ class Health:
 
     def _awake(self, now: float) -> float:
         """The moment `now`, less all the time in which we did not look."""
-        if self._looked_at is not None:
-            self._starved += max(0.0, now - self._looked_at - self._look_s)
+        if self._looked_at is not None and now - self._looked_at > self._look_s:
+            self._starved += now - self._looked_at - self._look_s
+            self._excused.update(self._waiting)
         self._looked_at = now
         return now - self._starved
 
@@ -126,6 +133,8 @@ class Health:
         for sequence, at in list(self._waiting.items()):
             if at <= late:
                 del self._waiting[sequence]
-                self._ends.append((now, False))
+                if sequence not in self._excused:
+                    self._ends.append((now, False))
+                self._excused.discard(sequence)
         while self._ends and self._ends[0][0] < now - WINDOW_S:
             self._ends.popleft()

@@ -22,7 +22,7 @@ from relay.protocol.datagram import Ping, Pong, decode_datagram, encode_datagram
 from relay.protocol.messages import Cli, Err, Message, Welcome
 
 ANSWER_S: Final = 5.0  # an answer is one round trip away; a relay that needs longer is not there
-LOOK_S: Final = 0.1  # whoever judges legs looks twice as often (climb.py)
+LOOK_S: Final = 0.08  # whoever judges legs looks every 50 ms (climb.py)
 _OURS: Final = 0x8000_0000  # sequence numbers of a leg's own pings; the call's have this bit clear
 
 
