@@ -27,7 +27,7 @@ class Health:
     """What is known of one path. All times in seconds.
 
     `look_s`: the owner looks at least so often. From one look to the next no more than that is silence,
-    and pings that were under way in a longer pause tell neither loss nor delay.
+    and pings that were under way in a longer pause tell no delay, and no loss if their answer is late.
     """
 
     def __init__(self, look_s: float = float("inf")) -> None:
@@ -75,9 +75,7 @@ class Health:
         sample = now - asked
         if self.rtt is None:
             self.rtt, self.first_at = sample, now
-        elif excused:
-            return
-        else:
+        elif not excused:
             self.jitter += (abs(sample - self.rtt) - self.jitter) / 16  # RFC 3550 section 6.4.1
             self.rtt += (sample - self.rtt) / 8  # RFC 9002 section 5.3
         self._ends.append((now, True))
