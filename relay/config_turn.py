@@ -56,6 +56,9 @@ class TurnConfig:
     says."""
     tls: tuple[str, ...] = ("[::]:5349",)
     """The same for clients on TLS, with the certificate of [tls]."""
+    on_web: bool = True
+    """Whether clients on TLS are served where listen.web says as well: 443/TCP passes where little
+    else does. They count in limits.tcp_connections there, and in turn.streams everywhere."""
     streams: Count = 1_000
     """Clients on TCP and TLS. Each may hold up to 128 KiB of frames and answers, the kernel about as much."""
     streams_per_source: Count = 64

@@ -41,6 +41,7 @@ from relay.ops.history import History
 from relay.ops.http import OpsServer
 from relay.ops.logs import Logs
 from relay.ops.metrics import Exporter, PacketCounters, SinkCounters, Snapshot, TcpCounters, TurnCounters
+from relay.protocol.demux import StreamKind
 from relay.protocol.keys import ClusterKey
 
 if TYPE_CHECKING:
@@ -76,12 +77,18 @@ def read_keys(config: Config) -> NodeKeys:
     return NodeKeys.of(found, config, read_secrets(config))
 
 
+def kinds_on_web(config: Config) -> list[StreamKind]:
+    """What the listener of listen.web serves."""
+    has_turn = config.turn.enabled and config.turn.on_web
+    return [StreamKind.WEB, StreamKind.TURN] if has_turn else [StreamKind.WEB]
+
+
 def read_certificate(config: Config) -> tuple[QuicConfiguration, ssl.SSLContext]:
     """Certificate and key for new connections, on UDP and TCP. ConfigError: they are no pair of PEM files."""
     certificate, key = config.tls.certificate, config.tls.key
     try:
         quic = server_configuration(certificate, key, config.limits.idle_s)
-        return quic, tcp.server_context(certificate, key)
+        return quic, tcp.server_context(certificate, key, kinds_on_web(config))
     except OSError as error:
         raise ConfigError("tls", f"{error.filename}: {error.strerror}", "name readable PEM files") from None
     except (ValueError, IndexError, TypeError) as error:
@@ -238,6 +245,9 @@ class Daemon:
             node.streams,
             accepting=lambda: node.endpoint.accepting,
         )
+        turn = self._turn.streams
+        if turn is not None and StreamKind.TURN in kinds_on_web(self._config):
+            self._web.listener.offer(StreamKind.TURN, turn.adopt, is_leg=True)
         for sock in sockets:
             self._web.listener.listen(sock)
 

@@ -49,7 +49,8 @@ TURN = TurnConfig(
     unproven_per_source_per_s=1000,  # all clients here are one source
     lab_allow_private_peers=True,
 )
-TRANSPORTS: dict[str, list[str]] = {"udp": [], "tcp": ["-t"], "tls": ["-t", "-S"]}
+TRANSPORTS: dict[str, list[str]] = {"udp": [], "tcp": ["-t"], "tls": ["-t", "-S"], "web": ["-t", "-S"]}
+TLS = ("tls", "web")  # the second on the port of WebSocket
 
 needs_coturn = pytest.mark.skipif(
     shutil.which("turnutils_uclient") is None, reason="no turnutils_uclient here (Debian: coturn)"
@@ -59,7 +60,7 @@ needs_coturn = pytest.mark.skipif(
 @pytest.fixture(scope="module", params=LANES)
 def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
     limits = LimitsConfig(tcp_handshakes_per_s=10_000)  # draws are many
-    with Daemon.start(limits, lane=request.param, turn=TURN) as started:
+    with Daemon.start(limits, lane=request.param, turn=TURN, web=("127.0.0.1:0",)) as started:
         yield started
         assert started.complaints() == []
 
@@ -79,7 +80,9 @@ def peer() -> Iterator[int]:
 
 
 def port_of(daemon: Daemon, transport: str) -> int:
-    return dict(zip(TRANSPORTS, (daemon.server[1], *daemon.turn_ports), strict=True))[transport]
+    return dict(zip(TRANSPORTS, (daemon.server[1], *daemon.turn_ports, *daemon.web_ports), strict=True))[
+        transport
+    ]
 
 
 def uclient(daemon: Daemon, transport: str, user: str, *flags: str) -> str:
@@ -161,10 +164,10 @@ def test_all_that_pions_client_sends_comes_back(
     daemon: Daemon, echo: tuple[str, int], pion: Path, transport: str
 ) -> None:
     name, password = mint(f"pion-{transport}", int(time.time()) + 3600, TURN_SECRET.encode())
-    host = "localhost" if transport == "tls" else "127.0.0.1"
+    host = "localhost" if transport in TLS else "127.0.0.1"
     command = [
         str(pion),
-        transport,
+        "tls" if transport in TLS else transport,
         f"{host}:{port_of(daemon, transport)}",
         f"{echo[0]}:{echo[1]}",
         name,
@@ -205,11 +208,11 @@ async def test_two_ice_agents_that_may_only_relay_hear_each_other(
             ice.Connection(
                 ice_controlling=controlling,
                 components=1,
-                turn_server=("localhost" if transport == "tls" else "127.0.0.1", port_of(daemon, transport)),
+                turn_server=("localhost" if transport in TLS else "127.0.0.1", port_of(daemon, transport)),
                 turn_username=user,
                 turn_password=password,
                 turn_transport="udp" if transport == "udp" else "tcp",
-                turn_ssl=transport == "tls",
+                turn_ssl=transport in TLS,
                 transport_policy=ice.TransportPolicy.RELAY,
             )
         )
@@ -259,7 +262,7 @@ async def test_two_webrtc_peers_told_of_relayed_candidates_only_hear_each_other(
 
 def webrtc_peer(daemon: Daemon, transport: str, name: str) -> RTCPeerConnection:
     user, password = mint(f"webrtc-{name}-{transport}", int(time.time()) + 3600, TURN_SECRET.encode())
-    host, scheme = ("localhost", "turns") if transport == "tls" else ("127.0.0.1", "turn")
+    host, scheme = ("localhost", "turns") if transport in TLS else ("127.0.0.1", "turn")
     carrier = "udp" if transport == "udp" else "tcp"
     url = f"{scheme}:{host}:{port_of(daemon, transport)}?transport={carrier}"
     return RTCPeerConnection(RTCConfiguration([RTCIceServer(url, user, password)]))

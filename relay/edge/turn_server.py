@@ -14,8 +14,9 @@ from typing import Final
 from relay.config import Config
 from relay.edge.assembly import Node
 from relay.edge.tcp import bind, server_context
-from relay.edge.turn_streams import ALPN, TCP, TLS, TurnStreams
+from relay.edge.turn_streams import TCP, TLS, TurnStreams
 from relay.errors import ConfigError
+from relay.protocol.demux import StreamKind
 
 SHORTEST_SECRET: Final = 16  # characters
 
@@ -49,7 +50,7 @@ def read_secrets(config: Config) -> tuple[bytes, ...]:
 def read_context(config: Config) -> ssl.SSLContext:
     """The TLS side of the certificate. ConfigError when it cannot be used."""
     try:
-        return server_context(config.tls.certificate, config.tls.key, ALPN)
+        return server_context(config.tls.certificate, config.tls.key, [StreamKind.TURN])
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise ConfigError("tls", f"cannot be used for TURN: {error}", "PEM: leaf first; its key") from None
 

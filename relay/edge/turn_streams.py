@@ -30,8 +30,9 @@ from relay.edge.lane import Lane
 from relay.edge.tcp import Acceptor
 from relay.edge.timers import TURN_SECONDS
 from relay.edge.turn import TurnDriver
-from relay.errors import PeerError
+from relay.errors import ErrorCode, PeerError
 from relay.protocol.address import Address
+from relay.protocol.demux import StreamKind, classify_stream
 from relay.protocol.relayed import SEND, message_type
 from relay.protocol.turn import FIRST_CHANNEL, FrameReader
 
@@ -42,7 +43,6 @@ LOW_WATER: Final = 16 * 1024  # and unsent bytes in the kernel: more would be sp
 GONE_MS: Final = 30_000  # nothing acknowledged for so long: nobody is there
 _TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h; the socket module lacks it before Python 3.12
 TCP, TLS = "tcp", "tls"
-ALPN: Final = ("stun.turn",)  # RFC 7443; a client that offers none is served as well
 log = logging.getLogger("relay.turn")
 
 
@@ -66,6 +66,7 @@ class TurnStream(asyncio.Protocol):
         self.is_counted = True
         self.is_waiting = False
         self._hub = hub
+        self._has_begun = False
         self._reader = FrameReader()
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -77,6 +78,7 @@ class TurnStream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
+            self._begin(data[0])
             self.frames += self._reader.feed(data)
         except PeerError:
             self._hub.dropped[DropReason.MALFORMED] += 1
@@ -85,6 +87,12 @@ class TurnStream(asyncio.Protocol):
         if self.frames and self._transport is not None:
             self._transport.pause_reading()
             self._hub.wait(self)
+
+    def _begin(self, first: int) -> None:
+        """A stream begins with a request: no channel is bound before one."""
+        if not self._has_begun and classify_stream(None, first) is not StreamKind.TURN:
+            raise PeerError(ErrorCode.BAD_ENCODING, "not STUN")
+        self._has_begun = True
 
     def drained(self) -> None:
         """All its frames were dealt with."""
@@ -207,23 +215,36 @@ class TurnStreams:
             stream.abort()
 
     def _judge(self, sock: socket.socket, address: Address, transport: str) -> None:
+        stream = self._take_in(address, transport, is_new=True)
+        if stream is None:
+            sock.close()
+            return
+        task = self.loop.create_task(self._begin(sock, stream))
+        self._handshakes.add(task)
+        task.add_done_callback(self._handshakes.discard)
+
+    def adopt(self, sock: socket.socket, address: Address) -> TurnStream | None:
+        """Serve a client who came by a listener of others and has shaken hands (`tcp.Maker`)."""
+        stream = self._take_in(address, TLS, is_new=False)
+        if stream is not None:
+            _prepare(sock)
+        return stream
+
+    def _take_in(self, address: Address, transport: str, *, is_new: bool) -> TurnStream | None:
+        """Count it, or refuse it. `is_new`: it has its handshake before it."""
         source = address.prefix()
         refused: DropReason | None = None
         if len(self) >= self._config.streams or self._sources[source] >= self._config.streams_per_source:
             refused = DropReason.QUOTA
-        elif transport == TLS and not self._rate.take(1, self._clock()):
+        elif is_new and transport == TLS and not self._rate.take(1, self._clock()):
             refused = DropReason.OVER_BUDGET
         if refused is not None:
             self.refused[refused] += 1
             self._forget_source(source)
-            sock.close()
-            return
+            return None
         self.accepted += 1
         self._sources[source] += 1
-        stream = TurnStream(self, Via(transport, address, next(self._numbers)))
-        task = self.loop.create_task(self._begin(sock, stream))
-        self._handshakes.add(task)
-        task.add_done_callback(self._handshakes.discard)
+        return TurnStream(self, Via(transport, address, next(self._numbers)))
 
     async def _begin(self, sock: socket.socket, stream: TurnStream) -> None:
         is_tls = stream.via.transport == TLS

@@ -24,6 +24,7 @@ from relay.edge.tcp import TlsListener
 from relay.errors import ErrorCode
 from relay.outlet import Outlet
 from relay.protocol.address import Address
+from relay.protocol.demux import StreamKind
 
 PATH = "/vrl/1"
 SUBPROTOCOL = "vrl.1"
@@ -82,7 +83,10 @@ class _Wire:
 
 
 class WebEdge:
-    """The listener for WebSocket legs. `accepting` is asked for each newcomer."""
+    """WebSocket legs, and the listener that they share with other kinds of streams (`listener.offer`).
+
+    `accepting` is asked for each newcomer.
+    """
 
     def __init__(
         self,
@@ -110,7 +114,8 @@ class WebEdge:
             max_line_size=4096,
             max_field_size=4096,
         )
-        self.listener = TlsListener(loop, limits, context, self._server)
+        self.listener = TlsListener(loop, limits, context)
+        self.listener.offer(StreamKind.WEB, lambda *_: self._server(), is_leg=False)
         self.answered: Counter[str] = Counter()
         """Requests by the status they got; 101 is a leg."""
 
@@ -147,7 +152,7 @@ class WebEdge:
         if status != 101:
             return web.Response(status=status, headers=HEADERS)
         if request.transport is not None:
-            self.listener.begun(request.protocol)
+            self.listener.begun(request.transport)
             await self._serve(socket, request.transport)
         return socket
 

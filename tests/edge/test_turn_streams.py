@@ -30,6 +30,7 @@ from relay.edge.turn_streams import TCP, TLS, TurnStreams
 from relay.errors import ConfigError
 from relay.protocol import stun, turn
 from relay.protocol.address import Address
+from relay.protocol.demux import StreamKind
 from relay.protocol.keys import ClusterKey
 from relay.protocol.relayed import encode_channel_data, parse_channel_data
 from relay.protocol.stun import Class, Message
@@ -70,7 +71,7 @@ class Here:
 
     def __init__(self, folder: Path) -> None:
         self.certificate, key = certificate(folder)
-        self.context = server_context(self.certificate, key)
+        self.context = server_context(self.certificate, key, [StreamKind.TURN])
         self._wires: list[Wire] = []
 
     def start(self, limits: LimitsConfig, **changes: Any) -> TurnStreams:
@@ -186,7 +187,17 @@ async def test_an_allocation_ends_with_its_stream(here: Here) -> None:
     await until(lambda: len(here.streams) == 0)
 
 
-@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n", b"\x16\x03\x01", b"\0\1\0\2", b"\x40\0\xff\xff"])
+NO_STREAMS = [
+    b"GET / HTTP/1.1\r\n",
+    b"\x16\x03\x01",
+    b"\2",
+    b"\0\1\0\2",
+    b"\x40\1\0\4data",  # a channel before any request
+    BINDING + b"\x40\0\xff\xff",
+]
+
+
+@pytest.mark.parametrize("data", NO_STREAMS)
 async def test_what_is_neither_stun_nor_a_channel_ends_the_stream(here: Here, data: bytes) -> None:
     wire = await here.connect()
     wire.writer.write(data)
@@ -260,6 +271,7 @@ async def test_a_stream_may_ask_so_often_and_no_more(here: Here, monkeypatch: py
 
 async def test_data_without_an_allocation_reaches_nobody(here: Here) -> None:
     wire = await here.connect()
+    assert (await wire.ask(BINDING)).cls is Class.SUCCESS
     wire.writer.write(encode_channel_data(0x4001, b"hello", is_stream=True))
     assert (await wire.ask(BINDING)).cls is Class.SUCCESS
     assert here.streams.dropped == {DropReason.UNKNOWN_ID: 1}

@@ -25,6 +25,7 @@ from relay.edge.streams import Streams
 from relay.edge.web import WebEdge
 from relay.errors import ConfigError, ErrorCode
 from relay.protocol.address import Address
+from relay.protocol.demux import StreamKind
 
 ORIGIN = "https://app.example"
 UPGRADE = {
@@ -54,7 +55,7 @@ class Door:
         )
         self.streams.attach(self)
         self.limits = limits
-        context = tcp.server_context(*self.files)
+        context = tcp.server_context(*self.files, StreamKind)
         self.edge = WebEdge(loop, limits, context, (ORIGIN,), self.streams, accepting=lambda: self.accepting)
         self.edge.listener.listen(tcp.bind("127.0.0.1:0", "listen.web"))
         self.port = self.edge.listener.ports[0]
@@ -305,7 +306,7 @@ async def test_rubbish_instead_of_tls_or_http_is_let_go(tmp_path: Path) -> None:
             writer.write(b"GET / HTTP/1.1\r\n\r\n" * 20)
             with contextlib.suppress(ConnectionError):
                 await reader.read()
-        answer = await here.ask(b"\0\1\2 nonsense\r\n\r\n")
+        answer = await here.ask(b"\2\1\2 nonsense\r\n\r\n")
         assert answer.startswith(b"HTTP/1.0 400 ") or answer.startswith(b"HTTP/1.1 400 ")
         await here.until(lambda: here.edge.listener.connections == 0)
         assert here.facts == []
@@ -351,7 +352,7 @@ async def test_a_reload_changes_certificate_origins_and_limits_for_those_to_come
         other.mkdir()
         here.files = certificate(other)
         limits = replace(here.limits, tcp_per_source=2, tcp_handshakes_per_s=5)
-        here.edge.configure(limits, tcp.server_context(*here.files), ("https://new.example",))
+        here.edge.configure(limits, tcp.server_context(*here.files, StreamKind), ("https://new.example",))
         async with client(here, origin="https://new.example"):
             assert len(here.streams) == 2
             with pytest.raises(aiohttp.ClientError):

@@ -86,6 +86,7 @@ class Daemon:
         self.seed = seed
         self.server = ("127.0.0.1", 0)
         self.turn_ports: list[int] = []
+        self.web_ports: list[int] = []
         self._metrics = ""
         self._cleanup = contextlib.ExitStack()
 
@@ -98,6 +99,7 @@ class Daemon:
         lane: Literal["auto", "native", "python"] = "auto",
         lanes: int = 1,
         turn: TurnConfig | None = None,
+        web: tuple[str, ...] = (),
     ) -> Daemon:
         """Start it with these limits and wait until /readyz says 200. `command` is given the config file.
 
@@ -115,6 +117,7 @@ class Daemon:
                 metrics="127.0.0.1:0",
                 command_socket=str(folder / "commands.sock"),
                 lanes=lanes,
+                web=web,
             ),
             lane=lane,
             tls=TlsConfig(cert, key),
@@ -156,6 +159,7 @@ class Daemon:
             if serving:
                 self.server = ("127.0.0.1", int(serving[0]["udp_ports"][0]))
                 self.turn_ports = serving[0]["turn_ports"]
+                self.web_ports = serving[0]["web_ports"]
                 self._metrics = f"http://{serving[0]['metrics']}"
                 with contextlib.suppress(OSError):
                     urllib.request.urlopen(self._metrics + "/readyz", timeout=2).read()
