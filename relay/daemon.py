@@ -31,6 +31,7 @@ from relay.core import events as ev
 from relay.edge import manager, tcp, udp
 from relay.edge.assembly import Node, NodeKeys
 from relay.edge.quic import server_configuration
+from relay.edge.raw import RawEdge
 from relay.edge.turn_server import TurnServer, read_context, read_secrets
 from relay.edge.web import WebEdge
 from relay.errors import ConfigError
@@ -80,7 +81,8 @@ def read_keys(config: Config) -> NodeKeys:
 def kinds_on_web(config: Config) -> list[StreamKind]:
     """What the listener of listen.web serves."""
     has_turn = config.turn.enabled and config.turn.on_web
-    return [StreamKind.WEB, StreamKind.TURN] if has_turn else [StreamKind.WEB]
+    legs = [StreamKind.WEB, StreamKind.RAW]
+    return [*legs, StreamKind.TURN] if has_turn else legs
 
 
 def read_certificate(config: Config) -> tuple[QuicConfiguration, ssl.SSLContext]:
@@ -143,6 +145,7 @@ class Daemon:
         self._readers: list[Reader] = []
         self._threads: LaneThreads | None = None
         self._web: WebEdge | None = None
+        self._raw: RawEdge | None = None
         self._resizing: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------ what the driver tells (driver.Sinks)
@@ -245,6 +248,14 @@ class Daemon:
             node.streams,
             accepting=lambda: node.endpoint.accepting,
         )
+        self._raw = RawEdge(
+            self._loop,
+            self._config.limits,
+            node.streams,
+            accepting=lambda: node.endpoint.accepting,
+            clock=time.monotonic,
+        )
+        self._web.listener.offer(StreamKind.RAW, self._raw.make, is_leg=True)
         turn = self._turn.streams
         if turn is not None and StreamKind.TURN in kinds_on_web(self._config):
             self._web.listener.offer(StreamKind.TURN, turn.adopt, is_leg=True)
@@ -267,6 +278,8 @@ class Daemon:
         self._turn.close()
         await self._commands.close()
         await self._http.close()
+        if self._raw is not None:
+            self._raw.close()
         if self._web is not None:
             await self._web.close()
         for reader in self._readers:
@@ -296,6 +309,8 @@ class Daemon:
         manager.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         self._config, self._quic, self._tls = config, quic, context
         self.node.configure(config, keys, quic)
+        if self._raw is not None:
+            self._raw.configure(config.limits)
         if self._web is not None:
             self._web.configure(config.limits, context, config.listen.web_origins)
         self._turn.configure(config, turn_context)

@@ -21,7 +21,7 @@ from aiohttp import WSMsgType, web
 from relay.config import LimitsConfig
 from relay.edge.streams import Streams
 from relay.edge.tcp import TlsListener
-from relay.errors import ErrorCode
+from relay.errors import ErrorCode, PeerError
 from relay.outlet import Outlet
 from relay.protocol.address import Address
 from relay.protocol.demux import StreamKind
@@ -35,7 +35,7 @@ CLOSE_S = 2.0  # for our close frame to leave and the peer's to come
 AT_ONCE = 32  # messages of one leg before others get their turn
 MESSAGE_RATES = 2  # how often the greatest packet rate of a token a peer may speak, before it is read slower
 _BINARY, _PING, _PONG = 0x82, 0x89, 0x8A  # first byte of a frame that is a whole message
-_TEXT_REFUSED = "not a binary message"
+_TEXT_REFUSED = PeerError(ErrorCode.PROTOCOL_VIOLATION, "not a binary message")
 
 
 def frame(payload: bytes, first: int = _BINARY) -> bytes:

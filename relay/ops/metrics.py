@@ -24,7 +24,7 @@ from relay.protocol.messages import Why
 
 CODES: Final = tuple(code.name.lower() for code in ErrorCode)
 REASONS: Final = tuple(reason.value for reason in DropReason)
-TRANSPORTS: Final = ("quic", "wt", "ws")
+TRANSPORTS: Final = ("quic", "wt", "ws", "tls")
 STATES: Final = ("running", "draining", "moving", "closing", "stopped")
 HTTP3_STATUSES: Final = ("200", "400", "403", "404", "405", "429", "501")
 WEB_STATUSES: Final = ("101", "400", "403", "404", "426", "503")

@@ -116,6 +116,7 @@ class StreamKind(Enum):
     """
 
     TURN = "stun.turn"  # RFC 7443
+    RAW = "vrl/1"  # records, relay/protocol/records.py
     WEB = "http/1.1"
 
 

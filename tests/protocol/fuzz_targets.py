@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import ip_address
 
 from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_decrypt
@@ -17,6 +18,7 @@ from relay.protocol import (
     frames,
     media,
     peers,
+    records,
     relayed,
     sframe,
     signed,
@@ -115,6 +117,27 @@ def read_stream(data: bytes) -> None:
     frames = whole.feed(data)
     assert [frame for i in range(len(data)) for frame in pieces.feed(data[i : i + 1])] == frames
     assert whole.pending == pieces.pending < control.MAX_FRAME + 2
+
+
+def _records(pieces: Iterable[bytes]) -> tuple[list[bytes], ErrorCode | None]:
+    """The records of a stream, and why there are no more."""
+    reader, found = records.RecordReader(), list[bytes]()
+    try:
+        for piece in pieces:
+            reader.feed(piece)
+            while (record := reader.next()) is not None:
+                found.append(record)
+            assert reader.pending < records.MAX_RECORD + 2
+    except PeerError as error:
+        return found, error.code
+    return found, None
+
+
+def read_records(data: bytes) -> None:
+    """A stream gives the same records, and the same reason to end, whole and byte by byte."""
+    whole = _records([data])
+    assert _records(data[i : i + 1] for i in range(len(data))) == whole
+    assert data.startswith(b"".join(map(records.encode_record, whole[0])))
 
 
 def read_token(data: bytes) -> None:
@@ -252,6 +275,7 @@ TARGETS = [
     Target("datagram", read_datagram, _hex(_DATAGRAM["datagrams"] + _DATAGRAM["refused"], "datagram")),
     Target("control", read_control, _BODIES),
     Target("stream", read_stream, _hex(_CONTROL["frames"], "frame")),
+    Target("records", read_records, [b"\0\2\0\1\0\4\xc0\x93\6\0\0\3\1\2\3", b"\x40\1\xc0"]),
     Target("token", read_token, _TOKENS),
     Target("claims", read_claims, [signed.split(token.MAGIC, each).body for each in _TOKENS]),
     Target("token-text", read_token_text, [_TOKEN["golden"]["text"].encode()]),

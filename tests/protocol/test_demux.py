@@ -61,6 +61,8 @@ def test_the_first_bytes_say_who_gets_a_packet(packet, kind):
     [
         ("http/1.1", None, StreamKind.WEB),
         ("stun.turn", None, StreamKind.TURN),
+        ("vrl/1", None, StreamKind.RAW),
+        ("vrl/1", 0x00, StreamKind.RAW),
         ("http/1.1", 0x00, StreamKind.WEB),
         ("stun.turn", 0x47, StreamKind.TURN),
         (None, None, None),
