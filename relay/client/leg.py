@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from relay.client.errors import RefusedError, SessionError
 from relay.client.health import Health
 from relay.client.link import Credentials, Link, TransportName
+from relay.client.raw import open_raw
 from relay.client.rungs import Destination
 from relay.client.transport import Handler, LegTransport, Transport, Trust, open_transport
 from relay.client.websocket import open_websocket
@@ -37,7 +38,11 @@ async def _open_web(to: Destination, trust: Trust, handler: Handler, proxy: str 
     return await open_websocket(to.host, to.port, trust, handler, proxy)
 
 
-OPENERS: Final[Mapping[TransportName, Opener]] = {"quic": _open_quic, "ws": _open_web}
+async def _open_raw(to: Destination, trust: Trust, handler: Handler, proxy: str | None) -> LegTransport:
+    return await open_raw(to.host, to.port, trust, handler)
+
+
+OPENERS: Final[Mapping[TransportName, Opener]] = {"quic": _open_quic, "ws": _open_web, "tls": _open_raw}
 
 
 class Owner(Protocol):
