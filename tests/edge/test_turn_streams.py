@@ -269,6 +269,26 @@ async def test_a_stream_may_ask_so_often_and_no_more(here: Here, monkeypatch: py
     await until(lambda: here.streams.dropped[DropReason.OVER_BUDGET] == 3)
 
 
+async def test_data_before_any_request_ends_the_stream(here: Here) -> None:
+    wire = await here.connect()
+    wire.writer.write(encode_channel_data(0x4001, b"data", is_stream=True))
+    assert await wire.is_over()
+    assert here.streams.dropped == {DropReason.MALFORMED: 1}
+
+
+async def test_two_streams_are_served_in_turns(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        await here.connect()
+    await until(lambda: len(here.streams._open) == 2)
+    seen: list[int] = []
+    monkeypatch.setattr(here.streams, "_deal_with", lambda stream, *_: seen.append(stream.via.local))
+    first, second = here.streams._open
+    for stream in (first, second):
+        stream.data_received(BINDING * 3)
+    await until(lambda: len(seen) == 6)
+    assert seen == [first.via.local, second.via.local] * 3
+
+
 async def test_data_without_an_allocation_reaches_nobody(here: Here) -> None:
     wire = await here.connect()
     assert (await wire.ask(BINDING)).cls is Class.SUCCESS
