@@ -407,6 +407,8 @@ LIVE: Final = (
     "turn.channels",
     "turn.longest_s",
     "turn.credential_s",
+    "turn.streams",
+    "turn.streams_per_source",
     "turn.kbps",
     "turn.pps",
     "turn.secret_file",

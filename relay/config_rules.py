@@ -213,12 +213,20 @@ def _check_turn(config: Config) -> None:
     if turn.alternate:
         host, _ = split_address(turn.alternate, "turn.alternate")
         _canonical_family(host, "turn.alternate")
+
+
+def _check_turn_is_whole(config: Config) -> None:
+    """What TURN needs once it is on."""
+    turn = config.turn
     if not turn.enabled:
         return
     if not turn.addresses:
         raise ConfigError(
             "turn.addresses", "is empty, but turn.enabled is true", 'add { bind = "192.0.2.1" }'
         )
+    for key, addresses in (("turn.tcp", turn.tcp), ("turn.tls", turn.tls)):
+        for position, text in enumerate(addresses):
+            split_address(text, f"{key}[{position}]")
     if turn.policy == "strict" and not turn.urls:
         raise ConfigError("turn.urls", "is empty: clients could not be told", "turn:relay.example:3478")
     if turn.policy == "open" and not turn.secret_file:
@@ -273,4 +281,5 @@ RULES: Final[tuple[Callable[[Config], None], ...]] = (
     _check_turn,
     _check_quality,
     _check_adapt,
+    _check_turn_is_whole,
 )

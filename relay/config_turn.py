@@ -42,7 +42,8 @@ class TurnConfig:
     """TURN for WebRTC and other ICE stacks (RFC 8656). Off by default: it lets clients send to others."""
 
     enabled: bool = False
-    """Whether TURN is served. It needs sockets of its own, so the unit's private network has to go."""
+    """Whether TURN is served. It needs sockets of its own, so the unit's private network has to go
+    (systemd/relay-turn.conf)."""
     policy: Literal["strict", "open"] = "strict"
     """strict: credentials for one person in one call, peers announced by another accepted one of that call.
     open: credentials minted elsewhere with a shared secret, any peer on the public internet."""
@@ -50,6 +51,18 @@ class TurnConfig:
     """What credentials are bound to; the same on all nodes that share them."""
     addresses: tuple[RelayAddress, ...] = ()
     """Where relayed packets leave and arrive. TURN needs at least one."""
+    tcp: tuple[str, ...] = ("[::]:3478",)
+    """Addresses for clients on TCP, [v6]:port or v4:port; [::] takes IPv4 too. UDP is served where listen.udp
+    says."""
+    tls: tuple[str, ...] = ("[::]:5349",)
+    """The same for clients on TLS, with the certificate of [tls]."""
+    on_web: bool = True
+    """Whether clients on TLS are served where listen.web says as well: 443/TCP passes where little
+    else does. They count in limits.tcp_connections there, and in turn.streams everywhere."""
+    streams: Count = 1_000
+    """Clients on TCP and TLS. Each may hold up to 128 KiB of frames and answers, the kernel about as much."""
+    streams_per_source: Count = 64
+    """The same from one source (an IPv4 address, an IPv6 /64). Lower hurts shared addresses."""
     first_port: Port = 49_152
     """Relayed addresses have ports from here."""
     last_port: Port = 65_535

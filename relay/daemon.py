@@ -32,6 +32,8 @@ from relay.core.adapt import TICK_S
 from relay.edge import manager, tcp, udp
 from relay.edge.assembly import Node, NodeKeys
 from relay.edge.quic import server_configuration
+from relay.edge.raw import RawEdge
+from relay.edge.turn_server import TurnServer, read_context, read_secrets
 from relay.edge.web import WebEdge
 from relay.errors import ConfigError
 from relay.ops.commands import CommandServer
@@ -40,7 +42,8 @@ from relay.ops.health import Facts, LagMeter, Report, free_descriptors, judge
 from relay.ops.history import History
 from relay.ops.http import OpsServer
 from relay.ops.logs import Logs
-from relay.ops.metrics import Exporter, PacketCounters, SinkCounters, Snapshot, TcpCounters
+from relay.ops.metrics import Exporter, PacketCounters, SinkCounters, Snapshot, TcpCounters, TurnCounters
+from relay.protocol.demux import StreamKind
 from relay.protocol.keys import ClusterKey
 
 if TYPE_CHECKING:
@@ -59,7 +62,7 @@ NO_NATIVE_LANE = "the native packet path is not installed: the Python one serves
 
 
 def read_keys(config: Config) -> NodeKeys:
-    """The cluster keys that the configuration names. ConfigError names the setting."""
+    """The cluster keys and TURN secrets that the configuration names. ConfigError names the setting."""
     files = [("cluster.key_file", config.cluster.key_file)]
     if config.cluster.previous_key_file:
         files.append(("cluster.previous_key_file", config.cluster.previous_key_file))
@@ -73,7 +76,14 @@ def read_keys(config: Config) -> NodeKeys:
                 name, f"{path}: {why}", "make one with `relay token keygen --cluster`"
             ) from None
         found.append(ClusterKey.parse(text, name))
-    return NodeKeys.of(found, config)
+    return NodeKeys.of(found, config, read_secrets(config))
+
+
+def kinds_on_web(config: Config) -> list[StreamKind]:
+    """What the listener of listen.web serves."""
+    has_turn = config.turn.enabled and config.turn.on_web
+    legs = [StreamKind.WEB, StreamKind.RAW]
+    return [*legs, StreamKind.TURN] if has_turn else legs
 
 
 def read_certificate(config: Config) -> tuple[QuicConfiguration, ssl.SSLContext]:
@@ -81,7 +91,7 @@ def read_certificate(config: Config) -> tuple[QuicConfiguration, ssl.SSLContext]
     certificate, key = config.tls.certificate, config.tls.key
     try:
         quic = server_configuration(certificate, key, config.limits.idle_s)
-        return quic, tcp.server_context(certificate, key)
+        return quic, tcp.server_context(certificate, key, kinds_on_web(config))
     except OSError as error:
         raise ConfigError("tls", f"{error.filename}: {error.strerror}", "name readable PEM files") from None
     except (ValueError, IndexError, TypeError) as error:
@@ -126,7 +136,8 @@ class Daemon:
         )
         self._events = EventWriter(config.events, config.node.id) if config.events.sink != "off" else None
         self._quic, self._tls = read_certificate(config)
-        self.node = Node(config, read_keys(config), self._quic, loop, self)
+        self.node = Node(config, read_keys(config), self._quic, loop, self, watcher=loop)
+        self._turn = TurnServer(loop, self.node, config)
         self._lag = LagMeter(loop)
         self._exporter = Exporter(self.snapshot)
         self._http = OpsServer(self._exporter.answer, self.report)
@@ -135,6 +146,7 @@ class Daemon:
         self._readers: list[Reader] = []
         self._threads: LaneThreads | None = None
         self._web: WebEdge | None = None
+        self._raw: RawEdge | None = None
         self._resizing: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------ what the driver tells (driver.Sinks)
@@ -178,6 +190,7 @@ class Daemon:
                     "lane": self.node.lane.name,
                     "udp_ports": [sock.getsockname()[1] for sock in self._sockets],
                     "web_ports": self._web.listener.ports if self._web else [],
+                    "turn_ports": self._turn.ports,
                     "metrics": self._http.address,
                 },
             )
@@ -237,6 +250,17 @@ class Daemon:
             node.streams,
             accepting=lambda: node.endpoint.accepting,
         )
+        self._raw = RawEdge(
+            self._loop,
+            self._config.limits,
+            node.streams,
+            accepting=lambda: node.endpoint.accepting,
+            clock=time.monotonic,
+        )
+        self._web.listener.offer(StreamKind.RAW, self._raw.make, is_leg=True)
+        turn = self._turn.streams
+        if turn is not None and StreamKind.TURN in kinds_on_web(self._config):
+            self._web.listener.offer(StreamKind.TURN, turn.adopt, is_leg=True)
         for sock in sockets:
             self._web.listener.listen(sock)
 
@@ -247,13 +271,17 @@ class Daemon:
             await self._http.start(handed[0])
         elif self._config.listen.metrics:
             await self._http.start(self._config.listen.metrics)
+        self._turn.start(self._config)
         if self._config.listen.command_socket:
             await self._commands.start(self._config.listen.command_socket)
 
     async def _close(self) -> None:
         self._lag.stop()
+        self._turn.close()
         await self._commands.close()
         await self._http.close()
+        if self._raw is not None:
+            self._raw.close()
         if self._web is not None:
             await self._web.close()
         for reader in self._readers:
@@ -264,7 +292,7 @@ class Daemon:
 
     def _drain(self) -> None:
         manager.notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(self._config.drain.deadline_s * 1e6)}")
-        self.node.driver.feed(ev.DrainRequested())
+        self.node.drain()
         log.info("draining", extra={"state": self.node.engine.drain_state})
 
     def _reload(self) -> None:
@@ -276,14 +304,18 @@ class Daemon:
             config = load(self._path, self._assignments)
             changed = reloadable_changes(self._config, config)
             keys, (quic, context) = read_keys(config), read_certificate(config)
+            turn_context = read_context(config) if config.turn.enabled else None
         except ConfigError as error:
             log.error("reload refused: %s", error)
             return
         manager.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         self._config, self._quic, self._tls = config, quic, context
         self.node.configure(config, keys, quic)
+        if self._raw is not None:
+            self._raw.configure(config.limits)
         if self._web is not None:
             self._web.configure(config.limits, context, config.listen.web_origins)
+        self._turn.configure(config, turn_context)
         if "listen.lanes" in changed and self._threads is not None and not self._are_inherited:
             self._resizing = self._loop.create_task(self._resize(self._threads, config.listen))
         if self._history is not None:
@@ -363,8 +395,10 @@ class Daemon:
             datapath=self.node.lane.name,
             wants_native=self._config.lane != "python",
             internal_errors=sum(
-                part.internal_errors for part in (endpoint, self.node.driver, self.node.streams)
+                part.internal_errors
+                for part in (endpoint, self.node.driver, self.node.streams, self.node.turn)
             ),
+            turn_is_lab=self._config.turn.enabled and self._config.turn.lab_allow_private_peers,
             dead_threads=self._threads.missing if self._threads is not None else 0,
             legs=len(endpoint) + len(self.node.streams),
             max_legs=self._config.limits.legs,
@@ -390,6 +424,20 @@ class Daemon:
             unsent=streams.unsent,
         )
 
+    def _turn_counters(self) -> TurnCounters:
+        allocations, streams = self.node.turn.engine.allocations, self._turn.streams
+        if streams is None:
+            return TurnCounters(allocations)
+        return TurnCounters(
+            allocations,
+            streams=len(streams),
+            accepted=streams.accepted,
+            failed=streams.failed,
+            unused=streams.unused,
+            refused=dict(streams.refused),
+            dropped=dict(streams.dropped),
+        )
+
     def snapshot(self) -> Snapshot:
         """What /metrics shows, between two inputs of the engine; a copy: its text is made in a thread."""
         endpoint = self.node.endpoint
@@ -399,7 +447,8 @@ class Daemon:
             node=self._config.node.id,
             region=self._config.node.region,
             datapath=self.node.lane.name,
-            engine=dict(engine.counters),
+            engine={**engine.counters, **self.node.turn.engine.counters},
+            turn=self._turn_counters(),
             media=self.node.lane.counters.copy(),
             relays=self.node.lane.relays,
             repairs=self.node.lane.repairs.copy(),

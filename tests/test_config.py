@@ -312,6 +312,8 @@ TURN_WRONG: list[tuple[list[str], str, str]] = [
     (["turn.alternate=relay.example:3478"], "turn.alternate", "not an IP address"),
     (["turn.realm=relay"], "turn.realm", "exactly 4"),
     (["turn.longest_s=599"], "turn.longest_s", ">= 600"),
+    ([TURN_ON, V4_ROW, URL, 'turn.tcp=["3478"]'], "turn.tcp[0]", "'3478'"),
+    ([TURN_ON, V4_ROW, URL, 'turn.tls=["[::]:5349", "::1"]'], "turn.tls[1]", "'::1'"),
 ]
 
 
@@ -337,7 +339,9 @@ def test_turn_is_off_unless_asked_for_and_no_default_opens_private_networks() ->
     assert (Config().turn.policy, Config().turn.lab_allow_private_peers) == ("strict", False)
 
 
-@pytest.mark.parametrize("assignment", ["turn.kbps=64", "turn.secret_file=/y", "stun.open_binding=true"])
+@pytest.mark.parametrize(
+    "assignment", ["turn.kbps=64", "turn.streams=9", "turn.secret_file=/y", "stun.open_binding=true"]
+)
 def test_a_reload_may_change_limits_and_secrets_of_turn(assignment: str) -> None:
     assert reloadable_changes(Config(), parse("", [assignment])) == [assignment.partition("=")[0]]
 

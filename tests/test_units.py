@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import shutil
 import subprocess
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from relay.config import Config
 
 UNITS = Path(__file__).parent.parent / "systemd"
 FILES = sorted(str(path) for path in UNITS.iterdir() if path.suffix in (".service", ".socket"))
-EXPOSURE = 6  # tenths: 0.6 of 10
+EXPOSURE, TURN_EXPOSURE = 6, 12  # tenths: 0.6 of 10, and with sockets of its own
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
 
@@ -37,6 +38,14 @@ def test_the_service_is_barely_exposed() -> None:
     assert done.returncode == 0, done.stdout.splitlines()[-1]
 
 
+@needs_systemd
+def test_the_service_with_turn_is_hardly_more_exposed(tmp_path: Path) -> None:
+    both = "".join((UNITS / name).read_text() for name in ("relay.service", "relay-turn.conf"))
+    (tmp_path / "relay.service").write_text(both)
+    done = run("security", "--offline=true", f"--threshold={TURN_EXPOSURE}", str(tmp_path / "relay.service"))
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout.splitlines()[-1]
+
+
 def unit(name: str) -> configparser.ConfigParser:
     parser = configparser.ConfigParser(strict=False, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment, method-assign]  # systemd's names have capitals
@@ -52,6 +61,23 @@ def test_the_service_lives_in_an_empty_network() -> None:
     service = unit("relay.service")["Service"]
     assert service["PrivateNetwork"] == "yes"
     assert service["RestrictAddressFamilies"] == "AF_UNIX"
+
+
+def test_turn_gets_a_network_but_not_the_one_behind_the_box() -> None:
+    service = unit("relay-turn.conf")["Service"]
+    assert service["PrivateNetwork"] == "no"
+    assert service["RestrictAddressFamilies"].split() == ["AF_UNIX", "AF_INET", "AF_INET6"]
+    denied = [
+        ip_network(word) for line in _lines("relay-turn.conf", "IPAddressDeny") for word in line.split()
+    ]
+    for text in ("127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254", "::1", "fe80::1", "fd00::1"):
+        assert any(ip_address(text) in network for network in denied), text
+    assert not any(ip_address(text) in network for network in denied for text in ("8.8.8.8", "2606:4700::1"))
+
+
+def _lines(name: str, key: str) -> list[str]:
+    rows = (line.partition("=") for line in (UNITS / name).read_text().splitlines())
+    return [value for found, _, value in rows if found == key]
 
 
 def test_default_paths_are_those_the_unit_makes() -> None:

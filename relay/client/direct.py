@@ -13,10 +13,11 @@ import contextlib
 import hmac
 import os
 from collections.abc import Callable, Coroutine
+from ipaddress import IPv6Network
 from typing import Final, Literal
 
 from relay.client import candidates as cand
-from relay.client import pinned
+from relay.client import nat64, pinned
 from relay.client.carrier import Carrier, Way
 from relay.client.errors import RefusedError, SessionError
 from relay.client.health import Health
@@ -24,7 +25,7 @@ from relay.client.keyring import KeyRing
 from relay.client.knock import Knocker, Packet
 from relay.client.reports import Leg
 from relay.client.transport import Transport
-from relay.client.udp import UdpPort, own_hosts
+from relay.client.udp import UdpPort, has_ipv4, own_hosts
 from relay.errors import ErrorCode, PeerError
 from relay.protocol.address import Address
 from relay.protocol.datagram import Ping, Pong, decode_datagram, encode_datagram
@@ -60,11 +61,12 @@ class DirectPath:
         self._loop = asyncio.get_running_loop()
         self._identity = pinned.make_identity() if own > peer else None
         self._carrier = Carrier()
-        self._health = Health()
+        self._health = Health(2 * _STEP_S)
         self._generation = -1
         self._mine: tuple[cand.Candidate, ...] = ()
         self._secret = b""
         self._offer: cand.Offer | None = None
+        self._translator: IPv6Network | None = None  # in front of us, if we have IPv6 alone
         self._heard_generation = -1
         self._knocker: Knocker | None = None
         self._port: UdpPort | None = None
@@ -105,6 +107,7 @@ class DirectPath:
             self._port.on_stranger = None
         self._port = port
         port.on_stranger = self._on_stranger
+        self._find_translator()
         self._generation += 1
         hosts = own_hosts(self._leg.relay_host)
         self._mine = cand.gather(hosts, port.number, self._leg.seen_as)
@@ -171,6 +174,8 @@ class DirectPath:
         if self._knocker is None:
             assert self._offer is not None
             addresses = cand.usable(self._offer.candidates, self._mine)
+            if self._translator is not None:
+                addresses = nat64.reach(addresses, self._translator)
             self._knocker = Knocker(self._secret, self._own, self._peer, addresses, os.urandom)
         self._knocker.begin_round(self._loop.time())
         self._tick()
@@ -211,6 +216,18 @@ class DirectPath:
     async def _open(self, transport: Transport, certificate: bytes) -> None:
         await transport.open()
         transport.write(pinned.proof(self._secret, certificate))
+
+    def _find_translator(self) -> None:
+        """IPv6 alone, and yet the relay saw an IPv4 address: its prefix is known before the first round."""
+        seen = self._leg.seen_as
+        if seen is None or "." not in seen.host or has_ipv4():
+            self._translator = None
+        elif self._translator is None:
+            self._translator = nat64.WELL_KNOWN
+            self._spawn(self._discover())
+
+    async def _discover(self) -> None:
+        self._translator = await nat64.discover()
 
     async def _announce(self, message: Cand) -> None:
         try:
@@ -264,7 +281,7 @@ class DirectPath:
 
     def _up(self) -> None:
         self._cancel_retry()
-        self._health = Health()
+        self._health = Health(2 * _STEP_S)
         self._carrier.on_up(self._loop.time())
         self._tick()
 

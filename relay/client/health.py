@@ -3,7 +3,8 @@
     ping(now) -> sequence number, when one is due        on_pong(sequence, now)
 
 Pings go as datagrams beside the media, often while it flows: then a path that dies is known within a few of
-its packets. Must never live here: sockets, clocks, what follows from it.
+its packets. Time in which we did not look is not time in which nothing came: a machine that starves knows
+nothing of its paths. Must never live here: sockets, clocks, what follows from it.
 """
 
 from __future__ import annotations
@@ -23,9 +24,16 @@ LOSS_COST_S: Final = 0.010  # one per cent of loss hurts a voice like 10 ms of d
 
 
 class Health:
-    """What is known of one path. All times in seconds."""
+    """What is known of one path. All times in seconds.
 
-    def __init__(self) -> None:
+    `look_s`: the owner looks at least so often. From one look to the next no more than that is silence,
+    and pings that were under way in a longer pause tell no delay, and no loss if their answer is late.
+    """
+
+    def __init__(self, look_s: float = float("inf")) -> None:
+        self._look_s = look_s
+        self._looked_at: float | None = None
+        self._starved = 0.0  # seconds between looks that were too far apart
         self.rtt: float | None = None
         self.jitter = 0.0
         self.answered_at: float | None = None
@@ -34,11 +42,13 @@ class Health:
         self._next_at = 0.0
         self._sequence = 0
         self._waiting: dict[int, float] = {}
+        self._excused: set[int] = set()  # of those waiting: we did not look while they were under way
         self._ends: deque[tuple[float, bool]] = deque()
         self._missing_since: float | None = None  # when the first ping after the last answered one left
 
     def ping(self, now: float, *, busy: bool) -> int | None:
         """The number of a ping to send now, None while none is due. `busy`: media flows."""
+        now = self._awake(now)
         if now < self._next_at:
             if busy:
                 self._next_at = min(self._next_at, now + BUSY_S)
@@ -50,29 +60,29 @@ class Health:
             self._missing_since = now
         return self._sequence
 
-    def next_deadline(self) -> float:
-        """When the next ping is due."""
-        return self._next_at
-
     def on_pong(self, sequence: int, now: float) -> None:
         """An answer; one that nobody asked for is ignored."""
+        now = self._awake(now)
         self._settle(now)
         asked = self._waiting.pop(sequence, None)
         if asked is None:
             return
-        sample = now - asked
-        if self.rtt is None:
-            self.rtt, self.first_at = sample, now
-        else:
-            self.jitter += (abs(sample - self.rtt) - self.jitter) / 16  # RFC 3550 section 6.4.1
-            self.rtt += (sample - self.rtt) / 8  # RFC 9002 section 5.3
         self.answered_at = now
         later = [at for other, at in self._waiting.items() if other > sequence]
         self._missing_since = min(later, default=None)
+        excused = sequence in self._excused
+        self._excused.discard(sequence)
+        sample = now - asked
+        if self.rtt is None:
+            self.rtt, self.first_at = sample, now
+        elif not excused:
+            self.jitter += (abs(sample - self.rtt) - self.jitter) / 16  # RFC 3550 section 6.4.1
+            self.rtt += (sample - self.rtt) / 8  # RFC 9002 section 5.3
         self._ends.append((now, True))
 
     def overdue(self, now: float) -> float:
         """How long an answer is missing that should be here: the oldest ping after the last one answered."""
+        now = self._awake(now)
         if self._missing_since is None:
             return 0.0
         return max(0.0, now - self._missing_since - self._expected())
@@ -87,13 +97,14 @@ class Health:
 
     def loss(self, now: float) -> float | None:
         """Share of pings of the last seconds that were not answered in time, None if too few are known."""
-        self._settle(now)
+        self._settle(self._awake(now))
         if len(self._ends) < MIN_PINGS:
             return None
         return sum(not came for _, came in self._ends) / len(self._ends)
 
     def age(self, now: float) -> float:
         """For how long answers have been coming."""
+        now = self._awake(now)
         return 0.0 if self.first_at is None else now - self.first_at
 
     def cost(self, now: float) -> float:
@@ -102,6 +113,14 @@ class Health:
             return float("inf")
         loss = self.loss(now) or 0.0
         return self.rtt / 2 + 2 * self.jitter + 100 * loss * LOSS_COST_S
+
+    def _awake(self, now: float) -> float:
+        """The moment `now`, less all the time in which we did not look."""
+        if self._looked_at is not None and now - self._looked_at > self._look_s:
+            self._starved += now - self._looked_at - self._look_s
+            self._excused.update(self._waiting)
+        self._looked_at = now
+        return now - self._starved
 
     def _expected(self) -> float:
         return FIRST_RTT_S if self.rtt is None else self.rtt + 2 * self.jitter
@@ -112,6 +131,8 @@ class Health:
         for sequence, at in list(self._waiting.items()):
             if at <= late:
                 del self._waiting[sequence]
-                self._ends.append((now, False))
+                if sequence not in self._excused:
+                    self._ends.append((now, False))
+                self._excused.discard(sequence)
         while self._ends and self._ends[0][0] < now - WINDOW_S:
             self._ends.popleft()

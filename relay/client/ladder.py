@@ -23,6 +23,7 @@ TRIAL_S: Final = 1.5  # 37 pings: one that loses a third looks good once in a th
 CLIMB_S: Final = 3.0  # a better rung must have been good for so long
 OPEN_S: Final = 4.5  # an unused connection is closed by the relay after 5 s
 CLIMB_EVERY_S: Final = 60.0
+FIRST_CLIMB_S: Final = 5.0  # a race is won by luck, too: one lost packet costs the better rung a second
 BAD_LOSS: Final = 0.08  # what redundancy and concealment no longer hide
 GOOD_LOSS: Final = 0.03
 BAD_COST_S: Final = 0.600
@@ -131,7 +132,7 @@ class Ladder:
         self._began = now
         self._failures = 0
         self._try_at = now
-        self._climb_at = now + CLIMB_EVERY_S
+        self._climb_at: float | None = None  # counted from the first check: nobody climbs before they talk
 
     def check(self, now: float, current: Health, trials: Mapping[int, Health]) -> Decision | None:
         """What to do now. `trials` are those rungs under trial that are up."""
@@ -153,6 +154,8 @@ class Ladder:
             self._wait(now)
 
     def _begin(self, now: float, current: Health) -> Decision | None:
+        if self._climb_at is None:
+            self._climb_at = now + FIRST_CLIMB_S
         if now >= self._try_at and is_bad(current, now):
             # The one in use too, as another connection: the network may be a new one, or a mapping gone.
             self._tried = tuple(range(self._rungs))

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from relay.client.errors import RefusedError, SessionError
 from relay.client.health import Health
 from relay.client.link import Credentials, Link, TransportName
+from relay.client.raw import open_raw
 from relay.client.rungs import Destination
 from relay.client.transport import Handler, LegTransport, Transport, Trust, open_transport
 from relay.client.websocket import open_websocket
@@ -22,6 +23,7 @@ from relay.protocol.datagram import Ping, Pong, decode_datagram, encode_datagram
 from relay.protocol.messages import Cli, Err, Message, Welcome
 
 ANSWER_S: Final = 5.0  # an answer is one round trip away; a relay that needs longer is not there
+LOOK_S: Final = 0.08  # whoever judges legs looks every 50 ms (climb.py)
 _OURS: Final = 0x8000_0000  # sequence numbers of a leg's own pings; the call's have this bit clear
 
 
@@ -36,7 +38,11 @@ async def _open_web(to: Destination, trust: Trust, handler: Handler, proxy: str 
     return await open_websocket(to.host, to.port, trust, handler, proxy)
 
 
-OPENERS: Final[Mapping[TransportName, Opener]] = {"quic": _open_quic, "ws": _open_web}
+async def _open_raw(to: Destination, trust: Trust, handler: Handler, proxy: str | None) -> LegTransport:
+    return await open_raw(to.host, to.port, trust, handler)
+
+
+OPENERS: Final[Mapping[TransportName, Opener]] = {"quic": _open_quic, "ws": _open_web, "tls": _open_raw}
 
 
 class Owner(Protocol):
@@ -61,7 +67,7 @@ class RelayLeg:
         self.number = number
         self.rung = rung
         self.to = to
-        self.health = Health()
+        self.health = Health(LOOK_S)
         self.link: Link | None = None
         self.transport: LegTransport | None = None
         self.up: int | None = None

@@ -29,7 +29,7 @@ from relay.protocol.messages import (
     Welcome,
 )
 
-TransportName = Literal["quic", "ws"]
+TransportName = Literal["quic", "ws", "tls"]
 CAPS: Final = Caps(dg=1024, suites=(5, 4), dred=False, red=False, dtx=False, nack=False, lr=False)
 
 

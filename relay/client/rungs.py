@@ -26,7 +26,7 @@ class Destination(NamedTuple):
 
 
 def parse_url(url: str) -> Destination:
-    """Where "quic://host:port" or "wss://host:port/vrl/1" leads. LocalError for anything else."""
+    """Where "quic://host:port", "wss://host:port/vrl/1" or "tls://host:port" leads; else LocalError."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -36,7 +36,11 @@ def parse_url(url: str) -> Destination:
         return Destination("quic", host, port or DEFAULT_PORT)
     if host and parts.scheme == "wss" and parts.path in ("", "/", PATH):
         return Destination("ws", host, port or DEFAULT_PORT)
-    raise LocalError("a relay's address looks like quic://host:port or wss://host:port/vrl/1")
+    if host and parts.scheme == "tls":
+        return Destination("tls", host, port or DEFAULT_PORT)
+    raise LocalError(
+        "a relay's address looks like quic://host:port, wss://host:port/vrl/1 or tls://host:port"
+    )
 
 
 def ladder_of(url: str, fallbacks: Sequence[str] | None, *, tcp: bool = True) -> list[Destination]:

@@ -120,18 +120,20 @@ class Transport:
 
     async def open(self) -> None:
         """Shake hands. SessionError when nobody answers within 5 s or the certificate is not trusted."""
-        if self._port is None:
-            self._port = await open_port()
-        self._port.attach(self._peer, self.receive)
-        self._quic.connect(self._peer, self._loop.time())
-        self.flush()
+        if not self.is_closed:  # else given up before it began
+            if self._port is None:
+                self._port = await open_port()
+            self._port.attach(self._peer, self.receive)
+            self._quic.connect(self._peer, self._loop.time())
+            self.flush()
         await self._wait_ready()
 
     async def accept(self, first: bytes) -> None:
         """The other end of `open`: the peer's first packet came to our port. SessionError as there."""
         assert self._port is not None
-        self._port.attach(self._peer, self.receive)
-        self.receive(first)
+        if not self.is_closed:
+            self._port.attach(self._peer, self.receive)
+            self.receive(first)
         await self._wait_ready()
 
     async def _wait_ready(self) -> None:
@@ -241,6 +243,8 @@ class Transport:
         self.unsent += payload[0] != 0  # control datagrams are not media
 
     def _transmit(self) -> None:
+        if self._quic.get_peer_address() is None:
+            return  # neither connected nor reached by a first packet yet: aioquic would raise IndexError
         sent = 0
         for data, address in self._quic.datagrams_to_send(self._loop.time()):
             sent = max(sent, len(data))

@@ -113,6 +113,11 @@ def source_toward(host: str) -> str | None:
     return None if ip.is_unspecified else str(ip)
 
 
+def has_ipv4() -> bool:
+    """Whether any IPv4 address of the world can be sent to."""
+    return source_toward(_ROUTED[0]) is not None
+
+
 def own_hosts(relay: str) -> list[str]:
     """Addresses this machine sends from: toward the relay, and toward the world in either family.
 

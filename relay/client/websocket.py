@@ -1,9 +1,6 @@
 """The SDK's leg over TCP 443, for networks that block UDP: WebSocket in TLS, by an HTTP proxy if need be.
 
-    control frames    C0 || msgpack, in order         datagrams    as they are, within 200 ms or not at all
-
-A media datagram is written only while the one before has left the machine: what waits longer is dropped here,
-where it can be counted, and not queued where it only grows old. Must never live here: protocol content.
+Must never live here: protocol content, and what a leg in bare TLS does as well (stream.py).
 """
 
 from __future__ import annotations
@@ -12,33 +9,26 @@ import asyncio
 import contextlib
 import os
 import socket
-import ssl
-from collections import deque
 from typing import Final
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
 from relay.client.errors import SessionError
-from relay.client.transport import HANDSHAKE_S, MAX_DATAGRAM, Handler, Trust
-from relay.errors import ErrorCode, LocalError
-from relay.outlet import is_idle, send_soon
-from relay.protocol.control import MAX_FRAME, FrameReader
+from relay.client.stream import CLOSE_S, StreamTransport, tls_context
+from relay.client.transport import HANDSHAKE_S, Handler, Trust
+from relay.errors import ErrorCode
+from relay.outlet import send_soon
+from relay.protocol.control import MAX_FRAME
 
 PATH: Final = "/vrl/1"
 SUBPROTOCOL: Final = "vrl.1"
-CONTROL: Final = 0xC0
-LAST_DATAGRAM: Final = 0x3F
 CLOSE_BASE: Final = 4000
-QUEUE_FRAMES: Final = 10
-QUEUE_S: Final = 0.200
-LOOK_S: Final = 0.010  # between two looks at a socket that still holds something
-CLOSE_S: Final = 1.0
 GOODBYE_TURNS: Final = 3  # of the loop, in which it sees that the socket was shut and lets it go
 _STATUS: Final = {403: ErrorCode.ORIGIN_DENIED, 503: ErrorCode.DRAINING}
 
 
-class WebSocketTransport:
+class WebSocketTransport(StreamTransport):
     """One WebSocket with the face of `relay.client.transport.Transport`. Made by `open_websocket`."""
 
     name = "ws"
@@ -48,83 +38,13 @@ class WebSocketTransport:
     ) -> None:
         self._session = session
         self._web = web
-        self._handler = handler
-        self._loop = asyncio.get_running_loop()
-        self._fd: int = web.get_extra_info("socket").fileno()
-        self._door = os.dup(self._fd)  # what is left to shut at the end
-        self._control: deque[bytes] = deque()
-        self._reader = FrameReader()
-        self._queue: deque[tuple[float, bytes]] = deque()
-        self._wanted = asyncio.Event()
-        self._is_closed = False
-        self.unsent = 0  # media dropped here: too old, or too many
-        self._tasks = [self._loop.create_task(self._write()), self._loop.create_task(self._read())]
-        self._ending: asyncio.Task[None] | None = None
-
-    @property
-    def is_closed(self) -> bool:
-        """True once `on_closed` was called."""
-        return self._is_closed
-
-    @property
-    def local_port(self) -> int:
-        """The TCP port we send from."""
-        name = self._web.get_extra_info("sockname")
-        return int(name[1]) if name else 0
-
-    def write(self, data: bytes) -> None:
-        """Send whole frames of the control stream."""
-        if not self._is_closed:
-            self._control.extend(bytes((CONTROL,)) + frame for frame in self._reader.feed(data))
-            self._wanted.set()
-
-    def send(self, payload: bytes) -> None:
-        """Send a datagram now, or within 200 ms, or not at all."""
-        if len(payload) > MAX_DATAGRAM:
-            raise LocalError(f"a datagram of {len(payload)} bytes does not fit a packet")
-        if self._is_closed:
-            return
-        self._queue.append((self._loop.time() + QUEUE_S, payload))
-        if len(self._queue) > QUEUE_FRAMES:
-            self._give_up(self._queue.popleft()[1])
-        self._wanted.set()
-
-    async def rebind(self) -> int:
-        """TCP does not move: LocalError. `Session.rejoin` makes a new leg."""
-        raise LocalError("a leg over TCP cannot move to another port: rejoin instead")
-
-    def close(self, code: int = ErrorCode.NO_ERROR, reason: str = "") -> None:
-        """Close with an application code, after the control frames before it; `on_closed` comes at once."""
-        self._end(code, reason, CLOSE_BASE + code)
-
-    async def wait_closed(self) -> None:
-        """Wait until the relay was told, a second at most, and the socket is closed."""
-        if self._ending is None:
-            await asyncio.wait([self._tasks[1]])
-        if self._ending is not None:
-            await asyncio.shield(self._ending)
+        self._door = os.dup(web.get_extra_info("socket").fileno())  # what is left to shut at the end
+        super().__init__(handler, web.get_extra_info("socket"), web.get_extra_info("sockname"))
 
     # ------------------------------------------------------------ inside
 
-    def _give_up(self, payload: bytes) -> None:
-        self.unsent += payload[0] != 0  # control datagrams are not media
-
-    async def _write(self) -> None:
-        with contextlib.suppress(OSError, RuntimeError):  # it broke: the reader sees that too
-            while await self._wanted.wait():
-                self._wanted.clear()
-                while self._control or self._queue:
-                    await self._write_one()
-
-    async def _write_one(self) -> None:
-        if self._control:
-            await self._web.send_bytes(self._control.popleft())
-        elif self._queue[0][0] < self._loop.time():
-            self._give_up(self._queue.popleft()[1])
-        elif is_idle(self._fd):
-            await self._web.send_bytes(self._queue.popleft()[1])
-        else:
-            await asyncio.sleep(LOOK_S)
+    async def _put(self, record: bytes) -> None:
+        await self._web.send_bytes(record)
 
     async def _read(self) -> None:
         while True:
@@ -133,38 +53,12 @@ class WebSocketTransport:
                 break
             self._take(message.data)
         reason = message.extra if isinstance(message.extra, str) else ""
-        self._end(*_application_code(self._web.close_code, reason), None)
+        self._end(*_application_code(self._web.close_code, reason), is_ours=False)
 
-    def _take(self, data: bytes) -> None:
-        first = data[0] if data else 0xFF
-        if self._is_closed:
-            return
-        if first <= LAST_DATAGRAM:
-            self._handler.on_datagram(data)
-        elif first == CONTROL and len(data) <= 1 + MAX_FRAME:
-            self._handler.on_stream((len(data) - 1).to_bytes(2, "big") + data[1:])
-        else:
-            self.close(ErrorCode.PROTOCOL_VIOLATION, "neither a datagram nor a control message")
+    async def _say_goodbye(self, code: int, reason: str) -> None:
+        await self._web.close(code=CLOSE_BASE + code, message=reason.encode()[:123])
 
-    def _end(self, code: int, reason: str, close_code: int | None) -> None:
-        if self._is_closed:
-            return
-        self._is_closed = True
-        self._queue.clear()
-        self._ending = self._loop.create_task(self._finish(close_code, reason))
-        self._handler.on_closed(code, reason)
-
-    async def _finish(self, close_code: int | None, reason: str) -> None:
-        """Last words, the close frame, and all that is ours goes. `close_code` None: the relay closed."""
-        self._tasks[0].cancel()
-        with contextlib.suppress(OSError, RuntimeError, TimeoutError):
-            async with asyncio.timeout(CLOSE_S):
-                if close_code is not None:
-                    while self._control:
-                        await self._web.send_bytes(self._control.popleft())
-                    await self._web.close(code=close_code, message=reason.encode()[:123])
-        self._tasks[1].cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    async def _let_go(self) -> None:
         await self._session.close()
         # TLS would wait for the relay's last word; all that mattered was said above.
         with contextlib.suppress(OSError), socket.socket(fileno=self._door) as door:
@@ -182,7 +76,7 @@ async def open_websocket(
     """
     if proxy is None and not proxy_bypass(host):
         proxy = getproxies().get("https")
-    context = _context(trust)
+    context = tls_context(trust, "http/1.1")
     session = aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(total=None), connector=aiohttp.TCPConnector(force_close=True)
     )
@@ -207,22 +101,6 @@ async def open_websocket(
         if refused is None:
             raise
         raise refused from None
-
-
-def _context(trust: Trust) -> ssl.SSLContext:
-    if trust.ca is None:
-        context = ssl.create_default_context()
-    else:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        try:
-            context.load_verify_locations(trust.ca)
-        except OSError as error:
-            raise SessionError(ErrorCode.GENERAL, f"CA file: {error.strerror}") from None
-    if trust.insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 def _refusal(error: BaseException) -> SessionError | None:

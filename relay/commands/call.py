@@ -35,7 +35,9 @@ def add(subcommands: Subcommands) -> None:
         "relay call --url quic://relay.example:443 --token-file b.tok --tone 440 --seconds 10 --json\n"
         "relay call --url quic://relay.example:443 --token-file b.tok --decline busy",
     )
-    parser.add_argument("--url", required=True, help="quic://host:port or wss://host:port/vrl/1")
+    parser.add_argument(
+        "--url", required=True, help="quic://host:port, wss://host:port/vrl/1 or tls://host:port"
+    )
     parser.add_argument(
         "--token-file", required=True, metavar="FILE", help='token as text, "-" for standard input'
     )

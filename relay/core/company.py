@@ -61,7 +61,8 @@ class OpenCompany:
     """Anybody whose back end knows the secret; any peer that the deny rules let pass."""
 
     def __init__(self, config: TurnConfig) -> None:
-        self._config = config
+        self.config = config
+        """May be replaced: what exists keeps what it was given."""
 
     def owner_of(self, user: bytes, name: UserName) -> Owner | None:
         """Each user name is somebody."""
@@ -81,4 +82,4 @@ class OpenCompany:
 
     def budget(self, owner: Owner) -> Budget:
         """The same for everybody."""
-        return Budget(1000 * self._config.kbps, self._config.pps)
+        return Budget(1000 * self.config.kbps, self.config.pps)

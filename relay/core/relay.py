@@ -27,6 +27,7 @@ from relay.core.call import Call
 from relay.core.door import Door
 from relay.core.events import EngineKeys
 from relay.core.exchange import Exchange
+from relay.core.guests import Guests
 from relay.core.leaving import Leaving
 from relay.core.leg import Leg, LegState
 from relay.core.listening import Listening
@@ -181,6 +182,11 @@ class Relay:
     def spent_tokens(self) -> int:
         """Token ids remembered against replay."""
         return len(self._admission.spent)
+
+    @property
+    def guests(self) -> Guests:
+        """The people of its calls, as the TURN engine asks about them."""
+        return self._node.guests
 
     @property
     def node(self) -> Node:

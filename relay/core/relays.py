@@ -80,7 +80,9 @@ class Relays:
 
     # ------------------------------------------------------------ life
 
-    def open(self, via: Via, owner: Owner, user: bytes, secret: bytes, size: int) -> Allocation:
+    def open(
+        self, via: Via, owner: Owner, user: bytes, secret: bytes, size: int, is_even: bool = False
+    ) -> Allocation:
         """A new allocation on addresses of `size` bytes; both quotas were charged by the caller."""
         self._numbers += 1
         made = Allocation(self._numbers, via, owner, user, secret, size, self.now)
@@ -89,7 +91,7 @@ class Relays:
             self._by_call.setdefault(owner.call, {})[made.number] = made
         self.count("turn_opened")
         bits, packets = self.company.budget(owner)
-        self.put(OpenRelay(made.number, via, 4 if size == 4 else 6, bits, packets))
+        self.put(OpenRelay(made.number, via, 4 if size == 4 else 6, bits, packets, is_even))
         self.watch(made)
         return made
 

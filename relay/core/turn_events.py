@@ -79,7 +79,8 @@ class Answer:
 class OpenRelay:
     """Bind a relay socket of this family (4 or 6) and answer with RelayOpened or RelayFailed.
 
-    Numbers are never used twice. `bps` and `pps` are what the allocation may carry, each way.
+    Numbers are never used twice. `bps` and `pps` are what the allocation may carry, each way. `is_even`: on
+    an even port.
     """
 
     allocation: int
@@ -87,6 +88,7 @@ class OpenRelay:
     family: int
     bps: int
     pps: int
+    is_even: bool = False
 
 
 @dataclass(frozen=True, slots=True)

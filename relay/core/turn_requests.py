@@ -2,7 +2,7 @@
 
     Allocate --OpenRelay--> RelayOpened --> answer       Refresh, CreatePermission, ChannelBind --> answer
 
-Off: EVEN-PORT and reservations (508), DONT-FRAGMENT (420), TCP towards peers (442). Must never live here:
+Off: reservations (508), DONT-FRAGMENT (420), TCP towards peers (442). Must never live here:
 credentials, and how an answer is guarded.
 """
 
@@ -68,19 +68,22 @@ class Requests:
         if not relays.node_quota.charge(HERE):
             relays.user_quota.release(owner)
             raise TurnError(508)
-        allocation = relays.open(request.via, owner, request.caller.user, request.caller.secret, size)
+        is_even = message.get(turn.EVEN_PORT) is not None
+        allocation = relays.open(
+            request.via, owner, request.caller.user, request.caller.secret, size, is_even
+        )
         self._pending[allocation.number] = request
         return None
 
     def _wanted_size(self, message: Message) -> int:
         """Bytes of the addresses asked for."""
         family = message.get(turn.REQUESTED_ADDRESS_FAMILY)
-        has_even = message.get(turn.EVEN_PORT) is not None
+        even = message.get(turn.EVEN_PORT)
         has_token = message.get(turn.RESERVATION_TOKEN) is not None
         is_double = family is not None and message.get(turn.ADDITIONAL_ADDRESS_FAMILY) is not None
-        if is_double or (has_token and (has_even or family is not None)):
+        if is_double or (has_token and (even is not None or family is not None)):
             raise TurnError(400)
-        if has_even or has_token:
+        if has_token or (even is not None and turn.wants_next(even)):
             raise TurnError(508)
         size = _SIZES.get(stun.IPV4 if family is None else turn.u8_of(family))
         if size is None or size not in self._relays.families:

@@ -13,10 +13,14 @@ from dataclasses import dataclass, field
 from aioquic.quic.configuration import QuicConfiguration
 
 from relay.config import Config
+from relay.core.company import OpenCompany
 from relay.core.credentials import TurnKeys
-from relay.core.events import ConfigChanged, EngineKeys
+from relay.core.events import ConfigChanged, DrainRequested, EngineKeys
 from relay.core.relay import Relay
+from relay.core.turn import Turn
+from relay.core.turn_events import Draining, TurnChanged
 from relay.edge import lane as lanes
+from relay.edge.doors import Doors, Watcher, own_addresses
 from relay.edge.driver import Driver, Sinks
 from relay.edge.endpoint import Endpoint
 from relay.edge.front import AddressTokens, Front
@@ -24,6 +28,7 @@ from relay.edge.ids import ConnectionIds
 from relay.edge.lane import FrontKeys, Lane
 from relay.edge.streams import Streams
 from relay.edge.timers import Loop
+from relay.edge.turn import TurnDriver
 from relay.protocol.cid import SERVER_ID_SIZE, CidCodec
 from relay.protocol.ids import Kid
 from relay.protocol.keys import ClusterKey
@@ -36,21 +41,23 @@ class NodeKeys:
 
     cluster: Sequence[ClusterKey] = field(repr=False)
     issuers: Mapping[Kid, bytes]
+    shared: Sequence[bytes] = field(default=(), repr=False)
+    """Secrets that a back end mints TURN credentials with, newest first; none in strict policy."""
 
     @classmethod
-    def of(cls, cluster: Sequence[ClusterKey], config: Config) -> NodeKeys:
+    def of(cls, cluster: Sequence[ClusterKey], config: Config, shared: Sequence[bytes] = ()) -> NodeKeys:
         """With the issuers that the configuration names."""
         publics = [bytes.fromhex(issuer.public_key) for issuer in config.tokens.issuers]
-        return cls(cluster, {kid_of(public): public for public in publics})
+        return cls(cluster, {kid_of(public): public for public in publics}, shared)
 
     def engine(self) -> EngineKeys:
         """What the engine may know of them."""
         tickets = [key.derive("ticket") for key in self.cluster]
         return EngineKeys(self.issuers, tickets, self.turn().rest)
 
-    def turn(self, shared: Sequence[bytes] = ()) -> TurnKeys:
-        """What the TURN engine may know; `shared`: secrets of a back end, newest first, in open policy."""
-        return TurnKeys.of([key.derive("turn") for key in self.cluster], shared)
+    def turn(self) -> TurnKeys:
+        """What the TURN engine may know."""
+        return TurnKeys.of([key.derive("turn") for key in self.cluster], self.shared)
 
 
 class Node:
@@ -67,7 +74,9 @@ class Node:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         draw: Callable[[int], bytes] = os.urandom,
+        watcher: Watcher | None = None,
     ) -> None:
+        """`watcher` reads relay sockets where the lane has no threads that do."""
         self.config = config
         self.lane: Lane = lanes.choose(config)
         server_id = config.node.server_id.to_bytes(SERVER_ID_SIZE - 1, "big") + b"\0"  # worker 0
@@ -113,6 +122,35 @@ class Node:
         self.driver = Driver(loop, self.engine, self.endpoint, self.lane, sinks, clock=clock, wall=wall)
         self.endpoint.attach(self.driver)
         self.streams.attach(self.driver)
+        self._open_company = OpenCompany(config.turn)
+        company = self._open_company if config.turn.policy == "open" else self.engine.guests
+        self.turn = TurnDriver(
+            loop,
+            Turn(config, keys.turn(), company, own_addresses()),
+            self.endpoint,
+            self.lane,
+            Doors(
+                config.turn,
+                self.endpoint,
+                self.lane,
+                None if self.lane.name == "native" else watcher,
+                clock=clock,
+                draw=draw,
+            ),
+            clock=clock,
+            wall=wall,
+        )
+        self.driver.on_company = self.turn.feed
+        self._attach_turn(config)
+
+    def _attach_turn(self, config: Config) -> None:
+        serves = config.turn.enabled or config.stun.open_binding
+        self.endpoint.attach_turn(self.turn if serves else None)
+
+    def drain(self) -> None:
+        """The node leaves: no new calls and no new allocations from now on."""
+        self.driver.feed(DrainRequested())
+        self.turn.feed(Draining())
 
     def configure(self, config: Config, keys: NodeKeys, quic: QuicConfiguration) -> None:
         """A reload: new limits, policy, issuers and certificate; running calls are untouched."""
@@ -122,3 +160,6 @@ class Node:
         self.streams.configure(config.limits)
         self.lane.limit_front(config.limits)
         self.driver.feed(ConfigChanged(config, keys.engine()))
+        self._open_company.config = config.turn
+        self.turn.feed(TurnChanged(config, keys.turn()))
+        self._attach_turn(config)

@@ -135,6 +135,7 @@ class Endpoint(Ledger):
         self._clock = clock
         self._wall = wall
         self._sockets: list[socket.socket] = []
+        self._addresses = 1
         self.outbox = Outbox(loop, lane, clock, self._sockets)
         self.internal_errors = 0
         self.handshakes_expired = 0
@@ -221,6 +222,7 @@ class Endpoint(Ledger):
     def attach_socket(self, sock: socket.socket) -> int:
         """A socket that packets come by and leave by; its number."""
         self._sockets.append(sock)
+        self._addresses = len(self._sockets)
         return len(self._sockets) - 1
 
     def use_sockets(self, sockets: Sequence[socket.socket], addresses: int) -> None:
@@ -228,8 +230,13 @@ class Endpoint(Ledger):
 
         A number that is gone stands for a socket of the same address.
         """
+        self._addresses = addresses
         beyond = range(len(sockets), len(self._sockets))
         self._sockets[:] = [*sockets, *(sockets[number % addresses] for number in beyond)]
+
+    def place_of(self, sock: int) -> int:
+        """Number of the address that a socket stands for."""
+        return sock % self._addresses
 
     def read(self, number: int, most: int = READ_BATCH) -> int:
         """Take up to `most` packets that wait in a socket, then send what became ready; how many it took."""

@@ -20,14 +20,13 @@ from relay.core.reasons import DropReason
 from relay.edge.endpoint import MAX_BACKLOG, Handler
 from relay.edge.lane import Lane
 from relay.edge.timers import Loop, Timer
-from relay.errors import ErrorCode
+from relay.errors import ErrorCode, PeerError
 from relay.protocol.address import Address
 from relay.protocol.control import MAX_FRAME
+from relay.protocol.records import CONTROL, LAST_DATAGRAM
 
 log = logging.getLogger("relay.streams")
 
-LAST_DATAGRAM = 0x3F
-CONTROL = 0xC0
 CHUNK = 4096  # bytes written before the wire is asked again: as much as the kernel may hold unsent
 LOOK_S = 0.010  # between two looks at a wire that was not idle: half a frame
 STUCK_S = 10.0  # a wire that takes nothing for so long has nobody at its end
@@ -207,12 +206,13 @@ class Streams:
             frame = data[1:]
             self._handler.stream(leg.number, len(frame).to_bytes(2, "big") + frame, False)
 
-    def refuse(self, number: int, reason: str) -> None:
-        """The peer sent what is no binary message."""
+    def refuse(self, number: int, error: PeerError) -> None:
+        """The peer sent what is no message."""
         if number in self._legs:
             self.received += 1
-            self.dropped[DropReason.MALFORMED] += 1
-            self.close(number, ErrorCode.PROTOCOL_VIOLATION, reason)
+            is_long = error.code == ErrorCode.TOO_LARGE
+            self.dropped[DropReason.TOO_LARGE if is_long else DropReason.MALFORMED] += 1
+            self.close(number, error.code, error.message)
 
     # ------------------------------------------------------------ out
 

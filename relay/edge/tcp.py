@@ -1,4 +1,6 @@
-"""TLS over TCP: who may connect, for how long a handshake may take, and how little a socket may hold.
+"""TCP and TLS over it: who may connect, for how long a handshake may take, how little a socket may hold.
+
+    accept --> counted --> TLS --> whose it is (demux.classify_stream) --> the protocol that serves this kind
 
 A connection is counted from `accept` to its end, per source and in all; until it is somebody's leg it has
 five seconds. Must never live here: what is spoken inside TLS.
@@ -11,7 +13,8 @@ import errno
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, cast
 
 from relay.config import LimitsConfig
 from relay.core.limits import TokenBucket
@@ -19,13 +22,26 @@ from relay.core.reasons import DropReason
 from relay.errors import ConfigError
 from relay.outlet import send_soon
 from relay.protocol.address import Address
+from relay.protocol.demux import StreamKind, classify_stream
 
-ALPN = ["http/1.1"]
 BACKLOG = 512
 ACCEPT_BATCH = 16  # connections per listening socket and turn
 ACCEPT_AGAIN_S = 1.0  # after the process or the machine ran out of descriptors
 RECEIVE_BUFFER = 32 * 1024  # what one peer can make us read in one turn
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+Judge = Callable[[socket.socket, Address], None]
+"""Takes a connection over, or closes it."""
+
+Maker = Callable[[socket.socket, Address], asyncio.Protocol | None]
+"""Who speaks with a connection from now on; None when there is no room for it."""
+
+
+class Service(NamedTuple):
+    """One kind of streams. `is_leg`: each is somebody's as soon as it is known to be of this kind."""
+
+    make: Maker
+    is_leg: bool
 
 
 def bind(text: str, key: str) -> socket.socket:
@@ -45,120 +61,104 @@ def bind(text: str, key: str) -> socket.socket:
     return sock
 
 
-def server_context(certificate: str, key: str) -> ssl.SSLContext:
-    """The server's side of TLS: 1.2 or 1.3, ALPN http/1.1. OSError, ValueError for a pair that is none."""
+def server_context(certificate: str, key: str, kinds: Iterable[StreamKind]) -> ssl.SSLContext:
+    """The server's side of TLS, 1.2 or 1.3, for streams of these kinds. OSError, ValueError: no such pair.
+
+    A client that offers none of their names is let in without one: so OpenSSL has it in Python.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.load_cert_chain(certificate, key)
-    context.set_alpn_protocols(ALPN)
+    wanted = set(kinds)
+    context.set_alpn_protocols([kind.value for kind in StreamKind if kind in wanted])
     return context
 
 
 class Gate(asyncio.Protocol):
-    """A connection on its way to become a leg: passes everything on, and lets go of its place at the end."""
+    """A connection on its way to become a leg: finds out whose it is, passes everything on to him, and lets
+    go of its place at the end."""
 
-    def __init__(self, inner: asyncio.Protocol, release: Callable[[], None]) -> None:
-        self.inner = inner
-        self._release = release
+    def __init__(self, listener: TlsListener, sock: socket.socket, address: Address, due: float) -> None:
+        self.sock = sock
+        self.address = address
+        self.due = due
+        self.inner: asyncio.Protocol | None = None
+        self.transport: asyncio.Transport | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._listener = listener
+        self._is_judged = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.inner.connection_made(transport)
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
+        self._listener.entered(self, self.transport)
+        self._pass_on(None)
+
+    def _pass_on(self, first: int | None) -> None:
+        assert self.transport is not None
+        tls = self.transport.get_extra_info("ssl_object")
+        kind = classify_stream(tls.selected_alpn_protocol(), first)
+        if kind is not None:
+            self._is_judged = True
+            self.inner = self._listener.serve(self, kind, self.transport)
+            if self.inner is not None:
+                self.inner.connection_made(self.transport)
 
     def data_received(self, data: bytes) -> None:
-        self.inner.data_received(data)
+        if not self._is_judged:
+            self._pass_on(data[0])
+        if self.inner is not None:
+            self.inner.data_received(data)
 
     def eof_received(self) -> bool | None:
-        return self.inner.eof_received()
+        return self.inner.eof_received() if self.inner is not None else None
 
     def pause_writing(self) -> None:
-        self.inner.pause_writing()
+        if self.inner is not None:
+            self.inner.pause_writing()
 
     def resume_writing(self) -> None:
-        self.inner.resume_writing()
+        if self.inner is not None:
+            self.inner.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         try:
-            self.inner.connection_lost(exc)
+            if self.inner is not None:
+                self.inner.connection_lost(exc)
         finally:
-            self._release()
+            self._listener.left(self)
 
 
-class TlsListener:
-    """Listening sockets; each connection that may stay gets a protocol of `make`.
+class Acceptor:
+    """Listening sockets; each connection is given to the `judge` of its socket."""
 
-    `begun(protocol)` says that it became a leg: its deadline is over.
-    """
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        limits: LimitsConfig,
-        context: ssl.SSLContext,
-        make: Callable[[], asyncio.Protocol],
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._limits = limits
-        self._context = context
-        self._make = make
-        self._sockets: list[socket.socket] = []
+        self._judges: dict[socket.socket, Judge] = {}
         self._again: dict[socket.socket, asyncio.TimerHandle] = {}
-        self._sources: Counter[bytes] = Counter()
-        self._handshakes: set[asyncio.Task[None]] = set()
-        self._deadlines: dict[asyncio.Protocol, asyncio.TimerHandle] = {}
-        self._rate = TokenBucket(limits.tcp_handshakes_per_s, limits.tcp_handshakes_per_s, loop.time())
-        self.connections = 0
-        self.accepted = 0
-        self.refused: Counter[DropReason] = Counter()
-        """Closed before TLS: quota, over_budget."""
-        self.failed = 0
-        """Handshakes that failed or took too long, of TLS or inside."""
 
-    def configure(self, limits: LimitsConfig, context: ssl.SSLContext) -> None:
-        """Limits and certificate for connections that come from now on."""
-        if limits.tcp_handshakes_per_s != self._limits.tcp_handshakes_per_s:
-            rate = limits.tcp_handshakes_per_s
-            self._rate = TokenBucket(rate, rate, self._loop.time())
-        self._limits = limits
-        self._context = context
-
-    @property
-    def half_open(self) -> int:
-        """Connections that are nobody's leg yet."""
-        return len(self._handshakes) + len(self._deadlines)
-
-    def listen(self, sock: socket.socket) -> None:
+    def listen(self, sock: socket.socket, judge: Judge) -> None:
         """Accept from this socket, which listens already."""
         sock.setblocking(False)
         # Accepted sockets have the same: set before the handshake, it bounds the window as well.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        self._sockets.append(sock)
+        self._judges[sock] = judge
         self._loop.add_reader(sock.fileno(), self._accept, sock)
 
     @property
     def ports(self) -> list[int]:
         """Where it listens."""
-        return [sock.getsockname()[1] for sock in self._sockets]
+        return [sock.getsockname()[1] for sock in self._judges]
 
     def close(self) -> None:
-        """Listen no more; what is connected goes on."""
-        for sock in self._sockets:
+        """Listen no more."""
+        for sock in self._judges:
             waiting = self._again.pop(sock, None)
             if waiting is not None:
                 waiting.cancel()
             self._loop.remove_reader(sock.fileno())
             sock.close()
-        self._sockets.clear()
-        for task in self._handshakes:
-            task.cancel()
-
-    def begun(self, protocol: asyncio.Protocol) -> None:
-        """The connection is a leg: it is judged by the engine from now on."""
-        deadline = self._deadlines.pop(protocol, None)
-        if deadline is not None:
-            deadline.cancel()
-
-    # ------------------------------------------------------------ one connection
+        self._judges.clear()
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(ACCEPT_BATCH):
@@ -172,11 +172,83 @@ class TlsListener:
                     self._again[listener] = self._loop.call_later(ACCEPT_AGAIN_S, self._resume, listener)
                     return
                 continue  # the peer went before we came
-            self._judge(sock, Address.parse(address))
+            self._judges[listener](sock, Address.parse(address))
 
     def _resume(self, listener: socket.socket) -> None:
         del self._again[listener]
         self._loop.add_reader(listener.fileno(), self._accept, listener)
+
+
+class TlsListener:
+    """Listening sockets; each connection that may stay gets a protocol of the service for its kind.
+
+    `begun(transport)` says that it became a leg: its deadline is over.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, limits: LimitsConfig, context: ssl.SSLContext
+    ) -> None:
+        self._loop = loop
+        self._limits = limits
+        self._context = context
+        self._services: dict[StreamKind, Service] = {}
+        self._acceptor = Acceptor(loop)
+        self._sources: Counter[bytes] = Counter()
+        self._handshakes: set[Gate] = set()
+        self._deadlines: dict[asyncio.BaseTransport, asyncio.TimerHandle] = {}
+        self._inside: set[Gate] = set()
+        self._rate = TokenBucket(limits.tcp_handshakes_per_s, limits.tcp_handshakes_per_s, loop.time())
+        self.accepted = 0
+        self.refused: Counter[DropReason] = Counter()
+        """Closed before TLS: quota, over_budget."""
+        self.failed = 0
+        """Handshakes that failed or took too long, of TLS or inside, and streams of kinds not served."""
+
+    def offer(self, kind: StreamKind, make: Maker, *, is_leg: bool) -> None:
+        """Serve streams of this kind, by protocols of `make`; see `Service`."""
+        self._services[kind] = Service(make, is_leg)
+
+    def configure(self, limits: LimitsConfig, context: ssl.SSLContext) -> None:
+        """Limits and certificate for connections that come from now on."""
+        if limits.tcp_handshakes_per_s != self._limits.tcp_handshakes_per_s:
+            rate = limits.tcp_handshakes_per_s
+            self._rate = TokenBucket(rate, rate, self._loop.time())
+        self._limits = limits
+        self._context = context
+
+    @property
+    def connections(self) -> int:
+        """All that were let in and are there."""
+        return self._sources.total()
+
+    @property
+    def half_open(self) -> int:
+        """Connections that are nobody's leg yet."""
+        return len(self._handshakes) + len(self._deadlines)
+
+    def listen(self, sock: socket.socket) -> None:
+        """Accept from this socket, which listens already."""
+        self._acceptor.listen(sock, self._judge)
+
+    @property
+    def ports(self) -> list[int]:
+        """Where it listens."""
+        return self._acceptor.ports
+
+    def close(self) -> None:
+        """Listen no more; what is connected goes on."""
+        self._acceptor.close()
+        for gate in self._handshakes:
+            if gate.task is not None:
+                gate.task.cancel()
+
+    def begun(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is a leg: it is judged by the engine from now on."""
+        deadline = self._deadlines.pop(transport, None)
+        if deadline is not None:
+            deadline.cancel()
+
+    # ------------------------------------------------------------ one connection
 
     def _judge(self, sock: socket.socket, address: Address) -> None:
         source = address.prefix()
@@ -197,62 +269,65 @@ class TlsListener:
             sock.close()
             return
         self.accepted += 1
-        self.connections += 1
         self._sources[source] += 1
-        task = self._loop.create_task(self._shake_hands(sock, source))
-        self._handshakes.add(task)
-        task.add_done_callback(self._handshakes.discard)
+        gate = Gate(self, sock, address, self._loop.time() + limits.handshake_s)
+        self._inside.add(gate)
+        self._handshakes.add(gate)
+        gate.task = self._loop.create_task(self._shake_hands(gate))
 
-    def _release(self, source: bytes) -> None:
-        self.connections -= 1
-        self._sources[source] -= 1
-        if not self._sources[source]:
-            del self._sources[source]
-
-    async def _shake_hands(self, sock: socket.socket, source: bytes) -> None:
-        due = self._loop.time() + self._limits.handshake_s
-        inner = self._make()
-        held = _Once(lambda: self._end(inner, source))
+    async def _shake_hands(self, gate: Gate) -> None:
         try:
-            sock.setblocking(False)
-            send_soon(sock)
-            transport, _ = await self._loop.connect_accepted_socket(
-                lambda: Gate(inner, held),
-                sock,
+            gate.sock.setblocking(False)
+            send_soon(gate.sock)
+            await self._loop.connect_accepted_socket(
+                lambda: gate,
+                gate.sock,
                 ssl=self._context,
                 ssl_handshake_timeout=self._limits.handshake_s,
                 ssl_shutdown_timeout=1.0,
             )
         except (OSError, ssl.SSLError, TimeoutError):
             self.failed += 1
-            held()
-            sock.close()
-            return
+            self._give_up(gate)
         except BaseException:
-            held()
-            sock.close()
+            self._give_up(gate)
             raise
-        if not held.is_done and not transport.is_closing():
-            self._deadlines[inner] = self._loop.call_at(due, self._expire, inner, transport)
 
-    def _expire(self, inner: asyncio.Protocol, transport: asyncio.Transport) -> None:
-        del self._deadlines[inner]
+    def _give_up(self, gate: Gate) -> None:
+        self.left(gate)
+        gate.sock.close()
+
+    def entered(self, gate: Gate, transport: asyncio.Transport) -> None:
+        """TLS is there; what is inside has the rest of the time."""
+        self._handshakes.discard(gate)
+        self._deadlines[transport] = self._loop.call_at(gate.due, self._expire, transport)
+
+    def serve(self, gate: Gate, kind: StreamKind, transport: asyncio.Transport) -> asyncio.Protocol | None:
+        """Who speaks with it; None when nobody does, and it is closed."""
+        service = self._services.get(kind)
+        if service is None:
+            self.failed += 1
+        made = service.make(gate.sock, gate.address) if service is not None else None
+        if service is None or made is None:
+            transport.abort()
+        elif service.is_leg:
+            self.begun(transport)
+        return made
+
+    def _expire(self, transport: asyncio.Transport) -> None:
+        del self._deadlines[transport]
         self.failed += 1
         transport.abort()
 
-    def _end(self, inner: asyncio.Protocol, source: bytes) -> None:
-        self.begun(inner)
-        self._release(source)
-
-
-class _Once:
-    """Calls what it holds the first time."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call = call
-        self.is_done = False
-
-    def __call__(self) -> None:
-        if not self.is_done:
-            self.is_done = True
-            self._call()
+    def left(self, gate: Gate) -> None:
+        """It is over."""
+        if gate not in self._inside:
+            return
+        self._inside.discard(gate)
+        self._handshakes.discard(gate)
+        if gate.transport is not None:
+            self.begun(gate.transport)
+        source = gate.address.prefix()
+        self._sources[source] -= 1
+        if not self._sources[source]:
+            del self._sources[source]

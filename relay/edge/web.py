@@ -21,9 +21,10 @@ from aiohttp import WSMsgType, web
 from relay.config import LimitsConfig
 from relay.edge.streams import Streams
 from relay.edge.tcp import TlsListener
-from relay.errors import ErrorCode
+from relay.errors import ErrorCode, PeerError
 from relay.outlet import Outlet
 from relay.protocol.address import Address
+from relay.protocol.demux import StreamKind
 
 PATH = "/vrl/1"
 SUBPROTOCOL = "vrl.1"
@@ -34,7 +35,7 @@ CLOSE_S = 2.0  # for our close frame to leave and the peer's to come
 AT_ONCE = 32  # messages of one leg before others get their turn
 MESSAGE_RATES = 2  # how often the greatest packet rate of a token a peer may speak, before it is read slower
 _BINARY, _PING, _PONG = 0x82, 0x89, 0x8A  # first byte of a frame that is a whole message
-_TEXT_REFUSED = "not a binary message"
+_TEXT_REFUSED = PeerError(ErrorCode.PROTOCOL_VIOLATION, "not a binary message")
 
 
 def frame(payload: bytes, first: int = _BINARY) -> bytes:
@@ -82,7 +83,10 @@ class _Wire:
 
 
 class WebEdge:
-    """The listener for WebSocket legs. `accepting` is asked for each newcomer."""
+    """WebSocket legs, and the listener that they share with other kinds of streams (`listener.offer`).
+
+    `accepting` is asked for each newcomer.
+    """
 
     def __init__(
         self,
@@ -110,7 +114,8 @@ class WebEdge:
             max_line_size=4096,
             max_field_size=4096,
         )
-        self.listener = TlsListener(loop, limits, context, self._server)
+        self.listener = TlsListener(loop, limits, context)
+        self.listener.offer(StreamKind.WEB, lambda *_: self._server(), is_leg=False)
         self.answered: Counter[str] = Counter()
         """Requests by the status they got; 101 is a leg."""
 
@@ -147,7 +152,7 @@ class WebEdge:
         if status != 101:
             return web.Response(status=status, headers=HEADERS)
         if request.transport is not None:
-            self.listener.begun(request.protocol)
+            self.listener.begun(request.transport)
             await self._serve(socket, request.transport)
         return socket
 

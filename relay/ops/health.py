@@ -39,6 +39,7 @@ class Facts:
     legs: int = 0
     max_legs: int = 1_000_000
     sinks_failing: tuple[str, ...] = ()
+    turn_is_lab: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,10 @@ def judge(facts: Facts, config: HealthConfig) -> Report:
         (
             facts.internal_errors > 0,
             Finding("internal", "warning", f"{facts.internal_errors} packets met a bug of ours"),
+        ),
+        (
+            facts.turn_is_lab,
+            Finding("turn_lab", "warning", "turn.lab_allow_private_peers opens the network behind this node"),
         ),
     )
     found = [finding for holds, finding in rows if holds]

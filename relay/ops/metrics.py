@@ -25,7 +25,7 @@ from relay.protocol.messages import Why
 
 CODES: Final = tuple(code.name.lower() for code in ErrorCode)
 REASONS: Final = tuple(reason.value for reason in DropReason)
-TRANSPORTS: Final = ("quic", "wt", "ws")
+TRANSPORTS: Final = ("quic", "wt", "ws", "tls")
 STATES: Final = ("running", "draining", "moving", "closing", "stopped")
 HTTP3_STATUSES: Final = ("200", "400", "403", "404", "405", "429", "501")
 WEB_STATUSES: Final = ("101", "400", "403", "404", "426", "503")
@@ -131,6 +131,19 @@ class TcpCounters:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnCounters:
+    """What TURN counts beside the packets of its data path."""
+
+    allocations: int = 0
+    streams: int = 0
+    accepted: int = 0
+    failed: int = 0
+    unused: int = 0
+    refused: Mapping[DropReason, int] = field(default_factory=dict)
+    dropped: Mapping[DropReason, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class SinkCounters:
     """What a writer of records or events counts."""
 
@@ -154,6 +167,7 @@ class Snapshot:
     tcp: TcpCounters = field(default_factory=TcpCounters)
     transports: Mapping[str, int] = field(default_factory=dict)
     """Live legs by transport."""
+    turn: TurnCounters = field(default_factory=TurnCounters)
     legs: Mapping[str, int] = field(default_factory=dict)
     """Live legs by state."""
     calls: Mapping[str, int] = field(default_factory=dict)
@@ -211,6 +225,31 @@ ENGINE: Final[Mapping[str, Family]] = {
         "outcome",
         get_args(Why),
     ),
+    "turn_minted": Family("relay_turn_minted", "TURN credentials given to people in calls.", "label", ("",)),
+    "turn_opened": Family("relay_turn_opened", "Allocations asked for and granted a quota.", "label", ("",)),
+    "turn_closed": Family(
+        "relay_turn_closed",
+        "Allocations that ended, by why.",
+        "why",
+        ("expired", "refreshed_to_0", "client_gone", "owner_gone", "not_opened"),
+    ),
+    "turn_answered": Family(
+        "relay_turn_answered",
+        "TURN requests that succeeded, by method.",
+        "method",
+        ("allocate", "refresh", "create_permission", "channel_bind"),
+    ),
+    "turn_refused": Family(
+        "relay_turn_refused",
+        "TURN requests answered with an error, by its code.",
+        "code",
+        tuple(map(str, (300, 400, 401, 403, 420, 437, 438, 440, 441, 442, 443, 486, 500, 508))),
+    ),
+    "turn_repeated": Family("relay_turn_repeated", "TURN requests that came twice.", "label", ("",)),
+    "turn_ignored": Family("relay_turn_ignored", "STUN that is not answered, by kind.", "kind"),
+    "turn_dropped": Family(
+        "relay_turn_requests_dropped", "STUN messages dropped, by reason.", "reason", REASONS
+    ),
     "client_sdk": Family("relay_client_sdk", "Admitted legs by SDK, as far as it is listed.", "name"),
     "client_app": Family("relay_client_app", "Admitted legs by application, as far as it is listed.", "name"),
     "client_os": Family("relay_client_os", "Admitted legs by system, as far as it is listed.", "name"),
@@ -239,6 +278,7 @@ class RelayCollector(Collector):
             yield from _repairs(now.repairs)
         if now.relays is not None:
             yield from _relays(now.relays)
+        yield from _turn(now.turn)
         yield from _engine(now.engine)
         yield _gauges("relay_legs", "Live legs, by state.", "state", now.legs)
         by_transport = dict.fromkeys(TRANSPORTS, 0) | dict(now.transports)
@@ -428,6 +468,32 @@ def _relays(now: RelayCounters) -> Iterator[Metric]:
         "Packets that went no further, by reason.",
         "reason",
         _by_reason(dropped),
+        REASONS,
+    )
+
+
+def _turn(now: TurnCounters) -> Iterator[Metric]:
+    yield GaugeMetricFamily("relay_turn_allocations", "Live TURN allocations.", value=now.allocations)
+    yield GaugeMetricFamily("relay_turn_streams", "TURN's clients on TCP and TLS.", value=now.streams)
+    yield CounterMetricFamily("relay_turn_streams_accepted", "Connections taken.", value=now.accepted)
+    yield CounterMetricFamily(
+        "relay_turn_streams_failed", "Connections whose handshake failed or took too long.", value=now.failed
+    )
+    yield CounterMetricFamily(
+        "relay_turn_streams_unused", "Connections closed because nothing was asked for.", value=now.unused
+    )
+    yield _counters(
+        "relay_turn_streams_refused",
+        "Connections closed at once, by reason.",
+        "reason",
+        _by_reason(now.refused),
+        REASONS,
+    )
+    yield _counters(
+        "relay_turn_streams_dropped",
+        "Frames of clients on streams that were not taken, and pieces for them, by reason.",
+        "reason",
+        _by_reason(now.dropped),
         REASONS,
     )
 

@@ -1,4 +1,4 @@
-"""What a UDP packet is, from its first bytes, and the two answers that need no connection.
+"""What a UDP packet or a TCP stream is, from its first bytes, and the two answers that need no connection.
 
     longer than 2048      drop
     00-03                 STUN, if cookie and lengths fit, else drop          (RFC 8489 section 5)
@@ -6,6 +6,11 @@
     40-7F                 QUIC short header, connection id in bytes 1-8
     C0-FF                 QUIC long header
     anything else         drop
+
+A stream in TLS says by ALPN what it is (RFC 7301); without one that we know, and in clear, by its first byte:
+
+    00-01                 STUN, TURN
+    anything else         HTTP
 
 Must never live here: which ids and channels exist; the caller knows.
 """
@@ -102,6 +107,32 @@ class LongHeader(NamedTuple):
     def is_initial(self) -> bool:
         """An Initial packet of a version we know."""
         return self.type is LongType.INITIAL
+
+
+class StreamKind(Enum):
+    """Who handles a TCP stream, by the ALPN that names him.
+
+    Of several that are offered the first here is taken: coturn's client offers http/1.1 as well.
+    """
+
+    TURN = "stun.turn"  # RFC 7443
+    RAW = "vrl/1"  # records, relay/protocol/records.py
+    WEB = "http/1.1"
+
+
+_BY_ALPN: Final = {kind.value: kind for kind in StreamKind}
+_LAST_STUN: Final = 0x01  # a request's or an indication's first byte: methods have a high byte of 0 or 1
+
+
+def classify_stream(alpn: str | None, first: int | None) -> StreamKind | None:
+    """Say who handles a stream: what TLS agreed on (None: nothing, or in clear), the first byte inside.
+
+    None: it cannot be told before the first byte is there.
+    """
+    named = _BY_ALPN.get(alpn or "")
+    if named is not None or first is None:
+        return named
+    return StreamKind.TURN if first <= _LAST_STUN else StreamKind.WEB
 
 
 def parse_long(packet: bytes | memoryview) -> LongHeader:

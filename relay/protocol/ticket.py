@@ -9,7 +9,7 @@ Must never live here: the clock and the nonce's source; both are the caller's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -63,8 +63,9 @@ def seal(body: TicketBody, key: bytes, nonce: bytes) -> bytes:
     """Return the ticket. `key` has 32 bytes; `nonce` 24 random ones, never used twice under one key."""
     if len(key) != KEY_SIZE or len(nonce) != NONCE_SIZE:
         raise LocalError("a ticket takes a key of 32 and a nonce of 24 bytes")
-    values = [bytes(value) if isinstance(value, bytes) else value for value in astuple(body)]
-    plain = msgspec.msgpack.encode(values)
+    cnf = None if body.cnf is None else bytes(body.cnf)
+    ids = bytes(body.c), bytes(body.sub)
+    plain = msgspec.msgpack.encode((*ids, body.p, body.accepted, body.exp, cnf, body.kind, body.variant))
     try:
         decode_body(plain)
     except PeerError as error:

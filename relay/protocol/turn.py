@@ -1,20 +1,21 @@
-"""TURN on top of STUN (RFC 8656): methods, attributes, ChannelData, and both cut out of a byte stream.
+"""TURN on top of STUN (RFC 8656): methods, attributes, and messages and ChannelData cut out of a byte stream.
 
     ChannelData: number u16 (4000-4FFF) | length u16 | data [| padding to 4, always on a stream]
     stream:      first byte 00 or 01 is a STUN message, 40-4F a ChannelData, anything else ends the stream
 
-Must never live here: which allocations, permissions and channels exist, and where packets may go.
+What ChannelData and indications carry is read in relay/protocol/relayed.py. Must never live here: which
+allocations, permissions and channels exist, and where packets may go.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Final
 
-from relay.errors import ErrorCode, LocalError, PeerError
+from relay.errors import ErrorCode, PeerError
 from relay.protocol import stun
 from relay.protocol.address import Address
-from relay.protocol.stun import Attribute, Class
+from relay.protocol.stun import Attribute
 
 
 class Method(IntEnum):
@@ -93,6 +94,11 @@ def _sized(value: bytes, size: int) -> bytes:
     return value
 
 
+def wants_next(value: bytes) -> bool:
+    """Whether an EVEN-PORT asks to hold the port above as well. PeerError if it is not one byte."""
+    return bool(_sized(value, 1)[0] & 0x80)
+
+
 def lifetime(seconds: int) -> Attribute:
     """LIFETIME."""
     return Attribute(LIFETIME, seconds.to_bytes(4, "big"))
@@ -118,57 +124,7 @@ def xor_address(type: int, address: Address, transaction: bytes) -> Attribute:
     return Attribute(type, stun.encode_xor_address(address, transaction))
 
 
-# ---------------------------------------------------------------- data
-
-
-class Data(NamedTuple):
-    """What a Send or Data indication carries."""
-
-    peer: Address
-    payload: bytes
-
-
-def encode_data(method: int, peer: Address, payload: bytes, transaction: bytes) -> bytes:
-    """Write a Send or Data indication."""
-    attributes = (xor_address(XOR_PEER_ADDRESS, peer, transaction), Attribute(DATA, payload))
-    return stun.build(method, Class.INDICATION, transaction, attributes)
-
-
-def decode_data(message: stun.Message) -> Data:
-    """Read a Send or Data indication. PeerError if something is missing or must be understood and is not."""
-    peer, payload = message.get(XOR_PEER_ADDRESS), message.get(DATA)
-    if message.cls is not Class.INDICATION or message.method not in (Method.SEND, Method.DATA):
-        raise PeerError(ErrorCode.BAD_ENCODING, "not an indication of data")
-    if peer is None or payload is None or message.unknown(UNDERSTOOD[message.method]):
-        raise PeerError(ErrorCode.BAD_ENCODING, "not a whole indication")
-    return Data(stun.decode_xor_address(peer, message.transaction), payload)
-
-
-class ChannelData(NamedTuple):
-    """A packet on a channel."""
-
-    channel: int
-    payload: bytes
-
-
-def encode_channel_data(channel: int, payload: bytes, padded: bool = False) -> bytes:
-    """Write ChannelData, `padded` to 4 bytes for a stream (RFC 8656 section 12.5)."""
-    if not FIRST_CHANNEL <= channel <= LAST_CHANNEL or len(payload) > 0xFFFF:
-        raise LocalError("not a channel, or too long for one")
-    front = channel.to_bytes(2, "big") + len(payload).to_bytes(2, "big")
-    return front + payload + bytes(-len(payload) & 3 if padded else 0)
-
-
-def decode_channel_data(data: bytes) -> ChannelData:
-    """Read ChannelData of a UDP packet or a stream frame: padded or not, but with nothing behind it."""
-    if len(data) < CHANNEL_HEADER:
-        raise PeerError(ErrorCode.BAD_ENCODING, "cut short")
-    channel, length = int.from_bytes(data[:2], "big"), int.from_bytes(data[2:4], "big")
-    if not FIRST_CHANNEL <= channel <= LAST_CHANNEL:
-        raise PeerError(ErrorCode.BAD_ENCODING, "not a channel")
-    if len(data) not in (CHANNEL_HEADER + length, CHANNEL_HEADER + (length + 3 & ~3)):
-        raise PeerError(ErrorCode.BAD_ENCODING, "wrong length")
-    return ChannelData(channel, data[CHANNEL_HEADER : CHANNEL_HEADER + length])
+# ---------------------------------------------------------------- streams
 
 
 class FrameReader:

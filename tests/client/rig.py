@@ -44,6 +44,10 @@ class Rig:
     def wss(self) -> str:
         return f"wss://127.0.0.1:{self.web_port}/vrl/1"
 
+    @property
+    def tls(self) -> str:
+        return f"tls://127.0.0.1:{self.web_port}"
+
     def token(self, call: bytes, who: int, cnf: bytes | None = None, prm: int = 7, net: int = 2) -> bytes:
         now = int(time.time())
         claims = Claims(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from client.rig import Rig, daemon
-from relay.client import Call, CallbackSink, Session, ToneSource, connect
+from relay.client import Call, CallbackSink, Session, ToneSource, connect, direct, nat64
 from relay.client.carrier import Way
 from relay.protocol.address import Address
 
@@ -78,6 +78,26 @@ async def test_two_who_may_find_the_direct_path_and_lose_nothing_on_the_way(rig:
             stats = call.stats()
             assert (stats.lost, stats.unopened) == (0, 0)
             assert stats.duplicates > 0  # both ways carried for the switch
+
+
+async def test_a_machine_without_ipv4_reaches_the_other_by_its_networks_translator(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached: list[Any] = []
+
+    def reach(addresses: list[Address], prefix: Any) -> list[Address]:
+        reached.append(prefix)
+        return addresses  # on loopback nothing translates
+
+    async def discover() -> Any:
+        return "the network's own"
+
+    monkeypatch.setattr(direct, "has_ipv4", lambda: False)
+    monkeypatch.setattr(nat64, "discover", discover)
+    monkeypatch.setattr(nat64, "reach", reach)
+    async with talking(rig) as people:
+        await until(lambda: all_by(Way.DIRECT, people))
+        assert reached == ["the network's own"] * 2
 
 
 async def longest_gap(call: Call, seconds: float) -> float:

@@ -20,11 +20,10 @@ def lived(seconds: float, rtt: float = 0.02, lose: int = 0) -> tuple[Health, flo
 def test_pings_are_due_often_while_media_flows_and_seldom_else():
     health = Health()
     assert health.ping(0.0, busy=False) == 1
-    assert health.ping(0.01, busy=False) is None
-    assert health.next_deadline() == IDLE_S
-    assert health.ping(0.02, busy=True) is None
-    assert health.next_deadline() == 0.02 + BUSY_S
-    assert health.ping(0.06, busy=True) == 2
+    assert health.ping(IDLE_S - 0.01, busy=False) is None
+    assert health.ping(IDLE_S, busy=False) == 2
+    assert health.ping(IDLE_S + 0.02, busy=True) is None
+    assert health.ping(IDLE_S + 0.02 + BUSY_S, busy=True) == 3
 
 
 def test_a_path_that_answers_is_never_in_doubt():
@@ -96,3 +95,36 @@ def test_a_shaky_path_costs_more_than_a_steady_one():
             assert number is not None
             health.on_pong(number, n * 0.1 + 0.02 + jitter)
     assert shaky.cost(5.0) > steady.cost(5.0) + 0.02
+
+
+def test_time_in_which_nobody_looked_is_held_against_no_path():
+    health, now = Health(look_s=0.04), 0.0
+    for n in range(50):
+        now = n * 0.02
+        number = health.ping(now, busy=True)
+        if number is not None:
+            health.on_pong(number, now)
+    waiting = health.ping(now + 0.02, busy=True) or health.ping(now + 0.04, busy=True)
+    assert waiting is not None
+    later = now + 5.0  # the machine did something else
+    assert health.overdue(later) <= 0.04
+    assert not health.is_doubtful(later)
+    rtt = health.rtt
+    health.on_pong(waiting, later + 0.01)  # it lay in the socket all the time
+    assert health.rtt == rtt
+    assert health.loss(later + 0.01) == 0.0
+    silent = later
+    while not health.is_dead(silent):
+        health.ping(silent, busy=True)
+        silent += 0.02
+    assert silent - later == pytest.approx(DEAD_S + BUSY_S, abs=0.06)  # from here on silence counts again
+
+
+def test_a_ping_that_was_under_way_while_nobody_looked_is_no_loss():
+    health, now = Health(look_s=0.05), 0.0
+    for n in range(200):
+        now = n * 0.2  # too seldom, each time
+        number = health.ping(now, busy=True)
+        if number is not None and number % 2:
+            health.on_pong(number, now + 0.02)
+    assert health.loss(now) == 0.0

@@ -12,6 +12,7 @@ from relay.client.ladder import (
     BACKOFF_S,
     CLIMB_EVERY_S,
     CLIMB_S,
+    FIRST_CLIMB_S,
     OPEN_S,
     STAGGER_S,
     GiveUp,
@@ -164,7 +165,7 @@ def test_what_got_well_by_itself_is_not_left():
 
 def test_it_climbs_back_once_a_better_rung_has_been_good_for_a_while():
     climb = Climb(Path(), Path(loss=0.3), Path(), current=2)
-    assert climb.run(CLIMB_EVERY_S - 1) == []
+    assert climb.run(FIRST_CLIMB_S - 1) == []
     said = climb.run(CLIMB_S + 2.5)
     assert said == [Try((0, 1)), Move(0)]
     assert climb.said[1][0] - climb.said[0][0] >= CLIMB_S
@@ -172,7 +173,7 @@ def test_it_climbs_back_once_a_better_rung_has_been_good_for_a_while():
 
 def test_it_does_not_climb_to_what_is_still_bad_and_looks_again_a_minute_later():
     climb = Climb(Path(loss=0.2), Path(loss=1.0), Path(rtt=0.05), current=2)
-    said = climb.run(CLIMB_EVERY_S + OPEN_S + 1)
+    said = climb.run(FIRST_CLIMB_S + OPEN_S + 1)
     assert said == [Try((0, 1)), GiveUp()]
     assert climb.run(CLIMB_EVERY_S - 10) == []
     climb.paths[0].loss = 0.0

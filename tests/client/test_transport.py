@@ -10,7 +10,10 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import ConnectionTerminated, DatagramFrameReceived, QuicEvent, StreamDataReceived
 
+from relay.client import pinned
+from relay.client.errors import SessionError
 from relay.client.transport import MAX_DATAGRAM, QUEUE_FRAMES, QUEUE_S, Transport
+from relay.client.udp import UdpPort
 from relay.errors import ErrorCode, LocalError
 from relay.protocol.address import Address
 
@@ -24,6 +27,9 @@ class Congested(QuicConnection):
         self.inside: list[bytes] = []
         self.left: list[bytes] = []
         self.coming: list[QuicEvent] = []
+
+    def get_peer_address(self) -> Any:
+        return "192.0.2.1", 1
 
     def send_datagram_frame(self, data: bytes) -> None:
         self.inside.append(data)
@@ -152,3 +158,19 @@ async def test_the_end_is_told_once_with_a_code_of_ours(rig: Rig, event: QuicEve
     assert ears.heard == [code]
     assert quic.left == []
     await transport.wait_closed()
+
+
+@pytest.mark.parametrize("is_client", [True, False], ids=["client", "server"])
+async def test_what_is_closed_before_it_began_says_nothing_and_listens_to_nobody(is_client: bool) -> None:
+    identity, ears, port = pinned.make_identity(), Ears(), UdpPort()
+    first = b"\xe0\0\0\0\1\x08" + bytes(1300)  # a handshake packet: no connection begins with one
+    quic = pinned.client(identity.der) if is_client else pinned.server(identity, first)
+    assert quic is not None
+    transport = Transport(quic, Address("192.0.2.1", 1), ears, port)
+    if not is_client:
+        transport.receive(first)
+    transport.close()
+    assert ears.heard == [ErrorCode.NO_ERROR]
+    with pytest.raises(SessionError):
+        await (transport.open() if is_client else transport.accept(first))
+    assert not port._receivers

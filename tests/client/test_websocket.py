@@ -42,11 +42,15 @@ async def counted(rig: Rig) -> dict[str, float]:
     return {name: await asyncio.to_thread(rig.metric, f"relay_media_{name}_total") for name in MEDIA}
 
 
-@pytest.mark.parametrize("ways", [("ws", "ws"), ("quic", "ws"), ("ws", "quic")], ids="-".join)
+WAYS = [("ws", "ws"), ("quic", "ws"), ("ws", "quic"), ("tls", "tls"), ("quic", "tls"), ("ws", "tls")]
+
+
+@pytest.mark.parametrize("ways", WAYS, ids="-".join)
 async def test_two_people_hear_each_other_and_every_count_agrees(rig: Rig, ways: tuple[str, str]) -> None:
     before = await counted(rig)
     call = os.urandom(16)
-    urls = [rig.wss if way == "ws" else rig.url for way in ways]
+    known = {"ws": rig.wss, "tls": rig.tls, "quic": rig.url}
+    urls = [known[way] for way in ways]
     async with AsyncExitStack() as stack:
         session, one = await enter(stack, rig, urls[0], call, 1)
         _, two = await enter(stack, rig, urls[1], call, 2)
@@ -64,8 +68,9 @@ async def test_two_people_hear_each_other_and_every_count_agrees(rig: Rig, ways:
         assert [(s.sent, s.received, s.lost, s.unopened) for s in stats] == [(30, 30, 0, 0)] * 2
         assert all(s.rtt_ms is not None and 0 < s.rtt_ms < 500 for s in stats)
         assert min(loud(at_one), loud(at_two)) >= 25
-        legs = await asyncio.to_thread(rig.metric, 'relay_transports{transport="ws"}')
-        assert legs == ways.count("ws")
+        for way in ("ws", "tls"):
+            legs = await asyncio.to_thread(rig.metric, f'relay_transports{{transport="{way}"}}')
+            assert legs == ways.count(way)
         await one.hangup()
         await two.ended()
     after = await counted(rig)

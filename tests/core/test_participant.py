@@ -111,7 +111,23 @@ def test_first_tickets_are_spread_over_half_a_turn_so_that_those_who_came_togeth
         one.on_joined(who, 1, 100.0)
         return one.ticket_at()
 
-    assert [first(draw) for draw in (0, 128, 255)] == [115.0, 122.5, pytest.approx(129.94, abs=0.01)]
+    assert [first(draw) for draw in (0, 128, 255)] == [116.0, 122.0, 129.0]
+
+
+def test_tickets_of_many_are_due_at_the_same_moments_one_thirtieth_of_a_turn_apart():
+    ones = [
+        Participant(
+            0, dataclasses.replace(CLAIMS, sub=Sub(bytes([draw]) + bytes(15))), LimitsConfig(), now, 0.0
+        )
+        for draw, now in enumerate((100.0, 100.3, 100.7, 101.1))
+    ]
+    for one in ones:
+        one.on_joined(one.claims, 1, 100.0)
+    first = [one.ticket_at() for one in ones]
+    assert first == [116.0, 116.0, 116.0, 117.0]
+    for one, at in zip(ones, first, strict=True):
+        one.on_ticket(at + 0.004)
+    assert [one.ticket_at() for one in ones] == [at + 30.0 for at in first]
 
 
 def test_what_the_lane_counted_adds_up():

@@ -418,3 +418,7 @@ def test_rounds_of_knocking_are_kept(world):
     world.run(1.5)
     assert [punch.round for punch in ann.all(control.Punch)] == [1, 2]
     assert Address("192.0.2.1", 1).packed in world.engine.node.guests.reach(Owner(ann.cid, ann.sub))
+
+
+def test_the_turn_engine_is_told_of_the_people_of_its_calls(world):
+    assert world.engine.guests is world.engine.node.guests

@@ -80,7 +80,8 @@ REFUSED = [
     ("a lifetime of 2 bytes", Method.ALLOCATE, [turn.transport(), Attribute(turn.LIFETIME, b"\0\0")], 400),
     ("an unknown family", Method.ALLOCATE, [turn.transport(), turn.family(3)], 440),
     ("two families", Method.ALLOCATE, [turn.transport(), turn.family(1), ADDITIONAL], 400),
-    ("an even port", Method.ALLOCATE, [turn.transport(), EVEN], 508),
+    ("an even port and the one above", Method.ALLOCATE, [turn.transport(), EVEN], 508),
+    ("an even port of no bytes", Method.ALLOCATE, [turn.transport(), Attribute(turn.EVEN_PORT, b"")], 400),
     ("a reservation", Method.ALLOCATE, [turn.transport(), TOKEN], 508),
     ("a reservation of an even port", Method.ALLOCATE, [turn.transport(), TOKEN, EVEN], 400),
     ("a reservation with a family", Method.ALLOCATE, [turn.transport(), TOKEN, turn.family(1)], 400),
@@ -101,6 +102,14 @@ def test_without_an_allocation_a_wrong_request_has_its_code(
     assert code_of(rig.client().request(method, *attributes)) == code
     assert rig.relays == {}
     rig.check()
+
+
+def test_an_even_port_alone_is_given() -> None:
+    rig = Rig()
+    ann = rig.client()
+    assert code_of(ann.allocate(Attribute(turn.EVEN_PORT, b"\0"))) == 0
+    assert rig.relays[ann.number].is_even
+    assert not ready()[0].relays[1].is_even
 
 
 def test_an_additional_family_alone_is_not_given_and_not_an_error() -> None:

@@ -9,10 +9,11 @@ from quicnet import Network
 from relay.config import LimitsConfig
 from relay.core.reasons import DropReason
 from relay.edge.endpoint import MAX_BACKLOG
-from relay.edge.streams import CHUNK, CONTROL, LOOK_S, STUCK_S, Streams
-from relay.errors import ErrorCode
+from relay.edge.streams import CHUNK, LOOK_S, STUCK_S, Streams
+from relay.errors import ErrorCode, PeerError
 from relay.protocol import control, media
 from relay.protocol.address import Address
+from relay.protocol.records import CONTROL
 
 UP, DOWN = 4, 9
 SOURCE = Address("192.0.2.7", 4433)
@@ -142,7 +143,7 @@ def test_what_is_neither_closes_by_name(data: bytes, code: ErrorCode, reason: Dr
     assert stage.net.facts[-1] == ("lost", stage.one, code)
     assert stage.streams.dropped == {reason: 1}
     stage.streams.message(stage.one, b"\0\1later")
-    stage.streams.refuse(stage.one, "later")
+    stage.streams.refuse(stage.one, PeerError(ErrorCode.PROTOCOL_VIOLATION, "later"))
     stage.streams.lost(stage.one, 0)
     assert stage.streams.received == 1
     assert len(stage.streams) == 1

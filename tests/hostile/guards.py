@@ -58,6 +58,19 @@ WEB: Final = "edge/web.py"
 H3: Final = "edge/h3.py"
 H3_TESTS: Final = "edge/test_h3.py::"
 HOSTILE_H3: Final = "hostile/test_h3.py::"
+DEMUX: Final = "protocol/demux.py"
+RECORDS: Final = "protocol/records.py"
+RAW: Final = "edge/raw.py"
+TURN_STREAMS: Final = "edge/turn_streams.py"
+TURN_EDGE: Final = "edge/turn.py"
+TURN_DOORS: Final = "edge/doors.py"
+TURN_ENGINE: Final = "core/turn.py"
+RAW_TESTS: Final = "edge/test_raw.py::"
+PORT_TESTS: Final = "hostile/test_streams.py::"
+TURN_STREAM_TESTS: Final = "edge/test_turn_streams.py::"
+TURN_TESTS: Final = "core/test_turn.py::"
+DOOR_TESTS: Final = "core/test_turn_door.py::"
+REQUEST_TESTS: Final = "core/test_turn_requests.py::"
 STREAM_TESTS: Final = "edge/test_streams.py::"
 WEB_TESTS: Final = "edge/test_web.py::"
 
@@ -527,9 +540,270 @@ GUARDS: Final = [
     _guard(
         "a request may take for ever",
         TCP,
-        "        transport.abort()\n",
+        "        del self._deadlines[transport]\n        self.failed += 1\n        transport.abort()\n",
         "        pass\n",
         WEB_TESTS + "test_who_does_not_finish_the_handshake_in_time_is_gone",
+        "WAITINGS/nothing, no ALPN",
+    ),
+    # One port of TLS.
+    _guard(
+        "whoever speaks TLS and says no more stays",
+        TCP,
+        "        self._deadlines[transport] = self._loop.call_at(gate.due, self._expire, transport)\n",
+        "        pass\n",
+        "WAITINGS/nothing, no ALPN",
+        "WAITINGS/half a line of HTTP",
+    ),
+    _guard(
+        "a kind that nobody serves keeps its connection",
+        TCP,
+        "            transport.abort()\n        elif service.is_leg:",
+        "            pass\n        elif service.is_leg:",
+        PORT_TESTS + "test_where_turn_is_not_served_its_first_byte_ends_the_connection",
+    ),
+    _guard(
+        "whoever offers HTTP beside TURN gets HTTP",
+        TCP,
+        "[kind.value for kind in StreamKind if kind in wanted]",
+        "sorted(kind.value for kind in wanted)",
+        "OPENINGS/STUN by who offers HTTP first",
+    ),
+    _guard(
+        "without ALPN everybody speaks TURN",
+        DEMUX,
+        "return StreamKind.TURN if first <= _LAST_STUN else StreamKind.WEB",
+        "return StreamKind.TURN",
+        "OPENINGS/HTTP without ALPN",
+    ),
+    _guard(
+        "a channel may be the first byte",
+        TURN_STREAMS,
+        "if not self._has_begun and classify_stream(None, first) is not StreamKind.TURN:",
+        NEVER,
+        TURN_STREAM_TESTS + "test_data_before_any_request_ends_the_stream",
+    ),
+    _guard(
+        "a record may be empty",
+        RECORDS,
+        "        if not size:\n",
+        "        if False:\n",
+        "protocol/test_records.py::test_what_cannot_be_a_record_is_refused_before_it_is_whole",
+    ),
+    _guard(
+        "a record is as long as it says",
+        RECORDS,
+        "        if size > MAX_RECORD:\n            raise PeerError",
+        "        if False:\n            raise PeerError",
+        "OPENINGS/a record too long by one",
+        "OPENINGS/HTTP under the ALPN of records",
+    ),
+    _guard(
+        "what is no record is held until it is whole",
+        RECORDS,
+        "if len(buffer) > _LENGTH and LAST_DATAGRAM < buffer[_LENGTH] != CONTROL:",
+        NEVER,
+        "OPENINGS/the beginning of a record of neither kind",
+    ),
+    _guard(
+        "a flood of records is read as fast as it comes",
+        RAW,
+        "if not self._rate.take(1, self._edge.clock()):",
+        NEVER,
+        RAW_TESTS + "test_a_peer_that_speaks_too_fast_is_read_at_a_pace",
+    ),
+    _guard(
+        "a node that leaves takes legs in bare TLS",
+        RAW,
+        "if self._edge.accepting():",
+        "if True:",
+        RAW_TESTS + "test_a_node_that_takes_nobody_says_so",
+    ),
+    # TURN's clients on TCP and TLS.
+    _guard(
+        "streams have no ceiling",
+        TURN_STREAMS,
+        "if len(self) >= self._config.streams or ",
+        "if ",
+        TURN_STREAM_TESTS + "test_streams_have_a_ceiling_in_all_and_per_source",
+        PORT_TESTS + "test_clients_on_this_port_are_within_the_limits_of_turn",
+    ),
+    _guard(
+        "one source takes every stream",
+        TURN_STREAMS,
+        " or self._sources[source] >= self._config.streams_per_source:",
+        ":",
+        TURN_STREAM_TESTS + "test_streams_have_a_ceiling_in_all_and_per_source",
+    ),
+    _guard(
+        "TLS handshakes for TURN have no rate",
+        TURN_STREAMS,
+        "elif is_new and transport == TLS and not self._rate.take(1, self._clock()):",
+        "elif False:",
+        TURN_STREAM_TESTS + "test_tls_handshakes_have_a_rate",
+    ),
+    _guard(
+        "a TLS handshake for TURN may take as long as TLS lets it",
+        TURN_STREAMS,
+        "ssl_handshake_timeout=self._limits.handshake_s,",
+        "ssl_handshake_timeout=60.0,",
+        TURN_STREAM_TESTS + "test_a_tls_handshake_that_does_not_come_is_given_up",
+    ),
+    _guard(
+        "a stream without an allocation stays",
+        TURN_STREAMS,
+        "        if self.allocation is None:\n            self._hub.unused += 1\n            self.abort()\n",
+        "        pass\n",
+        TURN_STREAM_TESTS + "test_a_stream_that_asks_for_nothing_is_closed",
+        "WAITINGS/half a header of STUN",
+    ),
+    _guard(
+        "what cannot be framed leaves the stream open",
+        TURN_STREAMS,
+        "            self._hub.dropped[DropReason.MALFORMED] += 1\n            self.abort()\n",
+        "            self._hub.dropped[DropReason.MALFORMED] += 1\n",
+        "OPENINGS/STUN that is too long",
+    ),
+    _guard(
+        "a stream may ask without end",
+        TURN_STREAMS,
+        "elif stream.requests.take(1, now):",
+        "elif True:",
+        TURN_STREAM_TESTS + "test_a_stream_may_ask_so_often_and_no_more",
+    ),
+    _guard(
+        "a client that does not read fills our memory",
+        TURN_STREAMS,
+        "if transport.get_write_buffer_size() > MAX_UNSENT:",
+        NEVER,
+        TURN_STREAM_TESTS + "test_a_client_that_does_not_read_holds_a_bounded_buffer",
+    ),
+    _guard(
+        "one stream's frames are dealt with before anybody else's",
+        TURN_STREAMS,
+        "            if stream.is_waiting:\n                self._waiting.append(stream)\n",
+        "            if stream.is_waiting:\n                self._waiting.appendleft(stream)\n",
+        TURN_STREAM_TESTS + "test_two_streams_are_served_in_turns",
+    ),
+    _guard(
+        "an allocation outlives its stream",
+        TURN_EDGE,
+        "            self.feed(te.ClientGone(via))\n",
+        "            pass\n",
+        TURN_STREAM_TESTS + "test_an_allocation_ends_with_its_stream",
+    ),
+    _guard(
+        "a relay socket outlives its allocation",
+        TURN_EDGE,
+        "        self.doors.close(out.allocation)\n",
+        "",
+        TURN_STREAM_TESTS + "test_an_allocation_ends_with_its_stream",
+    ),
+    _guard(
+        "relay sockets have the ports of others",
+        TURN_DOORS,
+        "port = self._first + (start + step) % self._span",
+        "port = 1024 + start % 40_000",
+        "edge/test_turn.py::test_a_port_range_that_is_used_up_is_508_and_the_next_one_is_had_when_it_is_free",
+    ),
+    # TURN's engine: who may have an allocation, and what it may reach.
+    _guard(
+        "TURN answers who only claims an address without end",
+        TURN_ENGINE,
+        "if not self._unproven.take(via.client, relays.now):",
+        NEVER,
+        TURN_TESTS + "test_a_source_and_all_sources_have_budgets",
+    ),
+    _guard(
+        "TURN answers with more than it was asked with",
+        TURN_ENGINE,
+        "if factor is not None and len(answer) > factor * len(message.raw):",
+        NEVER,
+        TURN_TESTS + "test_what_a_forged_source_gets_is_within_the_exceptions",
+    ),
+    _guard(
+        "a bare Binding is answered to everybody",
+        TURN_ENGINE,
+        "if not (self._config.stun.open_binding or via in relays.by_via or via.is_stream):",
+        NEVER,
+        TURN_TESTS + "test_elsewhere_a_binding_is_answered_to_holders_of_an_allocation_and_on_streams",
+    ),
+    _guard(
+        "a request without a sum is anybody's",
+        "core/turn_door.py",
+        "if stun.integrity_holds(message, key):",
+        "if True:",
+        DOOR_TESTS + "test_a_wrong_password_is_401",
+    ),
+    _guard(
+        "somebody else refreshes an allocation",
+        "core/turn_door.py",
+        "if is_foreign and message.method != Method.ALLOCATE:",
+        NEVER,
+        DOOR_TESTS + "test_somebody_elses_allocation_is_441_whatever_is_asked",
+    ),
+    _guard(
+        "a nonce is good for every client and for ever",
+        "core/turn_door.py",
+        "if self._nonces.judge(nonce, via, now)[0] is not Nonce.GOOD:",
+        NEVER,
+        DOOR_TESTS + "test_a_nonce_of_somebody_else_is_438",
+        DOOR_TESTS + "test_a_stale_nonce_is_438_with_a_new_one_for_who_has_the_password",
+    ),
+    _guard(
+        "credentials of TURN never end",
+        "core/turn_door.py",
+        "if name is None or not name.is_live(wall, self.longest_s):",
+        "if name is None:",
+        DOOR_TESTS + "test_a_credential_that_ended_or_ends_too_far_ahead_is_refused",
+    ),
+    _guard(
+        "one user takes every allocation",
+        "core/turn_requests.py",
+        "if not relays.user_quota.charge(owner):",
+        "if not (relays.user_quota.charge(owner) or True):",
+        REQUEST_TESTS + "test_a_user_has_two_allocations_and_gets_one_back_for_one_that_ends",
+    ),
+    _guard(
+        "permissions lead to forbidden addresses",
+        "core/turn_requests.py",
+        "if not all(relays.may_send(allocation, reach, ip) for ip in addresses):",
+        NEVER,
+        REQUEST_TESTS + "test_a_forbidden_peer_is_403_for_permission_and_channel_and_nothing_is_installed",
+    ),
+    _guard(
+        "channels lead to forbidden addresses",
+        "core/turn_requests.py",
+        "if not all(relays.may_send(allocation, reach, ip, port) for port in (peer.port, None)):",
+        NEVER,
+        REQUEST_TESTS + "test_port_0_is_no_peer_of_a_channel",
+    ),
+    _guard(
+        "permissions have no ceiling",
+        "core/turn_requests.py",
+        "if len(allocation.permissions) + allocation.new_among(addresses) > relays.config.permissions:",
+        NEVER,
+        REQUEST_TESTS + "test_permissions_have_a_ceiling_and_renewals_none",
+    ),
+    _guard(
+        "channels have no ceiling",
+        "core/turn_requests.py",
+        "if is_new and len(allocation.channels) >= relays.config.channels:",
+        NEVER,
+        REQUEST_TESTS + "test_channels_have_a_ceiling",
+    ),
+    _guard(
+        "in strict policy every public address is a peer",
+        "core/relays.py",
+        "return refusal is None and ip in reach",
+        "return refusal is None",
+        "core/test_relays.py::test_only_what_somebody_of_the_call_announced_is_a_peer",
+    ),
+    _guard(
+        "an allocation outlives its owner's place in the call",
+        "core/relays.py",
+        "            if not self.company.is_here(allocation.owner):\n",
+        "            if False:\n",
+        "core/test_relays.py::test_nothing_outlives_its_owner",
     ),
     # The lane and the hop header.
     _guard(

@@ -35,6 +35,8 @@ TABLE_TESTS = {
     "MEDIA": "test_packets.py::test_a_hostile_datagram_reaches_nobody",
     "COPIES": "test_packets.py::test_a_copy_that_cannot_arrive_is_dropped_by_name",
     "RELAYED": "test_turn_data.py::test_a_hostile_packet_for_an_allocation_is_dropped_by_its_name",
+    "OPENINGS": "test_streams.py::test_a_beginning_is_answered_by_whom_it_is_for_or_closed",
+    "WAITINGS": "test_streams.py::test_who_does_not_go_on_is_let_go",
     "MANNERS": "test_packets.py::test_a_connection_without_manners_meets_its_limit",
     "SAID": "test_messages.py::test_a_hostile_message_gets_its_code_and_only_a_fatal_one_ends_the_leg",
     "WAITED": "test_messages.py::test_a_leg_that_only_waits_is_closed_in_time",

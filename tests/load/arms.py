@@ -1,7 +1,8 @@
 """What is measured side by side: each arm is a process under test and a load generator with legs through it.
 
     relay    `relay serve` as shipped: token, hello, join, accept, consent gate, real acknowledgements
-    coturn   one allocation per call, ChannelData at one end, plain UDP at the other; encrypts nothing
+    turn     TURN of `relay serve`: one allocation per call, ChannelData at one end, plain UDP at the other
+    coturn   the same with coturn, which encrypts nothing
     bare     recvmmsg/sendmmsg in C, batches of 64
     crypto   the same with AES-128-GCM open and seal and header protection by OpenSSL
 
@@ -18,17 +19,19 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from load import programs, tasks, turn
-from load.daemon import Daemon
+from load import coturn, programs, tasks
+from load.daemon import TURN_SECRET, Daemon
 from load.generator import PAYLOAD, WIRE, Generator
 from load.leg import Leg, open_socket
 from relay.config import LimitsConfig
+from relay.core.credentials import mint
 from relay.protocol import token
 from relay.protocol.ids import CallId, Jti, Sub
 
 AT_ONCE = 8  # calls placed at the same time
 SETTLE = 0.3  # for the last acknowledgements of the set-up
 MUCH = 1_000_000
+PEER = "127.0.0.2"  # none of the interface's own addresses: those are no peers
 LIMITS = LimitsConfig(
     max_pps=MUCH,
     max_up_kbps=MUCH,
@@ -175,25 +178,32 @@ class ForwardArm:
 
 
 class TurnArm:
-    """coturn."""
+    """coturn, or with a daemon its own TURN."""
 
-    name = "coturn"
-
-    def __init__(self, cpus: Sequence[int]) -> None:
-        self._turn = turn.Turnserver()
-        self.pid = self._turn.pid
+    def __init__(self, cpus: Sequence[int], daemon: Daemon | None = None) -> None:
+        under_test = coturn.Turnserver() if daemon is None else daemon
+        self.name = "coturn" if daemon is None else "turn"
+        self.pid = under_test.pid
+        self._server = under_test.server
+        self._stop = under_test.stop
+        self._secret = None if daemon is None else TURN_SECRET.encode()
         self.generator = Generator(cpus[-1])
         tasks.pin(self.pid, cpus[0])
 
+    def _credentials(self) -> tuple[str, str] | None:
+        if self._secret is None:
+            return None
+        return mint(secrets.token_hex(8), int(time.time()) + 3600, self._secret)
+
     async def grow(self, legs: int) -> None:
         """Allocate."""
-        server = self._turn.server
+        server = self._server
         while len(self.generator) < legs:
-            client, peer = open_socket(), open_socket()
-            relayed = turn.allocate(client, peer, server)
-            head = turn.channel_header(WIRE - turn.CHANNEL_HEADER)
-            pad = WIRE - turn.CHANNEL_HEADER - PAYLOAD
-            self.generator.add_plain(client, server, prefix=head, skip=turn.CHANNEL_HEADER, pad=pad)
+            client, peer = open_socket(), open_socket(PEER)
+            relayed = coturn.allocate(client, peer, server, self._credentials())
+            head = coturn.channel_header(WIRE - coturn.CHANNEL_HEADER)
+            pad = WIRE - coturn.CHANNEL_HEADER - PAYLOAD
+            self.generator.add_plain(client, server, prefix=head, skip=coturn.CHANNEL_HEADER, pad=pad)
             self.generator.add_plain(peer, relayed, pad=pad)
             client.close()
             peer.close()
@@ -202,7 +212,7 @@ class TurnArm:
     def stop(self) -> None:
         """Both processes."""
         self.generator.stop()
-        self._turn.stop()
+        self._stop()
 
 
 def summary(result: dict[str, Any], group_number: int = 0) -> dict[str, Any]:

@@ -9,6 +9,7 @@ Everything it writes stands in a temporary folder that goes with it. Must never 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import secrets
@@ -39,6 +40,7 @@ from relay.config import (
     TokenConfig,
     render,
 )
+from relay.config_turn import TurnConfig
 from relay.daemon import NO_NATIVE_LANE
 from relay.protocol import token
 from relay.protocol.ids import CallId, Jti, Sub
@@ -46,6 +48,7 @@ from relay.protocol.keys import write_key
 from relay.protocol.signed import public_of
 
 START_SECONDS = 20.0
+TURN_SECRET = "the secret of a bench's back end"
 SERVE = ("-m", "relay", "serve", "--config")
 
 
@@ -82,6 +85,8 @@ class Daemon:
         self.folder = folder
         self.seed = seed
         self.server = ("127.0.0.1", 0)
+        self.turn_ports: list[int] = []
+        self.web_ports: list[int] = []
         self._metrics = ""
         self._cleanup = contextlib.ExitStack()
 
@@ -93,8 +98,13 @@ class Daemon:
         address: str = "127.0.0.1:0",
         lane: Literal["auto", "native", "python"] = "auto",
         lanes: int = 1,
+        turn: TurnConfig | None = None,
+        web: tuple[str, ...] = (),
     ) -> Daemon:
-        """Start it with these limits and wait until /readyz says 200. `command` is given the config file."""
+        """Start it with these limits and wait until /readyz says 200. `command` is given the config file.
+
+        With `turn` its secret is `TURN_SECRET`, whatever file it names.
+        """
         cleanup = contextlib.ExitStack()
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="relay-bench-")))
         seed = secrets.token_bytes(32)
@@ -107,6 +117,7 @@ class Daemon:
                 metrics="127.0.0.1:0",
                 command_socket=str(folder / "commands.sock"),
                 lanes=lanes,
+                web=web,
             ),
             lane=lane,
             tls=TlsConfig(cert, key),
@@ -117,6 +128,10 @@ class Daemon:
             events=EventsConfig("file", str(folder / "events.jsonl"), str(folder / "events.spool")),
             drain=DrainConfig(grace_s=0, smear_s=0, deadline_s=5, close_s=0.2),
         )
+        if turn is not None:
+            (folder / "turn.secret").write_text(TURN_SECRET)
+            turn = dataclasses.replace(turn, secret_file=str(folder / "turn.secret"))
+            config = dataclasses.replace(config, turn=turn)
         (folder / "relay.toml").write_text(render(config))
         log = cleanup.enter_context((folder / "log").open("wb"))
         process = subprocess.Popen(
@@ -143,6 +158,8 @@ class Daemon:
             serving = [line for line in self.log() if line.get("message") == "serving"]
             if serving:
                 self.server = ("127.0.0.1", int(serving[0]["udp_ports"][0]))
+                self.turn_ports = serving[0]["turn_ports"]
+                self.web_ports = serving[0]["web_ports"]
                 self._metrics = f"http://{serving[0]['metrics']}"
                 with contextlib.suppress(OSError):
                     urllib.request.urlopen(self._metrics + "/readyz", timeout=2).read()

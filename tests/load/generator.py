@@ -118,15 +118,18 @@ class Generator:
         window: int = WINDOW,
         stamps: bool = False,
         legs: int | None = None,
+        one_way: bool = False,
     ) -> dict[str, Any]:
         """Talk on the first `legs` legs: `rate` packets/s in all, or as fast as `window` under way allow.
+        `one_way`: only the first of each call talks.
 
         Gives seconds, cpu_s (the generator's own) and per group what was sent, delivered, wrong; delays in
         microseconds with `stamps`. RuntimeError when the generator refused an order or died.
         """
         count = self._count if legs is None else legs
         self._channel.settimeout(seconds * 2 + _GRACE)
-        self._channel.send(f"run {seconds} {rate} {window} {int(stamps)} 0-{count}".encode())
+        order = f"run {seconds} {rate} {window} {int(stamps)} 0-{count}"
+        self._channel.send((order + " 2" * one_way).encode())
         answer = self._channel.recv(_ANSWER)
         if not answer:
             raise RuntimeError("the load generator died")

@@ -193,11 +193,11 @@ async def saturated(bench: Bench) -> None:
         out.bar(f"ratio_to_{other}", ratio, ">=", bound, is_speed=True)
 
 
-def judge_delivery(out: report.Report, where: str, runs: Rounds) -> None:
+def judge_delivery(out: report.Report, where: str, runs: Rounds, ours: str = "relay") -> None:
     """What arrives is what was sent, and nearly all of it does."""
     bad = sum(r.counts[k] for many in runs.values() for r in many for k in ("wrong", "unopened"))
     out.bar(f"packets not as sent, {where}", bad, "==", 0)
-    worst = min(one.delivered for one in runs["relay"])
+    worst = min(one.delivered for one in runs[ours])
     out.bar(f"share delivered by the relay, {where}", worst, ">=", MIN_DELIVERED, is_speed=True)
 
 

@@ -49,6 +49,7 @@ def test_a_cause_makes_the_node_unready_but_not_dead(change: dict[str, object], 
         ({"internal_errors": 1}, "internal"),
         ({"certificate_until": 2.9 * DAY, "wall": 0.0}, "certificate"),
         ({"sinks_failing": ("events",)}, "events_failing"),
+        ({"turn_is_lab": True}, "turn_lab"),
     ],
 )
 def test_a_warning_is_told_and_leaves_the_node_ready(change: dict[str, object], name: str) -> None:

@@ -12,7 +12,16 @@ from relay import __version__
 from relay.core.reasons import DropReason
 from relay.edge.lane import LaneCounters, RelayCounters, RepairCounters
 from relay.errors import ErrorCode
-from relay.ops.metrics import ENGINE, SINK_DROPS, STATES, Exporter, PacketCounters, SinkCounters, Snapshot
+from relay.ops.metrics import (
+    ENGINE,
+    SINK_DROPS,
+    STATES,
+    Exporter,
+    PacketCounters,
+    SinkCounters,
+    Snapshot,
+    TurnCounters,
+)
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
 
@@ -220,3 +229,17 @@ def test_what_goes_through_relayed_addresses_is_shown_by_direction_and_adds_up()
     assert shown["relay_turn_passed_total", ("down",)] == 0
     assert shown["relay_turn_dropped_total", ("no_channel",)] == 4
     assert shown["relay_turn_waiting", ()] == 2
+
+
+def test_what_turn_holds_and_refuses_is_shown_and_every_code_is_there_from_the_start() -> None:
+    refused = {DropReason.QUOTA: 3}
+    turn = TurnCounters(2, streams=1, accepted=4, failed=5, unused=6, refused=refused, dropped={})
+    shown = scrape(snapshot(turn=turn, engine={("turn_refused", "403"): 7}))
+    assert shown["relay_turn_allocations", ()] == 2
+    assert shown["relay_turn_streams", ()] == 1
+    assert shown["relay_turn_streams_refused_total", ("quota",)] == 3
+    assert (shown["relay_turn_refused_total", ("403",)], shown["relay_turn_refused_total", ("486",)]) == (
+        7,
+        0,
+    )
+    assert shown["relay_turn_streams_dropped_total", ("queue_full",)] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import ip_address
 
 from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_decrypt
@@ -17,6 +18,7 @@ from relay.protocol import (
     frames,
     media,
     peers,
+    records,
     relayed,
     sframe,
     signed,
@@ -115,6 +117,27 @@ def read_stream(data: bytes) -> None:
     frames = whole.feed(data)
     assert [frame for i in range(len(data)) for frame in pieces.feed(data[i : i + 1])] == frames
     assert whole.pending == pieces.pending < control.MAX_FRAME + 2
+
+
+def _records(pieces: Iterable[bytes]) -> tuple[list[bytes], ErrorCode | None]:
+    """The records of a stream, and why there are no more."""
+    reader, found = records.RecordReader(), list[bytes]()
+    try:
+        for piece in pieces:
+            reader.feed(piece)
+            while (record := reader.next()) is not None:
+                found.append(record)
+            assert reader.pending < records.MAX_RECORD + 2
+    except PeerError as error:
+        return found, error.code
+    return found, None
+
+
+def read_records(data: bytes) -> None:
+    """A stream gives the same records, and the same reason to end, whole and byte by byte."""
+    whole = _records([data])
+    assert _records(data[i : i + 1] for i in range(len(data))) == whole
+    assert data.startswith(b"".join(map(records.encode_record, whole[0])))
 
 
 def read_token(data: bytes) -> None:
@@ -221,20 +244,6 @@ def read_stun(data: bytes) -> None:
         assert message.attributes in [stun.parse(golden).attributes for golden in _STUN_KEYS]
 
 
-def read_indication(data: bytes) -> None:
-    """An indication of data that was read is written and read again as the same value."""
-    found = turn.decode_data(stun.parse(data))
-    written = turn.encode_data(turn.Method.DATA, found.peer, found.payload, bytes(12))
-    assert turn.decode_data(stun.parse(written)) == found
-
-
-def read_channel_data(data: bytes) -> None:
-    """ChannelData that was read is the packet's own, padding apart."""
-    found = turn.decode_channel_data(data)
-    assert data.startswith(turn.encode_channel_data(*found))
-    assert len(data) - len(found.payload) < 8
-
-
 def read_turn_stream(data: bytes) -> None:
     """A stream gives the same frames whole and byte by byte, and holds less than one."""
     whole, pieces = turn.FrameReader(), turn.FrameReader()
@@ -266,6 +275,7 @@ TARGETS = [
     Target("datagram", read_datagram, _hex(_DATAGRAM["datagrams"] + _DATAGRAM["refused"], "datagram")),
     Target("control", read_control, _BODIES),
     Target("stream", read_stream, _hex(_CONTROL["frames"], "frame")),
+    Target("records", read_records, [b"\0\2\0\1\0\4\xc0\x93\6\0\0\3\1\2\3", b"\x40\1\xc0"]),
     Target("token", read_token, _TOKENS),
     Target("claims", read_claims, [signed.split(token.MAGIC, each).body for each in _TOKENS]),
     Target("token-text", read_token_text, [_TOKEN["golden"]["text"].encode()]),
@@ -276,10 +286,12 @@ TARGETS = [
     Target("cid", read_cid, _hex(_CID["rows"], "cid")),
     Target("demux", read_packet, [*_INITIALS, _STUN, b"\x40\x00\x00\x05abcde"]),
     Target("long-header", read_long_header, _INITIALS),
-    Target("relayed", read_relayed, [_CHANNEL_DATA, b"\0\x16" + _DATA_INDICATION[2:], _STUN]),
+    Target(
+        "relayed",
+        read_relayed,
+        [_CHANNEL_DATA, b"\0\x16" + _DATA_INDICATION[2:], _STUN, *_CHANNELS, *_INDICATIONS],
+    ),
     Target("stun", read_stun, [*_STUN_KEYS, _STUN, *_INDICATIONS]),
-    Target("turn-data", read_indication, _INDICATIONS),
-    Target("turn-channel", read_channel_data, _CHANNELS),
     Target("turn-stream", read_turn_stream, [*_CHANNELS, *_INDICATIONS, *_STUN_KEYS]),
     Target("turn-peer", read_peer, _INDICATIONS),
 ]

@@ -16,7 +16,9 @@ from relay.protocol.demux import (
     QUIC_V2,
     Kind,
     LongType,
+    StreamKind,
     classify,
+    classify_stream,
     parse_long,
     stateless_reset,
     version_negotiation,
@@ -52,6 +54,33 @@ DCID, SCID = bytes(range(8)), bytes(range(8, 16))
 )
 def test_the_first_bytes_say_who_gets_a_packet(packet, kind):
     assert classify(packet) is classify(memoryview(packet)) is kind
+
+
+@pytest.mark.parametrize(
+    ("alpn", "first", "kind"),
+    [
+        ("http/1.1", None, StreamKind.WEB),
+        ("stun.turn", None, StreamKind.TURN),
+        ("vrl/1", None, StreamKind.RAW),
+        ("vrl/1", 0x00, StreamKind.RAW),
+        ("http/1.1", 0x00, StreamKind.WEB),
+        ("stun.turn", 0x47, StreamKind.TURN),
+        (None, None, None),
+        (None, 0x00, StreamKind.TURN),
+        (None, 0x01, StreamKind.TURN),
+        (None, 0x02, StreamKind.WEB),
+        (None, 0x40, StreamKind.WEB),
+        (None, 0x47, StreamKind.WEB),
+        (None, 0xFF, StreamKind.WEB),
+        ("h2", None, None),
+        ("h2", 0x01, StreamKind.TURN),
+        ("", 0x50, StreamKind.WEB),
+    ],
+)
+def test_a_stream_is_what_tls_agreed_on_and_without_that_what_its_first_byte_says(
+    alpn: str | None, first: int | None, kind: StreamKind | None
+) -> None:
+    assert classify_stream(alpn, first) is kind
 
 
 @pytest.mark.parametrize(

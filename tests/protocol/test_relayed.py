@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from golden import load
 from relay.protocol.relayed import (
     SEND,
     PeerAddress,
@@ -18,6 +19,7 @@ from relay.protocol.relayed import (
     parse_send,
 )
 
+VECTORS = load("turn")
 COOKIE = bytes.fromhex("2112a442")
 FOUR = bytes.fromhex("0012000800 01a147e112a643".replace(" ", ""))  # 192.0.2.1:32853, RFC 5769 section 2.2
 DATA = b"\x00\x13\x00\x05hello\0\0\0"
@@ -90,3 +92,36 @@ def test_what_lacks_something_or_asks_too_much_is_no_send_indication(body: bytes
 def test_what_has_not_the_form_is_no_stun(data: bytes) -> None:
     assert message_type(data) is None
     assert parse_send(data) is None
+
+
+# ---------------------------------------------------------------- golden
+
+
+@pytest.mark.parametrize("row", VECTORS["indications"], ids=lambda row: row["message"][:24])
+def test_golden_indications_are_read_and_written(row: dict) -> None:
+    data, payload, host = bytes.fromhex(row["message"]), bytes.fromhex(row["payload"]), row["peer"][0]
+    peer = PeerAddress(ip_address(host).packed, row["peer"][1])
+    assert message_type(data) == (SEND if row["method"] == 6 else 0x0017)
+    assert parse_send(SEND.to_bytes(2, "big") + data[2:]) == (peer, payload)
+    if "why" not in row:
+        serial = int.from_bytes(bytes.fromhex(row["transaction"]), "big")
+        assert encode_data_indication(serial, peer, payload)[2:] == data[2:]
+
+
+@pytest.mark.parametrize("row", VECTORS["refused_indications"], ids=lambda row: row["why"])
+def test_golden_messages_that_are_no_whole_indication_are_refused(row: dict) -> None:
+    assert parse_send(bytes.fromhex(row["message"])) is None
+
+
+@pytest.mark.parametrize("row", VECTORS["channel_data"], ids=lambda row: row["packet"][:12])
+def test_golden_channel_data_is_read_and_written_padded_or_not(row: dict) -> None:
+    wanted = (row["channel"], bytes.fromhex(row["payload"]))
+    for key, is_stream in (("packet", False), ("padded", True)):
+        data = bytes.fromhex(row[key])
+        assert parse_channel_data(data) == wanted
+        assert encode_channel_data(*wanted, is_stream=is_stream) == data
+
+
+@pytest.mark.parametrize("row", VECTORS["refused_channel_data"], ids=lambda row: row["why"])
+def test_golden_packets_that_are_no_channel_data_are_refused(row: dict) -> None:
+    assert parse_channel_data(bytes.fromhex(row["packet"])) is None

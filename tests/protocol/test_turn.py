@@ -1,23 +1,20 @@
-"""TURN's own bytes: attributes, data both ways, and a stream cut wherever it may be."""
+"""TURN's own bytes: attributes, and a stream cut wherever it may be."""
 
 from __future__ import annotations
-
-from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anybytes import anything
 from golden import load
-from relay.errors import LocalError, PeerError
+from relay.errors import PeerError
 from relay.protocol import stun, turn
 from relay.protocol.address import Address
+from relay.protocol.relayed import encode_channel_data
 from relay.protocol.stun import Attribute, Class
 from relay.protocol.turn import FrameReader, Method
 
 VECTORS = load("turn")
-CHANNELS = [bytes.fromhex(row["packet"]) for row in VECTORS["channel_data"]]
 FRAMES = [bytes.fromhex(row["padded"]) for row in VECTORS["channel_data"]]
 INDICATIONS = [bytes.fromhex(row["message"]) for row in VECTORS["indications"]]
 TID = bytes(range(12))
@@ -43,6 +40,25 @@ def test_an_attribute_of_another_size_is_refused(read: object, size: int) -> Non
         read(bytes(size))  # type: ignore[operator]  # one of three functions
 
 
+def test_an_even_port_says_whether_the_one_above_is_wanted_too() -> None:
+    assert [turn.wants_next(bytes((value,))) for value in (0x00, 0x7F, 0x80, 0xFF)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    for value in (b"", b"\0\0"):
+        with pytest.raises(PeerError):
+            turn.wants_next(value)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
+def test_an_address_is_written_under_the_transaction(host: str) -> None:
+    written = turn.xor_address(turn.XOR_PEER_ADDRESS, Address(host, 5004), TID)
+    assert written.type == turn.XOR_PEER_ADDRESS
+    assert stun.decode_xor_address(written.value, TID) == Address(host, 5004)
+
+
 def test_methods_and_attributes_have_their_rfc_numbers() -> None:
     assert [int(method) for method in Method] == [1, 3, 4, 6, 7, 8, 9]
     numbers = (turn.XOR_PEER_ADDRESS, turn.DATA, turn.XOR_RELAYED_ADDRESS, turn.EVEN_PORT, turn.DONT_FRAGMENT)
@@ -53,61 +69,6 @@ def test_methods_and_attributes_have_their_rfc_numbers() -> None:
 def test_every_method_says_what_it_understands_and_none_promises_not_to_fragment() -> None:
     assert set(turn.UNDERSTOOD) == set(Method)
     assert all(turn.DONT_FRAGMENT not in known for known in turn.UNDERSTOOD.values())
-
-
-# ---------------------------------------------------------------- indications
-
-
-@pytest.mark.parametrize("row", VECTORS["indications"], ids=lambda row: row["message"][:24])
-def test_indications_are_read(row: dict) -> None:
-    message = stun.parse(bytes.fromhex(row["message"]))
-    assert message.method == row["method"]
-    assert turn.decode_data(message) == (Address(*row["peer"]), bytes.fromhex(row["payload"]))
-    if "why" not in row:
-        transaction = bytes.fromhex(row["transaction"])
-        wanted = turn.encode_data(
-            row["method"], Address(*row["peer"]), bytes.fromhex(row["payload"]), transaction
-        )
-        assert wanted == message.raw
-
-
-@pytest.mark.parametrize("row", VECTORS["refused_indications"], ids=lambda row: row["why"])
-def test_what_is_no_whole_indication_is_refused(row: dict) -> None:
-    message = stun.parse(bytes.fromhex(row["message"]))
-    with pytest.raises(PeerError):
-        turn.decode_data(message)
-
-
-@given(anything(INDICATIONS))
-def test_any_message_is_data_or_the_peers_fault(data: bytes) -> None:
-    with suppress(PeerError):
-        found = turn.decode_data(stun.parse(data))
-        again = turn.encode_data(Method.SEND, found.peer, found.payload, TID)
-        assert turn.decode_data(stun.parse(again)) == found
-
-
-# ---------------------------------------------------------------- channels
-
-
-@pytest.mark.parametrize("row", VECTORS["channel_data"], ids=lambda row: row["packet"][:12])
-def test_channel_data_is_read_padded_or_not(row: dict) -> None:
-    wanted = (row["channel"], bytes.fromhex(row["payload"]))
-    for key, padded in (("packet", False), ("padded", True)):
-        data = bytes.fromhex(row[key])
-        assert turn.decode_channel_data(data) == wanted
-        assert turn.encode_channel_data(*wanted, padded) == data
-
-
-@pytest.mark.parametrize("row", VECTORS["refused_channel_data"], ids=lambda row: row["why"])
-def test_what_is_no_channel_data_is_refused(row: dict) -> None:
-    with pytest.raises(PeerError):
-        turn.decode_channel_data(bytes.fromhex(row["packet"]))
-
-
-@pytest.mark.parametrize(("channel", "size"), [(0x3FFF, 0), (0x5000, 0), (0x4000, 65536)])
-def test_channel_data_that_cannot_be_is_our_own_fault(channel: int, size: int) -> None:
-    with pytest.raises(LocalError):
-        turn.encode_channel_data(channel, bytes(size))
 
 
 # ---------------------------------------------------------------- streams
@@ -145,7 +106,7 @@ def test_noise_behind_a_whole_frame_ends_the_stream() -> None:
 
 
 def test_a_frame_as_long_as_a_packet_may_be_is_the_longest() -> None:
-    frame = turn.encode_channel_data(0x4000, bytes(turn.MAX_FRAME - 4), padded=True)
+    frame = encode_channel_data(0x4000, bytes(turn.MAX_FRAME - 4), is_stream=True)
     assert FrameReader().feed(frame) == [frame]
     reader = FrameReader()
     assert reader.feed(frame[:-1]) == []

@@ -43,6 +43,9 @@ const TURN_COPIES: u64 = 1024;
 const RATE_WINDOW: f64 = 0.05;
 /// Packets expected within the wait; below, waiting costs more than it saves.
 const WORTH_A_WAIT: f64 = 2.0;
+/// Seconds that a held acknowledgement may leave late, so that a wait for packets need not end early for it: some
+/// leg's is due within nearly each. We promise 5 ms more than we hold it.
+const LATE_ACK: f64 = 0.002;
 /// After a bug: time for others, lest one bad packet keeps a core busy.
 const AFTER_A_PANIC: Duration = Duration::from_millis(10);
 
@@ -285,7 +288,8 @@ impl Worker {
         let until_ack = self.work.next_ack().map(|due| (due - now).max(0.0));
         self.has_looked = !self.pace.is_batching;
         if self.pace.is_batching {
-            let wait = until_ack.map_or(self.pace.batch_s, |ack| ack.min(self.pace.batch_s));
+            let batch = self.pace.batch_s;
+            let wait = until_ack.map_or(batch, |ack| batch.min(ack + LATE_ACK));
             self.poll.doze(seconds(wait));
         } else {
             self.poll.wait(until_ack.map(seconds));

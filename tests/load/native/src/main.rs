@@ -3,7 +3,8 @@
 //! Orders come as text on a SOCK_SEQPACKET socket whose number is the argument; each `run` is answered with JSON:
 //!   leg plain GROUP ADDR SIZE FLOW KID SECRET PREFIX|- SKIP PAD                            with its descriptor
 //!   leg quic GROUP ADDR SIZE FLOW KID SECRET PEER HOST KEY IV HP KEY IV HP PHASE NEXT EXPECTED ACKS PAD
-//!   run SECONDS RATE WINDOW STAMPS FROM-TO[,FROM-TO]       RATE packets/s in all (0: as fast as WINDOW allows)
+//!   run SECONDS RATE WINDOW STAMPS FROM-TO[,FROM-TO] [STEP]   RATE packets/s in all (0: as fast as WINDOW allows);
+//!                                                          STEP 2: of each call only the first leg talks
 //! Legs 2n and 2n+1 talk to each other. Between runs each leg says something now and then, so that it lives.
 //! Must never live here: how a leg was set up, what is measured of others.
 
@@ -234,6 +235,8 @@ impl Generator {
                 from.parse::<usize>().ok()?..to.parse::<usize>().ok()?.min(self.legs.len()),
             );
         }
+        let step = words.get(6).map_or(Some(1), |word| word.parse().ok())?;
+        active.retain(|index| index % step == 0);
         if active.is_empty() {
             return None;
         }
