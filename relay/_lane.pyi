@@ -104,6 +104,9 @@ class Lane:
     ) -> None:
         """How copies that a listener missed go again. ValueError: no such mode."""
 
+    def troubled(self) -> list[int]:
+        """Legs on whose ways something went wrong since they were measured last, each once."""
+
     def measure(self, legs: Sequence[int], now: float) -> list[_Measure]:
         """What is known of the ways to these listeners, without those that have no path."""
 

@@ -243,6 +243,11 @@ class Repair:
     ack_slack: float = 0.025
     """How long the listener may hold an acknowledgement."""
 
+    @property
+    def is_none(self) -> bool:
+        """Nothing is repeated, and nothing will be."""
+        return self.mode is Mode.OFF and self.max_age <= 0
+
 
 @dataclass(frozen=True, slots=True)
 class SetRepair:

@@ -307,7 +307,14 @@ class Lane(Protocol):
     def tell_repair(self, leg: int, repair: Repair) -> None:
         """From now on copies that this listener missed go again like this; at first none do.
 
-        Nothing happens for a leg without a packet path.
+        Nothing happens for a leg without a packet path. After `Repair()` the leg is as one that was never told.
+        """
+
+    def troubled(self) -> list[int]:
+        """Legs to measure, since something went wrong on their ways; each once until it was measured.
+
+        A packet was lost, round trips became longer, or nothing is acknowledged. What a leg does not suffer
+        costs nobody a look.
         """
 
     def measure(self, legs: Sequence[int], now: float) -> list[Measure]:

@@ -243,6 +243,9 @@ class NativeLane:
             ack_slack=repair.ack_slack,
         )
 
+    def troubled(self) -> list[int]:
+        return self._lane.troubled()
+
     def measure(self, legs: Sequence[int], now: float) -> list[Measure]:
         return [Measure(*one) for one in self._lane.measure(legs, now)]
 

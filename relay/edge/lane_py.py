@@ -37,7 +37,7 @@ from relay.edge.lane import (
     Unknown,
     Waiting,
 )
-from relay.edge.path import EARLY, Opened, Path
+from relay.edge.path import EARLY, Opened, Path, Trouble
 from relay.edge.quic import ACK_HOLD, MAX_PACKET
 from relay.edge.relays import Relay, Relays
 from relay.edge.repeats import Ring
@@ -58,7 +58,7 @@ DATAGRAM_OVERHEAD = 3  # frame type and two-byte length
 
 
 class _Connection:
-    __slots__ = ("ids", "is_listed", "leg", "notes", "path", "shown", "waiting")
+    __slots__ = ("awaits_pause", "ids", "is_listed", "leg", "notes", "path", "shown", "waiting")
 
     def __init__(self, leg: int, path: Path) -> None:
         self.leg = leg
@@ -68,6 +68,7 @@ class _Connection:
         self.notes = 0  # its control datagrams there
         self.shown: _Shown | None = None  # stands for the AckShown that waits there
         self.is_listed = False  # in the heap of acknowledgements
+        self.awaits_pause = False  # in it, too
 
 
 class _Shown:
@@ -128,9 +129,10 @@ class PyLane(Routes, Relays):
         self._takes_stun = False
         self._relayed = 0
         self._packets = 0  # in `_known`
+        self._troubled: list[int] = []
         self._controls = 0
         self._notes_lost = 0
-        self._acks: list[tuple[float, int, _Connection, Ring | None]] = []  # a heap; a ring waits for a pause
+        self._acks: list[tuple[float, int, _Connection, bool]] = []  # a heap; True: waits for a pause
         self.repairs = RepairCounters()
         self._order = 0
         self._outgoing: list[tuple[Packet, int]] = []  # and how many copies are inside
@@ -177,9 +179,15 @@ class PyLane(Routes, Relays):
         owner = self._connections.get(leg)
         if owner is None:
             return
-        if owner.path.ring is None:
-            owner.path.ring = Ring(self.repairs)
-        owner.path.ring.tell(repair)
+        path = owner.path
+        if repair.is_none:
+            if path.ring is not None:
+                path.ring.clear()
+            path.ring = None
+            return
+        if path.ring is None:
+            path.ring = Ring(self.repairs)
+        path.ring.tell(repair)
 
     def close_leg(self, leg: int) -> None:
         super().close_leg(leg)
@@ -197,12 +205,23 @@ class PyLane(Routes, Relays):
         owner = self._connections.get(leg)
         return owner.path.ring if owner is not None else None
 
+    def troubled(self) -> list[int]:
+        troubled, self._troubled = self._troubled, []
+        return troubled
+
+    def _note_trouble(self, owner: _Connection) -> None:
+        """What went wrong is told once until it was measured."""
+        if owner.path.trouble is Trouble.NEW:
+            owner.path.trouble = Trouble.NOTED
+            self._troubled.append(owner.leg)
+
     def measure(self, legs: Sequence[int], now: float) -> list[Measure]:
         owners = (self._connections[leg] for leg in legs if leg in self._connections)
         return [self._measure(owner, now) for owner in owners]
 
     def _measure(self, owner: _Connection, now: float) -> Measure:
         path = owner.path
+        path.trouble = Trouble.NONE
         oldest = self.oldest(owner.leg)
         kept = RepairCounters() if path.ring is None else path.ring.counters
         return Measure(
@@ -345,6 +364,7 @@ class PyLane(Routes, Relays):
             self._dropped[opened] += 1
             return True
         self._media += 1
+        self._note_trouble(owner)
         try:
             self._settle(owner, opened, now)
         except Exception as error:  # as above
@@ -432,17 +452,17 @@ class PyLane(Routes, Relays):
         for leg in self.take_ready():
             self._flush_leg(leg, now)
         while self._acks and self._acks[0][0] <= now + EARLY:
-            _, _, owner, ring = heapq.heappop(self._acks)
-            if ring is None:
-                owner.is_listed = False
+            _, _, owner, is_pause = heapq.heappop(self._acks)
+            if is_pause:
+                owner.awaits_pause = False
             else:
-                ring.is_listed = False
+                owner.is_listed = False
             if owner.leg in self._connections:
                 try:
-                    if ring is None:
-                        self._flush_ack(owner, now)
+                    if is_pause:
+                        self._flush_alone(owner, now)
                     else:
-                        self._flush_alone(owner, ring, now)
+                        self._flush_ack(owner, now)
                 except Exception as error:  # the others' leave all the same
                     self._blame(owner.leg, error)
         outgoing, self._outgoing = self._outgoing, []
@@ -474,12 +494,13 @@ class PyLane(Routes, Relays):
             while owner.path.room(now):
                 batch = self._batch(owner, now)
                 if not batch:
-                    return
+                    break
                 self._send(owner, batch, now)
                 batch = []
         except Exception as error:  # the other listeners go on
             self.counters.sent -= len(batch)
             self._blame(leg, error)
+        self._note_trouble(owner)
 
     def _batch(self, owner: _Connection, now: float) -> list[tuple[float, bytes]]:
         """Copies for one packet, each with when it came."""
@@ -510,16 +531,16 @@ class PyLane(Routes, Relays):
         again = path.ring.beside(copies, now, _smoothed(path), room, self._charger(owner, now))
         self._seal(owner, copies + again, len(copies), now)
         path.ring.left(path.last_number, batch, overhead, now)
-        self._list_pause(owner, path.ring)
+        self._list_pause(owner)
 
-    def _flush_alone(self, owner: _Connection, ring: Ring, now: float) -> None:
+    def _flush_alone(self, owner: _Connection, now: float) -> None:
         """Nothing left for a while: one repeat may go by itself, since the next packet may come too late."""
-        path = owner.path
-        due = ring.pause_due(_smoothed(path))
-        if due is None:
+        path, ring = owner.path, owner.path.ring
+        due = None if ring is None else ring.pause_due(_smoothed(path))
+        if ring is None or due is None:
             return
         if due > now + EARLY:  # something left meanwhile
-            self._list_pause(owner, ring)
+            self._list_pause(owner)
             return
         if not path.room(now):
             return
@@ -529,11 +550,14 @@ class PyLane(Routes, Relays):
             self._seal(owner, again, 0, now)
             ring.left(path.last_number, [], 0, now)
 
-    def _list_pause(self, owner: _Connection, ring: Ring) -> None:
+    def _list_pause(self, owner: _Connection) -> None:
+        ring = owner.path.ring
+        if owner.awaits_pause or ring is None:
+            return
         due = ring.pause_due(_smoothed(owner.path))
-        if due is not None and not ring.is_listed:
-            ring.is_listed = True
-            self._push(due, owner, ring)
+        if due is not None:
+            owner.awaits_pause = True
+            self._push(due, owner, True)
 
     def _charger(self, owner: _Connection, now: float) -> Callable[[int], bool]:
         return lambda size: self.charge(owner.leg, size, now)
@@ -568,11 +592,11 @@ class PyLane(Routes, Relays):
 
     def _push_ack(self, owner: _Connection, due: float) -> None:
         owner.is_listed = True
-        self._push(due, owner, None)
+        self._push(due, owner, False)
 
-    def _push(self, due: float, owner: _Connection, ring: Ring | None) -> None:
+    def _push(self, due: float, owner: _Connection, is_pause: bool) -> None:
         self._order += 1
-        heapq.heappush(self._acks, (due, self._order, owner, ring))
+        heapq.heappush(self._acks, (due, self._order, owner, is_pause))
 
     def use_front(self, keys: FrontKeys, limits: LimitsConfig) -> None: ...
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import NamedTuple
 
 from aioquic.quic.connection import NetworkAddress
@@ -41,6 +42,9 @@ EARLY = 0.001  # an acknowledgement due this soon leaves now: loop clocks tick i
 STALE_FLIGHT = 1.0  # an unacknowledged media packet counts as in flight for this long at most, seconds
 DELAY_STEP = 0.002  # s: how far one acknowledgement moves what is known of the peer's hesitation
 LARGEST_DELAY = 0.1  # s: a peer that names more is not believed
+QUEUE = 0.05  # s: round trips that are this much longer than the least have a queue on their way
+SILENT = 16  # packets of 60 ms, a second of them
+SILENT_S = 1.0  # without any acknowledgement: the peer says nothing
 SAMPLE_EVERY = 0.05  # seconds between RTT samples: each voice alone gives fifty acknowledgements a second
 FIRST_SKIP = 29  # the first packet number left out, to catch optimistic ACKs (RFC 9000 section 21.4)
 LARGEST_SKIP_GAP = 1 << 16
@@ -49,6 +53,17 @@ WINDOW = 2 * MAX_ACK_RANGES  # packet numbers for which duplicates are told apar
 SHORTEST = 29  # first byte, our id, 4 bytes of number at most, 16 of sample: shorter packets have no tag
 OUR_ACK_EXPONENT = 3  # what we announce, and the default (RFC 9000 section 18.2)
 Ranges = Sequence[tuple[int, int]]
+
+
+class Trouble(Enum):
+    """Whether something went wrong on the way to the peer since that was asked last.
+
+    A packet was lost, round trips became longer, or nothing is acknowledged.
+    """
+
+    NONE = 0
+    NEW = 1  # nobody was told
+    NOTED = 2  # whoever asks is told
 
 
 class Opened(NamedTuple):
@@ -152,6 +167,7 @@ class Path:
         self._flight: dict[int, _Flight] = {}
         self.media_in_flight = 0
         self.ring: Ring | None = None  # what may be repeated
+        self.trouble = Trouble.NONE
         # what became of packets with datagrams: all of this counts up but `ack_delay`
         self.media_acked = 0
         self.media_lost = 0
@@ -457,7 +473,12 @@ class Path:
             self._next_sample = now + SAMPLE_EVERY
             self._sample(now - newest.sent_at, seconds)
 
+    def _worsened(self) -> None:
+        if self.trouble is Trouble.NONE:
+            self.trouble = Trouble.NEW
+
     def _lose(self, number: int, packet: _Flight) -> None:
+        self._worsened()
         self.media_lost += 1
         before, self._lost = self._lost, (number, packet.place)
         is_next = before is not None and packet.place == (before[1] + 1) % 256 and number - before[0] < 256
@@ -482,7 +503,9 @@ class Path:
         if latest > least + delay:
             latest -= delay
         variance = 0.75 * variance + 0.25 * abs(smoothed - latest)
-        smoothed = 0.875 * smoothed + 0.125 * latest
+        before, smoothed = smoothed, 0.875 * smoothed + 0.125 * latest
+        if before <= least + QUEUE < smoothed:
+            self._worsened()
         self._rtt = (latest, smoothed, variance, least)
 
     # ------------------------------------------------------------ out
@@ -491,6 +514,8 @@ class Path:
         """May another media packet leave now? Packets silent for long no longer count as in flight."""
         if not self.active or self._sealed >= 2 * self.update_after:
             return False
+        if len(self._flight) >= SILENT and now - next(iter(self._flight.values())).sent_at > SILENT_S:
+            self._worsened()
         if self.media_in_flight < MEDIA_WINDOW:
             return True
         for number, packet in list(self._flight.items()):

@@ -46,7 +46,6 @@ class Ring:
 
     def __init__(self, all_counters: RepairCounters) -> None:
         self.counters = RepairCounters()
-        self.is_listed = False  # it is waited for a pause
         self._both = (self.counters, all_counters)
         self._rule = Repair()
         self._left: float | None = None  # repeats that may leave; None: never told

@@ -502,13 +502,16 @@ class Duel:
             budget=self.rng.choice((0.1, 0.5, 1.0)),
             depth=self.rng.choice((0.0, 3.0, 10.0, 50.0)),
             distances=self.rng.choice(((2,), (4, 2), (1,), (300, 3))),
-            max_age=self.rng.choice((0.03, 0.12, 0.18, 3.0)),
+            max_age=self.rng.choice((0.0, 0.03, 0.12, 0.18, 3.0)),
             ack_slack=self.rng.choice((0.0, 0.01, 0.025)),
         )
         self.both("tell_repair", lambda lane: lane.tell_repair(leg, rule))
 
     def measure(self) -> None:
-        """What is known of the ways to all listeners."""
+        """What is known of the ways to all listeners, and of which of them that is worth asking."""
+        self.both("troubled", lambda lane: lane.troubled())
+        if self.rng.random() < 0.5:
+            return
         legs = [*self.clients, *self.streams, 0]
         self.both("measure", lambda lane: lane.measure(legs, self.now))
 

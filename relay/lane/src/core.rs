@@ -116,6 +116,8 @@ pub struct Leg {
 pub(crate) struct LegState {
     /// In somebody's heap of held acknowledgements.
     pub is_ack_held: bool,
+    /// In somebody's heap as waiting for a pause.
+    pub is_pause_held: bool,
     pub has_path: bool,
     pub stream: Stream,
     /// Bit n: in the ready list of worker n.
@@ -182,6 +184,8 @@ pub trait Waker: Send + Sync {
 pub(crate) struct Shared {
     pub counters: Counters,
     pub slow: Slow,
+    /// Legs on whose ways something went wrong since they were measured, each once.
+    pub troubled: Vec<u64>,
     /// The loop was woken and did not take since.
     is_woken: bool,
 }
@@ -219,6 +223,7 @@ impl Leg {
                 shown: None,
                 listed: 0,
                 is_ack_held: false,
+                is_pause_held: false,
             }),
         }
     }
@@ -273,6 +278,7 @@ impl Core {
             shared: Mutex::new(Shared {
                 counters: Counters::default(),
                 slow: Slow::default(),
+                troubled: Vec::new(),
                 is_woken: false,
             }),
             relays: Relays::default(),
@@ -329,6 +335,7 @@ impl Core {
         let mut settled = 0_usize;
         let mut refused = Vec::new();
         shared.counters.merge(&mut work.counters);
+        shared.troubled.append(&mut work.troubled);
         for staged in work.staged.drain(..) {
             let is_admitted = matches!(staged.item, Item::Admit { .. });
             settled = settled.saturating_add(is_admitted.into());

@@ -129,8 +129,8 @@ impl Counters {
     }
 
     /// Packets of ours that are lost.
-    pub fn count_lost(&mut self, lost: u64) {
-        self.media_lost = self.media_lost.wrapping_add(lost);
+    pub fn count_lost(&mut self, lost: u32) {
+        self.media_lost = self.media_lost.wrapping_add(u64::from(lost));
     }
 
     /// A note that the loop will not get.

@@ -14,7 +14,7 @@ use crate::core::{Core, Leg, LegState, Stream, COUNTS};
 use crate::counters::Counters;
 use crate::flight::Fates;
 use crate::flow::{FlowCounters, Target, Targets};
-use crate::path::Path;
+use crate::path::{Path, Trouble};
 use crate::reason::Reason;
 use crate::repeats::{Ring, Rule, Tally};
 use crate::rtt::Sample;
@@ -155,9 +155,9 @@ impl Core {
     /// Change or read a leg's path. What it counts as lost by that becomes everybody's.
     pub fn with_path<T>(&self, leg: &Leg, body: impl FnOnce(&mut Path) -> T) -> T {
         let mut state = leg.state.lock();
-        let before = state.path.fates().lost;
+        let before = state.path.lost();
         let result = body(&mut state.path);
-        let lost = state.path.fates().lost.wrapping_sub(before);
+        let lost = state.path.lost().wrapping_sub(before);
         if lost > 0 {
             self.count(|counters| counters.count_lost(lost));
         }
@@ -173,16 +173,25 @@ impl Core {
 
     // ------------------------------------------------------------ repair
 
-    /// From now on copies that this listener missed go again like this.
+    /// From now on copies that this listener missed go again like this. After a rule that is none the leg is as
+    /// one that was never told.
     pub fn tell_repair(&self, leg: u64, rule: Rule) {
         let Ok(leg) = self.leg(leg) else {
             return;
         };
         let mut state = leg.state.lock();
-        if state.has_path {
+        if rule.is_none() {
+            self.repair(&mut state, Ring::clear);
+            state.ring = None;
+        } else if state.has_path {
             state.ring.get_or_insert_default();
             self.repair(&mut state, |ring| ring.tell(rule));
         }
+    }
+
+    /// Legs to measure: something went wrong on their ways since they were measured last. Each once.
+    pub fn troubled(&self) -> Vec<u64> {
+        std::mem::take(&mut self.shared.lock().troubled)
     }
 
     /// Change what a leg may repeat, if anything. What is counted by that becomes everybody's.
@@ -201,11 +210,12 @@ impl Core {
             known.collect()
         };
         let each = known.iter().filter_map(|leg| {
-            let state = leg.state.lock();
+            let mut state = leg.state.lock();
+            state.path.trouble = Trouble::None;
             let oldest = state.media.as_ref().and_then(Media::oldest);
             state.has_path.then(|| Measure {
                 leg: leg.number,
-                fates: *state.path.fates(),
+                fates: state.path.fates(),
                 ack_delay: state.path.rtt.ack_delay,
                 age: oldest.map_or(0.0, |oldest| f64::max(0.0, now - oldest)),
                 rtt: state.path.rtt.now,

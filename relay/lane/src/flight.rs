@@ -21,6 +21,10 @@ const REORDERED: u64 = 3;
 const SPARE: usize = 64;
 /// One voice over a round trip of up to 80 ms: these lie in the leg itself.
 const INLINE: usize = 4;
+/// A second of packets of 60 ms without any acknowledgement: the peer says nothing.
+const SILENT: usize = 16;
+/// That second.
+const SILENT_S: f64 = 1.0;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Flight {
@@ -53,8 +57,8 @@ impl Flight {
     }
 
     /// Modulo 256.
-    fn place(&self) -> u64 {
-        self.packed >> 16 & 0xFF
+    fn place(&self) -> u8 {
+        (self.packed >> 16 & 0xFF) as u8
     }
 
     fn size(&self) -> u64 {
@@ -67,20 +71,24 @@ impl Flight {
 pub struct Flights {
     list: Few<Flight, INLINE>,
     bytes: u64,
-    /// What became of them, since the leg began.
-    pub fates: Fates,
-    place: u64,
-    /// Number and place of the one lost last.
-    last_lost: Option<(u64, u64)>,
+    // Since the leg began. What came is what left, is lost and in flight no more: so nothing is counted of it.
+    bytes_sent: u64,
+    sent: u32,
+    pub lost: u32,
+    runs: u32,
+    bytes_lost: u32,
+    /// Number of the one lost last, and its place.
+    last_lost: u64,
+    last_place: Option<u8>,
 }
 
-/// Packets with datagrams, and bytes of them.
+/// What became of packets with datagrams since the leg began, and of their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fates {
-    pub acked: u64,
-    pub lost: u64,
+    pub acked: u32,
+    pub lost: u32,
     /// How often one was lost and the one before it was not.
-    pub runs: u64,
+    pub runs: u32,
     pub bytes_sent: u64,
     pub bytes_acked: u64,
 }
@@ -106,9 +114,9 @@ impl Flights {
 
     /// A packet left; its number is higher than any before.
     pub fn push(&mut self, mut flight: Flight) {
-        self.place = self.place.wrapping_add(1) & 0xFF;
-        flight.packed |= self.place << 16;
-        self.fates.bytes_sent = self.fates.bytes_sent.wrapping_add(flight.size());
+        self.sent = self.sent.wrapping_add(1);
+        flight.packed |= u64::from(self.sent & 0xFF) << 16;
+        self.bytes_sent = self.bytes_sent.wrapping_add(flight.size());
         self.bytes = self.bytes.saturating_add(flight.size());
         self.list.push(flight);
     }
@@ -133,8 +141,6 @@ impl Flights {
             let number = flight.number;
             if number >= newest.0 || ranges.iter().any(|r| r.0 <= number && number < r.1) {
                 verdict.acked_below = verdict.acked_below.max(flight.acked_below());
-                self.fates.acked = self.fates.acked.wrapping_add(1);
-                self.fates.bytes_acked = self.fates.bytes_acked.wrapping_add(flight.size());
             } else if largest.saturating_sub(number) >= REORDERED || now - flight.sent_at > limit {
                 self.lose(flight);
             } else {
@@ -165,13 +171,33 @@ impl Flights {
     }
 
     fn lose(&mut self, flight: Flight) {
-        self.fates.lost = self.fates.lost.wrapping_add(1);
-        let here = (flight.number, flight.place());
-        let is_next = self.last_lost.is_some_and(|(number, place)| {
-            here.1 == place.wrapping_add(1) & 0xFF && here.0.saturating_sub(number) < 256
-        });
-        self.fates.runs = self.fates.runs.wrapping_add(u64::from(!is_next));
-        self.last_lost = Some(here);
+        let size = u32::try_from(flight.size()).unwrap_or(0); // 16 bits
+        self.lost = self.lost.wrapping_add(1);
+        self.bytes_lost = self.bytes_lost.wrapping_add(size);
+        let is_near = flight.number.saturating_sub(self.last_lost) < 256;
+        let follows = |place: u8| flight.place() == place.wrapping_add(1);
+        let is_next = is_near && self.last_place.is_some_and(follows);
+        self.runs = self.runs.wrapping_add(u32::from(!is_next));
+        self.last_lost = flight.number;
+        self.last_place = Some(flight.place());
+    }
+
+    /// What became of all of them.
+    pub fn fates(&self) -> Fates {
+        let flying = u32::try_from(self.list.len()).unwrap_or(0);
+        let gone = u64::from(self.bytes_lost).wrapping_add(self.bytes);
+        Fates {
+            acked: self.sent.wrapping_sub(self.lost).wrapping_sub(flying),
+            lost: self.lost,
+            runs: self.runs,
+            bytes_sent: self.bytes_sent,
+            bytes_acked: self.bytes_sent.wrapping_sub(gone),
+        }
+    }
+
+    /// Many wait for an acknowledgement, and the first of them for long.
+    pub fn is_silent(&self, now: f64) -> bool {
+        self.list.len() >= SILENT && self.list.first().is_some_and(|f| now - f.sent_at > SILENT_S)
     }
 
     /// The connection is over; what was counted stays.

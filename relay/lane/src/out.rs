@@ -25,7 +25,7 @@ use crate::media::{set_flow, MAX_SIZE};
 use crate::path::{ACK_HOLD, EARLY, MAX_PACKET};
 use crate::reason::Reason;
 use crate::slow::Item;
-use crate::work::{Outgoing, Work};
+use crate::work::{note_trouble, Outgoing, Work};
 
 /// Short header, ACK frame and tag, upper bound for one of ours.
 const PACKET_OVERHEAD: usize = 60;
@@ -82,7 +82,7 @@ impl Core {
 
     /// Seal what waits for one leg, as far as its path takes it.
     fn flush_leg(&self, leg: &Arc<Leg>, state: &mut LegState, work: &mut Work, now: f64) {
-        let lost = state.path.fates().lost;
+        let lost = state.path.lost();
         while state.path.room(now) {
             if !self.batch(state, work, now) {
                 break;
@@ -95,8 +95,9 @@ impl Core {
                 await_pause(leg, state, work);
             }
         }
-        let lost = state.path.fates().lost.wrapping_sub(lost);
+        let lost = state.path.lost().wrapping_sub(lost);
         work.counters.count_lost(lost);
+        note_trouble(&mut work.troubled, leg.number, &mut state.path.trouble);
     }
 
     /// What goes again beside the copies of `Work::batch`.
@@ -118,12 +119,12 @@ impl Core {
 
     /// Nothing left for a while: one repeat may go by itself, since the next packet may come too late.
     fn flush_alone(&self, leg: &Arc<Leg>, state: &mut LegState, work: &mut Work, now: f64) {
-        let lost = state.path.fates().lost;
+        let lost = state.path.lost();
         let rtt = state.path.rtt.now;
+        state.is_pause_held = false;
         let Some(ring) = state.ring.as_mut() else {
             return;
         };
-        ring.is_listed = false;
         match ring.pause_due(rtt) {
             None => {}
             Some(due) if due > now + EARLY => await_pause(leg, state, work), // something left meanwhile
@@ -140,7 +141,7 @@ impl Core {
             }
             Some(_) => {}
         }
-        let lost = state.path.fates().lost.wrapping_sub(lost);
+        let lost = state.path.lost().wrapping_sub(lost);
         work.counters.count_lost(lost);
     }
 
@@ -293,9 +294,7 @@ impl Core {
             contain(work, Some(held.leg.number), |work, _| {
                 let mut state = held.leg.state.lock();
                 if held.is_pause {
-                    if let Some(ring) = state.ring.as_mut() {
-                        ring.is_listed = false; // another thread will wait, from the next packet on
-                    }
+                    state.is_pause_held = false; // another thread will wait, from the next packet on
                     return;
                 }
                 state.is_ack_held = false;
@@ -339,11 +338,11 @@ fn overhead(state: &LegState) -> usize {
 /// Look at the leg again when nothing left for a while, if something may be repeated then.
 fn await_pause(leg: &Arc<Leg>, state: &mut LegState, work: &mut Work) {
     let rtt = state.path.rtt.now;
-    let Some(ring) = state.ring.as_mut().filter(|ring| !ring.is_listed) else {
+    if state.is_pause_held {
         return;
-    };
-    if let Some(due) = ring.pause_due(rtt) {
-        ring.is_listed = true;
+    }
+    if let Some(due) = state.ring.as_ref().and_then(|ring| ring.pause_due(rtt)) {
+        state.is_pause_held = true;
         work.await_pause(due, leg.clone());
     }
 }

@@ -56,6 +56,18 @@ pub enum Opened<'a> {
     Slow,
 }
 
+/// Whether something went wrong on the way to the peer since that was asked last: a packet was lost, round
+/// trips became longer, or nothing is acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trouble {
+    #[default]
+    None,
+    /// Nobody was told.
+    New,
+    /// Whoever asks is told.
+    Noted,
+}
+
 /// Which packets are the packet path's, and where its own go.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Facts {
@@ -75,6 +87,7 @@ pub struct Path {
     pub confirmed: bool,
     /// aioquic has packets of its own out: it wants to see acknowledgements.
     pub outstanding: bool,
+    pub trouble: Trouble,
     pub ack_at: Option<f64>,
     /// Packets that came and wait for aioquic: not in the ranges yet.
     slow: usize,
@@ -111,6 +124,7 @@ impl Default for Path {
             active: false,
             confirmed: false,
             outstanding: false,
+            trouble: Trouble::None,
             facts: Facts {
                 peer_exponent: OUR_ACK_EXPONENT,
                 ..Facts::default()
@@ -171,6 +185,7 @@ impl Path {
     /// The connection is over: nothing is opened or sealed any more, and the keys are gone.
     pub fn close(&mut self) {
         self.active = false;
+        self.trouble = Trouble::None;
         self.keys = None;
         self.flights.clear();
         self.ranges = Ranges::new();
@@ -254,8 +269,19 @@ impl Path {
     }
 
     /// What became of our packets.
-    pub fn fates(&self) -> &Fates {
-        &self.flights.fates
+    pub fn fates(&self) -> Fates {
+        self.flights.fates()
+    }
+
+    /// How many of them were lost.
+    pub fn lost(&self) -> u32 {
+        self.flights.lost
+    }
+
+    fn worsened(&mut self) {
+        if self.trouble == Trouble::None {
+            self.trouble = Trouble::New;
+        }
     }
 
     /// The number of the packet that was sealed last.
@@ -332,13 +358,18 @@ impl Path {
             return;
         };
         self.acked_below = self.acked_below.max(newest.1);
+        let lost = self.flights.lost;
         let verdict = self.flights.acknowledge(ranges, self.rtt.loss_limit(), now);
+        let mut is_worse = self.flights.lost != lost;
         if verdict.acked_below > 0 {
             self.subtract(verdict.acked_below);
         }
         if let Some(sent_at) = verdict.newest_sent_at {
-            self.rtt
-                .sample(now - sent_at, delay, self.facts.peer_exponent, now);
+            let exponent = self.facts.peer_exponent;
+            is_worse |= self.rtt.sample(now - sent_at, delay, exponent, now);
+        }
+        if is_worse {
+            self.worsened();
         }
     }
 
@@ -348,6 +379,9 @@ impl Path {
     pub fn room(&mut self, now: f64) -> bool {
         if !self.active || self.sealed >= self.update_after.saturating_mul(2) {
             return false;
+        }
+        if self.flights.is_silent(now) {
+            self.worsened();
         }
         if self.flights.bytes() < MEDIA_WINDOW {
             return true;

@@ -218,6 +218,10 @@ impl Lane {
         Ok(())
     }
 
+    fn troubled(&self) -> Vec<u64> {
+        self.core.troubled()
+    }
+
     fn measure<'py>(
         &self,
         py: Python<'py>,

@@ -77,6 +77,13 @@ pub struct Rule {
     pub ack_slack: f64,
 }
 
+impl Rule {
+    /// Nothing is repeated, and nothing will be.
+    pub fn is_none(&self) -> bool {
+        self.mode == Mode::Off && self.max_age <= 0.0
+    }
+}
+
 /// Copies kept to be repeated, and repeats that left: `kept = acked + late + ended + holding`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -144,8 +151,6 @@ struct Kept {
 /// One listener's.
 #[derive(Default)]
 pub struct Ring {
-    /// It is waited for a pause.
-    pub is_listed: bool,
     tally: Tally,
     /// What of that others know.
     told: Tally,

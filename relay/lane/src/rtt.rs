@@ -10,6 +10,8 @@ const MAX_ACK_DELAY: f64 = 0.025;
 const DELAY_STEP: f64 = 0.002;
 /// A peer that names more is not believed.
 const LARGEST_DELAY: f64 = 0.1;
+/// Round trips that are this much longer than the least, seconds, have a queue on their way.
+const QUEUE: f64 = 0.05;
 /// Nothing is nearer than this (kGranularity of RFC 9002).
 const LEAST: f64 = 0.001;
 
@@ -42,13 +44,13 @@ impl Rtt {
     }
 
     /// A packet was acknowledged after `latest` seconds, `delay` of them (as encoded with `exponent`) by the
-    /// peer's own hesitation.
-    pub fn sample(&mut self, latest: f64, delay: u64, exponent: u8, now: f64) {
+    /// peer's own hesitation. Whether round trips have just become much longer than the least: there is a queue.
+    pub fn sample(&mut self, latest: f64, delay: u64, exponent: u8, now: f64) -> bool {
         // 62 bits shifted by 20 at most (RFC 9000 section 18.2); the shift must not lose bits that Python keeps.
         let delay = (u128::from(delay) << exponent.min(64)) as f64 / 1e6;
         self.note_delay(delay);
         if now < self.next_sample {
-            return;
+            return false;
         }
         self.next_sample = now + SAMPLE_EVERY;
         let latest = f64::max(latest, LEAST);
@@ -59,7 +61,7 @@ impl Rtt {
                 variance: latest / 2.0,
                 least: latest,
             });
-            return;
+            return false;
         };
         let least = f64::min(before.least, latest);
         let delay = f64::min(delay, MAX_ACK_DELAY);
@@ -68,12 +70,15 @@ impl Rtt {
         } else {
             latest
         };
+        let smoothed = 0.875 * before.smoothed + 0.125 * latest;
         self.now = Some(Sample {
             latest,
             variance: 0.75 * before.variance + 0.25 * (before.smoothed - latest).abs(),
-            smoothed: 0.875 * before.smoothed + 0.125 * latest,
+            smoothed,
             least,
         });
+        let bound = least + QUEUE;
+        before.smoothed <= bound && bound < smoothed
     }
 
     /// A quantile without a history: one above lifts it nineteen times as far as one below lowers it.

@@ -13,6 +13,7 @@ use crate::counters::Counters;
 use crate::flow::Targets;
 use crate::frames::Parsed;
 use crate::media::MAX_SIZE;
+use crate::path::Trouble;
 use crate::reason::Reason;
 use crate::relaying::Leaving;
 use crate::slow::{Item, Staged};
@@ -149,6 +150,14 @@ pub(crate) struct Stranger {
     pub at: f64,
 }
 
+/// What went wrong on the way to this leg is told once until it was measured.
+pub(crate) fn note_trouble(troubled: &mut Vec<u64>, leg: u64, trouble: &mut Trouble) {
+    if *trouble == Trouble::New {
+        *trouble = Trouble::Noted;
+        troubled.push(leg);
+    }
+}
+
 /// One thread's. `out` is what it shall send; `counters` what it counted since the last `Core::finish`.
 pub struct Work {
     pub out: Outgoing,
@@ -171,6 +180,8 @@ pub struct Work {
     pub(crate) batch: Vec<(f64, Vec<u8>)>,
     pub(crate) pool: Pool,
     pub(crate) staged: Vec<Staged>,
+    /// Legs that shall be measured.
+    pub(crate) troubled: Vec<u64>,
     pub(crate) strangers: Vec<Stranger>,
     pub(crate) stranger_bytes: Vec<u8>,
     /// Where a front writes its answer.
@@ -196,6 +207,7 @@ impl Work {
             batch: Vec::new(),
             pool: Pool::default(),
             staged: Vec::new(),
+            troubled: Vec::new(),
             strangers: Vec::new(),
             stranger_bytes: Vec::new(),
             reply: Vec::new(),

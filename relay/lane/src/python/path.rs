@@ -270,8 +270,8 @@ impl Path {
     }
 
     #[getter]
-    fn media_lost(&self) -> u64 {
-        self.with(|path| path.fates().lost)
+    fn media_lost(&self) -> u32 {
+        self.with(|path| path.lost())
     }
 
     #[getter]
