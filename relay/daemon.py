@@ -338,12 +338,11 @@ class Daemon:
             self._stats_at = time.monotonic()
 
     async def _adapt(self) -> None:
-        """Five times a second: what the ways to listeners are like."""
+        """Five times a second: what the ways are like on which something went wrong."""
         while True:
             await asyncio.sleep(TICK_S)
-            if self._config.adapt.enabled:
-                for _ in self.node.driver.measure_ways():
-                    await asyncio.sleep(0)
+            for _ in self.node.driver.measure_ways(adapts=self._config.adapt.enabled):
+                await asyncio.sleep(0)
 
     async def _collect(self) -> None:
         """Young garbage, before it is enough to cost a pause."""

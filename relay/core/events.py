@@ -114,9 +114,16 @@ class Measure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The ways to some listeners, five times a second, if legs are adapted to them."""
+    """The ways to listeners with whom something went wrong, or to look at again: five times a second."""
 
     ways: Sequence[Measure]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTrips:
+    """Answer to AskRoundTrip, within a moment: smoothed round trips by leg, seconds."""
+
+    of: Mapping[int, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +169,7 @@ Input = (
     | AddressMoved
     | Heard
     | Measured
+    | RoundTrips
     | FlowClosed
     | CommandReceived
     | ConfigChanged
@@ -258,6 +266,13 @@ class SetRepair:
 
 
 @dataclass(frozen=True, slots=True)
+class AskRoundTrip:
+    """How long does a packet take to this leg and back? No answer comes for a leg without packets."""
+
+    leg: int
+
+
+@dataclass(frozen=True, slots=True)
 class CloseFlow:
     """The uplink flow ends; the edge answers with FlowClosed before any other input."""
 
@@ -336,6 +351,7 @@ Output = (
     | OpenFlow
     | Route
     | SetRepair
+    | AskRoundTrip
     | CloseFlow
     | CallEvent
     | CallRecord

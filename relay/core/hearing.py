@@ -14,8 +14,11 @@ from typing import Final
 from relay.config import Config
 from relay.core.losses import Gaps, Settled
 from relay.core.quality import Direction, Window
+from relay.core.rates import packet_ms
 from relay.protocol.datagram import FlowReport
 
+USUAL_PTIME_MS: Final = 20
+FRESH_PACKETS: Final = 32  # what a report must tell beyond the last; its map has 64, and some are not settled
 _U16: Final = 0xFFFF
 _TENTHS: Final = 10  # reports count delays in 0.1 ms
 
@@ -29,6 +32,8 @@ class Hearing:
         self._gaps = Gaps(config.quality.gap_ms)
         self._settled: dict[int, Settled] = {}  # by key
         self._late: int | None = None
+        self._newest = (0, 0)  # counter, listener's ms
+        self._ptime = USUAL_PTIME_MS
         self._missing = 0  # in a row, up to now
         self._begin(now)
 
@@ -45,13 +50,24 @@ class Hearing:
         return self._direction
 
     def on_report(
-        self, flow: FlowReport, ptime: int, rtt_up: float | None, rtt_down: float | None, now: float
-    ) -> None:
-        """What B says of A. Round trips in seconds, None if nobody measured them; `ptime` in ms."""
-        if flow.kid not in self._settled:
+        self, flow: FlowReport, at_ms: int, rtt_up: float | None, rtt_down: float | None, now: float
+    ) -> bool:
+        """What B says of A at `at_ms` by its clock. Round trips in seconds, None if nobody measured them.
+
+        True when a window begins, for which they should be known. Reports that say hardly more than the last
+        are left out: quality is judged of all listeners, and each five seconds only.
+        """
+        is_first = not self._settled
+        fresh = flow.newest - self._newest[0]
+        if flow.kid in self._settled:
+            if 0 <= fresh < FRESH_PACKETS and now - self._since < self._config.quality.window_s:
+                return False
+            self._ptime = packet_ms(fresh, at_ms - self._newest[1], self._ptime)
+        else:
             self._settled.clear()  # one key at a time
-            patience = max(1, ceil(self._config.adapt.playout_ms / ptime))
-            self._settled[flow.kid] = Settled(patience)
+            self._settled[flow.kid] = Settled(max(1, ceil(self._config.adapt.playout_ms / self._ptime)))
+        self._newest = flow.newest, at_ms
+        ptime = self._ptime
         for came in self._settled[flow.kid].on_report(flow.base, flow.map):
             self._gaps.on_packet(came, ptime)
             self._came += came
@@ -64,9 +80,11 @@ class Hearing:
         if flow.delay_p95 is not None and flow.delay_min is not None:
             self._jitter.append((flow.delay_p95 - flow.delay_min) / _TENTHS)
         self._playout = flow.jb_ms
-        if now - self._since >= self._config.quality.window_s:
-            self._direction.on_window(self._window(ptime, rtt_up, rtt_down, now))
-            self._begin(now)
+        if now - self._since < self._config.quality.window_s:
+            return is_first
+        self._direction.on_window(self._window(ptime, rtt_up, rtt_down, now))
+        self._begin(now)
+        return True
 
     def _window(self, ptime: int, rtt_up: float | None, rtt_down: float | None, now: float) -> Window:
         expected = self._came + self._lost

@@ -65,6 +65,11 @@ class Teller:
         self._told = usual
         self._told_at: float | None = None
 
+    @property
+    def is_usual(self) -> bool:
+        """What was told last is what a sender does anyway."""
+        return self._told == self._usual
+
     def on_hint(self, hint: Hint, now: float) -> Hint | None:
         """What to send now, if anything."""
         since = None if self._told_at is None else now - self._told_at

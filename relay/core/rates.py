@@ -1,4 +1,4 @@
-"""How many bits per second pass, over the last second; and since when a listener owes a report.
+"""How many bits per second pass, over the last second; how long packets are; since when a report is owed.
 
 Must never live here: what is done about it.
 """
@@ -9,6 +9,9 @@ from collections import deque
 from typing import Final
 
 OVER_S: Final = 1.0
+PTIMES: Final = (10, 20, 40, 60)  # ms of speech that senders put into a packet
+_LEAST_PACKETS: Final = 3  # to tell their length
+_NEAR: Final = 0.15
 SLICES: Final = 10  # of a second: memory does not grow with the packet rate
 
 
@@ -35,6 +38,14 @@ class ByteRate:
     def _forget(self, number: int) -> None:
         while self._slices and self._slices[0][0] <= number - SLICES:
             self._slices.popleft()
+
+
+def packet_ms(packets: int, ms: int, before: int) -> int:
+    """Speech in each packet, ms, when so many came in so long; `before` if that fits no length."""
+    if packets < _LEAST_PACKETS:
+        return before
+    each = ms / packets
+    return next((one for one in PTIMES if abs(each - one) <= _NEAR * one), before)
 
 
 class Owed:

@@ -84,6 +84,7 @@ class Relay:
             ev.AddressMoved: self._on_address,
             ev.Heard: self._on_heard,
             ev.Measured: self._adapting.on_measured,
+            ev.RoundTrips: self._listening.on_round_trips,
             ev.FlowClosed: self._parting.on_flow_closed,
             ev.CommandReceived: self._orders.on_command,
             ev.ConfigChanged: self._on_config,
@@ -177,6 +178,10 @@ class Relay:
     def drain_state(self) -> str:
         """running, draining, moving, closing or stopped."""
         return self._node.drain.state.value
+
+    def watched(self) -> list[int]:
+        """Legs of which `Measured` is wanted on the next turn, besides those that the lane names."""
+        return self._adapting.watched()
 
     @property
     def spent_tokens(self) -> int:

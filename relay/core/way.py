@@ -2,6 +2,7 @@
 
     on_report(report)     what came, and how much later than the fastest
     on_measure(measure)   five times a second -> Orders | None: all is well, and what was ordered stays
+    is_over               it has been well for long: the way may be forgotten until something goes wrong again
 
 Queueing delay is the lesser of two: how much longer packets take to the listener than the fastest, in which
 the speaker's own network is, and how much longer round trips take, in which the listener's way up is. The way
@@ -19,24 +20,24 @@ from relay.core.adapt import Controller, Orders, Signs
 from relay.core.delays import RelativeDelay, Trend
 from relay.core.events import Measure
 from relay.core.losses import Losses, Settled
-from relay.core.rates import ByteRate, Owed
+from relay.core.rates import ByteRate, Owed, packet_ms
 from relay.protocol.datagram import LegReport
 from relay.protocol.repair import MOST_ACK_SLACK, ack_slack
 
 USUAL_PTIME_MS: Final = 20
 USUAL_SLACK_MS: Final = 60.0  # of a jitter buffer that was not reported
-FRESH_S: Final = 1.0  # a report tells of the present for so long
+BEFORE: Final = 100  # packets of 20 ms: the two seconds over which loss is averaged
+FRESH_S: Final = 1.2  # a report tells of the present for so long; there is one a second when all is well
 MOST_ACK_SLACK_MS: Final = 1000 * MOST_ACK_SLACK
-_PTIMES: Final = (10, 20, 40, 60)  # ms of speech that senders put into a packet
-_LEAST_PACKETS: Final = 3  # of a report, to tell their length
-_NEAR: Final = 0.15
 
 
 class Way:
     """One listener's leg, from the first measure on."""
 
-    def __init__(self, config: AdaptConfig) -> None:
+    def __init__(self, config: AdaptConfig, lost: int = 0, runs: int = 0) -> None:
+        """`lost` and `runs`: what was lost already when nobody looked any more."""
         self._config = config
+        self._lost_before = lost, runs
         self._controller = Controller(config)
         self._before: Measure | None = None
         self._orders: Orders | None = None
@@ -55,7 +56,13 @@ class Way:
         self._settled: dict[tuple[int, int], Settled] = {}
         self._slack = USUAL_SLACK_MS
         self._judged_slack = -inf
+        self._wrong_at = -inf  # when something was wrong last
         self.ptime = USUAL_PTIME_MS
+
+    @property
+    def losses(self) -> tuple[int, int]:
+        """Packets lost until it was measured last, and how often several or one in a row."""
+        return (self._before.lost, self._before.runs) if self._before is not None else self._lost_before
 
     @property
     def rtt(self) -> float | None:
@@ -67,6 +74,10 @@ class Way:
     def loss(self) -> float | None:
         """Share lost before repair, 0-1; None: too little to tell."""
         return self._losses.rate
+
+    def is_over(self, now: float) -> bool:
+        """All has been well for so long that nobody need look any more."""
+        return self._controller.is_at_rest(now) and now - self._wrong_at >= self._config.armed_s
 
     def on_report(self, report: LegReport, now: float) -> None:
         """What the listener says came; of several flows the latest is what its queue is judged by."""
@@ -83,22 +94,19 @@ class Way:
                 self._settled.clear()  # keys come and go
                 self._newest.clear()
             settled = self._settled.setdefault(key, Settled(patience))
-            for came in settled.on_report(flow.base, flow.map):
-                self._missing.on_packet(not came, now)
+            fates = settled.on_report(flow.base, flow.map)
+            came = sum(fates)
+            runs = sum(not one and (not at or fates[at - 1]) for at, one in enumerate(fates))
+            self._missing.on_batch(came, len(fates) - came, runs, now)
             before = self._newest.get(key)
             self._newest[key] = (flow.newest, report.t)
             if before is not None:
-                self._learn_ptime(flow.newest - before[0], report.t - before[1])
-
-    def _learn_ptime(self, packets: int, ms: int) -> None:
-        """From what came between two reports; a pause fits no length."""
-        if packets < _LEAST_PACKETS:
-            return
-        each = ms / packets
-        self.ptime = next((one for one in _PTIMES if abs(each - one) <= _NEAR * one), self.ptime)
+                self.ptime = packet_ms(flow.newest - before[0], report.t - before[1], self.ptime)
 
     def on_measure(self, measure: Measure, now: float) -> Orders | None:
         """What the lane knows now; what may be done until the next time, None if that is as it was."""
+        if self._before is None:
+            self._begin(measure, now)
         before, self._before = self._before or measure, measure
         acked, lost = measure.acked - before.acked, measure.lost - before.lost
         late = measure.late - before.late
@@ -112,12 +120,25 @@ class Way:
             self._owed.on_sent(now)
         self._late.on_batch(measure.came - before.came, late, late, now)
         queue = self._queue(measure, acked > 0, now)
-        if self._is_calm(measure, lost + late, queue, now):
+        is_calm = self._is_calm(measure, lost + late, queue, now)
+        if not is_calm or self._orders is None:
+            self._wrong_at = now
+        elif self._slack == self._judged_slack:
             self._trend.note(queue)
             return None
         self._judged_slack = self._slack
-        self._orders = self._controller.on_tick(self._signs(measure, queue, now), now)
-        return self._orders
+        orders, known = self._controller.on_tick(self._signs(measure, queue, now), now), self._orders
+        if known is not None and orders.state is not known.state:
+            self._missing, self._late = Losses(), Losses()  # of another repair, or of none
+        self._orders = orders
+        return orders
+
+    def _begin(self, measure: Measure, now: float) -> None:
+        """What was so before anybody looked. All went well until what was lost since, a moment ago."""
+        lost, runs = self._lost_before
+        self._losses.on_batch(min(measure.acked, BEFORE), measure.lost - lost, measure.runs - runs, now)
+        if measure.rtt is not None:
+            self._round_trip.on_packet(1000 * (now - measure.rtt[3]), 1000 * now)
 
     def _queue(self, measure: Measure, is_heard: bool, now: float) -> float:
         """Queueing delay on the way down, ms."""
@@ -128,16 +149,14 @@ class Way:
         return min(self._excess, self._reported[0])
 
     def _is_calm(self, measure: Measure, missed: int, queue: float, now: float) -> bool:
-        """Nothing to judge: most legs are so most of the time, and judging costs the most here."""
+        """Nothing to judge, which would cost the most here."""
         config = self._config
         return (
-            self._orders is not None
-            and not missed
+            not missed
             and queue < config.queue_clear_ms
             and 1000 * measure.age < config.queue_clear_ms
             and self._owed.age_ms(now) <= 1000 * config.dark_s
             and (self._residual(measure) or 0.0) <= config.heavy_from
-            and self._slack == self._judged_slack
             and self._controller.is_at_rest(now)
         )
 

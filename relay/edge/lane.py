@@ -307,7 +307,7 @@ class Lane(Protocol):
     def tell_repair(self, leg: int, repair: Repair) -> None:
         """From now on copies that this listener missed go again like this; at first none do.
 
-        Nothing happens for a leg without a packet path. After `Repair()` the leg is as one that was never told.
+        Nothing happens for a leg without a packet path. After `Repair()` it is as if it was never told.
         """
 
     def troubled(self) -> list[int]:

@@ -221,7 +221,8 @@ class PyLane(Routes, Relays):
 
     def _measure(self, owner: _Connection, now: float) -> Measure:
         path = owner.path
-        path.trouble = Trouble.NONE
+        if path.trouble is Trouble.NOTED:
+            path.trouble = Trouble.NONE
         oldest = self.oldest(owner.leg)
         kept = RepairCounters() if path.ring is None else path.ring.counters
         return Measure(

@@ -11,7 +11,8 @@ from relay.core.adapt import Mode
 from relay.protocol import control, datagram
 
 MEASURE = ev.Measure(0, 0, 0, 0, 0, 0, 0.005, 0.0, (0.04, 0.04, 0.002, 0.04), 0, 0, 0, 0)
-ON = AdaptConfig(enabled=True)
+ON = AdaptConfig()
+OFF = AdaptConfig(enabled=False)
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def orders(world):
     return [output for output in world.outputs if isinstance(output, ev.SetRepair)]
 
 
-def test_a_leg_in_a_call_is_armed_and_no_other(world):
+def test_a_leg_in_a_call_on_whose_way_something_goes_wrong_is_armed_and_no_other(world):
     _, bob = world.talking()
     lonely = world.client(world.call().token())
     lonely.open()
@@ -58,11 +59,53 @@ def test_a_lossy_way_gets_more_repair_and_its_listener_is_asked_to_wait_for_it(w
     stats = bob.last(control.LegStats)
     assert (stats.mp, stats.rtt) == (120, 40.0)
     assert stats.dn_loss > 1
+    assert world.engine.watched() == [bob.leg]
     pass_(world, bob.leg, 120)
     assert bob.last(control.LegStats).mp == 0
     assert orders(world)[-1].repair.budget == 0.1
     counters = world.engine.counters
     assert (counters["leg_adapted", "lossy_b"], counters["leg_adapted", "clean"]) == (1, 1)
+
+
+def test_a_leg_that_is_well_for_half_a_minute_is_as_one_that_never_suffered(world):
+    ann, bob = world.talking()
+    assert world.engine.watched() == []
+    pass_(world, bob.leg, 148)
+    assert world.engine.watched() == [bob.leg]
+    pass_(world, bob.leg, 4)
+    assert world.engine.watched() == []
+    assert orders(world)[-1] == ev.SetRepair(bob.leg, ev.Repair())
+    assert len(orders(world)) == 2
+    pass_(world, bob.leg, 1, lost=1)
+    assert (orders(world)[-1].repair.mode, world.engine.watched()) == (Mode.REPEATS, [bob.leg])
+    ann.hangup()
+    assert world.engine.watched() == []
+
+
+def test_legs_may_be_armed_before_anything_goes_wrong_and_stay_so():
+    world = World(replace(config(), adapt=AdaptConfig(always_armed=True)))
+    ann, bob = world.talking()
+    assert sorted(world.engine.watched()) == [ann.leg, bob.leg]
+    for leg in (ann.leg, bob.leg):
+        for _ in range(160):
+            if leg in world.engine.watched():
+                pass_(world, leg, 1)
+    assert world.engine.watched() == []
+    assert [order.repair.mode for order in orders(world)] == [Mode.REPEATS, Mode.REPEATS]
+    pass_(world, bob.leg, 1, lost=1)
+    assert len(orders(world)) == 2
+    world.feed(ev.ConfigChanged(replace(world.config, adapt=OFF)))
+    assert [order.repair for order in orders(world)[2:]] == [ev.Repair(), ev.Repair()]
+
+
+def test_a_speaker_whose_listener_has_bursts_of_loss_is_asked_for_longer_packets(world):
+    ann, bob = world.talking()
+    pass_(world, bob.leg, 20)
+    assert ann.all(control.Rate) == []
+    pass_(world, bob.leg, 30, lost=3)
+    asked = ann.last(control.Rate)
+    assert (asked.bps, asked.pt, asked.fec, asked.ttl) == (24_000, 40, 0, 5000)
+    assert bob.all(control.Rate) == []
 
 
 def test_what_a_listener_reports_is_judged_once_its_way_was_measured(world):
@@ -77,7 +120,7 @@ def test_what_a_listener_reports_is_judged_once_its_way_was_measured(world):
 
 
 def test_nothing_is_adapted_unless_it_is_switched_on():
-    world = World(replace(config(), adapt=AdaptConfig()))
+    world = World(replace(config(), adapt=OFF))
     _, bob = world.talking()
     pass_(world, bob.leg, 30, lost=3)
     assert orders(world) == []
@@ -89,7 +132,7 @@ def test_switched_off_in_mid_call_repair_ends_and_listeners_hold_what_they_like(
     pass_(world, bob.leg, 5, lost=3)
     world.feed(ev.ConfigChanged(replace(world.config, limits=replace(world.config.limits, calls=9))))
     assert orders(world)[-1].repair.mode is Mode.REPEATS
-    world.feed(ev.ConfigChanged(replace(world.config, adapt=AdaptConfig())))
+    world.feed(ev.ConfigChanged(replace(world.config, adapt=OFF)))
     assert orders(world)[-1] == ev.SetRepair(bob.leg, ev.Repair())
     assert bob.last(control.LegStats).mp == 0
     assert ann.all(control.LegStats) == []

@@ -18,6 +18,7 @@ class Life:
         self.now = 100.0
         self.newest = -1
         self.late = 0xFFFF
+        self.asked = 0
         self.got: set[int] = set()
 
     def report(self, count=1, *, came=ALL, late=0, delays=(0, 20), jb=60, kid=0, rtt=0.04):
@@ -29,7 +30,7 @@ class Life:
             base = max(0, self.newest - 63)
             bits = sum(1 << ctr - base for ctr in self.got if ctr >= base)
             flow = FlowReport(9, kid, base, bits, delays[0], delays[1], delays[1], 0, jb, self.late, 0)
-            self.hearing.on_report(flow, 20, rtt, rtt, self.now)
+            self.asked += self.hearing.on_report(flow, round(1000 * self.now), rtt, rtt, self.now)
         return self.hearing.direction.summary()
 
 
@@ -80,9 +81,43 @@ def test_a_window_in_which_nothing_is_settled_says_nothing():
     life = Life()
     life.report()
     life.now += 5.0
-    flow = FlowReport(9, 0, 0, ALL, 0, 0, 0, 0, 60, life.late, 0)
-    life.hearing.on_report(flow, 20, 0.04, 0.04, life.now)
-    assert life.hearing.direction.summary().loss == 0.0
+    flow = FlowReport(9, 1, 0, 1, 0, 0, 0, 0, 60, life.late, 0)
+    assert life.hearing.on_report(flow, 20, 0.04, 0.04, life.now)
+    summary = life.hearing.direction.summary()
+    assert (summary.loss, summary.windows) == (0.0, 1)
     life.now += 5.0
+    flow = FlowReport(9, 2, 0, 1, 0, 0, 0, 0, 60, life.late, 0)
     life.hearing.on_report(flow, 20, 0.04, 0.04, life.now)
-    assert life.hearing.direction.summary().active_s < 6.0
+    assert life.hearing.direction.summary().windows == 1
+
+
+def test_round_trips_are_wanted_as_each_window_begins():
+    life = Life()
+    life.report(4)
+    assert life.asked == 1
+    life.report(22)
+    assert life.asked == 2
+    life.report(23)
+    assert life.asked == 2
+
+
+def test_reports_that_say_hardly_more_than_the_last_are_left_out():
+    often, seldom = Life(), Life()
+    often.report(75, came=ALL & ~0b1110)
+    for _ in range(15):
+        for _ in range(4):
+            seldom.now += 0.2
+            seldom.newest += 10
+            seldom.got |= {seldom.newest - 9 + bit for bit in (0, 4, 5, 6, 7, 8, 9)}
+        seldom.report(came=ALL & ~0b1110)
+    first, second = often.hearing.direction.summary(), seldom.hearing.direction.summary()
+    assert first.loss == pytest.approx(second.loss, abs=0.01)
+    assert first.gaps_per_min == pytest.approx(second.gaps_per_min, rel=0.06)
+
+
+def test_long_packets_make_long_gaps():
+    life = Life()
+    for _ in range(30):
+        life.now += 0.4  # packets of 60 ms, about
+        life.report(came=ALL & ~0b10)
+    assert life.hearing.direction.summary().silence_s == 0.06

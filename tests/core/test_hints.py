@@ -68,6 +68,15 @@ def test_what_was_void_is_forgotten():
     assert teller.on_hint(LOW, 5.2) == LOW
 
 
+def test_a_sender_that_was_told_nothing_or_the_usual_does_the_usual():
+    teller = Teller(USUAL)
+    assert teller.is_usual
+    teller.on_hint(LOW, 0.0)
+    assert not teller.is_usual
+    teller.on_hint(USUAL, 1.0)
+    assert teller.is_usual
+
+
 ANY = st.builds(
     Hint, st.integers(6_000, 64_000), st.sampled_from([20, 40, 60]), st.integers(0, 30), st.integers(0, 2),
     st.booleans(),

@@ -1,20 +1,15 @@
 """Whose voice a report is about, which round trips belong to it, and where the judgement goes."""
 
-from dataclasses import replace
-
 import pytest
 
-from pair import World, config
-from relay.config_voice import AdaptConfig
+from pair import World
 from relay.core import events as ev
 from relay.protocol import datagram
-
-WAY = ev.Measure(0, 0, 0, 0, 0, 0, 0.005, 0.0, (0.05, 0.05, 0.002, 0.05), 0, 0, 0, 0)
 
 
 @pytest.fixture
 def world():
-    return World(replace(config(), adapt=AdaptConfig(enabled=True)))
+    return World()
 
 
 def report(world, listener, flow, seconds=11.0, measured=True):
@@ -24,7 +19,7 @@ def report(world, listener, flow, seconds=11.0, measured=True):
         world.now += 0.2
         newest += 10
         if measured:
-            world.feed(ev.Measured([WAY._replace(leg=leg) for leg in world.clients]))
+            world.feed(ev.RoundTrips(dict.fromkeys([*world.clients, 999], 0.05)))
         one = datagram.FlowReport(flow, 0, newest - 63, (1 << 64) - 1, 0, 10, 20, 0, 60, 0, 0)
         raw = datagram.encode_datagram(datagram.LegReport(seq, 200 * seq, (one,)))
         world.feed(ev.DatagramReceived(listener.leg, raw))
@@ -48,6 +43,8 @@ def test_a_listeners_judgement_of_a_speaker_is_in_its_part_of_the_record(world):
     assert quality[bob.index]["mos"] > 4.0
     assert quality[bob.index]["delay_ms"] == pytest.approx(20 + 6.5 + 50 + 60 + 40)
     assert quality[ann.index] == {}
+    asked = {output.leg for output in world.outputs if isinstance(output, ev.AskRoundTrip)}
+    assert asked == {ann.leg, bob.leg}
 
 
 def test_a_flow_that_is_nobodys_tells_nothing(world):

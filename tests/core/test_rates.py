@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.core.rates import ByteRate, Owed
+from relay.core.rates import ByteRate, Owed, packet_ms
 
 
 def test_a_steady_flow_is_measured_within_a_tenth():
@@ -19,6 +19,20 @@ def test_what_is_older_than_a_second_is_gone():
     assert rate.bps(0.9) == 12_000
     assert rate.bps(1.0) == 0
     assert ByteRate().bps(0.0) == 0
+
+
+def test_the_length_of_packets_is_told_from_how_many_came_in_how_long():
+    before = 20
+    for packets, ms, ptime in (
+        (5, 200, 40),
+        (3, 180, 60),
+        (1, 200, 60),
+        (4, 1000, 60),
+        (20, 200, 10),
+        (10, 195, 20),
+    ):
+        before = packet_ms(packets, ms, before)
+        assert before == ptime
 
 
 def test_a_listener_owes_a_report_only_for_what_was_sent_to_it():

@@ -56,6 +56,28 @@ def test_a_way_is_armed_at_its_first_measure_and_then_left_alone():
     assert life.pass_(50) is None
 
 
+def test_a_way_on_which_all_was_well_for_long_is_over():
+    life = Life(armed_s=10.0)
+    life.pass_(40)
+    assert not life.way.is_over(life.now)
+    life.pass_(lost=1)
+    life.pass_(49)
+    assert not life.way.is_over(life.now)
+    life.pass_(2)
+    assert life.way.is_over(life.now)
+    life.pass_(5, lost=2)
+    life.pass_(75)  # still lossy, officially
+    assert not life.way.is_over(life.now)
+
+
+def test_a_queue_that_stood_before_anybody_looked_is_seen():
+    life = Life()
+    life.measure = FINE._replace(rtt=(0.14, 0.14, 0.0, 0.04))
+    assert life.way.on_measure(life.measure, life.now).state is State.CLEAN
+    life.pass_(rtt=0.15, acked=2)
+    assert life.pass_(10, rtt=0.15, acked=2).state is State.CONGESTED
+
+
 def test_single_losses_make_a_way_lossy_and_rest_makes_it_clean():
     life = Life()
     life.pass_(20)

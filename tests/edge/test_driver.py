@@ -15,7 +15,6 @@ from quicnet import Network
 from quicpair import shared_configuration
 from relay.config import Config, IssuerConfig, NodeConfig, TokenConfig
 from relay.config_turn import RelayAddress, TurnConfig
-from relay.config_voice import AdaptConfig
 from relay.core import credentials
 from relay.core import events as ev
 from relay.edge.assembly import Node, NodeKeys
@@ -304,9 +303,42 @@ def test_a_bug_in_the_engine_costs_the_leg_that_met_it(world: World) -> None:
     assert bob.all(control.Peer)[-1].ev == "away"
 
 
+def measure(world: World, *, adapts: bool = True) -> None:
+    for _ in world.node.driver.measure_ways(adapts=adapts):
+        pass
+
+
+def test_a_leg_that_suffers_nothing_is_never_measured_and_kept_for(world: World) -> None:
+    ann, bob = in_call(world)
+    measured: list[ev.Measured] = []
+    handle = world.node.engine._adapting.on_measured
+    world.node.engine._inputs[ev.Measured] = lambda event: (measured.append(event), handle(event))
+    for ctr in range(500):
+        for person in (ann, bob):
+            person.say(person.media(ctr))
+        world.run(0.02)
+        if ctr % 10 == 9:
+            measure(world)
+    assert len(ann.got) == len(bob.got) == 500
+    assert measured == []
+    assert (world.lane.repairs.kept, world.lane.repairs.bytes) == (0, 0)
+
+
+def test_round_trips_are_told_when_they_are_asked_for(world: World) -> None:
+    ann, bob = in_call(world)
+    for ctr in range(20):
+        ann.say(ann.media(ctr))
+        world.run(0.02)
+    (leg, *_) = (leg for leg, known in world.node.engine.node.legs.items() if known.index == 1)
+    world.node.driver._do[ev.AskRoundTrip](ev.AskRoundTrip(leg))
+    measure(world, adapts=False)
+    rtt = world.node.engine.node.legs[leg].path_rtt
+    assert rtt is not None
+    assert 0 < rtt < 1
+    assert bob.got
+
+
 def test_a_way_that_loses_packets_in_a_row_is_repaired_and_nothing_leaves_twice_before(world: World) -> None:
-    adapt = AdaptConfig(enabled=True)
-    world.node.configure(replace(world.config, adapt=adapt), world.keys, shared_configuration())
     ann, bob = in_call(world)
     sent = 0
     for ctr in range(1000):
@@ -319,8 +351,7 @@ def test_a_way_that_loses_packets_in_a_row_is_repaired_and_nothing_leaves_twice_
         if ctr == 249:
             sent = world.lane.repairs.beside + world.lane.repairs.alone
         if ctr % 10 == 9:
-            for _ in world.node.driver.measure_ways():
-                pass
+            measure(world)
     assert sent == 0  # nothing was lost
     headers = [media.decode(data) for data in bob.got]
     heard = {header.ctr for header in headers}

@@ -327,3 +327,64 @@ def test_a_peer_that_takes_its_time_to_acknowledge_is_noticed(lane: Lane) -> Non
         pair.turn(number)
         pair.hear(pair.listener, frames.encode_ack([(number, number + 1)], 20_000 >> 3))
     assert pair.measure().ack_delay == pytest.approx(0.020, abs=0.002)
+
+
+def test_a_way_on_which_a_packet_was_lost_is_named_once_until_it_was_measured(lane: Lane) -> None:
+    pair = Pair(lane, None)
+    for ctr in range(5):
+        pair.turn(ctr)
+    assert lane.troubled() == []
+    pair.acknowledge(0)
+    assert lane.troubled() == []
+    pair.acknowledge(0, 4)
+    assert lane.troubled() == [2]
+    for ctr in range(5, 10):
+        pair.turn(ctr)
+    pair.acknowledge(9)
+    assert lane.troubled() == []  # it was named
+    pair.measure()
+    assert lane.troubled() == []  # it was measured since
+    for ctr in range(10, 15):
+        pair.turn(ctr)
+    pair.acknowledge(14)
+    assert lane.troubled() == [2]
+
+
+def test_a_way_on_which_round_trips_become_long_is_named_when_they_do(lane: Lane) -> None:
+    pair = Pair(lane, None)
+    named = []
+    for ctr in range(24):
+        pair.turn(ctr)
+        pair.now += 0.04 if ctr < 10 else 0.2
+        pair.hear(pair.listener, frames.encode_ack([(ctr, ctr + 1)], 0))
+        if lane.troubled():
+            named.append(ctr)
+            pair.measure()
+    assert len(named) == 1
+    assert 10 < named[0] < 16
+
+
+def test_a_way_on_which_nothing_is_acknowledged_for_a_second_is_named(lane: Lane) -> None:
+    pair = Pair(lane, None)
+    named = []
+    for ctr in range(60):
+        pair.turn(ctr)
+        if lane.troubled():
+            named.append(ctr)
+    assert named == [51]
+
+
+def test_a_leg_whose_repair_is_over_keeps_nothing_and_begins_anew(lane: Lane) -> None:
+    pair = Pair(lane, REPEATS)
+    pair.turn(0)
+    assert lane.repairs.holding == 1
+    lane.tell_repair(2, Repair())
+    lane.tell_repair(2, Repair())
+    assert (lane.repairs.holding, lane.repairs.ended) == (0, 1)
+    for ctr in range(1, 6):
+        assert len(pair.turn(ctr)) == 1
+    assert lane.repairs.kept == 1
+    assert lane.next_ack() is None or lane.flush(pair.now + 1) == []  # the pause that was waited for
+    lane.tell_repair(2, REPEATS)
+    pair.turn(6)
+    assert (lane.repairs.kept, pair.measure().came) == (2, 0)

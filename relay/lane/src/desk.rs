@@ -211,7 +211,9 @@ impl Core {
         };
         let each = known.iter().filter_map(|leg| {
             let mut state = leg.state.lock();
-            state.path.trouble = Trouble::None;
+            if state.path.trouble == Trouble::Noted {
+                state.path.trouble = Trouble::None;
+            }
             let oldest = state.media.as_ref().and_then(Media::oldest);
             state.has_path.then(|| Measure {
                 leg: leg.number,
