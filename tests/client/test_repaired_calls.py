@@ -46,6 +46,7 @@ class Impaired(Proxy):
 class Heard:
     lost: float  # share of what was sent
     concealed: int  # steps of 20 ms
+    sent: int  # packets that the speaker made of it
     recovered: int
     repeats: float
     states: float  # that its way came into
@@ -79,6 +80,7 @@ async def listen(rig: Rig, net: Net) -> Heard:
             return Heard(
                 lost / (lost + received),
                 after.concealed - before.concealed,
+                ann.stats().sent,
                 after.recovered,
                 rig.metric(REPEATS),
                 rig.metric("relay_legs_adapted_total"),
@@ -107,6 +109,7 @@ async def test_a_listener_behind_outages_misses_much_less_with_repair_and_one_wi
     assert repaired.lost < missed.lost / 2
     assert repaired.concealed < missed.concealed
     assert repaired.recovered >= 10
+    assert repaired.sent < 0.8 * missed.sent  # longer packets were asked for
     assert repaired.target_ms >= 120
     assert (missed.recovered, missed.repeats, missed.states) == (0, 0, 0)
     assert (unharmed.lost, unharmed.repeats, unharmed.states) == (0, 0, 0)

@@ -197,7 +197,11 @@ impl Flights {
 
     /// Many wait for an acknowledgement, and the first of them for long.
     pub fn is_silent(&self, now: f64) -> bool {
-        self.list.len() >= SILENT && self.list.first().is_some_and(|f| now - f.sent_at > SILENT_S)
+        self.list.len() >= SILENT
+            && self
+                .list
+                .first()
+                .is_some_and(|f| now - f.sent_at > SILENT_S)
     }
 
     /// The connection is over; what was counted stays.
