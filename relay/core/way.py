@@ -65,12 +65,6 @@ class Way:
         return (self._before.lost, self._before.runs) if self._before is not None else self._lost_before
 
     @property
-    def rtt(self) -> float | None:
-        """Smoothed round trip, seconds."""
-        before = self._before
-        return None if before is None or before.rtt is None else before.rtt[1]
-
-    @property
     def loss(self) -> float | None:
         """Share lost before repair, 0-1; None: too little to tell."""
         return self._losses.rate

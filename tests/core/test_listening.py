@@ -78,3 +78,11 @@ def test_a_speaker_who_is_away_has_no_round_trip(world):
     report(world, bob, flow)
     hearings = seat(world, bob).hearings
     assert all(one.direction.summary().windows == 0 for one in hearings.values())
+
+
+def test_a_speaker_between_two_legs_is_asked_for_no_round_trip(world):
+    ann, bob = world.talking()
+    seat(world, ann).legs.clear()
+    report(world, bob, flow_of(world, bob, ann), seconds=1.0)
+    asked = [output.leg for output in world.outputs if isinstance(output, ev.AskRoundTrip)]
+    assert asked == [bob.leg]

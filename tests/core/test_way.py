@@ -167,11 +167,7 @@ def test_what_the_listener_holds_is_how_old_a_repeat_may_be():
 
 def test_without_a_round_trip_there_is_no_queue():
     life = Life()
-    assert life.way.rtt is None
     assert life.pass_(rtt=None).state is State.CLEAN
-    assert life.way.rtt is None
-    life.pass_(rtt=0.05)
-    assert life.way.rtt == 0.04  # smoothed
 
 
 def test_the_length_of_packets_is_learned_from_what_came():
@@ -197,3 +193,33 @@ def test_keys_that_come_and_go_take_no_more_and_more_memory():
     for kid in range(200):
         life.report(kid=kid)
     assert len(life.way._settled) == len(life.way._newest) <= 64
+
+
+def test_losses_are_told_to_whoever_looks_next():
+    life = Life()
+    assert life.way.losses == (0, 0)
+    life.pass_(3, lost=2, runs=1)
+    assert life.way.losses == (6, 3)
+    later = Life()
+    later.way = Way(AdaptConfig(), 6, 3)
+    assert later.way.losses == (6, 3)
+    later.measure = life.measure._replace(acked=9_000, lost=7, runs=4)
+    assert later.way.on_measure(later.measure, later.now).state is State.CLEAN
+    assert later.way.loss == 1 / 101  # one, of what is remembered
+
+
+def test_two_lost_packets_after_a_long_time_are_noticed_at_once():
+    life = Life()
+    life.measure = FINE._replace(acked=9_000, lost=3, runs=2)
+    life.way.on_measure(life.measure, life.now)
+    assert life.pass_().state is State.LOSSY_B
+
+
+def test_what_was_missed_before_repair_began_is_not_held_against_it():
+    life = Life()
+    life.report(jb=90)
+    life.pass_(20)
+    for turn in range(1, 40):
+        life.report(newest=10 * turn, bits=0x3FF & ~(0b1100 if turn < 8 else 0), jb=90)
+        orders = life.pass_(lost=3, runs=1, late=2 if turn < 8 else 0)
+    assert orders.state is State.LOSSY_B
