@@ -17,7 +17,7 @@ from typing import Final
 
 from relay.config_voice import AdaptConfig
 from relay.core.adapt import Controller, Orders, Signs
-from relay.core.delays import RelativeDelay, Trend
+from relay.core.delays import TREND_OVER, RelativeDelay, Trend
 from relay.core.events import Measure
 from relay.core.losses import Losses, Settled
 from relay.core.rates import ByteRate, Owed, packet_ms
@@ -99,7 +99,8 @@ class Way:
 
     def on_measure(self, measure: Measure, now: float) -> Orders | None:
         """What the lane knows now; what may be done until the next time, None if that is as it was."""
-        if self._before is None:
+        is_first = self._before is None
+        if is_first:
             self._begin(measure, now)
         before, self._before = self._before or measure, measure
         acked, lost = measure.acked - before.acked, measure.lost - before.lost
@@ -113,7 +114,7 @@ class Way:
         elif measure.bytes_sent != before.bytes_sent:
             self._owed.on_sent(now)
         self._late.on_batch(measure.came - before.came, late, late, now)
-        queue = self._queue(measure, acked > 0, now)
+        queue = self._queue(measure, is_first or acked > 0, now)
         is_calm = self._is_calm(measure, lost + late, queue, now)
         if not is_calm or self._orders is None:
             self._wrong_at = now
@@ -128,7 +129,12 @@ class Way:
         return orders
 
     def _begin(self, measure: Measure, now: float) -> None:
-        """What was so before anybody looked. All went well until what was lost since, a moment ago."""
+        """What was so before anybody looked: all went well, until a loss or a queue a moment ago.
+
+        Before a queue there was none, so it rises; to wait for five looks would take a second of it.
+        """
+        for delay_ms in range(TREND_OVER - 1):
+            self._trend.note(delay_ms / 10)
         lost, runs = self._lost_before
         self._losses.on_batch(min(measure.acked, BEFORE), measure.lost - lost, measure.runs - runs, now)
         if measure.rtt is not None:

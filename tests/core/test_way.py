@@ -75,7 +75,7 @@ def test_a_queue_that_stood_before_anybody_looked_is_seen():
     life.measure = FINE._replace(rtt=(0.14, 0.14, 0.0, 0.04))
     assert life.way.on_measure(life.measure, life.now).state is State.CLEAN
     life.pass_(rtt=0.15, acked=2)
-    assert life.pass_(10, rtt=0.15, acked=2).state is State.CONGESTED
+    assert life.pass_(5, rtt=0.15, acked=2).state is State.CONGESTED
 
 
 def test_single_losses_make_a_way_lossy_and_rest_makes_it_clean():
@@ -223,3 +223,12 @@ def test_what_was_missed_before_repair_began_is_not_held_against_it():
         life.report(newest=10 * turn, bits=0x3FF & ~(0b1100 if turn < 8 else 0), jb=90)
         orders = life.pass_(lost=3, runs=1, late=2 if turn < 8 else 0)
     assert orders.state is State.LOSSY_B
+
+
+def test_a_queue_that_grows_when_somebody_begins_to_look_is_congestion_after_two_more_looks():
+    life = Life()
+    life.measure = FINE._replace(acked=9_000, rtt=(0.10, 0.07, 0.01, 0.04))
+    life.way.on_measure(life.measure, life.now)
+    assert life.pass_(rtt=0.15).state is State.CLEAN
+    orders = life.pass_(rtt=0.20)
+    assert (orders.state, orders.ask.ptime) == (State.CONGESTED, 60)

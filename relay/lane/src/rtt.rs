@@ -11,7 +11,7 @@ const DELAY_STEP: f64 = 0.002;
 /// A peer that names more is not believed.
 const LARGEST_DELAY: f64 = 0.1;
 /// Round trips that are this much longer than the least, seconds, have a queue on their way.
-const QUEUE: f64 = 0.05;
+const QUEUE: f64 = 0.02;
 /// Nothing is nearer than this (kGranularity of RFC 9002).
 const LEAST: f64 = 0.001;
 
