@@ -123,6 +123,11 @@ class DirectPath:
         if self._generation >= 0 and not self._is_over:
             self._give_up(0.0)
 
+    def on_leg_change(self) -> None:
+        """The relay carries on another leg, from another port: a path that is up stays on the port it has."""
+        if not self._carrier.by_direct:
+            self.on_network_change()
+
     def send(self, payload: bytes) -> bool:
         """Send a media datagram directly if the path carries; True if the relay need not carry it too."""
         now = self._loop.time()

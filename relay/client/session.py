@@ -347,7 +347,7 @@ class Session:
                 self._fading = old
                 self._loop.call_later(SWITCH_S, self._let_go, old)
         if self.call is not None:
-            self.call.on_network_change()
+            self.call.on_leg_change()
 
     def _let_go(self, old: RelayLeg) -> None:
         if self._fading is old:
