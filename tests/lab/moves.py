@@ -43,6 +43,7 @@ EVERY_S: Final = 2.5
 SWITCH_S: Final = 0.5  # both legs carry for less than that
 LATE_S: Final = 0.1  # what was lost before the switch is not the switch's fault
 UNPLANNED_S: Final = 12.0  # after UDP was blocked a switch is no plan but rescue
+APART_S: Final = 3.5  # ladders that all try at once, each three handshakes, ask a small machine for too much
 PHASE_S: Final[dict[Weather, float]] = {"good": 75.0, "bad": 15.0, "blocked": 15.0}
 FLIPS: Final[tuple[Weather, ...]] = ("bad", "blocked", "good", "blocked", "good")
 
@@ -269,10 +270,15 @@ def change_mappings(
 def change_weather(
     moves: Moves, mobile: Mobile, quick: bool, pool: ThreadPoolExecutor
 ) -> tuple[dict[str, Campaign], Jobs]:
-    """UDP turns bad, is blocked, is good again, under four calls at once."""
+    """UDP turns bad, is blocked, is good again, under four calls beside each other."""
     made = Campaign("weather")
     flips = FLIPS[:2] if quick else FLIPS
-    return {made.name: made}, [pool.submit(moves.weather, made, call, flips) for call in WEATHER]
+
+    def begin_later(number: int, call: Call) -> None:
+        time.sleep(number * APART_S)
+        moves.weather(made, call, flips)
+
+    return {made.name: made}, [pool.submit(begin_later, *each) for each in enumerate(WEATHER)]
 
 
 Stage = Callable[[Moves, Mobile, bool, ThreadPoolExecutor], tuple[dict[str, Campaign], Jobs]]
