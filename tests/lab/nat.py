@@ -19,6 +19,7 @@ from lab.expected import NETWORKS, is_direct
 from lab.pair import Outcome, place
 from lab.people import Person
 from lab.relaybox import RelayBox
+from lab.turn import KINDS, relay_over_tls
 from lab.turns import AT_ONCE, Pair, Turns
 from lab.verify import verify
 from lab.world import World
@@ -117,6 +118,10 @@ def main() -> int:
                 report.say(f"  {finding['kind']} {finding['side']}: {finding['wrong']}")
         result.bar("networks_verified_share", _share(findings, [one["ok"] for one in findings]), "==", 1)
         box = RelayBox.start(world)
+        relayed = [relay_over_tls(world, world.sites[kind, "a"]) for kind in chosen if kind in KINDS]
+        if relayed:
+            through = [one["ok"] for one in relayed]
+            result.bar("turn_over_tls_on_443_share", _share(relayed, through), "==", 1)
         control = Control(world, box)
         places = [place_ for place_ in world.sites if place_ not in PLACES]
         people = {place_: Person(world.net, world.sites[place_]) for place_ in places}
@@ -148,6 +153,7 @@ def main() -> int:
         rungs_available=rungs,
         rungs_not_available=missing,
         networks=findings,
+        turn_over_tls_on_443=relayed,
         pairs=[one.as_dict() for one in outcomes],
         voids=voids,
         lane=box.lane,
