@@ -163,8 +163,8 @@ class DirectPath:
         self._secret, self._offer = found[1], offer
         self._drop()
         self._expect()
-        if self._generation < 0:
-            self.begin()
+        if self._generation < 0 or self._port is not self._leg.port:
+            self.begin()  # what the other side knows of us, if anything, is a port that we left
 
     def on_punch(self, message: Punch) -> None:
         """Knock soon: the other side does so at the same time."""

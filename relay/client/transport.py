@@ -175,9 +175,13 @@ class Transport:
         """Move to a new local port within the connection; the relay is told by a full-size packet at once.
 
         An unproven path may carry three times what came over it (RFC 9000 section 8.1), hence the size.
-        Returns the new port.
+        Returns the new port, 0 if the connection ended meanwhile.
         """
-        old, self._port = self._port, await open_port()
+        port = await open_port()
+        if self.is_closed:
+            port.close()
+            return 0
+        old, self._port = self._port, port
         self._port.attach(self._peer, self.receive)
         self.announce_move()
         if old is not None:

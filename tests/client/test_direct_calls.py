@@ -163,6 +163,20 @@ async def test_the_direct_path_lives_on_when_the_relay_carries_on_another_leg(
         await until(lambda: all_by(Way.RELAY, people))
 
 
+async def test_who_left_the_port_of_a_direct_path_tells_the_new_one_when_the_other_begins_anew(
+    rig: Rig,
+) -> None:
+    async with talking(rig, proxy="") as people:
+        await until(lambda: all_by(Way.DIRECT, people))
+        (one, call), (two, _) = people
+        await one.rejoin(rig.url, rig.token(call.id, 1, prm=ALLOWED))
+        await until(partial(stands_on_one_leg, one))
+        await two.rebind()
+        await until(lambda: not all_by(Way.DIRECT, people))
+        took = await until(lambda: all_by(Way.DIRECT, people))
+        assert took < direct.ROUNDS_S  # and not when its own patience ends
+
+
 async def test_after_a_rebinding_the_two_find_each_other_again(rig: Rig) -> None:
     async with talking(rig) as people:
         await until(lambda: all_by(Way.DIRECT, people))

@@ -192,6 +192,25 @@ async def test_two_connections_on_one_port_close_it_together_in_either_order() -
     await asyncio.sleep(0)
 
 
+async def test_a_connection_that_ends_while_it_moves_to_another_port_leaves_none_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port, other = await open_port(), await open_port()
+    transport = Transport(Congested(), Address("192.0.2.1", 1), Ears(), port)
+
+    async def slow() -> UdpPort:
+        transport.close()
+        return other
+
+    monkeypatch.setattr("relay.client.transport.open_port", slow)
+    assert await transport.rebind() == 0
+    assert other.is_closed
+    assert not port.is_closed  # it was shared, and given back once
+    port.close()
+    assert port.is_closed
+    await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize("wait_s", [0.0, 60.0], ids=["after its time", "with the connection"])
 async def test_a_port_that_was_left_is_closed_once(monkeypatch: pytest.MonkeyPatch, wait_s: float) -> None:
     monkeypatch.setattr("relay.client.transport.OLD_SOCKET_S", wait_s)
