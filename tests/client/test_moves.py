@@ -180,6 +180,19 @@ async def test_a_session_falls_back_to_websocket_where_udp_is_bad_and_climbs_bac
         assert rig.metric("relay_imbalance") == 0
 
 
+async def test_a_leg_that_is_closed_under_a_call_is_replaced_before_silence_would_be_noticed(
+    rig: Rig,
+) -> None:
+    async with paths(rig, 2) as rungs, talking(rig, rungs) as (session, one, two):
+        await until(lambda: min(one.stats().received, two.stats().received) > 20)
+        assert session.main is not None
+        assert session.main.transport is not None
+        session.main.transport.close(ErrorCode.GENERAL, "as a router does that forgot a connection")
+        assert await until(lambda: session.moves == 1) < ladder.SILENT_S
+        assert await gaps((one, two), 0.5) <= 0.200
+        assert session.error is None
+
+
 async def test_a_trial_that_the_token_does_not_allow_is_no_end(rig: Rig) -> None:
     call, seed = os.urandom(16), os.urandom(32)
     trust: dict[str, Any] = {"ca": rig.ca, "server_name": "localhost", "direct": False, "proxy": ""}
