@@ -166,11 +166,16 @@ class Session:
     async def rebind(self) -> int:
         """Move to a new local UDP port within the connection, as a phone does that changes networks.
 
-        LocalError over WebSocket: TCP cannot move, `rejoin` instead.
+        TCP cannot move: from there it comes back over a new connection, on whichever rung answers first.
+        SessionError if none does; the session goes on looking by itself. LocalError where it may not do
+        that, for want of `pop_seed` and `fresh_token`: `rejoin` with a token instead. Returns the new port.
         """
-        transport = self._leg_in_use().transport
-        assert transport is not None
-        return await transport.rebind()
+        leg = self._leg_in_use()
+        if leg.quic is None and self._climber is not None:
+            await self.rejoin()
+            return self.local_port
+        assert leg.transport is not None
+        return await leg.transport.rebind()
 
     async def rejoin(self, url: str | None = None, token: bytes | None = None) -> None:
         """Take our place in the call again over a new connection, with the ticket of the old one.

@@ -193,6 +193,17 @@ async def test_a_leg_that_is_closed_under_a_call_is_replaced_before_silence_woul
         assert session.error is None
 
 
+async def test_on_a_new_network_a_leg_on_tcp_comes_back_over_a_new_connection(rig: Rig) -> None:
+    async with paths(rig, 1) as rungs:
+        rungs[0].loss = 1.0
+        async with talking(rig, rungs, rig.wss) as (session, one, two):
+            await until(lambda: min(one.stats().received, two.stats().received) > 20)
+            before = session.local_port
+            assert await session.rebind() == session.local_port != before
+            assert (session.transport, session.moves, session.error) == ("ws", 1, None)
+            assert await gaps((one, two), 0.5) <= 0.200
+
+
 async def test_a_trial_that_the_token_does_not_allow_is_no_end(rig: Rig) -> None:
     call, seed = os.urandom(16), os.urandom(32)
     trust: dict[str, Any] = {"ca": rig.ca, "server_name": "localhost", "direct": False, "proxy": ""}
