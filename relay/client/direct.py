@@ -174,7 +174,9 @@ class DirectPath:
     # ------------------------------------------------------------ knocking
 
     def _knock(self, generation: int) -> None:
-        if self._is_over or generation != self._heard_generation or self._transport is not None:
+        # Also while a connection is under way: the other side may have begun anew, and takes it from nobody
+        # whom it has not heard knock since.
+        if self._is_over or generation != self._heard_generation or self._carrier.by_direct:
             return
         if self._knocker is None:
             assert self._offer is not None
@@ -355,7 +357,7 @@ class DirectPath:
             self._timer.cancel()
             self._timer = None
         now = self._loop.time()
-        if self._transport is None and self._knocker is not None:
+        if self._knocker is not None and not self._carrier.by_direct:
             self._send(self._knocker.due(now))
             at = self._knocker.next_deadline()
             if at is not None:
