@@ -20,6 +20,7 @@ import pytest
 
 from load.daemon import Daemon, imbalance, total
 from relay import client
+from relay.client.rungs import parse_url
 from relay.ops.commands import send
 from relay.protocol import command
 from relay.protocol.ids import CallId, Jti
@@ -248,3 +249,13 @@ def test_the_demo_finds_speech_or_says_what_is_missing(tmp_path: Path) -> None:
 
     with pytest.raises(DemoError, match="scripts/speech"):
         find_speech(tmp_path)
+
+
+@pytest.mark.parametrize("transport", ["quic", "ws", "tls"])
+def test_the_two_of_the_demo_connect_by_the_transport_that_was_asked_for(
+    tmp_path: Path, transport: str
+) -> None:
+    from relay.demo.stage import Stage
+
+    stage = Stage(tmp_path, udp_port=1, web_port=2)
+    assert parse_url(stage.url(transport)).transport == transport

@@ -351,6 +351,11 @@ class Call:
         if self._direct is not None:
             self._direct.on_network_change()
 
+    def on_leg_change(self) -> None:
+        """The relay carries us on another leg."""
+        if self._direct is not None:
+            self._direct.on_leg_change()
+
     def on_control(self, datagram: Datagram | None) -> None:
         """A control datagram."""
         self._reporter.on_control(datagram)

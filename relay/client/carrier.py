@@ -1,6 +1,6 @@
 """Which way media goes: by the relay, directly, or both while it is not certain which.
 
-    RELAY --up--> PROVING --good for a while--> DIRECT --an answer is late--> DOUBT --good again--> DIRECT
+    RELAY --up--> PROVING --good for a while--> DIRECT --late, or it loses--> DOUBT --good again--> DIRECT
       ^              |                            |                             |
       '--------------'-------- dead, closed ------'-----------------------------'
 
@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Final
 
 from relay.client.health import Health
+from relay.client.ladder import is_bad
 from relay.errors import LocalError
 
 PROVE_S: Final = 0.5  # a new path carries beside the relay for so long
@@ -27,7 +28,7 @@ class Way(Enum):
     RELAY = "relay"
     PROVING = "proving"  # both; the direct path is new
     DIRECT = "direct"
-    DOUBT = "doubt"  # both; an answer on the direct path is late
+    DOUBT = "doubt"  # both; an answer on the direct path is late, or too many are missing
 
 
 class Up:
@@ -39,7 +40,7 @@ class Good:
 
 
 class Late:
-    """An answer is late."""
+    """An answer is late, or the path loses what a voice needs: alone it is not enough."""
 
 
 class Dead:
@@ -86,7 +87,7 @@ class Carrier:
             return
         if health.is_dead(now):
             self._move(Dead)
-        elif health.is_doubtful(now):
+        elif health.is_doubtful(now) or is_bad(health, now):
             self._since = now
             if self.way is Way.DIRECT:
                 self._move(Late)

@@ -114,7 +114,7 @@ class Climber:
         if self._ladder.stage is Stage.STEADY:
             self._ladder.current = main.rung
         health = {rung: leg.health for rung, leg in self._trials.items()}
-        decision = self._ladder.check(now, main.health, health)
+        decision = self._ladder.check(now, main.health, health, lost=main.error is not None)
         if isinstance(decision, Try):
             for rung in decision.rungs:
                 self._spawn(self._try(rung))

@@ -123,6 +123,11 @@ class DirectPath:
         if self._generation >= 0 and not self._is_over:
             self._give_up(0.0)
 
+    def on_leg_change(self) -> None:
+        """The relay carries on another leg, from another port: a path that is up stays on the port it has."""
+        if not self._carrier.by_direct:
+            self.on_network_change()
+
     def send(self, payload: bytes) -> bool:
         """Send a media datagram directly if the path carries; True if the relay need not carry it too."""
         now = self._loop.time()
@@ -158,8 +163,8 @@ class DirectPath:
         self._secret, self._offer = found[1], offer
         self._drop()
         self._expect()
-        if self._generation < 0:
-            self.begin()
+        if self._generation < 0 or self._port is not self._leg.port:
+            self.begin()  # what the other side knows of us, if anything, is a port that we left
 
     def on_punch(self, message: Punch) -> None:
         """Knock soon: the other side does so at the same time."""
@@ -169,7 +174,9 @@ class DirectPath:
     # ------------------------------------------------------------ knocking
 
     def _knock(self, generation: int) -> None:
-        if self._is_over or generation != self._heard_generation or self._transport is not None:
+        # Also while a connection is under way: the other side may have begun anew, and takes it from nobody
+        # whom it has not heard knock since.
+        if self._is_over or generation != self._heard_generation or self._carrier.by_direct:
             return
         if self._knocker is None:
             assert self._offer is not None
@@ -350,7 +357,7 @@ class DirectPath:
             self._timer.cancel()
             self._timer = None
         now = self._loop.time()
-        if self._transport is None and self._knocker is not None:
+        if self._knocker is not None and not self._carrier.by_direct:
             self._send(self._knocker.due(now))
             at = self._knocker.next_deadline()
             if at is not None:

@@ -51,19 +51,23 @@ class Knocker:
         self.rtt: float | None = None
 
     def begin_round(self, now: float) -> None:
-        """Knock from now on; what an earlier round still had to send is not sent."""
+        """Knock from now on; what an earlier round still had to send is not sent.
+
+        Once an address answered only that one is asked: the other side may have begun anew since.
+        """
         self._due = [now + after for after in ATTEMPTS]
 
     def next_deadline(self) -> float | None:
         """When something is to be sent, None when nothing is."""
-        return self._due[0] if self._due and self.found is None else None
+        return self._due[0] if self._due else None
 
     def due(self, now: float) -> list[Packet]:
         """Asks that are due by now."""
         packets: list[Packet] = []
-        while self._due and self._due[0] <= now and self.found is None:
+        addresses = self._addresses if self.found is None else [self.found]
+        while self._due and self._due[0] <= now:
             self._due.pop(0)
-            packets += [self._ask(address, now) for address in self._addresses]
+            packets += [self._ask(address, now) for address in addresses]
         return packets
 
     def receive(self, data: bytes, source: Address, now: float) -> list[Packet]:
@@ -90,6 +94,7 @@ class Knocker:
         asked = self._asked.pop(nonce, None)
         if asked is not None and asked[0] == source and self.found is None:
             self.found, self.rtt = source, now - asked[1]
+            self._due = []
 
     def _ask(self, address: Address, now: float) -> Packet:
         nonce = self._draw(8)

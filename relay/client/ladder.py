@@ -134,12 +134,14 @@ class Ladder:
         self._try_at = now
         self._climb_at: float | None = None  # counted from the first check: nobody climbs before they talk
 
-    def check(self, now: float, current: Health, trials: Mapping[int, Health]) -> Decision | None:
-        """What to do now. `trials` are those rungs under trial that are up."""
+    def check(
+        self, now: float, current: Health, trials: Mapping[int, Health], *, lost: bool = False
+    ) -> Decision | None:
+        """What to do now. `trials`: those rungs under trial that are up. `lost`: the leg in use is closed."""
         if self.stage is Stage.STEADY:
-            return self._begin(now, current)
+            return self._begin(now, current, lost)
         if self.stage is Stage.TRYING:
-            return self._judge(now, current, trials)
+            return self._judge(now, current, trials, lost)
         return None
 
     def on_moved(self, rung: int, now: float, *, ok: bool) -> None:
@@ -153,10 +155,11 @@ class Ladder:
         else:
             self._wait(now)
 
-    def _begin(self, now: float, current: Health) -> Decision | None:
+    def _begin(self, now: float, current: Health, lost: bool) -> Decision | None:
         if self._climb_at is None:
             self._climb_at = now + FIRST_CLIMB_S
-        if now >= self._try_at and is_bad(current, now):
+        may_try = now >= self._try_at or (lost and not self._failures)
+        if may_try and (lost or is_bad(current, now)):
             # The one in use too, as another connection: the network may be a new one, or a mapping gone.
             self._tried = tuple(range(self._rungs))
         elif now >= self._climb_at and self.current:
@@ -168,8 +171,10 @@ class Ladder:
         self._began = now
         return Try(self._tried)
 
-    def _judge(self, now: float, current: Health, trials: Mapping[int, Health]) -> Decision | None:
-        silent = current.overdue(now) > SILENT_S
+    def _judge(
+        self, now: float, current: Health, trials: Mapping[int, Health], lost: bool
+    ) -> Decision | None:
+        silent = lost or current.overdue(now) > SILENT_S
         best = self._best(now, current, trials, silent=silent)
         if best is not None:
             self._move(Chose)

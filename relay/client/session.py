@@ -51,6 +51,7 @@ CLOSING_S: Final = 1.0  # the relay closes a leg that was let go; if its word is
 RECOVER_S: Final = 90.0  # a ticket is good for so long
 DEFAULT_CLIENT: Final = Cli(sdk="py", app="relay-cli", os="linux", dev="desktop")
 _BROKEN: Final = frozenset({ErrorCode.GENERAL, ErrorCode.IDLE_TIMEOUT})  # the network's word, not the relay's
+OWN_MOVE_S: Final = 10.0  # the relay lets the old leg go 3 s after a move, and we wait 5 s for its answer
 FreshToken = Callable[[], Awaitable[bytes]]
 
 
@@ -87,6 +88,7 @@ class Session:
         self._recovery: asyncio.TimerHandle | None = None
         self._error: SessionError | None = None
         self._ticket: bytes | None = None
+        self._asked_at: float | None = None  # when we last asked for our place on another leg
         self._unsent_before = 0
         self._observed: dict[int, tuple[str, int]] = {}
         self.moves = 0
@@ -166,11 +168,16 @@ class Session:
     async def rebind(self) -> int:
         """Move to a new local UDP port within the connection, as a phone does that changes networks.
 
-        LocalError over WebSocket: TCP cannot move, `rejoin` instead.
+        TCP cannot move: from there it comes back over a new connection, on whichever rung answers first.
+        SessionError if none does; the session goes on looking by itself. LocalError where it may not do
+        that, for want of `pop_seed` and `fresh_token`: `rejoin` with a token instead. Returns the new port.
         """
-        transport = self._leg_in_use().transport
-        assert transport is not None
-        return await transport.rebind()
+        leg = self._leg_in_use()
+        if leg.quic is None and self._climber is not None:
+            await self.rejoin()
+            return self.local_port
+        assert leg.transport is not None
+        return await leg.transport.rebind()
 
     async def rejoin(self, url: str | None = None, token: bytes | None = None) -> None:
         """Take our place in the call again over a new connection, with the ticket of the old one.
@@ -275,7 +282,7 @@ class Session:
         elif leg is self._main:
             if self._fading is not None:
                 self._main, self._fading = self._fading, None  # the relay gives its place back too
-            elif self._climber is not None and error.code in _BROKEN and self._is_in_call:
+            elif self._climber is not None and self._is_broken(error) and self._is_in_call:
                 self._recovery = self._recovery or self._loop.call_later(RECOVER_S, self._lose, error)
             else:
                 self._error = error
@@ -295,8 +302,9 @@ class Session:
 
     @property
     def is_talking(self) -> bool:
-        """Whether both accepted, and nobody has hung up."""
-        return self.call is not None and self.call.state in (CallState.OPEN, CallState.AWAY)
+        """Whether both accepted, nobody has hung up, and the place is not lost: nobody fights for it."""
+        is_open = self.call is not None and self.call.state in (CallState.OPEN, CallState.AWAY)
+        return is_open and self._error is None
 
     def make_leg(self, rung: int) -> RelayLeg:
         """A leg that is not open."""
@@ -313,6 +321,7 @@ class Session:
         credentials = replace(self._credentials, ticket=self._ticket, token=token)
         await leg.hello(credentials, self._client)
         last = self.call.newest() if self.call is not None else {}
+        self._asked_at = self._loop.time()
         await leg.request(Rejoin(c=self._credentials.call, rt=self._ticket, last=last))
 
     # ------------------------------------------------------------ inside
@@ -320,6 +329,15 @@ class Session:
     @property
     def _is_in_call(self) -> bool:
         return self.call is not None and self.call.state is not CallState.ENDED
+
+    def _is_broken(self, error: SessionError) -> bool:
+        """Whether a leg that closed so may be replaced.
+
+        MOVED says that we sit on another leg. If we asked for that ourselves, and yet this leg was in use,
+        the other one died before its answer came, and the relay has not noticed.
+        """
+        asked_lately = self._asked_at is not None and self._loop.time() - self._asked_at < OWN_MOVE_S
+        return error.code in _BROKEN or (error.code == ErrorCode.MOVED and asked_lately)
 
     def _on_joined(self, leg: RelayLeg, message: Joined) -> None:
         self._ticket = message.rt or self._ticket
@@ -347,7 +365,7 @@ class Session:
                 self._fading = old
                 self._loop.call_later(SWITCH_S, self._let_go, old)
         if self.call is not None:
-            self.call.on_network_change()
+            self.call.on_leg_change()
 
     def _let_go(self, old: RelayLeg) -> None:
         if self._fading is old:

@@ -100,8 +100,7 @@ class Transport:
         self._peer = peer
         self._handler = handler
         self._loop = asyncio.get_running_loop()
-        self._port = port
-        self._owns_port = port is None
+        self._port = port.share() if port is not None else None
         self._timer: asyncio.TimerHandle | None = None
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._gone: asyncio.Future[None] = self._loop.create_future()
@@ -176,14 +175,18 @@ class Transport:
         """Move to a new local port within the connection; the relay is told by a full-size packet at once.
 
         An unproven path may carry three times what came over it (RFC 9000 section 8.1), hence the size.
-        Returns the new port.
+        Returns the new port, 0 if the connection ended meanwhile.
         """
-        old, self._port = self._port, await open_port()
+        port = await open_port()
+        if self.is_closed:
+            port.close()
+            return 0
+        old, self._port = self._port, port
         self._port.attach(self._peer, self.receive)
         self.announce_move()
         if old is not None:
             self._left.append(old)
-            self._loop.call_later(OLD_SOCKET_S, old.close)
+            self._loop.call_later(OLD_SOCKET_S, self._leave, old)
         return self.local_port
 
     def announce_move(self) -> None:
@@ -276,20 +279,25 @@ class Transport:
             self._terminated(*_application_code(event))
 
     def _terminated(self, code: int, reason: str) -> None:
+        if self.is_closed:
+            return
         if not self._ready.done():
             self._ready.set_exception(SessionError(code, reason or "the handshake failed"))
             self._ready.exception()  # seen: `open` may have given up already, and nobody else waits
-        if not self._gone.done():
-            self._gone.set_result(None)
-            self._handler.on_closed(code, reason)
+        self._gone.set_result(None)
+        self._handler.on_closed(code, reason)
         self._queue.clear()
         if self._timer is not None:
             self._timer.cancel()
         if self._port is not None:
             self._port.detach(self._peer)
-            if self._owns_port:
-                self._left.append(self._port)
-        for port in self._left:
+            self._left.append(self._port)
+        for port in list(self._left):
+            self._leave(port)
+
+    def _leave(self, port: UdpPort) -> None:
+        if port in self._left:
+            self._left.remove(port)
             port.close()
 
     def _arm(self) -> None:

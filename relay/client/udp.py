@@ -26,6 +26,7 @@ class UdpPort(asyncio.DatagramProtocol):
 
     def __init__(self) -> None:
         self._transport: asyncio.DatagramTransport | None = None
+        self._holders = 1
         self._maps_v4 = False
         self._receivers: dict[Address, Callable[[bytes], None]] = {}
         self.on_stranger: Callable[[bytes, Address], None] | None = None
@@ -76,9 +77,15 @@ class UdpPort(asyncio.DatagramProtocol):
             host = f"::ffff:{peer.host}" if self._maps_v4 and is_v4 else peer.host
             self._transport.sendto(data, (host, peer.port))
 
+    def share(self) -> UdpPort:
+        """One more needs the port: it is closed when as many have closed it as hold it."""
+        self._holders += 1
+        return self
+
     def close(self) -> None:
-        """Let go of the port."""
-        if self._transport is not None:
+        """Let go of the port; once for each who holds it."""
+        self._holders -= 1
+        if self._holders <= 0 and self._transport is not None:
             self._transport.close()
 
 

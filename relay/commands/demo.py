@@ -26,7 +26,7 @@ def add(subcommands: Subcommands) -> None:
         help="two WAV files (%(default)s)",
     )
     parser.add_argument(
-        "--transport", choices=("quic", "ws"), default="quic", help="how the two connect (%(default)s)"
+        "--transport", choices=("quic", "ws", "tls"), default="quic", help="how the two connect (%(default)s)"
     )
     parser.add_argument(
         "--out", type=Path, default=Path(".cache/demo"), metavar="DIR", help="what was heard (%(default)s)"

@@ -2,8 +2,8 @@
 
     Allocate --OpenRelay--> RelayOpened --> answer       Refresh, CreatePermission, ChannelBind --> answer
 
-Off: reservations (508), DONT-FRAGMENT (420), TCP towards peers (442). Must never live here:
-credentials, and how an answer is guarded.
+Off: reservations (508), DONT-FRAGMENT (420), TCP towards peers (442). An even port alone reserves nothing
+and is given: coturn's client asks for one. Must never live here: credentials, and how an answer is guarded.
 """
 
 from __future__ import annotations

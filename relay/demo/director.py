@@ -195,7 +195,7 @@ def run(speech: Path, out: Path, tell: Tell, transport: str = "quic") -> dict[st
     """Stage the call; the report has ok, legs, gate, counters, checks, lane, seconds. DemoError.
 
     `speech`: folder with two WAV clips or more; `out`: folder for what was heard; `tell`: progress;
-    `transport`: quic or ws.
+    `transport`: quic, ws or tls.
     """
     out.mkdir(parents=True, exist_ok=True)
     return asyncio.run(_stage(find_speech(speech), out, tell, transport))

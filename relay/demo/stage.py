@@ -81,6 +81,8 @@ class Stage:
         """Where the two connect to."""
         if transport == "ws":
             return f"wss://127.0.0.1:{self.web_port}/vrl/1"
+        if transport == "tls":
+            return f"tls://127.0.0.1:{self.web_port}"
         return f"quic://127.0.0.1:{self.udp_port}"
 
     def token(self, call: CallId, sub: Sub) -> str:

@@ -2,6 +2,7 @@ import pytest
 
 from relay.client.carrier import PROVE_S, TRANSITIONS, TRUST_S, Carrier, Way
 from relay.client.health import Health
+from relay.client.ladder import BAD_LOSS
 from relay.errors import LocalError
 
 
@@ -12,12 +13,19 @@ class Told(Health):
         super().__init__()
         self.late = self.dead = False
         self.answered_at = 0.0
+        self.lost = 0.0
 
     def is_doubtful(self, now: float) -> bool:
         return self.late
 
     def is_dead(self, now: float) -> bool:
         return self.dead
+
+    def loss(self, now: float) -> float:
+        return self.lost
+
+    def cost(self, now: float) -> float:
+        return 0.02
 
 
 @pytest.fixture
@@ -68,6 +76,22 @@ def test_in_doubt_both_carry_and_trust_comes_back_after_the_last_doubt(health):
     assert carrier.way is Way.DOUBT
     carrier.check(health, 3.51 + TRUST_S)
     assert carrier.way is Way.DIRECT
+
+
+def test_while_the_direct_path_loses_what_a_voice_needs_the_relay_carries_too(health):
+    carrier = direct(health)
+    health.lost = BAD_LOSS
+    for step in range(100):
+        carrier.check(health, 10.0 + step)
+        assert carried(carrier) == (True, True)
+    health.lost = BAD_LOSS / 2  # what concealment hides
+    carrier.check(health, 109.1 + TRUST_S)
+    assert carrier.way is Way.DIRECT
+    worse = Carrier()
+    health.lost = BAD_LOSS
+    worse.on_up(1.0)
+    worse.check(health, 9.0)
+    assert worse.way is Way.PROVING
 
 
 def test_a_doubt_while_it_is_new_makes_the_proof_begin_anew(health):

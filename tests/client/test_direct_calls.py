@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -112,18 +113,14 @@ async def longest_gap(call: Call, seconds: float) -> float:
     return max(longest, loop.time() - last)
 
 
-def blackhole(session: Session, peer: Address, monkeypatch: pytest.MonkeyPatch) -> None:
+def blackhole(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that this client sends to the other person arrives any more."""
-    port = session.port
+    assert call._direct is not None
+    assert call._direct._transport is not None
+    peer, port = call._direct._transport.peer, call._direct._transport.port
     assert port is not None
     send = port.send
     monkeypatch.setattr(port, "send", lambda data, to: None if to == peer else send(data, to))
-
-
-def other_end(call: Call) -> Address:
-    assert call._direct is not None
-    assert call._direct._transport is not None
-    return call._direct._transport.peer
 
 
 @pytest.mark.parametrize("both", [True, False], ids=["both directions", "one direction"])
@@ -132,12 +129,52 @@ async def test_the_relay_takes_over_within_300_ms_when_the_direct_path_dies(
 ) -> None:
     async with talking(rig) as people:
         await until(lambda: all_by(Way.DIRECT, people))
-        for session, call in people[: 2 if both else 1]:
-            blackhole(session, other_end(call), monkeypatch)
+        for _, call in people[: 2 if both else 1]:
+            blackhole(call, monkeypatch)
         gaps = await asyncio.gather(*(longest_gap(call, 1.0) for _, call in people))
         assert max(gaps) <= 0.300
         await until(lambda: all_by(Way.RELAY, people))
         assert all(call.stats().unopened == 0 for _, call in people)
+
+
+def stands_on_one_leg(session: Session) -> bool:
+    return [leg.error for leg in session._alive].count(None) == 1
+
+
+@pytest.mark.parametrize("rung", ["url", "wss"])
+async def test_the_direct_path_lives_on_when_the_relay_carries_on_another_leg(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, rung: str
+) -> None:
+    async with talking(rig, proxy="") as people:
+        await until(lambda: all_by(Way.DIRECT, people))
+        transports = [call._direct._transport for _, call in people if call._direct is not None]
+        for who, (session, call) in enumerate(people, start=1):
+            await session.rejoin(getattr(rig, rung), rig.token(call.id, who, prm=ALLOWED))
+            await until(partial(stands_on_one_leg, session))
+        assert [call._direct._transport for _, call in people if call._direct is not None] == transports
+        assert all_by(Way.DIRECT, people)
+        received = people[0][1].stats().received
+        await until(lambda: people[0][1].stats().received >= received + 25)
+        assert [(call.stats().lost, call.stats().unopened) for _, call in people] == [(0, 0)] * 2
+        for _, call in people:
+            blackhole(call, monkeypatch)
+        gaps = await asyncio.gather(*(longest_gap(call, 1.0) for _, call in people))
+        assert max(gaps) <= 0.300
+        await until(lambda: all_by(Way.RELAY, people))
+
+
+async def test_who_left_the_port_of_a_direct_path_tells_the_new_one_when_the_other_begins_anew(
+    rig: Rig,
+) -> None:
+    async with talking(rig, proxy="") as people:
+        await until(lambda: all_by(Way.DIRECT, people))
+        (one, call), (two, _) = people
+        await one.rejoin(rig.url, rig.token(call.id, 1, prm=ALLOWED))
+        await until(partial(stands_on_one_leg, one))
+        await two.rebind()
+        await until(lambda: not all_by(Way.DIRECT, people))
+        took = await until(lambda: all_by(Way.DIRECT, people))
+        assert took < direct.ROUNDS_S  # and not when its own patience ends
 
 
 async def test_after_a_rebinding_the_two_find_each_other_again(rig: Rig) -> None:

@@ -42,6 +42,21 @@ def test_a_round_tries_each_address_several_times_and_the_next_round_begins_anew
     assert ann.next_deadline() == pytest.approx(20.05)
 
 
+def test_a_later_round_asks_the_address_that_answered_so_that_whoever_began_anew_hears_it():
+    ann, bob = knocker(0, ELSEWHERE, BOB), knocker(1)
+    ann.begin_round(0.0)
+    [_, ask] = ann.due(0.0)
+    answer, _ = bob.receive(ask.data, ANN, 0.1)
+    ann.receive(answer.data, BOB, 0.2)
+    assert ann.next_deadline() is None
+    assert ann.due(10.0) == []  # of that round nothing more
+    ann.begin_round(20.0)
+    assert [packet.address for packet in ann.due(20.0)] == [BOB]
+    again = knocker(1)
+    again.receive(ann.due(30.0)[0].data, ANN, 30.0)
+    assert again.heard == {ANN}
+
+
 def test_an_answer_from_another_address_or_to_another_question_proves_nothing():
     ann, bob = knocker(0, BOB), knocker(1, ANN)
     ann.begin_round(0.0)

@@ -134,6 +134,34 @@ def test_it_falls_back_within_two_seconds_when_nothing_comes_any_more():
     assert climb.run(2.0) == [Try((0, 1, 2)), Move(2)]
 
 
+def test_a_leg_that_is_closed_is_left_at_once_and_not_when_it_was_silent_for_long():
+    for moved_before in (False, True):
+        ladder, gone, good = Ladder(2, 1, 0.0), Path(), Path(busy=True)
+        now = 0.0
+        if moved_before:
+            while not isinstance(ladder.check(now, gone.health, {}, lost=True), Try):
+                now += 0.01
+            good.live(now)
+            assert ladder.check(now, gone.health, {0: good.health}, lost=True) is None  # no answer yet
+            while (said := ladder.check(now, gone.health, {0: good.health}, lost=True)) is None:
+                now += 0.01
+                good.live(now)
+            assert said == Move(0)
+            ladder.on_moved(0, now, ok=True)
+        assert ladder.check(now, gone.health, {}) is None
+        assert ladder.check(now, gone.health, {}, lost=True) == Try((0, 1))
+
+
+def test_where_nothing_is_found_for_a_leg_that_is_closed_it_is_asked_less_and_less_often():
+    ladder, gone, now, tries = Ladder(2, 0, 0.0), Path(), 0.0, []
+    while now < 40.0:
+        if isinstance(ladder.check(now, gone.health, {}, lost=True), Try):
+            tries.append(now)
+        now += 0.05
+    gaps = [later - earlier - OPEN_S for earlier, later in pairwise(tries)]
+    assert gaps[:3] == pytest.approx(BACKOFF_S[:3], abs=0.15)
+
+
 def test_a_path_that_is_far_too_slow_is_left():
     climb = Climb(Path(rtt=1.4), Path(rtt=0.05))
     climb.run(12.0)

@@ -180,6 +180,62 @@ async def test_a_session_falls_back_to_websocket_where_udp_is_bad_and_climbs_bac
         assert rig.metric("relay_imbalance") == 0
 
 
+async def test_a_leg_that_is_closed_under_a_call_is_replaced_before_silence_would_be_noticed(
+    rig: Rig,
+) -> None:
+    async with paths(rig, 2) as rungs, talking(rig, rungs) as (session, one, two):
+        await until(lambda: min(one.stats().received, two.stats().received) > 20)
+        assert session.main is not None
+        assert session.main.transport is not None
+        session.main.transport.close(ErrorCode.GENERAL, "as a router does that forgot a connection")
+        assert await until(lambda: session.moves == 1) < ladder.SILENT_S
+        assert await gaps((one, two), 0.5) <= 0.200
+        assert session.error is None
+
+
+async def test_a_move_whose_answer_never_came_does_not_end_the_session_when_the_old_leg_is_let_go(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with paths(rig, 2) as rungs, talking(rig, rungs) as (session, one, two):
+        await until(lambda: min(one.stats().received, two.stats().received) > 20)
+        old, on_joined = session.main, session._on_joined
+        assert old is not None
+        lost = session.make_leg(1)
+        await lost.open(session._trust)
+        monkeypatch.setattr(session, "_on_joined", lambda leg, joined: leg is lost or on_joined(leg, joined))
+        await session.move_to(lost)  # for the relay we sit there now; we know of nothing
+        rungs[1].loss = 1.0
+        await until(lambda: old.error is not None)
+        assert old.error is not None
+        assert (old.error.code, session.error) == (ErrorCode.MOVED, None)
+        await until(lambda: session.moves == 1)
+        assert session.error is None
+        assert session.main not in (old, lost)
+        received = one.stats().received, two.stats().received
+        await until(lambda: one.stats().received > received[0] + 25)
+        await until(lambda: two.stats().received > received[1] + 25)
+
+
+async def test_who_is_told_that_it_moved_and_did_not_is_out(rig: Rig) -> None:
+    async with paths(rig, 1) as rungs, talking(rig, rungs) as (session, *_):
+        assert session.main is not None
+        session.main.on_closed(ErrorCode.MOVED, "on another device")
+        assert session.error is not None
+        assert session.error.code == ErrorCode.MOVED
+        assert not session.is_talking  # the ladder does not fight for the place
+
+
+async def test_on_a_new_network_a_leg_on_tcp_comes_back_over_a_new_connection(rig: Rig) -> None:
+    async with paths(rig, 1) as rungs:
+        rungs[0].loss = 1.0
+        async with talking(rig, rungs, rig.wss) as (session, one, two):
+            await until(lambda: min(one.stats().received, two.stats().received) > 20)
+            before = session.local_port
+            assert await session.rebind() == session.local_port != before
+            assert (session.transport, session.moves, session.error) == ("ws", 1, None)
+            assert await gaps((one, two), 0.5) <= 0.200
+
+
 async def test_a_trial_that_the_token_does_not_allow_is_no_end(rig: Rig) -> None:
     call, seed = os.urandom(16), os.urandom(32)
     trust: dict[str, Any] = {"ca": rig.ca, "server_name": "localhost", "direct": False, "proxy": ""}

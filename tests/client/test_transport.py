@@ -13,7 +13,7 @@ from aioquic.quic.events import ConnectionTerminated, DatagramFrameReceived, Qui
 from relay.client import pinned
 from relay.client.errors import SessionError
 from relay.client.transport import MAX_DATAGRAM, QUEUE_FRAMES, QUEUE_S, Transport
-from relay.client.udp import UdpPort
+from relay.client.udp import UdpPort, open_port
 from relay.errors import ErrorCode, LocalError
 from relay.protocol.address import Address
 
@@ -47,6 +47,9 @@ class Congested(QuicConnection):
 
     def get_timer(self) -> float | None:
         return None
+
+    def change_connection_id(self) -> None:
+        """Nobody is at the other end."""
 
 
 class Ears:
@@ -174,3 +177,54 @@ async def test_what_is_closed_before_it_began_says_nothing_and_listens_to_nobody
     with pytest.raises(SessionError):
         await (transport.open() if is_client else transport.accept(first))
     assert not port._receivers
+
+
+async def test_two_connections_on_one_port_close_it_together_in_either_order() -> None:
+    for first in (0, 1):
+        port = await open_port()
+        both = [Transport(Congested(), Address("192.0.2.1", n), Ears(), port) for n in (1, 2)]
+        port.close()  # whoever opened it needs it no more
+        both[first].close()
+        both[first].close()
+        assert not port.is_closed
+        both[1 - first].close()
+        assert port.is_closed
+    await asyncio.sleep(0)
+
+
+async def test_a_connection_that_ends_while_it_moves_to_another_port_leaves_none_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port, other = await open_port(), await open_port()
+    transport = Transport(Congested(), Address("192.0.2.1", 1), Ears(), port)
+
+    async def slow() -> UdpPort:
+        transport.close()
+        return other
+
+    monkeypatch.setattr("relay.client.transport.open_port", slow)
+    assert await transport.rebind() == 0
+    assert other.is_closed
+    assert not port.is_closed  # it was shared, and given back once
+    port.close()
+    assert port.is_closed
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 60.0], ids=["after its time", "with the connection"])
+async def test_a_port_that_was_left_is_closed_once(monkeypatch: pytest.MonkeyPatch, wait_s: float) -> None:
+    monkeypatch.setattr("relay.client.transport.OLD_SOCKET_S", wait_s)
+    port, quic = await open_port(), Congested()
+    quic.is_open = False  # nothing leaves
+    transport = Transport(quic, Address("192.0.2.1", 1), Ears(), port)
+    await transport.rebind()
+    for _ in range(2):  # turns of the loop
+        await asyncio.sleep(0)
+    port.close()  # whoever opened it: one of two holders, if the connection has not left it yet
+    assert port.is_closed == (wait_s == 0.0)
+    now = transport.port
+    assert now is not None
+    transport.close()
+    assert port.is_closed
+    assert now.is_closed
+    await asyncio.sleep(0)

@@ -48,6 +48,17 @@ async def test_packets_go_to_whoever_attached_their_sender_and_others_are_strang
     await asyncio.sleep(0)  # sockets close in the next turn of the loop
 
 
+async def test_a_port_that_is_shared_is_closed_by_the_last_who_holds_it() -> None:
+    port = await open_port()
+    assert port.share() is port
+    port.close()
+    assert not port.is_closed
+    port.close()
+    assert port.is_closed
+    port.close()  # one too many closes nothing else
+    await asyncio.sleep(0)
+
+
 async def test_a_system_without_ipv6_has_a_port_too(monkeypatch: pytest.MonkeyPatch) -> None:
     original = socket.socket
 

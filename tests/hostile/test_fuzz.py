@@ -6,16 +6,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).resolve().parents[1]
-SECONDS = float(os.environ.get("RELAY_FUZZ_SECONDS", "5"))
-SEED = os.environ.get("RELAY_FUZZ_SEED", "1")
+from hostile.campaign import CAMPAIGN, SECONDS
 
 DECODERS = {
     "relay.protocol": "frames varint structure sframe media datagram control stream token claims token-text"
@@ -30,13 +24,12 @@ DECODERS = {
 
 @pytest.mark.timeout(SECONDS + 60)
 def test_no_decoder_is_surprised() -> None:
-    command = [sys.executable, str(TESTS / "fuzz.py"), "--seconds", str(SECONDS), "--seed", SEED, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=TESTS.parent)
-    assert done.stdout, done.stderr
-    result = json.loads(done.stdout)
+    status, printed, errors = CAMPAIGN.result()
+    assert printed, errors
+    result = json.loads(printed)
     found = {row["name"]: row["failures"] for row in result["targets"] if row["failures"]}
     assert found == {}
-    assert (done.returncode, result["ok"]) == (0, True)
+    assert (status, result["ok"]) == (0, True)
     executed = {row["name"]: row["executed"] for row in result["targets"]}
     wanted = {name for names in DECODERS.values() for name in names.split()}
     assert wanted <= set(executed)

@@ -5,6 +5,7 @@ Must never live here: the calls that are judged.
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Final
 
@@ -25,15 +26,17 @@ class Control:
         self._box = box
         first, second = (Person(world.net, world.sites[place]) for place in PLACES)
         self._people = (first, second)
+        self._lock = threading.Lock()
         self._talk = self._begin()
 
     def gap(self, begin: float) -> float:
         """Its longest silence from `begin` until now, seconds."""
-        self._talk.collect()
-        gap = self._talk.gap(begin, time.monotonic())
-        if self._talk.lost is not None:
-            self._talk = self._begin()
-        return gap
+        with self._lock:  # pairs run beside each other, and all of them ask
+            self._talk.collect()
+            gap = self._talk.gap(begin, time.monotonic())
+            if self._talk.lost is not None:
+                self._talk = self._begin()
+            return gap
 
     def _begin(self) -> Talk:
         return Talk.begin(self._world, self._box, self._people, relay_only=True)

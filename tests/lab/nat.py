@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final
 
 from lab import topology
@@ -17,6 +19,8 @@ from lab.expected import NETWORKS, is_direct
 from lab.pair import Outcome, place
 from lab.people import Person
 from lab.relaybox import RelayBox
+from lab.turn import KINDS, relay_over_tls
+from lab.turns import AT_ONCE, Pair, Turns
 from lab.verify import verify
 from lab.world import World
 from load import report
@@ -25,7 +29,6 @@ FIRST_AUDIO_MS: Final = 250.0
 READY_MS: Final = 600.0
 READY_TCP_MS: Final = 2000.0
 VOIDS: Final = 2
-Pair = tuple[str, str]
 
 
 def pairs(quick: bool) -> list[Pair]:
@@ -86,6 +89,12 @@ def _place(
         voids.append({**one.as_dict(), "control_gap_ms": 1000 * gap})
 
 
+def _needs(world: World, pair: Pair) -> frozenset[str]:
+    """What no other call may use meanwhile: both places, and the addresses that the internet sees of them."""
+    sites = world.sites[pair[0], "a"], world.sites[pair[1], "b"]
+    return frozenset(name for site in sites for name in (site.client, site.wan))
+
+
 def main() -> int:
     """Run, print, tell by the exit status."""
     parser = report.arguments("nat", __doc__)
@@ -109,16 +118,33 @@ def main() -> int:
                 report.say(f"  {finding['kind']} {finding['side']}: {finding['wrong']}")
         result.bar("networks_verified_share", _share(findings, [one["ok"] for one in findings]), "==", 1)
         box = RelayBox.start(world)
+        relayed = [relay_over_tls(world, world.sites[kind, "a"]) for kind in chosen if kind in KINDS]
+        if relayed:
+            through = [one["ok"] for one in relayed]
+            result.bar("turn_over_tls_on_443_share", _share(relayed, through), "==", 1)
         control = Control(world, box)
         places = [place_ for place_ in world.sites if place_ not in PLACES]
         people = {place_: Person(world.net, world.sites[place_]) for place_ in places}
         rungs = next(iter(people.values())).rungs
         missing = sorted({"direct", *(network.leg for network in NETWORKS.values())} - set(rungs))
         report.say(f"the SDK climbs {', '.join(rungs)}; not available: {', '.join(missing) or 'nothing'}")
-        for number, (a, b) in enumerate(grid, 1):
-            one = _place(world, box, (people[a, "a"], people[b, "b"]), control, voids)
-            outcomes.append(one)
-            report.say(f"  {number}/{len(grid)} {one.told()}")
+        turns = Turns(grid, partial(_needs, world))
+
+        def call_in_turn() -> None:
+            while (pair := turns.begin()) is not None:
+                try:
+                    one = _place(world, box, (people[pair[0], "a"], people[pair[1], "b"]), control, voids)
+                except BaseException:
+                    turns.stop()
+                    raise
+                finally:
+                    turns.end(pair)
+                outcomes.append(one)
+                report.say(f"  {len(outcomes)}/{len(grid)} {one.told()}")
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for job in [pool.submit(call_in_turn) for _ in range(AT_ONCE)]:
+                job.result()
         world.net.close()
         leftovers = world.net.leftovers()
     judge(result, outcomes)
@@ -127,6 +153,7 @@ def main() -> int:
         rungs_available=rungs,
         rungs_not_available=missing,
         networks=findings,
+        turn_over_tls_on_443=relayed,
         pairs=[one.as_dict() for one in outcomes],
         voids=voids,
         lane=box.lane,

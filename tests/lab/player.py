@@ -161,7 +161,8 @@ class Player:
                 say({"is": "arrivals", "times": self._arrivals, "switches": self._switches})
                 self._arrivals, self._switches = [], []
             case "network":
-                await session.rebind()
+                with contextlib.suppress(client.SessionError):  # it goes on looking by itself
+                    await session.rebind()
                 say({"is": "moved"})
             case "mute":
                 await call.mute(order["on"])

@@ -1,5 +1,7 @@
 """`relay serve` as shipped, in the lab's relay box, with throw-away keys; and tokens for its calls.
 
+TURN is served on the ports of QUIC and WebSocket, by a shared secret.
+
 Must never live here: calls.
 """
 
@@ -28,6 +30,7 @@ from relay.config import (
     TokenConfig,
     render,
 )
+from relay.config_turn import RelayAddress, TurnConfig
 from relay.protocol import token
 from relay.protocol.ids import CallId, Jti, Sub
 from relay.protocol.keys import write_key
@@ -35,6 +38,7 @@ from relay.protocol.signed import public_of
 
 START_S: Final = 20.0
 TOKEN_S: Final = 300
+TURN_SECRET: Final = "the secret of the lab's back end"
 
 
 @dataclass
@@ -70,7 +74,18 @@ class RelayBox:
             tokens=TokenConfig((IssuerConfig("lab", public_of(seed).hex()),)),
             records=RecordsConfig(str(folder / "records.sqlite")),
             events=EventsConfig("file", str(folder / "events.jsonl"), str(folder / "events.spool")),
+            turn=TurnConfig(
+                enabled=True,
+                policy="open",
+                addresses=(RelayAddress(bind=RELAY),),
+                allocations_per_user=8,  # coturn's client makes several
+                secret_file=str(folder / "turn.secret"),
+                tcp=(),
+                tls=(),
+            ),
         )
+        (folder / "turn.secret").write_text(TURN_SECRET)
+        (folder / "turn.secret").chmod(0o600)
         (folder / "relay.toml").write_text(render(config))
         command = [*python_relay(), str(folder / "relay.toml")]
         process = world.net.spawn(world.relay, command, log=folder / "log")

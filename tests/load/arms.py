@@ -4,6 +4,7 @@
     turn     TURN of `relay serve`: one allocation per call, ChannelData at one end, plain UDP at the other
     coturn   the same with coturn, which encrypts nothing
     bare     recvmmsg/sendmmsg in C, batches of 64
+    napping  the same, which lets packets gather for 1 ms: as late as the machine's timers are
     crypto   the same with AES-128-GCM open and seal and header protection by OpenSSL
 
 An arm starts with no legs; `grow` adds calls. Must never live here: bars, rounds.
@@ -133,11 +134,11 @@ def _random_keys() -> str:
 
 
 class ForwardArm:
-    """A bare forwarder, plain or with encryption."""
+    """A bare forwarder: plain, napping or with encryption."""
 
     def __init__(self, kind: str, cpus: Sequence[int], beside: Arm | None = None) -> None:
         """`beside`: the generator of that arm drives this one, too, as its second group of legs."""
-        self.name = {"plain": "bare", "crypto": "bare_crypto"}[kind]
+        self.name = {"plain": "bare", "nap": "napping", "crypto": "bare_crypto"}[kind]
         self._is_sealed = kind == "crypto"
         self._process = subprocess.Popen(
             [str(programs.forward()), kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE

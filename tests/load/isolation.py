@@ -4,9 +4,11 @@
     flood   50,000 spoofed first packets per second from random addresses of 127/8, while people join
 
 Beside the calls through the relay the same generator sends calls through a bare forwarder on the same CPU:
-the control. 50 ms in which the control itself breaks the bound say nothing; with more than a few of them the
-run is void and repeated, at most twice. Must never live here: how the lock is taken (load.held), how a flood
-is made.
+the control. Like the lane at this load it lets packets gather for a millisecond at a time: the timers of a
+virtual machine can be late by many milliseconds (20 were measured with nothing else running), and then are
+late for both. 50 ms in which the control itself breaks the bound say nothing; with more than a few of them
+the run is void and repeated, at most twice. Packets that the generator was late to send are in no figure.
+Must never live here: how the lock is taken (load.held), how a flood is made.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ FLOOD = 50_000
 MIN_FLOOD = 20_000
 MAX_LOSS = 0.001
 MAX_RISE_US = 5_000.0
+MAX_UNJUDGED = 0.001
 MAX_JOIN_S = 1.0
 JOIN_EVERY = 1.0
 POOL = 400
@@ -71,7 +74,7 @@ async def stage(cpus: list[int], command: tuple[str, ...] = SERVE) -> AsyncItera
     arms: list[Any] = []
     try:
         arms.append(RelayArm(daemon, cpus))
-        arms.append(ForwardArm("plain", cpus, beside=arms[0]))
+        arms.append(ForwardArm("nap", cpus, beside=arms[0]))
         tasks.pin(os.getpid(), cpus[-1])
         for arm in arms:
             await arm.grow(2 * CALLS)
@@ -143,6 +146,8 @@ async def held(out: report.Report, cpus: list[int], seconds: float, *, quick: bo
         late = found["worst_beyond_control_ms"]
         out.bar("worst delay of audio by the lock, ms", late, "<=", BOUND_MS, is_speed=True)
         out.bar("audio packets lost while held", counts["sent"] - counts["delivered"], "==", 0, is_speed=True)
+        unjudged = counts["unjudged"] / counts["sent"]
+        out.bar("share of packets late to leave the generator", unjudged, "<=", MAX_UNJUDGED, is_speed=True)
         out.bar("audio packets not as sent while held", counts["wrong"] + counts["unopened"], "==", 0)
         out.bar("void share of the held run", found["void_share"], "<=", MAX_VOID_SLICES, is_speed=True)
         out.bar("packets out of balance after it", imbalance(samples), "==", 0)

@@ -152,11 +152,13 @@ pub fn block_signals() {
     }
 }
 
-/// Ask the scheduler to run the calling thread in turns of `slice`, for as much of a CPU as before: a thread
-/// of longer turns that has the CPU when this one wakes gives way at once, not at the end of its turn (Linux
-/// 6.12 and later; kernels before accept and ignore it). Needs no privilege; a filter of system calls may
-/// refuse it.
-pub fn shorten_turns(slice: Duration) -> io::Result<()> {
+/// Ask the scheduler to run the calling thread in turns of `slice`: a thread of longer turns that has the CPU when
+/// this one wakes gives way at once, not at the end of its turn (Linux 6.12 and later; kernels before accept and
+/// ignore it). Needs no privilege; a filter of system calls may refuse it.
+///
+/// And, where that is allowed (RLIMIT_NICE or CAP_SYS_NICE), let it run at `nice`, unless it has a lower value:
+/// in the middle of its work it would else give way to a thread that wakes, for as long as that one's turn.
+pub fn shorten_turns(slice: Duration, nice: i32) -> io::Result<()> {
     // SAFETY: integers, for which zero is valid.
     let mut wanted: libc::sched_attr = unsafe { mem::zeroed() };
     let size = mem::size_of::<libc::sched_attr>() as libc::c_uint;
@@ -169,8 +171,18 @@ pub fn shorten_turns(slice: Duration) -> io::Result<()> {
         return Ok(()); // somebody chose a policy for us: theirs to keep
     }
     wanted.sched_runtime = u64::try_from(slice.as_nanos()).unwrap_or(u64::MAX);
+    let own = wanted.sched_nice;
+    wanted.sched_nice = own.min(nice);
+    if set_attributes(&wanted).is_ok() {
+        return Ok(());
+    }
+    wanted.sched_nice = own;
+    set_attributes(&wanted)
+}
+
+fn set_attributes(wanted: &libc::sched_attr) -> io::Result<()> {
     // SAFETY: `wanted` is valid for reads of the size that it names.
-    match unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &wanted, 0) } {
+    match unsafe { libc::syscall(libc::SYS_sched_setattr, 0, wanted, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

@@ -52,6 +52,8 @@ const AFTER_A_PANIC: Duration = Duration::from_millis(10);
 /// A thread's turn on a CPU that others want, the least that Linux grants. With its usual one of 1.4 ms and more
 /// a packet waits for up to 4 ms while the interpreter's thread works on the same CPU.
 const CPU_SLICE: Duration = Duration::from_micros(100);
+/// Before whatever else the machine does for the daemon, and behind what an administrator puts lower.
+const NICE: i32 = -10;
 
 /// How the threads work.
 #[derive(Clone, Copy, Debug)]
@@ -164,7 +166,7 @@ impl Prepared {
         let (tells, told) = channel();
         let body = move || {
             block_signals();
-            let _ = tells.send(shorten_turns(CPU_SLICE)); // who asks waits for it
+            let _ = tells.send(shorten_turns(CPU_SLICE, NICE)); // who asks waits for it
             if opened.recv().is_ok() {
                 for socket in &mut sockets {
                     // Where the kernel cannot, packets come one by one.

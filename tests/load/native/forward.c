@@ -1,6 +1,7 @@
-/* Bare UDP forwarders: `forward plain|crypto`, recvmmsg and sendmmsg in batches of 64, one thread, one socket.
+/* Bare UDP forwarders: `forward plain|nap|crypto`, recvmmsg and sendmmsg in batches of 64, one thread, one socket.
  *
- * plain sends each packet on as it is. crypto opens and seals it as a QUIC relay must, with OpenSSL and one
+ * plain sends each packet on as it is. nap does so, too, but lets packets gather for a millisecond before each
+ * batch: it is late whenever the machine's timers are. crypto opens and seals it as a QUIC relay must, with OpenSSL and one
  * EVP_CIPHER_CTX per connection and direction: 1-RTT packets, 8-byte ids, AES-128-GCM, header masks of AES-ECB.
  * The table comes on standard input, a line per end, and may grow while packets flow:
  *   PORT PEER_PORT [IN_ID OUT_ID IN_KEY IN_IV IN_HP OUT_KEY OUT_IV OUT_HP]        in: what it sends to us
@@ -13,7 +14,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <time.h>
 
 enum { BATCH = 64, SIZE = 2048, ID = 8, HEAD = 1 + ID, TAG = 16, IV = 12, BUFFER = 4 << 20 };
 
@@ -140,9 +143,12 @@ int main(int argc, char **argv) {
     struct sockaddr_in here = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof here;
     pthread_t reader;
+    struct timespec nap = {.tv_nsec = 1000000};
     int buffer = BUFFER, sock = socket(AF_INET, SOCK_DGRAM, 0);
+    int naps = argc == 2 && !strcmp(argv[1], "nap");
     is_crypto = argc == 2 && !strcmp(argv[1], "crypto");
-    if (argc != 2 || (!is_crypto && strcmp(argv[1], "plain"))) return 2;
+    if (argc != 2 || (!is_crypto && !naps && strcmp(argv[1], "plain"))) return 2;
+    prctl(PR_SET_TIMERSLACK, 1000UL); /* ns */
     if (sock < 0 || bind(sock, (struct sockaddr *)&here, sizeof here)) fail("bind");
     setsockopt(sock, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof buffer);
     setsockopt(sock, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof buffer);
@@ -171,5 +177,6 @@ int main(int argc, char **argv) {
             int done = sendmmsg(sock, out + sent, (unsigned)(count - sent), 0);
             sent += done > 0 ? done : 1; /* what the kernel does not take is lost */
         }
+        if (naps && got < BATCH) nanosleep(&nap, NULL);
     }
 }

@@ -31,6 +31,8 @@ pub struct Leg {
     pub run_from: u32,
     pub last_sent: u64,
     pub listed: bool,
+    /// Counters of packets of this run that were late to leave.
+    pub unjudged: Vec<u32>,
     size: usize,
     flow: u8,
     kid: u8,
@@ -75,6 +77,7 @@ impl Leg {
             run_from: 0,
             last_sent: 0,
             listed: false,
+            unjudged: Vec::new(),
             size,
             flow,
             kid,

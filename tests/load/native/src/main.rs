@@ -24,6 +24,9 @@ use stats::Group;
 const ORDER: u64 = u64::MAX;
 const ALIVE: u64 = 8_000_000_000;
 const STUCK: u64 = 100_000_000; // no arrival for so long: what is out is lost
+/// Nanoseconds between a packet's time stamp and its having left, from which its delay may be this process's own:
+/// it was put aside in between, with that one packet in its hands.
+const HICCUP: u64 = 500_000;
 const LINGER: u64 = 200_000_000; // for the last packets of a run
 const WAKE: u64 = 20_000; // what waking up takes: shorter waits are spun through
 const TURN: usize = 64; // packets sent between two looks at what arrived
@@ -99,8 +102,12 @@ impl Generator {
 
     fn speak(&mut self, index: usize, now: u64) {
         let leg = &mut self.legs[index];
-        leg.next(net::wall(), now, &mut self.packet);
+        let stamp = net::wall();
+        leg.next(stamp, now, &mut self.packet);
         let taken = net::send(leg.fd, &self.packet);
+        if net::wall().saturating_sub(stamp) > HICCUP {
+            leg.unjudged.push(leg.next_ctr.wrapping_sub(1));
+        }
         if let Some(group) = self.groups.get_mut(leg.group) {
             group.sent += 1;
             group.refused += u64::from(!taken);
@@ -161,7 +168,9 @@ impl Generator {
                     if ctr >= partner.run_from {
                         group.delivered += 1;
                         *arrived += 1;
-                        if at > 0 {
+                        if partner.unjudged.contains(&ctr) {
+                            group.unjudged += 1;
+                        } else if at > 0 {
                             group.delay(at.saturating_sub(sent), sent.saturating_sub(*started));
                         }
                     }
@@ -247,6 +256,7 @@ impl Generator {
         for leg in &mut self.legs {
             net::stamps(leg.fd, self.stamped);
             leg.run_from = leg.next_ctr;
+            leg.unjudged.clear();
         }
         let groups = self.legs.iter().map(|leg| leg.group + 1).max().unwrap_or(0);
         self.groups = vec![Group::default(); groups];
