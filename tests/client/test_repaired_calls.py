@@ -21,6 +21,7 @@ from relay.client import Call, CallbackSink, ToneSource, connect
 LEARNING_S = 3.0  # until it is known what the network is like, and more is held
 SPEECH_S = 12.0
 REPEATS = "relay_repair_repeats_total"
+ADAPTS = "[adapt]\nenabled = true"
 
 
 class Impaired(Proxy):
@@ -97,9 +98,9 @@ async def test_a_listener_behind_outages_misses_much_less_with_repair_and_one_wi
     for folder in folders:
         folder.mkdir()
     with (
-        daemon(folders[0]) as repairing,
-        daemon(folders[1], more="[adapt]\nenabled = false") as plain,
-        daemon(folders[2]) as clear,
+        daemon(folders[0], more=ADAPTS) as repairing,
+        daemon(folders[1]) as plain,
+        daemon(folders[2], more=ADAPTS) as clear,
     ):
         repaired, missed, unharmed = await asyncio.gather(
             listen(repairing, NETS["b10_60"]), listen(plain, NETS["b10_60"]), listen(clear, NETS["clean"])

@@ -11,8 +11,8 @@ from relay.core.adapt import Mode
 from relay.protocol import control, datagram
 
 MEASURE = ev.Measure(0, 0, 0, 0, 0, 0, 0.005, 0.0, (0.04, 0.04, 0.002, 0.04), 0, 0, 0, 0)
-ON = AdaptConfig()
-OFF = AdaptConfig(enabled=False)
+ON = AdaptConfig(enabled=True)
+OFF = AdaptConfig()
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_leg_that_is_well_for_half_a_minute_is_as_one_that_never_suffered(worl
 
 
 def test_legs_may_be_armed_before_anything_goes_wrong_and_stay_so():
-    world = World(replace(config(), adapt=AdaptConfig(always_armed=True)))
+    world = World(replace(config(), adapt=AdaptConfig(enabled=True, always_armed=True)))
     ann, bob = world.talking()
     assert sorted(world.engine.watched()) == [ann.leg, bob.leg]
     for leg in (ann.leg, bob.leg):
