@@ -67,8 +67,9 @@ class AdaptConfig:
 
     enabled: bool = False
     """Whether listeners' legs are adapted to their networks: loss repaired, more held for that, senders asked
-    for less where there is a queue. Costs nothing for a leg that loses nothing; for others the loop a look
-    five times a second, and up to twice their bytes. Off until long runs on changing networks are measured."""
+    for less where there is a queue. Costs nothing for a leg that loses nothing; for others the loop has a
+    look five times a second, and up to twice their bytes. Off until long runs on changing networks are
+    measured."""
     always_armed: bool = False
     """Whether copies are kept for legs that lost nothing yet, so that the very first outage is repaired.
     Costs the lane 10 % more time per packet with 100 legs and half as much again with 2,000."""
