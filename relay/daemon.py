@@ -31,7 +31,6 @@ from relay.core import events as ev
 from relay.core.adapt import TICK_S
 from relay.edge import manager, tcp, udp
 from relay.edge.assembly import Node, NodeKeys
-from relay.edge.quic import server_configuration
 from relay.edge.raw import RawEdge
 from relay.edge.turn_server import TurnServer, read_context, read_secrets
 from relay.edge.web import WebEdge
@@ -45,6 +44,7 @@ from relay.ops.logs import Logs
 from relay.ops.metrics import Exporter, PacketCounters, SinkCounters, Snapshot, TcpCounters, TurnCounters
 from relay.protocol.demux import StreamKind
 from relay.protocol.keys import ClusterKey
+from relay.quic.connection import server_configuration
 
 if TYPE_CHECKING:
     from relay.edge.lane_native import NativeLane

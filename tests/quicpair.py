@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from relay.core.reasons import DropReason
 from relay.edge import path as packets
-from relay.edge.quic import IssuedId, RelayQuic, server_configuration
+from relay.quic.connection import IssuedId, RelayQuic, server_configuration
 
 CLIENT = ("192.0.2.1", 40000)
 SERVER = ("198.51.100.1", 443)

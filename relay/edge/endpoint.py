@@ -50,10 +50,10 @@ from relay.edge.lane import (
 from relay.edge.ledger import Ledger
 from relay.edge.outbox import Outbox
 from relay.edge.peer import Peer, PeerState
-from relay.edge.quic import IssuedId, RelayQuic
 from relay.edge.timers import TURN_SECONDS, Loop, PeerTimers
 from relay.errors import ErrorCode
 from relay.protocol.address import Address
+from relay.quic.connection import IssuedId, RelayQuic
 
 log = logging.getLogger("relay.endpoint")
 

@@ -20,9 +20,9 @@ from aioquic.h3.connection import ProtocolError, Setting
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived, WebTransportStreamDataReceived
 from aioquic.quic.events import QuicEvent, StopSendingReceived, StreamDataReceived, StreamReset
 
-from relay.edge.quic import BareHttp3, RelayQuic
 from relay.errors import PeerError
 from relay.protocol.wire import Reader, encode_varint
+from relay.quic.connection import BareHttp3, RelayQuic
 
 ALPN: Final = "h3"
 PATH: Final = b"/vrl/1"

@@ -5,8 +5,8 @@ Must never live here: who owns an id.
 
 from __future__ import annotations
 
-from relay.edge.quic import IssuedId
 from relay.protocol.cid import NONCE_SIZE, CidCodec, reset_token
+from relay.quic.connection import IssuedId
 
 _NONCES = 1 << 8 * NONCE_SIZE
 

@@ -18,8 +18,8 @@ from aioquic.quic.connection import NetworkAddress
 from relay.config import Config, LimitsConfig
 from relay.core.events import FlowCounters, Measure, Repair
 from relay.core.reasons import DropReason
-from relay.edge.space import PathState
 from relay.errors import ConfigError
+from relay.quic.space import PathState
 
 
 @dataclass(slots=True)

@@ -37,8 +37,8 @@ from relay.edge.lane import (
     Unknown,
     Waiting,
 )
-from relay.edge.space import PathState
 from relay.errors import LocalError
+from relay.quic.space import PathState
 
 if TYPE_CHECKING:
     from relay._lane import _Way

@@ -38,12 +38,12 @@ from relay.edge.lane import (
     Waiting,
 )
 from relay.edge.path import EARLY, Opened, Path, Trouble
-from relay.edge.quic import ACK_HOLD, MAX_PACKET
 from relay.edge.relays import Relay, Relays
 from relay.edge.repeats import Ring
 from relay.edge.routes import Routes, _Leg
 from relay.protocol import frames
 from relay.protocol.relayed import SEND, message_type, parse_channel_data
+from relay.quic.connection import ACK_HOLD, MAX_PACKET
 
 log = logging.getLogger("relay.lane")
 

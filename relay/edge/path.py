@@ -4,7 +4,7 @@
     seal      datagrams, and the acknowledgement that is due anyway -> one packet
 
 There is one packet-number counter, one received set, one idle clock per connection: two ACK states were seen
-to invent losses on a perfect path. aioquic reaches them through `relay.edge.quic`; the native lane has the
+to invent losses on a perfect path. aioquic reaches them through `relay.quic`; the native lane has the
 same class, this one is its oracle. Pure: no socket, no clock.
 
 Must never live here: what a datagram means, and anything that happens once per call.
@@ -21,7 +21,9 @@ from aioquic.quic.connection import NetworkAddress
 from aioquic.quic.packet import decode_packet_number
 
 from relay.core.reasons import DropReason
-from relay.edge.quic import (
+from relay.edge.repeats import Ring
+from relay.protocol import frames
+from relay.quic.connection import (
     ACK_HOLD,
     AEAD,
     MAX_ACK_RANGES,
@@ -30,9 +32,7 @@ from relay.edge.quic import (
     header_mask,
     packet_ciphers,
 )
-from relay.edge.repeats import Ring
-from relay.edge.space import KeySet
-from relay.protocol import frames
+from relay.quic.space import KeySet
 
 MEDIA_WINDOW = 16 * 1024  # bytes of media in flight; 2.4 kB, aioquic's floor, is 170 ms of one repaired voice
 HEADER_AND_TAG = 1 + 2 + 16  # of a packet of ours beside the peer's id: first byte, number, AEAD tag

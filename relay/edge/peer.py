@@ -11,7 +11,7 @@ from enum import Enum
 from aioquic.quic.connection import NetworkAddress
 
 from relay.edge.h3 import WebTransport
-from relay.edge.quic import RelayQuic
+from relay.quic.connection import RelayQuic
 
 
 class PeerState(Enum):

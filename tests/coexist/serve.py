@@ -23,7 +23,7 @@ from aioquic.quic.recovery import QuicPacketRecovery
 
 import relay.daemon
 from relay.cli import main
-from relay.edge.quic import RelayQuic
+from relay.quic.connection import RelayQuic
 
 FACTS = "facts.json"
 COUNTS: Counter[str] = Counter()

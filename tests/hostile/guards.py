@@ -32,8 +32,8 @@ def _guard(without_it: str, file: str, old: str, new: str, *finders: str) -> Gua
 
 FRONT: Final = "edge/front.py"
 ENDPOINT: Final = "edge/endpoint.py"
-QUIC: Final = "edge/quic.py"
-TLS: Final = "edge/tls13.py"
+QUIC: Final = "quic/connection.py"
+TLS: Final = "quic/tls13.py"
 LANE: Final = "edge/lane_py.py"
 PATH: Final = "edge/path.py"
 ROUTES: Final = "edge/routes.py"

@@ -20,11 +20,11 @@ from relay.core import events
 from relay.core.reasons import DropReason
 from relay.edge.front import Front
 from relay.edge.lane_py import SLOW_QUEUE, PyLane
-from relay.edge.quic import RelayQuic
 from relay.edge.routes import WINDOW
 from relay.errors import ErrorCode
 from relay.protocol import media
 from relay.protocol.demux import QUIC_V2, parse_long
+from relay.quic.connection import RelayQuic
 
 D, E = DropReason, ErrorCode
 

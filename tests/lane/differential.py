@@ -21,9 +21,9 @@ from relay.edge.lane import Known, Lane
 from relay.edge.lane_native import NativeLane
 from relay.edge.lane_py import PyLane
 from relay.edge.path import Path
-from relay.edge.space import KeySet, PathState
 from relay.errors import LocalError
 from relay.protocol import frames, media
+from relay.quic.space import KeySet, PathState
 
 LEGS = 4
 STREAMS = 2  # legs without packets

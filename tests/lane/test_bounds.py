@@ -9,8 +9,8 @@ import pytest
 from lanes import HAS_NATIVE, LANES, make_lane
 from relay.core.reasons import DropReason
 from relay.edge.lane import AckShown, ControlDatagram, Known, Lane, Unknown
-from relay.edge.space import PathState
 from relay.protocol import frames, media
+from relay.quic.space import PathState
 
 if not HAS_NATIVE:
     pytest.skip("its clients are those of the comparison with the native lane", allow_module_level=True)

@@ -26,8 +26,8 @@ from aioquic.quic.events import ConnectionTerminated, DatagramFrameReceived, Str
 from aioquic.tls import Epoch
 
 from relay.edge.path import Opened, Path
-from relay.edge.quic import ACK_HOLD, IssuedId, RelayQuic
 from relay.protocol import control
+from relay.quic.connection import ACK_HOLD, IssuedId, RelayQuic
 
 SO_TIMESTAMPNS = 35
 _TIMESPEC = struct.Struct("=qq")

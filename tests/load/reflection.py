@@ -27,7 +27,7 @@ from load.simulated import (
     shaped_initial,
     source,
 )
-from relay.edge.quic import IssuedId
+from relay.quic.connection import IssuedId
 
 PHASE = 1000  # inputs at one rate
 RATES = (40.0, 400.0, 5_000.0, 50_000.0)  # inputs per second; the lowest stays below the Retry threshold

@@ -24,8 +24,8 @@ from quicpair import certificate
 from relay.config import Config
 from relay.core import events as ev
 from relay.edge.assembly import Node, NodeKeys
-from relay.edge.quic import server_configuration
 from relay.protocol.keys import ClusterKey
+from relay.quic.connection import server_configuration
 
 CHAIN = 4  # certificates in the chain: a first flight as long as a public one's
 VERSIONS = (b"\0\0\0\1", bytes.fromhex("6b3343cf"))

@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 from nacl import bindings as sodium
 
-from relay.edge import hello
-from relay.edge.handshake import SUITES
+from relay.quic import hello
+from relay.quic.handshake import SUITES
 
 Choice = TypeVar("Choice")
 

@@ -19,7 +19,7 @@ from aioquic.tls import Epoch
 from quicpair import CLIENT, DELAY, SERVER, QuicPair
 from relay.core.reasons import DropReason
 from relay.edge.path import MEDIA_WINDOW, PATIENCE
-from relay.edge.quic import ACK_HOLD, MAX_PACKET, PRIVATE_NAMES, REPLACED, STREAM_WINDOW, BareHttp3
+from relay.quic.connection import ACK_HOLD, MAX_PACKET, PRIVATE_NAMES, REPLACED, STREAM_WINDOW, BareHttp3
 
 OWNERS = {
     "QuicConnection": lambda pair: pair.connected(),

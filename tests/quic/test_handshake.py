@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quicpair import QuicPair
-from relay.edge.handshake import QuickContext, Silent, derive, hmac_sha256, initial_pair
-from relay.edge.quic import SUITES
+from relay.quic.connection import SUITES
+from relay.quic.handshake import QuickContext, Silent, derive, hmac_sha256, initial_pair
 
 VERSIONS = [QuicProtocolVersion.VERSION_1, QuicProtocolVersion.VERSION_2]
 SECRETS = {suite: bytes(range(tls.cipher_suite_hash(suite).digest_size)) for suite in SUITES}

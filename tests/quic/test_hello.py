@@ -8,7 +8,7 @@ from aioquic._buffer import Buffer, BufferReadError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.edge.hello import ClientHello, parse
+from relay.quic.hello import ClientHello, parse
 
 NUMBERS = st.lists(st.integers(0, 0xFFFF), max_size=6)
 SHARES = st.lists(st.tuples(st.integers(0, 0xFFFF), st.binary(max_size=70)), max_size=4)

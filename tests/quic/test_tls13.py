@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
-from relay.edge.quic import SUITES
-from relay.edge.tls13 import MAX_MESSAGE, Served, ServerTls, agree
+from relay.quic.connection import SUITES
+from relay.quic.tls13 import MAX_MESSAGE, Served, ServerTls, agree
 
 KEYS: dict[str, Callable[[], Any]] = {
     "p256": lambda: ec.generate_private_key(ec.SECP256R1()),

@@ -46,11 +46,11 @@ from aioquic.quic.recovery import (
 )
 from aioquic.quic.stream import QuicStream
 
-from relay.edge.handshake import QuickContext, Settled, Silent, initial_pair, quick_pair
-from relay.edge.space import PathState, SharedSpace
-from relay.edge.tls13 import Served, ServerTls
 from relay.errors import LocalError
 from relay.protocol import frames
+from relay.quic.handshake import QuickContext, Settled, Silent, initial_pair, quick_pair
+from relay.quic.space import PathState, SharedSpace
+from relay.quic.tls13 import Served, ServerTls
 
 CONNECTION_WINDOW = 64 * 1024
 STREAM_WINDOW = 16 * 1024
