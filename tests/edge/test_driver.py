@@ -15,6 +15,7 @@ from quicnet import Network
 from quicpair import shared_configuration
 from relay.config import Config, IssuerConfig, NodeConfig, TokenConfig
 from relay.config_turn import RelayAddress, TurnConfig
+from relay.config_voice import AdaptConfig
 from relay.core import credentials
 from relay.core import events as ev
 from relay.edge.assembly import Node, NodeKeys
@@ -35,6 +36,7 @@ class World(Network):
         config = config or Config(
             node=NodeConfig(cluster="relay-test"),
             tokens=TokenConfig(issuers=(IssuerConfig("app", signed.public_of(ISSUER).hex()),)),
+            adapt=AdaptConfig(enabled=True),
         )
         self.config = replace(config, lane=lane)
         self.keys = NodeKeys.of([ClusterKey(bytes(32))], self.config)
