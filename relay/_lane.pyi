@@ -257,7 +257,7 @@ class Path:
         peer_cid: bytes,
         address: _Address | None,
         sock: int,
-        peer_exponent: int,
+        peer_acks: tuple[int, float],
     ) -> None:
         """Which packets are the packet path's. ValueError: no address or id."""
 

@@ -69,13 +69,18 @@ class QuicPair:
     """Client and server; `run` moves packets and time forward until nothing is in flight."""
 
     def __init__(
-        self, *, zero_length_ids: bool = False, version: int | None = None, keep: bool = False
+        self,
+        *,
+        zero_length_ids: bool = False,
+        version: int | None = None,
+        keep: bool = False,
+        client: type[QuicConnection] = QuicConnection,
     ) -> None:
         self.sent_by_client: list[bytes] = []  # with `keep`
         self._keep = keep
         self.now = 0.0
         self.client_addr = CLIENT
-        self.client = QuicConnection(
+        self.client = client(
             configuration=QuicConfiguration(
                 is_client=True,
                 alpn_protocols=["vrl/1"],

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicProtocolVersion
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -26,6 +25,7 @@ from cryptography.x509.oid import NameOID
 
 from relay.client.candidates import derive
 from relay.errors import ErrorCode, PeerError
+from relay.quic.connection import ClientQuic
 
 ALPN: Final = "vrl-p/1"
 PROOF_SIZE: Final = 32
@@ -72,7 +72,7 @@ def make_identity() -> Identity:
     return Identity(certificate, key)
 
 
-def client(certificate: bytes) -> QuicConnection:
+def client(certificate: bytes) -> ClientQuic:
     """The lower index's end, which trusts this certificate (DER) alone. PeerError if it is none."""
     try:
         pem = x509.load_der_x509_certificate(certificate).public_bytes(serialization.Encoding.PEM)
@@ -82,10 +82,10 @@ def client(certificate: bytes) -> QuicConnection:
     configuration.server_name = _NAME
     configuration.verify_mode = ssl.CERT_REQUIRED
     configuration.load_verify_locations(cadata=pem)
-    return QuicConnection(configuration=configuration)
+    return ClientQuic(configuration=configuration)
 
 
-def server(identity: Identity, first: bytes) -> QuicConnection | None:
+def server(identity: Identity, first: bytes) -> ClientQuic | None:
     """The higher index's end for a first packet; None if that is none."""
     # version u32 at 1, size u8 of the destination id at 5, the id (RFC 8999 section 5.1)
     end = 6 + first[5] if len(first) >= _MIN_INITIAL else 0
@@ -94,7 +94,7 @@ def server(identity: Identity, first: bytes) -> QuicConnection | None:
     configuration = _configuration(is_client=False)
     configuration.certificate = identity.certificate
     configuration.private_key = identity.key
-    return QuicConnection(configuration=configuration, original_destination_connection_id=first[6:end])
+    return ClientQuic(configuration=configuration, original_destination_connection_id=first[6:end])
 
 
 def proof(secret: bytes, certificate: bytes) -> bytes:

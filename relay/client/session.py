@@ -246,6 +246,8 @@ class Session:
         match message:
             case Welcome():
                 self._observed[leg.number] = message.obs
+                if message.ack is not None and leg.transport is not None:
+                    leg.transport.hold_acks(message.ack / 1000)
             case Joined():
                 self._on_joined(leg, message)
             case Ticket():

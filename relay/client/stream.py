@@ -77,6 +77,10 @@ class StreamTransport(ABC):
             self._give_up(self._queue.popleft()[1])
         self._wanted.set()
 
+    def hold_acks(self, seconds: float) -> None:
+        """Nothing: TCP acknowledges by itself."""
+        del seconds
+
     async def rebind(self) -> int:
         """TCP does not move: LocalError. `Session.rejoin` makes a new leg."""
         raise LocalError("a leg over TCP cannot move to another port: rejoin instead")

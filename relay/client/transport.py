@@ -17,12 +17,12 @@ from typing import Final, Protocol
 
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection
 
 from relay.client.errors import SessionError
 from relay.client.udp import UdpPort, open_port
 from relay.errors import ErrorCode, LocalError
 from relay.protocol.address import Address
+from relay.quic.connection import ClientQuic
 
 ALPN: Final = "vrl/1"
 MAX_DATAGRAM: Final = 1170  # payload that fits a 1200-byte packet; one byte more would block aioquic's queue
@@ -81,6 +81,9 @@ class LegTransport(Protocol):
     async def rebind(self) -> int:
         """Move to a new local port within the connection; the new port. LocalError where that cannot be."""
 
+    def hold_acks(self, seconds: float) -> None:
+        """Hold acknowledgements of audio that long while nothing is missing, where the transport has any."""
+
     def close(self, code: int = ErrorCode.NO_ERROR, reason: str = "") -> None:
         """Close with an application code; `on_closed` is called at once."""
 
@@ -94,7 +97,7 @@ class Transport:
     name = "quic"
 
     def __init__(
-        self, quic: QuicConnection, peer: Address, handler: Handler, port: UdpPort | None = None
+        self, quic: ClientQuic, peer: Address, handler: Handler, port: UdpPort | None = None
     ) -> None:
         self._quic = quic
         self._peer = peer
@@ -170,6 +173,10 @@ class Transport:
             self._give_up(self._queue.popleft()[1])
         self._beside = beside
         self.flush()
+
+    def hold_acks(self, seconds: float) -> None:
+        """Hold acknowledgements of audio that long while nothing is missing; within what we promised."""
+        self._quic.hold_acks(seconds)
 
     async def rebind(self) -> int:
         """Move to a new local port within the connection; the relay is told by a full-size packet at once.
@@ -322,7 +329,7 @@ async def open_transport(host: str, port: int, trust: Trust, handler: Handler) -
     except OSError:
         raise SessionError(ErrorCode.GENERAL, "the relay's name has no address") from None
     configuration = _configuration(host, trust)
-    transport = Transport(QuicConnection(configuration=configuration), Address.parse(found[0][4]), handler)
+    transport = Transport(ClientQuic(configuration=configuration), Address.parse(found[0][4]), handler)
     try:
         await transport.open()
     except BaseException:  # cancelled, when another rung was first

@@ -25,6 +25,10 @@ from relay.protocol.ids import CallId
 from relay.protocol.ticket import TicketBody
 from relay.protocol.token import Claims
 
+ACK_MS: Final = 60  # audio of 40 ms a packet takes acknowledgements along
+PROMPT_ACK_MS: Final = (
+    20  # what is repaired from the first loss on is acknowledged soon from the first packet on
+)
 KEEPALIVE_S: Final = 5  # RFC 7675 section 5.1, for a leg that will be in a call
 MAX_DATAGRAM: Final = 1024
 Kind = Literal["rt", "ht"]
@@ -122,11 +126,13 @@ class Door:
     def _welcome(self, leg: Leg, claims: Claims, id: int) -> None:
         node = self._node
         budget = self._grant(leg, claims)
+        adapt = node.config.adapt
         welcome = control.Welcome(
             sid=node.draw(16),
             obs=(leg.address.host, leg.address.port),
             dg=MAX_DATAGRAM,
             ka=KEEPALIVE_S,
+            ack=PROMPT_ACK_MS if adapt.enabled and adapt.always_armed else ACK_MS,
             lim=control.Limits(up=budget.up_bps // 1000, dn=budget.down_bps // 1000, pps=budget.pps),
             node=node.config.node.id,
             now=round(node.wall * 1000),

@@ -43,7 +43,8 @@ from relay.edge.repeats import Ring
 from relay.edge.routes import Routes, _Leg
 from relay.protocol import frames
 from relay.protocol.relayed import SEND, message_type, parse_channel_data
-from relay.quic.connection import ACK_HOLD, MAX_PACKET
+from relay.quic.acks import ACK_HOLD
+from relay.quic.connection import MAX_PACKET
 
 log = logging.getLogger("relay.lane")
 
@@ -58,7 +59,7 @@ DATAGRAM_OVERHEAD = 3  # frame type and two-byte length
 
 
 class _Connection:
-    __slots__ = ("awaits_pause", "ids", "is_listed", "leg", "notes", "path", "shown", "waiting")
+    __slots__ = ("awaits_pause", "ids", "leg", "look", "notes", "path", "shown", "waiting")
 
     def __init__(self, leg: int, path: Path) -> None:
         self.leg = leg
@@ -67,7 +68,9 @@ class _Connection:
         self.waiting = 0  # its packets in the slow queues
         self.notes = 0  # its control datagrams there
         self.shown: _Shown | None = None  # stands for the AckShown that waits there
-        self.is_listed = False  # in the heap of acknowledgements
+        self.look: float | None = (
+            None  # when to look for a due acknowledgement: heap entries of other times are void
+        )
         self.awaits_pause = False  # in it, too
 
 
@@ -453,11 +456,13 @@ class PyLane(Routes, Relays):
         for leg in self.take_ready():
             self._flush_leg(leg, now)
         while self._acks and self._acks[0][0] <= now + EARLY:
-            _, _, owner, is_pause = heapq.heappop(self._acks)
+            due, _, owner, is_pause = heapq.heappop(self._acks)
             if is_pause:
                 owner.awaits_pause = False
+            elif due == owner.look:
+                owner.look = None
             else:
-                owner.is_listed = False
+                continue  # it was due earlier, and was looked at
             if owner.leg in self._connections:
                 try:
                     if is_pause:
@@ -475,7 +480,7 @@ class PyLane(Routes, Relays):
         if due is None:
             return
         if due > now + EARLY:  # or earlier, when what waits for aioquic is done
-            self._push_ack(owner, min(due, now + ACK_HOLD))
+            self._push_ack(owner, min(due, now + ACK_HOLD) if owner.path.slow else due)
         else:
             self._seal(owner, [], 0, now)
 
@@ -588,11 +593,12 @@ class PyLane(Routes, Relays):
 
     def _list_ack(self, owner: _Connection) -> None:
         """The peer may have to be acknowledged: at the latest in a while, by itself if no audio leaves."""
-        if not owner.is_listed and owner.path.ack_at is not None:
-            self._push_ack(owner, owner.path.ack_at)
+        due = owner.path.ack_at
+        if due is not None and (owner.look is None or due < owner.look):
+            self._push_ack(owner, due)
 
     def _push_ack(self, owner: _Connection, due: float) -> None:
-        owner.is_listed = True
+        owner.look = due
         self._push(due, owner, False)
 
     def _push(self, due: float, owner: _Connection, is_pause: bool) -> None:

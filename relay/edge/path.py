@@ -23,8 +23,8 @@ from aioquic.quic.packet import decode_packet_number
 from relay.core.reasons import DropReason
 from relay.edge.repeats import Ring
 from relay.protocol import frames
+from relay.quic.acks import AUDIO_ACK_HOLD, Owing
 from relay.quic.connection import (
-    ACK_HOLD,
     AEAD,
     MAX_ACK_RANGES,
     MAX_PACKET,
@@ -47,11 +47,13 @@ SILENT = 16  # packets of 60 ms, a second of them
 SILENT_S = 1.0  # without any acknowledgement: the peer says nothing
 SAMPLE_EVERY = 0.05  # seconds between RTT samples: each voice alone gives fifty acknowledgements a second
 FIRST_SKIP = 29  # the first packet number left out, to catch optimistic ACKs (RFC 9000 section 21.4)
+SKIP_GROWTH = 8  # so fast that two are never taken for losses: those come closer together
 LARGEST_SKIP_GAP = 1 << 16
 REMEMBERED_SKIPS = 8
 WINDOW = 2 * MAX_ACK_RANGES  # packet numbers for which duplicates are told apart
 SHORTEST = 29  # first byte, our id, 4 bytes of number at most, 16 of sample: shorter packets have no tag
 OUR_ACK_EXPONENT = 3  # what we announce, and the default (RFC 9000 section 18.2)
+PEER_ACK_DELAY = 0.025  # s: the peer's max_ack_delay before it is known: the default (as above)
 Ranges = Sequence[tuple[int, int]]
 
 
@@ -156,6 +158,7 @@ class Path:
         self._last_heard = 0.0
         self.ack_at: float | None = None
         self.slow = 0  # packets that came and wait for aioquic: not in the ranges yet
+        self._owing = Owing()
         self._ranges = _RangeList()
         self._received = _Window()
         # what leaves
@@ -198,6 +201,7 @@ class Path:
         self.address: NetworkAddress | None = None
         self.sock = 0
         self._peer_exponent = OUR_ACK_EXPONENT
+        self._peer_ack_delay = PEER_ACK_DELAY
         self.prefix = b""
         # round trip: latest, smoothed, variance, least; seconds
         self._rtt: tuple[float, float, float, float] | None = None
@@ -213,7 +217,7 @@ class Path:
         peer_cid: bytes,
         address: NetworkAddress | None,
         sock: int,
-        peer_exponent: int,
+        peer_acks: tuple[int, float],
     ) -> None:
         """Which packets are the packet path's: this id of ours, from this validated address and socket."""
         self.active = active
@@ -221,7 +225,7 @@ class Path:
         self._peer_cid = peer_cid
         self.address = address
         self.sock = sock
-        self._peer_exponent = peer_exponent
+        self._peer_exponent, self._peer_ack_delay = peer_acks
 
     def set_prefix(self, prefix: bytes) -> None:
         """With what every datagram begins: a session's name on HTTP/3 (RFC 9297 section 2.1).
@@ -322,7 +326,7 @@ class Path:
         if self._next >= self._next_skip:
             self._skipped.append((self._next, self._next + 1))
             self._next += 1
-            self._skip_gap = min(2 * self._skip_gap, LARGEST_SKIP_GAP)
+            self._skip_gap = min(SKIP_GROWTH * self._skip_gap, LARGEST_SKIP_GAP)
             self._next_skip = self._next + self._skip_gap
 
     def has(self, number: int) -> bool:
@@ -413,7 +417,7 @@ class Path:
         payload = frames.parse(plain)
         if payload is None or (payload.ack is not None and not self.honest(payload.ack.ranges)):
             return None
-        self._record(number, payload.eliciting, now)
+        self._record(number, payload.eliciting, bool(payload.datagrams), now)
         datagrams = [self._bare(datagram) for datagram in payload.datagrams]
         if payload.ack is None:
             return Opened(datagrams, None)
@@ -424,7 +428,11 @@ class Path:
         """Without its prefix; empty, which belongs to no flow, when it begins otherwise."""
         return datagram[len(self.prefix) :] if datagram.startswith(self.prefix) else b""
 
-    def _record(self, number: int, eliciting: bool, now: float) -> None:
+    def _record(self, number: int, eliciting: bool, is_audio: bool, now: float) -> None:
+        # What waits for aioquic is not missing, and what is not told from it neither.
+        is_gap = number != self._expected and self.slow == 0
+        if is_gap:
+            self._owing.on_gap(number - self._expected, now)
         if number >= self._expected:
             self._expected = number + 1
         if number > self._largest:
@@ -432,8 +440,10 @@ class Path:
             self._largest_at = now
         self._ranges.add(number)
         self._received.add(number)
-        if eliciting and self.ack_at is None:
-            self.ack_at = now + ACK_HOLD
+        if eliciting:
+            hold = self._owing.on_packet(is_gap=is_gap, is_audio=is_audio, audio_hold=AUDIO_ACK_HOLD, now=now)
+            due = now + hold
+            self.ack_at = due if self.ack_at is None else min(self.ack_at, due)
         self._last_heard = now
 
     def acknowledged(self, ranges: Ranges, delay: int, now: float) -> None:
@@ -499,7 +509,7 @@ class Path:
             return
         _, smoothed, variance, least = self._rtt
         least = min(least, latest)
-        delay = min(ack_delay, 0.025)  # the peer's max_ack_delay, as aioquic assumes
+        delay = min(ack_delay, self._peer_ack_delay)
         if latest > least + delay:
             latest -= delay
         variance = 0.75 * variance + 0.25 * abs(smoothed - latest)
@@ -560,6 +570,7 @@ class Path:
                 parts.insert(0, ack)
                 acked_up_to = self._largest
                 self.ack_at = None
+                self._owing.unacknowledged = 0
         if not parts:
             return b""
         self._skip_number()

@@ -144,6 +144,7 @@ class Welcome(Message, frozen=True, kw_only=True):
     obs: tuple[Text, U16]  # the client's address as the relay sees it
     dg: U16 = 1024
     ka: U16  # keepalive interval, s
+    ack: U16 | None = None  # for how long to hold acknowledgements of audio, ms; none: as the client likes
     lim: Limits
     node: Text
     now: Count  # wall clock, ms since 1970

@@ -35,7 +35,13 @@ from aioquic.quic.connection import (
 )
 from aioquic.quic.crypto import CIPHER_SUITES, CryptoPair
 from aioquic.quic.events import QuicEvent, StreamDataReceived
-from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicProtocolVersion
+from aioquic.quic.packet import (
+    QuicErrorCode,
+    QuicFrameType,
+    QuicProtocolVersion,
+    pull_quic_transport_parameters,
+    push_quic_transport_parameters,
+)
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.recovery import (
@@ -48,6 +54,7 @@ from aioquic.quic.stream import QuicStream
 
 from relay.errors import LocalError
 from relay.protocol import frames
+from relay.quic.acks import ACK_HOLD, ACK_PROMISE, AUDIO_ACK_HOLD, Owing
 from relay.quic.handshake import QuickContext, Settled, Silent, initial_pair, quick_pair
 from relay.quic.space import PathState, SharedSpace
 from relay.quic.tls13 import Served, ServerTls
@@ -56,7 +63,6 @@ CONNECTION_WINDOW = 64 * 1024
 STREAM_WINDOW = 16 * 1024
 MAX_STREAMS = 4
 PEER_IDS = 4  # connection ids of the peer that we keep: one in use, the others for paths to come
-ACK_HOLD = 0.020  # we promise 25 ms (max_ack_delay); the rest is for the timer to be late
 MAX_PACKET = 1200
 RESERVED = 64  # packet numbers set aside while aioquic sends; a gap must stay below peers' windows of 128
 BURST = 32 * MAX_PACKET  # bytes that aioquic sends at once: half of the packets it has numbers for
@@ -76,6 +82,7 @@ _SETTLED: Final = Settled()
 _DISCARDED: Final = QuicPacketSpace()  # of the handshake, when it is over: nothing is read from it
 _DISCARDED.discarded = True
 _GONE: Final = CryptoPair()  # without keys
+_MAX_PARAMETERS: Final = 1024  # bytes
 _CRYPTO_ROOM: Final = {  # bytes of one flight: a ServerHello; the certificate chain; no session ticket
     tls.Epoch.INITIAL: 1024,
     tls.Epoch.HANDSHAKE: CRYPTO_BUFFER_SIZE,
@@ -177,7 +184,80 @@ class _LifeLimit(Limit):
     def value(self, _: int) -> None: ...
 
 
-class RelayQuic(QuicConnection):
+class _Promising(QuicConnection):
+    """A connection that announces how long it holds acknowledgements."""
+
+    def _serialize_transport_parameters(self) -> bytes:
+        ours = pull_quic_transport_parameters(Buffer(data=super()._serialize_transport_parameters()))
+        ours.max_ack_delay = ACK_PROMISE
+        written = Buffer(capacity=_MAX_PARAMETERS)
+        push_quic_transport_parameters(written, ours)
+        return written.data
+
+
+class ClientQuic(_Promising):
+    """The SDK's connection: it acknowledges audio as seldom as the relay wants, and beside what it sends."""
+
+    def __init__(
+        self, *, configuration: QuicConfiguration, original_destination_connection_id: bytes | None = None
+    ) -> None:
+        """`original_destination_connection_id`: of a peer's first packet, whose server we are."""
+        super().__init__(
+            configuration=configuration,
+            original_destination_connection_id=original_destination_connection_id,
+        )
+        self._audio_hold: float | None = None
+        self._owing = Owing()
+        self._has_datagram = False  # in the packet that is being read
+        self._takes_along = False  # something leaves: what is owed goes with it
+
+    def hold_acks(self, seconds: float) -> None:
+        """From now on: of audio, while nothing is missing; of all else `ACK_HOLD`. Within our promise."""
+        self._audio_hold = min(seconds, AUDIO_ACK_HOLD)
+        self._ack_delay = min(seconds, ACK_HOLD)
+
+    def send_datagram_frame(self, data: bytes) -> None:
+        """As aioquic's."""
+        super().send_datagram_frame(data)
+        self._takes_along = True
+
+    def receive_datagram(self, data: bytes, addr: NetworkAddress, now: float) -> None:
+        """As aioquic's, but for when the acknowledgement leaves."""
+        if self._audio_hold is None:
+            super().receive_datagram(data, addr, now)
+            return
+        space = self._spaces[tls.Epoch.ONE_RTT]
+        before, space.ack_at, largest = space.ack_at, None, space.largest_received_packet
+        self._has_datagram = False
+        super().receive_datagram(data, addr, now)
+        missing = space.largest_received_packet - largest - 1
+        if missing > 0:
+            self._owing.on_gap(missing, now)
+        if space.ack_at is not None:
+            hold = self._owing.on_packet(
+                is_gap=missing > 0, is_audio=self._has_datagram, audio_hold=self._audio_hold, now=now
+            )
+            space.ack_at = now + hold
+        if before is not None:
+            space.ack_at = before if space.ack_at is None else min(before, space.ack_at)
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
+        """As aioquic's; with a datagram goes what is owed."""
+        space = self._spaces.get(tls.Epoch.ONE_RTT)
+        if space is not None and self._takes_along and space.ack_at is not None:
+            space.ack_at = min(space.ack_at, now)
+        self._takes_along = False
+        leaving = super().datagrams_to_send(now)
+        if space is not None and space.ack_at is None:
+            self._owing.unacknowledged = 0
+        return leaving
+
+    def _handle_datagram_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        self._has_datagram = True
+        super()._handle_datagram_frame(context, frame_type, buf)
+
+
+class RelayQuic(_Promising):
     """A server-side connection with bounded windows and checked acknowledgements; `path` has its packets."""
 
     def __init__(
@@ -317,18 +397,18 @@ class RelayQuic(QuicConnection):
             self._peer_cid.cid,
             self._network_paths[0].addr if self._network_paths else None,
             self.sock,
-            self._remote_ack_delay_exponent,
+            (self._remote_ack_delay_exponent, self._loss.max_ack_delay),
         )
         if facts != self._known_facts:
             self._known_facts = facts
-            active, host_cid, peer_cid, address, sock, exponent = facts
+            active, host_cid, peer_cid, address, sock, peer_acks = facts
             path.set_facts(
                 active=active,
                 host_cid=host_cid,
                 peer_cid=peer_cid,
                 address=address,
                 sock=sock,
-                peer_exponent=exponent,
+                peer_acks=peer_acks,
             )
 
     def _lend_keys(self) -> None:
@@ -669,6 +749,7 @@ PRIVATE_NAMES: dict[str, Any] = {
         "_handle_ack_frame",
         "_payload_received",
         "_handle_padding_frame",
+        "_handle_datagram_frame",
         "_local_active_connection_id_limit",
         "_write_connection_limits",
         "_write_stream_limits",

@@ -36,7 +36,7 @@ class PathState(Protocol):
         peer_cid: bytes,
         address: NetworkAddress | None,
         sock: int,
-        peer_exponent: int,
+        peer_acks: tuple[int, float],
     ) -> None: ...
     def set_prefix(self, prefix: bytes) -> None: ...
     def set_keys(
@@ -119,7 +119,8 @@ class SharedSpace(QuicPacketSpace):
 
     @ack_at.setter
     def ack_at(self, when: float | None) -> None:
-        if when is None or self._path.ack_at is None:
+        known = self._path.ack_at
+        if when is None or known is None or when < known:
             self._path.ack_at = when
 
     @property

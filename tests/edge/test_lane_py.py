@@ -90,7 +90,7 @@ def test_a_bug_met_over_a_held_acknowledgement_costs_its_leg_only(net: Network) 
     setattr(net.endpoint._by_leg[1].quic.path, "seal", explode)  # noqa: B010 - a method, on one object
     for client in clients:
         client.say(b"\0\0")  # acknowledged by itself, as no audio comes back
-    net.run(0.1)
+    net.run(0.2)
     assert [leg for leg, _ in net.told("lost")] == [1]
     assert clients[2].quic._loss.bytes_in_flight == 0
     assert settled(net)

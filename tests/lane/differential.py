@@ -87,13 +87,18 @@ class _Client:
             peer_cid=self.peer_cid,
             address=self.address,
             sock=self.sock,
-            peer_exponent=3,
+            peer_acks=(3, 0.08),
         )
 
     def ready(self) -> None:
         """Its own end: the ids of 8 bytes that `Path` reads stand in its way, so only its sealing is used."""
         self.path.set_facts(
-            active=True, host_cid=bytes(8), peer_cid=self.host_cid, address=("r", 1), sock=0, peer_exponent=3
+            active=True,
+            host_cid=bytes(8),
+            peer_cid=self.host_cid,
+            address=("r", 1),
+            sock=0,
+            peer_acks=(3, 0.08),
         )
         self.path.set_keys(self.suite, self.phase, self.down, self.up, self.coming)
 

@@ -427,7 +427,14 @@ def test_a_5_tuple_that_speaks_quic_and_turn_is_never_misread(lane: Lane) -> Non
         if number % 1000 == 0:
             cid = ids.issue().cid
             lane.own(7, cid)
-            path.set_facts(active=True, host_cid=cid, peer_cid=b"", address=CLIENT, sock=0, peer_exponent=3)
+            path.set_facts(
+                active=True,
+                host_cid=cid,
+                peer_cid=b"",
+                address=CLIENT,
+                sock=0,
+                peer_acks=(3, 0.08),
+            )
         if rng.random() < 0.5:
             payload = rng.randbytes(rng.choice((0, 1, 2, 20, 160, 170, 171)))
             data = channel(payload) + (bytes(-len(payload) % 4) if rng.random() < 0.5 else b"")

@@ -50,7 +50,7 @@ def _add(lane: Any, legs: range) -> None:
             peer_cid=peer,
             address=address,
             sock=0,
-            peer_exponent=3,
+            peer_acks=(3, 0.08),
         )
         lane.open_leg(leg, pps=1_000_000, up_bps=1_000_000_000, down_bps=1_000_000_000)
         lane.open_flow(leg, 1, index=leg % 2, group=False)

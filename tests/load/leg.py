@@ -27,15 +27,16 @@ from aioquic.tls import Epoch
 
 from relay.edge.path import Opened, Path
 from relay.protocol import control
-from relay.quic.connection import ACK_HOLD, IssuedId, RelayQuic
+from relay.quic.acks import AUDIO_ACK_HOLD
+from relay.quic.connection import IssuedId, RelayQuic
 
 SO_TIMESTAMPNS = 35
 _TIMESPEC = struct.Struct("=qq")
 _ANCILLARY = socket.CMSG_SPACE(_TIMESPEC.size)
 _BATCH = 32
 ACK_SLACK = 0.0005
-PROMPT = 0.001  # how long aioquic, and so our SDK, holds an acknowledgement back
-HELD = ACK_HOLD  # as long as the relay does
+PROMPT = 0.001  # how long stock aioquic holds an acknowledgement back
+HELD = AUDIO_ACK_HOLD  # as long as the relay and our SDK do while nothing is missing
 M = TypeVar("M", bound=control.Message)
 CONFIGURATION = QuicConfiguration(
     is_client=True,
@@ -299,7 +300,8 @@ class Leg:
             self._settle(time.monotonic())
         due = self._path.ack_due
         if due is not None and self._ack_timer is None:
-            self._ack_timer = self._loop.call_later(self._ack_hold, self._acknowledge)
+            hold = self._ack_hold if self._ack_hold < HELD else max(0.0, due - time.monotonic())
+            self._ack_timer = self._loop.call_later(hold, self._acknowledge)
 
     def _acknowledge(self) -> None:
         self._ack_timer = None
@@ -307,8 +309,7 @@ class Leg:
         now = time.monotonic()
         if due is None:
             return
-        due += self._ack_hold - ACK_HOLD
-        if due > now + ACK_SLACK:  # audio took the earlier one along
+        if self._ack_hold == HELD and due > now + ACK_SLACK:  # audio took the earlier one along
             self._ack_timer = self._loop.call_at(due, self._acknowledge)
         else:
             self._send(*self._quic.seal_media([], now))

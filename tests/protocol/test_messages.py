@@ -11,7 +11,7 @@ from relay.protocol.messages import MESSAGES
 TABLE = {
     0x01: "Challenge n t",
     0x02: "Hello v tok resume pop caps leg cli",
-    0x03: "Welcome v sid obs dg ka lim node now",
+    0x03: "Welcome v sid obs dg ka ack lim node now",
     0x04: "Ok",
     0x05: "Err code msg fatal retry_ms data",
     0x06: "Ping t",

@@ -19,7 +19,8 @@ from aioquic.tls import Epoch
 from quicpair import CLIENT, DELAY, SERVER, QuicPair
 from relay.core.reasons import DropReason
 from relay.edge.path import MEDIA_WINDOW, PATIENCE
-from relay.quic.connection import ACK_HOLD, MAX_PACKET, PRIVATE_NAMES, REPLACED, STREAM_WINDOW, BareHttp3
+from relay.quic.acks import AUDIO_ACK_HOLD
+from relay.quic.connection import MAX_PACKET, PRIVATE_NAMES, REPLACED, STREAM_WINDOW, BareHttp3
 
 OWNERS = {
     "QuicConnection": lambda pair: pair.connected(),
@@ -369,7 +370,7 @@ def test_a_stuck_loop_does_not_silence_acknowledgements(pair: QuicPair) -> None:
     pair.arrive(data, CLIENT)
     due = pair.path.ack_due
     assert due is not None
-    assert due == pytest.approx(pair.now + ACK_HOLD + PATIENCE)
+    assert due == pytest.approx(pair.now + AUDIO_ACK_HOLD + PATIENCE)
     pair.path.seal([bytes(60)], due - 0.0015)
     assert pair.path.ack_due is not None
     pair.path.seal([bytes(60)], due - 0.0005)

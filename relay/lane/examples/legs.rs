@@ -55,6 +55,7 @@ impl Client {
                 address: Some(from),
                 sock: 0,
                 peer_exponent: 3,
+                peer_ack_delay: 0.025,
             };
             assert!(path.set_keys(0, 0, UP, DOWN));
             path.active = true;

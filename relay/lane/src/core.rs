@@ -114,8 +114,8 @@ pub struct Leg {
 /// In the order of use, and in one piece with the lock: what held acknowledgements ask for comes first.
 #[repr(C)]
 pub(crate) struct LegState {
-    /// In somebody's heap of held acknowledgements.
-    pub is_ack_held: bool,
+    /// When somebody looks whether its acknowledgement is due: an entry of a heap with another time is void.
+    pub ack_look: Option<f64>,
     /// In somebody's heap as waiting for a pause.
     pub is_pause_held: bool,
     pub has_path: bool,
@@ -222,7 +222,7 @@ impl Leg {
                 ring: None,
                 shown: None,
                 listed: 0,
-                is_ack_held: false,
+                ack_look: None,
                 is_pause_held: false,
             }),
         }

@@ -252,8 +252,9 @@ impl Core {
             }
         }
         // Looked at when it is due if nothing waits for aioquic then; else it is looked at again.
-        if let Some(at) = path.ack_at.filter(|_| !state.is_ack_held) {
-            state.is_ack_held = true;
+        let look = state.ack_look.unwrap_or(f64::INFINITY);
+        if let Some(at) = path.ack_at.filter(|at| *at < look) {
+            state.ack_look = Some(at);
             work.hold_ack(at, leg.clone());
         }
         Fast::Media(plain)

@@ -12,6 +12,8 @@
 
 /// The first packet number left out, to catch optimistic ACKs (RFC 9000 section 21.4).
 const FIRST_SKIP: u64 = 29;
+/// So fast that two are never taken for losses: those come closer together.
+const SKIP_GROWTH: u64 = 8;
 const LARGEST_SKIP_GAP: u64 = 1 << 16;
 const REMEMBERED_SKIPS: usize = 8;
 
@@ -87,7 +89,10 @@ impl Numbers {
             let left_out = self.next;
             self.next = left_out.saturating_add(1);
             self.skip(left_out, self.next);
-            self.skip_gap = self.skip_gap.saturating_mul(2).min(LARGEST_SKIP_GAP);
+            self.skip_gap = self
+                .skip_gap
+                .saturating_mul(SKIP_GROWTH)
+                .min(LARGEST_SKIP_GAP);
             self.next_skip = self.next.saturating_add(self.skip_gap);
         }
     }

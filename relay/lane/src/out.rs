@@ -263,13 +263,21 @@ impl Core {
                 if held.is_pause {
                     return self.flush_alone(&held.leg, state, work, now);
                 }
-                state.is_ack_held = false;
+                if state.ack_look != Some(held.due) {
+                    return; // it was due earlier, and somebody has looked
+                }
+                state.ack_look = None;
                 match state.path.ack_due() {
                     None => {}
                     Some(due) if due > now + EARLY => {
-                        state.is_ack_held = true;
-                        // It is due earlier when what waits for aioquic is done.
-                        work.hold_ack(due.min(now + ACK_HOLD), held.leg.clone());
+                        // It may be due earlier: when what waits for aioquic is done.
+                        let look = if state.path.is_slow() {
+                            due.min(now + ACK_HOLD)
+                        } else {
+                            due
+                        };
+                        state.ack_look = Some(look);
+                        work.hold_ack(look, held.leg.clone());
                     }
                     Some(_) => self.seal_ack(held.leg.number, state, work, now),
                 }
@@ -297,7 +305,10 @@ impl Core {
                     state.is_pause_held = false; // another thread will wait, from the next packet on
                     return;
                 }
-                state.is_ack_held = false;
+                if state.ack_look != Some(held.due) {
+                    return;
+                }
+                state.ack_look = None;
                 if state.path.ack_due().is_some() {
                     self.seal_ack(held.leg.number, &mut state, work, now);
                 }

@@ -28,8 +28,17 @@ use crate::reason::Reason;
 use crate::rtt::Rtt;
 use crate::window::Received;
 
-/// We promise 25 ms (max_ack_delay); the rest is for the timer to be late.
+/// For how long an acknowledgement is held: of control, and of audio on a way that lost something lately. We
+/// promise 80 ms (max_ack_delay); the rest is for the timer to be late.
 pub const ACK_HOLD: f64 = 0.020;
+/// The same of audio while nothing is missing: so long that audio of 40 ms a packet takes it along.
+pub const AUDIO_ACK_HOLD: f64 = 0.060;
+/// Seconds: those who repair a way that loses packets need to know soon.
+const TORN_S: f64 = 30.0;
+/// One number missing may be one left out (RFC 9000 section 21.4); another so soon after, seconds, is none.
+const AGAIN_S: f64 = 4.0;
+/// So many packets are acknowledged at once, however soon they came.
+const MOST_UNACKNOWLEDGED: u32 = 16;
 /// Seconds more for an acknowledgement while packets wait for a busy loop.
 const PATIENCE: f64 = 0.080;
 /// An acknowledgement due this soon leaves now: the plain twin's clock ticks in milliseconds.
@@ -45,6 +54,8 @@ const MAX_ACK_RANGES: usize = 64;
 const ACK_RANGES_SENT: usize = 16;
 /// What we announce, and the default (RFC 9000 section 18.2).
 const OUR_ACK_EXPONENT: u8 = 3;
+/// The peer's max_ack_delay before it is known, seconds: the default (as above).
+const PEER_ACK_DELAY: f64 = 0.025;
 
 /// What `Path::open` made of a packet.
 #[derive(Debug, PartialEq)]
@@ -77,6 +88,8 @@ pub struct Facts {
     pub address: Option<SocketAddr>,
     pub sock: u16,
     pub peer_exponent: u8,
+    /// The peer's max_ack_delay, seconds.
+    pub peer_ack_delay: f64,
 }
 
 /// The packet-number space of one leg, its keys and what is in flight.
@@ -91,6 +104,11 @@ pub struct Path {
     pub ack_at: Option<f64>,
     /// Packets that came and wait for aioquic: not in the ranges yet.
     slow: usize,
+    /// Packets that ask for an acknowledgement, since the last one left.
+    unacknowledged: u32,
+    /// Until when the peer's way to us counts as torn.
+    torn_until: f64,
+    last_gap: f64,
     pub facts: Facts,
     /// With what every datagram begins, if with anything: what an HTTP/3 session is called on its connection
     /// (RFC 9297 section 2.1). One byte is enough for as many streams as we allow.
@@ -127,6 +145,7 @@ impl Default for Path {
             trouble: Trouble::None,
             facts: Facts {
                 peer_exponent: OUR_ACK_EXPONENT,
+                peer_ack_delay: PEER_ACK_DELAY,
                 ..Facts::default()
             },
             prefix: None,
@@ -136,6 +155,9 @@ impl Default for Path {
             ack_at: None,
             last_heard: 0.0,
             slow: 0,
+            unacknowledged: 0,
+            torn_until: 0.0,
+            last_gap: f64::NEG_INFINITY,
             ranges: Ranges::new(),
             received: Received::new(),
             numbers: Numbers::default(),
@@ -232,6 +254,11 @@ impl Path {
         self.confirmed
     }
 
+    /// Packets wait for aioquic.
+    pub fn is_slow(&self) -> bool {
+        self.slow > 0
+    }
+
     /// aioquic has dealt with a packet that waited for it.
     pub fn slow_done(&mut self) {
         self.slow = self.slow.saturating_sub(1);
@@ -325,7 +352,7 @@ impl Path {
         {
             return Opened::Slow;
         }
-        self.record(number, parsed.eliciting, now);
+        self.record(number, parsed.eliciting, !parsed.datagrams.is_empty(), now);
         if let Some(prefix) = self.prefix {
             bare(plain, prefix, parsed);
         }
@@ -335,7 +362,15 @@ impl Path {
         Opened::Media(plain)
     }
 
-    fn record(&mut self, number: u64, eliciting: bool, now: f64) {
+    fn record(&mut self, number: u64, eliciting: bool, is_audio: bool, now: f64) {
+        // What waits for aioquic is not missing, and what is not told from it neither.
+        let is_gap = number != self.expected && self.slow == 0;
+        if is_gap {
+            if number > self.expected.saturating_add(1) || now - self.last_gap < AGAIN_S {
+                self.torn_until = now + TORN_S;
+            }
+            self.last_gap = now;
+        }
         if number >= self.expected {
             self.expected = number.saturating_add(1);
         }
@@ -345,10 +380,24 @@ impl Path {
             self.largest_at = Some(now);
         }
         self.add(number);
-        if eliciting && self.ack_at.is_none() {
-            self.ack_at = Some(now + ACK_HOLD);
+        if eliciting {
+            self.owe_ack(is_gap, is_audio, now);
         }
         self.last_heard = now;
+    }
+
+    /// At once when something is missing or came late (RFC 9000 section 13.2.1), else in a while.
+    fn owe_ack(&mut self, is_gap: bool, is_audio: bool, now: f64) {
+        self.unacknowledged = self.unacknowledged.saturating_add(1);
+        let hold = if is_gap || self.unacknowledged >= MOST_UNACKNOWLEDGED {
+            0.0
+        } else if is_audio && now >= self.torn_until {
+            AUDIO_ACK_HOLD
+        } else {
+            ACK_HOLD
+        };
+        let due = now + hold;
+        self.ack_at = Some(self.ack_at.map_or(due, |before| f64::min(before, due)));
     }
 
     /// Settle media packets: acknowledged, lost, or still out. `ranges` newest first, half-open; `delay` as
@@ -365,8 +414,9 @@ impl Path {
             self.subtract(verdict.acked_below);
         }
         if let Some(sent_at) = verdict.newest_sent_at {
-            let exponent = self.facts.peer_exponent;
-            is_worse |= self.rtt.sample(now - sent_at, delay, exponent, now);
+            let facts = &self.facts;
+            let delay = (delay, facts.peer_exponent, facts.peer_ack_delay);
+            is_worse |= self.rtt.sample(now - sent_at, delay, now);
         }
         if is_worse {
             self.worsened();
@@ -482,6 +532,7 @@ impl Path {
             return 0;
         }
         self.ack_at = None;
+        self.unacknowledged = 0;
         u64::try_from(self.largest.saturating_add(1)).unwrap_or(0)
     }
 }

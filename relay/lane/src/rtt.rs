@@ -4,8 +4,6 @@
 
 /// Seconds between samples: each voice alone gives fifty acknowledgements a second.
 const SAMPLE_EVERY: f64 = 0.05;
-/// The peer's max_ack_delay, as aioquic assumes.
-const MAX_ACK_DELAY: f64 = 0.025;
 /// How far one acknowledgement moves what is known of the peer's hesitation, seconds.
 const DELAY_STEP: f64 = 0.002;
 /// A peer that names more is not believed.
@@ -43,9 +41,10 @@ impl Rtt {
         9.0 / 8.0 * f64::max(f64::max(smoothed, latest), LEAST)
     }
 
-    /// A packet was acknowledged after `latest` seconds, `delay` of them (as encoded with `exponent`) by the
-    /// peer's own hesitation. Whether round trips have just become much longer than the least: there is a queue.
-    pub fn sample(&mut self, latest: f64, delay: u64, exponent: u8, now: f64) -> bool {
+    /// A packet was acknowledged after `latest` seconds, `delay` of them by the peer's own hesitation: as
+    /// encoded, with which exponent, and how many seconds it promised at most. Whether round trips have just become much longer than the least: there is a queue.
+    pub fn sample(&mut self, latest: f64, delay: (u64, u8, f64), now: f64) -> bool {
+        let (delay, exponent, most) = delay;
         // 62 bits shifted by 20 at most (RFC 9000 section 18.2); the shift must not lose bits that Python keeps.
         let delay = (u128::from(delay) << exponent.min(64)) as f64 / 1e6;
         self.note_delay(delay);
@@ -64,7 +63,7 @@ impl Rtt {
             return false;
         };
         let least = f64::min(before.least, latest);
-        let delay = f64::min(delay, MAX_ACK_DELAY);
+        let delay = f64::min(delay, most);
         let latest = if latest > least + delay {
             latest - delay
         } else {

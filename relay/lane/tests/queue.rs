@@ -233,9 +233,9 @@ fn what_waits_for_aioquic_delays_acknowledgements_only_while_it_waits() {
     node.receive(1, &stream);
     node.talk(1);
     let due = |node: &Node| node.core.with_path(&leg, |path| path.ack_due());
-    assert_eq!(due(&node), Some(T0 + 0.1));
+    assert_eq!(due(&node), Some(T0 + 0.14));
     node.core.with_path(&leg, |path| path.slow_done());
-    assert_eq!(due(&node), Some(T0 + 0.02));
+    assert_eq!(due(&node), Some(T0 + 0.06));
     // A packet that is refused does not count: aioquic will never see it.
     for _ in 0..200 {
         let stream = node.client(1).packet(b"\x08\0stream");
@@ -245,9 +245,9 @@ fn what_waits_for_aioquic_delays_acknowledgements_only_while_it_waits() {
     for _ in 0..126 {
         node.core.with_path(&leg, |path| path.slow_done());
     }
-    assert_eq!(due(&node), Some(T0 + 0.1));
+    assert_eq!(due(&node), Some(T0 + 0.14));
     node.core.with_path(&leg, |path| path.slow_done());
-    assert_eq!(due(&node), Some(T0 + 0.02));
+    assert_eq!(due(&node), Some(T0 + 0.06));
 }
 
 #[test]

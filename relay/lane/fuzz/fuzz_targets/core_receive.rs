@@ -116,6 +116,7 @@ impl Node {
             address: Some(address(leg)),
             sock: 0,
             peer_exponent: 3,
+            peer_ack_delay: 0.025,
         };
         let (recv, send) = (Secret::of(leg, 0, 0), Secret::of(leg, 1, 0));
         self.core.with_path(&side.leg, |path| {

@@ -128,7 +128,7 @@ impl Path {
         Ok(())
     }
 
-    #[pyo3(signature = (*, active, host_cid, peer_cid, address, sock, peer_exponent))]
+    #[pyo3(signature = (*, active, host_cid, peer_cid, address, sock, peer_acks))]
     fn set_facts(
         &self,
         active: bool,
@@ -136,14 +136,15 @@ impl Path {
         peer_cid: &[u8],
         address: Option<Bound<'_, PyTuple>>,
         sock: u16,
-        peer_exponent: u8,
+        peer_acks: (u8, f64),
     ) -> PyResult<()> {
         let facts = Facts {
             host_cid: cid(host_cid)?,
             peer_cid: cid(peer_cid)?,
             address: address.as_ref().map(socket_address).transpose()?,
             sock,
-            peer_exponent,
+            peer_exponent: peer_acks.0,
+            peer_ack_delay: peer_acks.1,
         };
         self.with(|path| {
             path.active = active;

@@ -113,6 +113,7 @@ impl Client {
             address: Some(address),
             sock,
             peer_exponent: 3,
+            peer_ack_delay: 0.025,
         };
         let theirs = Cid::new(b"theirs!!").unwrap();
         let leg = relay.core.open_path(number);

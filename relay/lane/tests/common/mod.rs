@@ -66,6 +66,7 @@ pub fn path(suite: u8, leg: u64, is_relay: bool) -> Path {
         address: Some(address(leg)),
         sock: 0,
         peer_exponent: 3,
+        peer_ack_delay: 0.025,
     };
     turn_keys(&mut path, suite, leg, 0, is_relay);
     path

@@ -6,7 +6,12 @@
 use ring::aead::quic::{HeaderProtectionKey, AES_128};
 use ring::aead::{Aad, LessSafeKey, Nonce, UnboundKey, AES_128_GCM};
 
-pub const ACK_HOLD: u64 = 20_000_000;
+/// When acknowledgements leave, ns: as the SDK's (relay/quic/acks.py).
+const ACK_HOLD: u64 = 20_000_000;
+const AUDIO_ACK_HOLD: u64 = 60_000_000;
+const MOST_UNACKNOWLEDGED: u32 = 16;
+const TORN: u64 = 30_000_000_000;
+const AGAIN: u64 = 4_000_000_000;
 const MOST_RANGES: usize = 32;
 const SENT_RANGES: usize = 8;
 const TAG: usize = 16;
@@ -61,6 +66,9 @@ pub struct Quic {
     acks: bool,
     pad: usize,
     pub ack_at: Option<u64>,
+    unacknowledged: u32,
+    torn_until: u64,
+    last_gap: Option<u64>,
 }
 
 /// Facts of a connection as the parent hands it over.
@@ -94,6 +102,9 @@ impl Quic {
             acks: facts.acks,
             pad: facts.pad,
             ack_at: None,
+            unacknowledged: 0,
+            torn_until: 0,
+            last_gap: None,
         })
     }
 
@@ -109,6 +120,7 @@ impl Quic {
         let body = out.len();
         if self.ack_at.is_some() {
             self.ack_at = None;
+            self.unacknowledged = 0;
             if let Some(&(_, stop)) = self.ranges.last() {
                 self.encode_ack(now, out);
                 if self.probe.is_none() && datagram.is_some() {
@@ -187,6 +199,7 @@ impl Quic {
         let Ok(plain) = self.recv.key.open_in_place(nonce, Aad::from(&*head), body) else {
             return Content::Unopened;
         };
+        let missing = number.saturating_sub(self.expected);
         if number >= self.expected {
             self.expected = number + 1;
             self.largest_at = now;
@@ -230,11 +243,29 @@ impl Quic {
         }
         if self.acks {
             self.note(number);
-            if eliciting && self.ack_at.is_none() {
-                self.ack_at = Some(now + ACK_HOLD);
+            if missing > 0 {
+                if missing > 1 || self.last_gap.is_some_and(|gap| now - gap < AGAIN) {
+                    self.torn_until = now + TORN;
+                }
+                self.last_gap = Some(now);
+            }
+            if eliciting {
+                self.owe(missing > 0, content == Content::Media, now);
             }
         }
         content
+    }
+
+    fn owe(&mut self, is_gap: bool, is_media: bool, now: u64) {
+        self.unacknowledged += 1;
+        let hold = if is_gap || self.unacknowledged >= MOST_UNACKNOWLEDGED {
+            0
+        } else if is_media && now >= self.torn_until {
+            AUDIO_ACK_HOLD
+        } else {
+            ACK_HOLD
+        };
+        self.ack_at = Some(self.ack_at.map_or(now + hold, |at| at.min(now + hold)));
     }
 
     fn note(&mut self, number: u64) {
