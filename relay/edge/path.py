@@ -510,8 +510,7 @@ class Path:
         _, smoothed, variance, least = self._rtt
         least = min(least, latest)
         delay = min(ack_delay, self._peer_ack_delay)
-        if latest > least + delay:
-            latest -= delay
+        latest = max(latest - delay, least)  # rtt.rs tells why it is not as in the RFC
         variance = 0.75 * variance + 0.25 * abs(smoothed - latest)
         before, smoothed = smoothed, 0.875 * smoothed + 0.125 * latest
         if before <= least + QUEUE < smoothed:

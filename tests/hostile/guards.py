@@ -22,7 +22,7 @@ class Guard(NamedTuple):
     finders: tuple[str, ...]
 
 
-QUIC_TESTS: Final = "edge/test_quic.py::"
+QUIC_TESTS: Final = "quic/test_connection.py::"
 NEVER: Final = "if False:"
 
 
@@ -415,7 +415,7 @@ GUARDS: Final = [
         ENDPOINT,
         "if peer.http is not None and peer.is_parting and now >= peer.deadline:",
         NEVER,
-        H3_TESTS + "test_a_page_that_does_not_leave_is_closed_a_second_later",
+        H3_TESTS + "test_a_page_that_does_not_leave_is_closed_three_seconds_later",
     ),
     _guard(
         "a stream may hold a megabyte",
@@ -921,21 +921,21 @@ GUARDS: Final = [
         TLS,
         "if not hmac.compare_digest(message, self._expected):",
         NEVER,
-        "edge/test_tls13.py::test_a_client_that_does_not_prove_itself_is_refused",
+        "quic/test_tls13.py::test_a_client_that_does_not_prove_itself_is_refused",
     ),
     _guard(
         "a ClientHello of any size is held",
         TLS,
         "if end > MAX_MESSAGE:",
         NEVER,
-        "edge/test_tls13.py::test_a_message_that_is_too_large_is_not_awaited",
+        "quic/test_tls13.py::test_a_message_that_is_too_large_is_not_awaited",
     ),
     _guard(
         "bytes behind a ClientHello count as the next message",
         TLS,
         "if len(self._heard) > end:",
         NEVER,
-        "edge/test_tls13.py::test_what_follows_a_message_at_once_is_unexpected",
+        "quic/test_tls13.py::test_what_follows_a_message_at_once_is_unexpected",
     ),
     # Bytes that become values.
     _guard(

@@ -41,6 +41,7 @@ from relay.config import (
     render,
 )
 from relay.config_turn import TurnConfig
+from relay.config_voice import AdaptConfig
 from relay.daemon import NO_NATIVE_LANE
 from relay.protocol import token
 from relay.protocol.ids import CallId, Jti, Sub
@@ -100,6 +101,7 @@ class Daemon:
         lanes: int = 1,
         turn: TurnConfig | None = None,
         web: tuple[str, ...] = (),
+        adapt: AdaptConfig | None = None,
     ) -> Daemon:
         """Start it with these limits and wait until /readyz says 200. `command` is given the config file.
 
@@ -127,6 +129,7 @@ class Daemon:
             records=RecordsConfig(str(folder / "records.sqlite")),
             events=EventsConfig("file", str(folder / "events.jsonl"), str(folder / "events.spool")),
             drain=DrainConfig(grace_s=0, smear_s=0, deadline_s=5, close_s=0.2),
+            adapt=adapt or AdaptConfig(),
         )
         if turn is not None:
             (folder / "turn.secret").write_text(TURN_SECRET)

@@ -119,9 +119,10 @@ class Generator:
         stamps: bool = False,
         legs: int | None = None,
         one_way: bool = False,
+        loss: float = 0.0,
     ) -> dict[str, Any]:
         """Talk on the first `legs` legs: `rate` packets/s in all, or as fast as `window` under way allow.
-        `one_way`: only the first of each call talks.
+        `one_way`: only the first of each call talks; `loss`: share of what comes that is thrown away unread.
 
         Gives seconds, cpu_s (the generator's own) and per group what was sent, delivered, wrong; delays in
         microseconds with `stamps`. RuntimeError when the generator refused an order or died.
@@ -129,7 +130,7 @@ class Generator:
         count = self._count if legs is None else legs
         self._channel.settimeout(seconds * 2 + _GRACE)
         order = f"run {seconds} {rate} {window} {int(stamps)} 0-{count}"
-        self._channel.send((order + " 2" * one_way).encode())
+        self._channel.send(f"{order} {1 + one_way} {loss}".encode())
         answer = self._channel.recv(_ANSWER)
         if not answer:
             raise RuntimeError("the load generator died")

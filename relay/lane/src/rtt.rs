@@ -1,5 +1,9 @@
 //! The round-trip time of a leg, from acknowledgements of the lane's packets (RFC 9002 section 5.3).
 //!
+//! One difference: what the peer's hesitation would bring below the least round trip counts as the least, not
+//! as if the peer had not hesitated. Timers that differ by less than kGranularity must not make round trips
+//! jump by all that a peer holds acknowledgements for.
+//!
 //! Must never live here: who reads it. aioquic takes its own samples, and both show each other theirs.
 
 /// Seconds between samples: each voice alone gives fifty acknowledgements a second.
@@ -42,7 +46,8 @@ impl Rtt {
     }
 
     /// A packet was acknowledged after `latest` seconds, `delay` of them by the peer's own hesitation: as
-    /// encoded, with which exponent, and how many seconds it promised at most. Whether round trips have just become much longer than the least: there is a queue.
+    /// encoded, with which exponent, and how many seconds it promised at most. Whether round trips have just
+    /// become much longer than the least: there is a queue.
     pub fn sample(&mut self, latest: f64, delay: (u64, u8, f64), now: f64) -> bool {
         let (delay, exponent, most) = delay;
         // 62 bits shifted by 20 at most (RFC 9000 section 18.2); the shift must not lose bits that Python keeps.
@@ -64,11 +69,7 @@ impl Rtt {
         };
         let least = f64::min(before.least, latest);
         let delay = f64::min(delay, most);
-        let latest = if latest > least + delay {
-            latest - delay
-        } else {
-            latest
-        };
+        let latest = f64::max(latest - delay, least);
         let smoothed = 0.875 * before.smoothed + 0.125 * latest;
         self.now = Some(Sample {
             latest,
@@ -87,5 +88,26 @@ impl Rtt {
         } else {
             self.ack_delay = f64::max(0.0, self.ack_delay - 0.05 * DELAY_STEP);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_hesitates_does_not_lengthen_the_round_trip_nor_go_below_the_least() {
+        let mut rtt = Rtt::default();
+        rtt.sample(0.0003, (0, 3, 0.08), 1.0);
+        for n in 0..50_u32 {
+            // 20 ms of hesitation; the sum is now above, now below what the least allows
+            let way = if n % 2 == 0 { 0.0004 } else { 0.0013 };
+            rtt.sample(0.020 + way, (2500, 3, 0.08), 2.0 + f64::from(n));
+        }
+        let now = rtt.now.unwrap();
+        assert_eq!(now.least, LEAST);
+        assert!(now.smoothed < 0.0012 && now.variance < 0.0003, "{now:?}");
+        rtt.sample(0.100, (10_000, 3, 0.025), 100.0); // it claims 80 ms, and promised 25
+        assert_eq!(rtt.now.unwrap().latest, 0.100 - 0.025);
     }
 }

@@ -30,7 +30,8 @@ pub struct Leg {
     pub next_ctr: u32,
     pub run_from: u32,
     pub last_sent: u64,
-    pub listed: bool,
+    /// When somebody looks whether its acknowledgement is due; entries with other times are void.
+    pub look: u64,
     /// Counters of packets of this run that were late to leave.
     pub unjudged: Vec<u32>,
     size: usize,
@@ -51,7 +52,7 @@ pub enum Verdict {
     Wrong,
 }
 
-fn mix(value: u64) -> u64 {
+pub fn mix(value: u64) -> u64 {
     let mut x = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
     x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -76,7 +77,7 @@ impl Leg {
             next_ctr: 0,
             run_from: 0,
             last_sent: 0,
-            listed: false,
+            look: u64::MAX,
             unjudged: Vec::new(),
             size,
             flow,

@@ -3,8 +3,8 @@
 //! Orders come as text on a SOCK_SEQPACKET socket whose number is the argument; each `run` is answered with JSON:
 //!   leg plain GROUP ADDR SIZE FLOW KID SECRET PREFIX|- SKIP PAD                            with its descriptor
 //!   leg quic GROUP ADDR SIZE FLOW KID SECRET PEER HOST KEY IV HP KEY IV HP PHASE NEXT EXPECTED ACKS PAD
-//!   run SECONDS RATE WINDOW STAMPS FROM-TO[,FROM-TO] [STEP]   RATE packets/s in all (0: as fast as WINDOW allows);
-//!                                                          STEP 2: of each call only the first leg talks
+//!   run SECONDS RATE WINDOW STAMPS FROM-TO[,FROM-TO] [STEP [LOSS]]   RATE packets/s in all (0: as fast as WINDOW
+//!                       allows); STEP 2: of each call only the first leg talks; LOSS: share of packets that come lost
 //! Legs 2n and 2n+1 talk to each other. Between runs each leg says something now and then, so that it lives.
 //! Must never live here: how a leg was set up, what is measured of others.
 
@@ -43,6 +43,9 @@ struct Generator {
     stamped: bool,
     started: u64,
     arrived: u64,
+    /// Of 2^64 packets that come so many are lost.
+    loss: u64,
+    chance: u64,
 }
 
 fn hex(text: &str) -> Option<Vec<u8>> {
@@ -142,6 +145,8 @@ impl Generator {
             stamped,
             started,
             arrived,
+            loss,
+            chance,
             ..
         } = self;
         let count = inbox.receive(legs[index].fd, *stamped);
@@ -163,6 +168,13 @@ impl Generator {
             let (data, at) = inbox.packet(i);
             group.packets_in += 1;
             group.bytes_in += data.len() as u64;
+            if *loss > 0 {
+                *chance = leg::mix(*chance);
+                if *chance < *loss {
+                    group.lost += 1;
+                    continue;
+                }
+            }
             let content = leg.open(data, now, |payload| match partner.judge(payload, scratch) {
                 Verdict::Good(ctr, sent) => {
                     if ctr >= partner.run_from {
@@ -186,8 +198,8 @@ impl Generator {
             }
         }
         if let Some(due) = leg.ack_due() {
-            if !leg.listed {
-                leg.listed = true;
+            if due < leg.look {
+                leg.look = due;
                 acks.push(Reverse((due, index)));
             }
         }
@@ -201,10 +213,13 @@ impl Generator {
             }
             self.acks.pop();
             let leg = &mut self.legs[index];
-            leg.listed = false;
+            if leg.look != due {
+                continue;
+            }
+            leg.look = u64::MAX;
             match leg.ack_due() {
                 Some(due) if due > now => {
-                    leg.listed = true;
+                    leg.look = due;
                     self.acks.push(Reverse((due, index)));
                 }
                 Some(_) => {
@@ -246,6 +261,8 @@ impl Generator {
         }
         let step = words.get(6).map_or(Some(1), |word| word.parse().ok())?;
         active.retain(|index| index % step == 0);
+        let loss: f64 = words.get(7).map_or(Some(0.0), |word| word.parse().ok())?;
+        self.loss = (loss * 2f64.powi(64)) as u64;
         if active.is_empty() {
             return None;
         }
@@ -315,6 +332,7 @@ impl Generator {
             now = mono();
             self.acknowledge(now);
         }
+        self.loss = 0;
         let mut groups = std::mem::take(&mut self.groups);
         Some(stats::render(
             &mut groups,
@@ -338,6 +356,8 @@ fn main() -> std::io::Result<()> {
         stamped: false,
         started: 0,
         arrived: 0,
+        loss: 0,
+        chance: 1,
     };
     let channel: RawFd = std::env::args()
         .nth(1)

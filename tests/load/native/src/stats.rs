@@ -18,6 +18,8 @@ pub struct Group {
     pub acks_in: u64,
     pub acks_out: u64,
     pub other: u64,
+    /// Came, and were thrown away unread: what the run was told to lose.
+    pub lost: u64,
     /// Delivered, but late to leave here: in no figure of delay.
     pub unjudged: u64,
     delays: Vec<u32>,
@@ -52,6 +54,7 @@ impl Group {
             ("acks_in", self.acks_in),
             ("acks_out", self.acks_out),
             ("other", self.other),
+            ("lost", self.lost),
             ("unjudged", self.unjudged),
         ];
         out.push('{');
