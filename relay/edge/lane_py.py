@@ -406,6 +406,10 @@ class PyLane(Routes, Relays):
             self.counters.sent -= len(batch)
             self._blame(leg, error)
 
+    def _is_moving(self, leg: int) -> bool:
+        owner = self._connections.get(leg)
+        return owner is not None and owner.path.confirmed and not owner.path.active
+
     def _batch(self, owner: _Connection, now: float) -> list[bytes]:
         leg = owner.leg
         first = self.dequeue(leg, now)
