@@ -83,7 +83,7 @@ class Carrier:
         self._move(Dead)
 
     def on_moved(self, health: Health, now: float) -> None:
-        """An end of the path moved: the relay carries too until the path has answered what was asked since."""
+        """An end of the path moved: the relay carries too until the path answered what was asked since."""
         if self.way is Way.RELAY:
             return
         self._since, self._doubted = now, health.sent

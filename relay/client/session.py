@@ -309,7 +309,7 @@ class Session:
         return is_open and self._error is None
 
     def announce_move(self) -> None:
-        """We send from another address: who carries us hears of it at once, not with the next thing we say."""
+        """We send from another address: the relay hears of it at once, not with the next thing we say."""
         if self.call is not None:
             self.call.on_moving()
         if self._main is not None and self._main.quic is not None:

@@ -195,7 +195,7 @@ async def test_a_path_that_outlives_a_move_of_ours_is_kept_and_both_sides_doubt_
             await until(lambda: all(hears_nothing_by_the_relay(call) for _, call in people))
             gap = asyncio.gather(*(longest_gap(call, 1.0) for _, call in people))
             await session.rebind()
-            await until(lambda: all_by(Way.DOUBT, people), 0.25)  # the other learns it by what the relay brings
+            await until(lambda: all_by(Way.DOUBT, people), 0.25)  # one by what the relay brings
             assert max(await gap) <= 0.100
             await until(lambda: all_by(Way.DIRECT, people))
         assert [call._direct._transport for _, call in people if call._direct is not None] == transports
