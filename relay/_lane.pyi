@@ -26,6 +26,9 @@ _Item = (
     | tuple[Literal["to_client"], int, bytes]  # allocation, messages
 )
 _Way = tuple[int, int, int, int, dict[str, int]]  # taken, passed, bytes, waiting, dropped by reason
+_Rtt = tuple[float, float, float, float]  # latest, smoothed, variance, least
+# leg; packets acked, lost, runs; bytes sent, acked; ack delay, age, rtt; copies come, late; repeats, bytes
+_Measure = tuple[int, int, int, int, int, int, float, float, _Rtt | None, int, int, int, int]
 _Verdict = (
     tuple[Literal["admit"], bytes, bytes | None]
     | tuple[Literal["answer"], str, bytes]
@@ -85,6 +88,30 @@ class Lane:
 
     def drain(self, leg: int, now: float, room: int) -> list[bytes]:
         """Fresh copies for a leg of `open_stream` or one that moves, until `room` bytes are used."""
+
+    # ---- repair
+
+    def tell_repair(
+        self,
+        leg: int,
+        *,
+        mode: str,
+        budget: float,
+        depth: float,
+        distances: Sequence[int],
+        max_age: float,
+        ack_slack: float,
+    ) -> None:
+        """How copies that a listener missed go again. ValueError: no such mode."""
+
+    def troubled(self) -> list[int]:
+        """Legs on whose ways something went wrong since they were measured last, each once."""
+
+    def measure(self, legs: Sequence[int], now: float) -> list[_Measure]:
+        """What is known of the ways to these listeners, without those that have no path."""
+
+    def repairs(self) -> Sequence[int]:
+        """The figures of `relay.edge.lane.RepairCounters`, in their order."""
 
     # ---- connections
 

@@ -20,6 +20,7 @@ from msgspec import Meta
 from relay import settings
 from relay.config_rules import RULES
 from relay.config_turn import StunConfig, TurnConfig
+from relay.config_voice import AdaptConfig, QualityConfig
 from relay.errors import ConfigError
 
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
@@ -372,6 +373,10 @@ class Config:
     """When /readyz says 503."""
     drain: DrainConfig = field(default_factory=DrainConfig)
     """How the daemon leaves after SIGTERM."""
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    """How the quality of calls is estimated without hearing them."""
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    """When the way to a listener counts as lossy or congested, and what is done then."""
     stun: StunConfig = field(default_factory=StunConfig)
     """Address discovery for strangers."""
     turn: TurnConfig = field(default_factory=TurnConfig)
@@ -392,6 +397,8 @@ LIVE: Final = (
     "drain.",
     "listen.lanes",
     "listen.web_origins",
+    "quality.",
+    "adapt.",
     "stun.",
     "turn.urls",
     "turn.alternate",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ipaddress import ip_address
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -234,6 +235,42 @@ def _check_turn_is_whole(config: Config) -> None:
         raise ConfigError("turn.previous_secret_file", "is the same file as secret_file", 'leave it ""')
 
 
+def _check_quality(config: Config) -> None:
+    quality = config.quality
+    rising = ("bad_below", "poor_below", "fair_from", "good_from")
+    for lower, upper in pairwise(rising):
+        if getattr(quality, lower) > getattr(quality, upper):
+            raise ConfigError(
+                f"quality.{lower}", f"is above quality.{upper}", f"at most {getattr(quality, upper)}"
+            )
+    if quality.mid_from_bps > quality.high_from_bps:
+        raise ConfigError(
+            "quality.mid_from_bps", "is above quality.high_from_bps", f"at most {quality.high_from_bps}"
+        )
+
+
+_ADAPT_RISES: Final = (
+    ("clean_below", "lossy_from"),
+    ("heavy_below", "heavy_from"),
+    ("queue_clear_ms", "queue_ms"),
+    ("queue_ms", "deep_queue_ms"),
+    ("dark_s", "floor_s"),
+    ("floor_s", "gone_s"),
+    ("up_s", "up_most_s"),
+    ("low_bps", "mid_bps"),
+    ("mid_bps", "high_bps"),
+    ("playout_ms", "heavy_playout_ms"),
+    ("heavy_age_ms", "heavy_playout_ms"),
+)
+
+
+def _check_adapt(config: Config) -> None:
+    for lower, upper in _ADAPT_RISES:
+        most = getattr(config.adapt, upper)
+        if getattr(config.adapt, lower) > most:
+            raise ConfigError(f"adapt.{lower}", f"is above adapt.{upper}", f"at most {most}")
+
+
 RULES: Final[tuple[Callable[[Config], None], ...]] = (
     _check_addresses,
     _check_origins,
@@ -242,5 +279,7 @@ RULES: Final[tuple[Callable[[Config], None], ...]] = (
     _check_order,
     _check_files,
     _check_turn,
+    _check_quality,
+    _check_adapt,
     _check_turn_is_whole,
 )

@@ -28,6 +28,7 @@ from aioquic.quic.configuration import QuicConfiguration
 
 from relay.config import Config, ListenConfig, load, reloadable_changes
 from relay.core import events as ev
+from relay.core.adapt import TICK_S
 from relay.edge import manager, tcp, udp
 from relay.edge.assembly import Node, NodeKeys
 from relay.edge.quic import server_configuration
@@ -179,7 +180,8 @@ class Daemon:
             self._loop.add_signal_handler(signal.SIGHUP, self._reload)
             self._lag.start()
             keepers = [
-                asyncio.create_task(each()) for each in (self._housekeep, self._collect, self._watchdog)
+                asyncio.create_task(each())
+                for each in (self._housekeep, self._adapt, self._collect, self._watchdog)
             ]
             manager.notify("READY=1", f"STATUS=serving, packet path {self.node.lane.name}")
             log.info(
@@ -335,6 +337,13 @@ class Daemon:
             self.node.endpoint.accepting = self.node.engine.drain_state in ("running", "draining")
             self._stats_at = time.monotonic()
 
+    async def _adapt(self) -> None:
+        """Five times a second: what the ways are like on which something went wrong."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            for _ in self.node.driver.measure_ways(adapts=self._config.adapt.enabled):
+                await asyncio.sleep(0)
+
     async def _collect(self) -> None:
         """Young garbage, before it is enough to cost a pause."""
         for turn in itertools.count(1):
@@ -357,8 +366,9 @@ class Daemon:
     def imbalance(self) -> int:
         """How far packet conservation is from holding; 0 unless there is a bug."""
         node = self.node
-        lane = node.lane.counters.imbalance() + node.lane.relays.imbalance()
-        return node.endpoint.imbalance() + lane + node.streams.imbalance()
+        lane = node.lane
+        books = (lane.counters, lane.relays, lane.repairs, node.endpoint, node.streams)
+        return sum(book.imbalance() for book in books)
 
     def _certificate_until(self) -> float | None:
         certificate = self._quic.certificate
@@ -440,6 +450,7 @@ class Daemon:
             turn=self._turn_counters(),
             media=self.node.lane.counters.copy(),
             relays=self.node.lane.relays,
+            repairs=self.node.lane.repairs.copy(),
             packets=PacketCounters(
                 received=counts.received,
                 sent=endpoint.outbox.sent + counts.sent,

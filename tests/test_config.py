@@ -74,7 +74,7 @@ def test_every_class_of_the_tree_is_frozen(cls: type) -> None:
 WRONG = [
     ("limits.leg=3", "limits.leg", "unknown key", "did you mean legs?"),
     ("limit.legs=3", "limit", "unknown key", "did you mean limits?"),
-    ("zzz=3", "zzz", "unknown key", "known: clients"),
+    ("zzz=3", "zzz", "unknown key", "known: adapt"),
     ("limits.legs=0", "limits.legs", ">= 1", "default is 10000"),
     ("limits.legs=10000001", "limits.legs", "<= 10000000", "default is 10000"),
     ('limits.legs="x"', "limits.legs", "got `str`", "default is 10000"),
@@ -138,6 +138,14 @@ WRONG = [
     ("drain.grace_s=400", "drain.deadline_s", "shorter than", "411"),
     ("events.path=", "events.path", "is empty", "off"),
     ("events.spool=/var/lib/relay/events.jsonl", "events.spool", "same file", "another"),
+    ("quality.good_from=3.5", "quality.fair_from", "above quality.good_from", "3.5"),
+    ("quality.bad_below=3.2", "quality.bad_below", "above quality.poor_below", "3.1"),
+    ("quality.mid_from_bps=24000", "quality.mid_from_bps", "above quality.high_from_bps", "20000"),
+    ("quality.weight_up=0", "quality.weight_up", "> 0", "default is 0.4"),
+    ("adapt.clean_below=0.02", "adapt.clean_below", "above adapt.lossy_from", "0.01"),
+    ("adapt.up_s=41", "adapt.up_s", "above adapt.up_most_s", "40"),
+    ("adapt.gone_s=2", "adapt.floor_s", "above adapt.gone_s", "2"),
+    ("adapt.budget=1.5", "adapt.budget", "<= 1", "default is 1.0"),
     ("no equals sign", "no equals sign", "not an assignment", "section.key=value"),
     ("=3", "=3", "not an assignment", "section.key=value"),
 ]

@@ -308,10 +308,17 @@ def test_metrics_in_the_text_exist() -> None:
 
 
 def snapshot() -> metrics.Snapshot:
-    from relay.edge.lane import LaneCounters, RelayCounters
+    from relay.edge.lane import LaneCounters, RelayCounters, RepairCounters
 
     return metrics.Snapshot(
-        "n", "r", "python", {}, LaneCounters(), relays=RelayCounters(), certificate_until=1.0
+        "n",
+        "r",
+        "python",
+        {},
+        LaneCounters(),
+        relays=RelayCounters(),
+        repairs=RepairCounters(),
+        certificate_until=1.0,
     )
 
 

@@ -26,6 +26,7 @@ from relay.client.reports import Leg, Reporter
 from relay.client.sources import AudioSink, AudioSource
 from relay.client.stats import CallStats
 from relay.client.voice import Listener, Speaker
+from relay.client.wishes import Wishes
 from relay.errors import ErrorCode, LocalError, PeerError
 from relay.protocol.datagram import Datagram
 from relay.protocol.media import PP_SPEECH
@@ -45,6 +46,7 @@ from relay.protocol.messages import (
     Mute,
     Peer,
     Punch,
+    Rate,
     Report,
 )
 
@@ -75,6 +77,7 @@ class Call:
         self._sent = 0
         self._why: tuple[str, int | None] | None = None
         self._bitrate = 24_000
+        self._wishes = Wishes()
         self.on_app: Callable[[bytes], None] | None = None
         """Called with what the other side gave to `send_app`."""
         self.leg_stats: LegStats | None = None
@@ -134,7 +137,7 @@ class Call:
 
     @property
     def bitrate(self) -> int:
-        """Opus bits per second of what we send; may be changed at any time."""
+        """Opus bits per second of what we send, less while the relay asks for less. May change any time."""
         return self._bitrate
 
     @bitrate.setter
@@ -251,7 +254,9 @@ class Call:
         async for frame in speaker.frames():
             if self._state is CallState.ENDED:
                 return
-            speaker.bitrate = self._bitrate
+            now = self._loop.time()
+            speaker.bitrate = self._wishes.bitrate(self._bitrate, now)
+            speaker.steps = self._wishes.steps(now)
             may = (eager or self._state in (CallState.OPEN, CallState.AWAY)) and not self.is_muted
             payload = speaker.seal(frame, self._peer, self._up) if may and self._can_send() else None
             if payload is None:
@@ -315,10 +320,8 @@ class Call:
                 self._on_mute(message)
             case Ended():
                 self._end(message.why, message.code)
-            case LegStats():
-                self.leg_stats = message
-                if message.mp and self._peer is not None:
-                    self._reception.heard(self._peer).jitter.require(message.mp)
+            case LegStats() | Rate():
+                self._on_network(message)
             case Cand():
                 if self._direct is not None:
                     with contextlib.suppress(PeerError):  # the relay, or somebody else, made it up
@@ -432,6 +435,15 @@ class Call:
     def _on_mute(self, message: Mute) -> None:
         if message.p == self._index:
             self._hard_muted = message.on and message.hard
+
+    def _on_network(self, message: LegStats | Rate) -> None:
+        """What the relay knows of the networks, ours and those of who hears us."""
+        if isinstance(message, Rate):
+            self._wishes.on_rate(message, self._loop.time())
+            return
+        self.leg_stats = message
+        if self._peer is not None:  # 0: as we like
+            self._reception.heard(self._peer).jitter.require(message.mp)
 
     def _on_app(self, peer: int, data: bytes) -> None:
         if self.on_app is not None:

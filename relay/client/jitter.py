@@ -1,7 +1,7 @@
 """Adaptive jitter buffer: frames go in as they come, one step comes out each time the loudspeaker asks.
 
     relative delay = arrival - timestamp, over its 10 s minimum
-    target         = its 95th percentile + one frame, within 40-120 ms
+    target         = its 95th percentile + one frame, within 40-120 ms, or what the relay asks for
     pull           = the frame at the cursor | Conceal | None (silence: nothing is expected)
 
 The cursor walks the sender's media clock. It waits a step (one more concealment) when the target rises over
@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 STEP_MS: Final = 20.0  # what one pull plays
 MIN_TARGET_MS: Final = 40.0
 MAX_TARGET_MS: Final = 120.0
+MAX_REQUIRED_MS: Final = 200.0  # what a relay may ask for while much must be repaired
 MAX_HELD: Final = 100  # frames; 2 s at 20 ms, more is an attack or a clock gone wild
 HISTORY_S: Final = 10.0
 PAUSE_STEPS: Final = 10  # 200 ms without a frame: the sender pauses, stop concealing
@@ -87,8 +88,8 @@ class JitterBuffer:
         return self._cursor is not None
 
     def require(self, least_ms: float) -> None:
-        """Hold at least this much (the relay's `mp` while it repairs), within the ceiling."""
-        self._floor = min(max(MIN_TARGET_MS, least_ms), self._ceiling)
+        """Hold at least this much (the relay's `mp` while it repairs, 0 when it is done), up to 200 ms."""
+        self._floor = min(max(MIN_TARGET_MS, least_ms), MAX_REQUIRED_MS)
         self._target = max(self._target, self._floor)
 
     def push(self, ts: int, duration: int, payload: bytes, now: float) -> bool:
@@ -170,7 +171,7 @@ class JitterBuffer:
         if self._until_relearn < 0 or delay > self._target:
             self._until_relearn = _RELEARN
             p95 = _p95(sorted(value for _, value in self._history)) - self._minima[0][1]
-            self._target = min(max(p95 + STEP_MS, self._floor), self._ceiling)
+            self._target = max(min(p95 + STEP_MS, self._ceiling), self._floor)
 
     def _delay_of(self, tick: int, now: float) -> float:
         """How long after the fastest possible arrival `tick` would be played now, ms."""

@@ -24,6 +24,7 @@ from relay.protocol.messages import RrEntry
 
 HELD_PACKETS: Final = 10
 HELD_S: Final = 0.200
+CALM_TENTHS: Final = 200  # 20 ms over the fastest
 _MAP_BITS: Final = 64
 _U16: Final = 0xFFFF
 _TENTHS: Final = 10  # reports count delays in 0.1 ms
@@ -95,6 +96,7 @@ class Reception:
         self._flows: dict[tuple[int, int], int] = {}
         self._held: deque[tuple[float, int, bytes]] = deque()
         self._reported: dict[int, int] = {}
+        self._told: dict[int, tuple[int, int]] = {}
         self.unknown = 0
         self.malformed = 0
 
@@ -176,6 +178,17 @@ class Reception:
                 )
             )
         return tuple(reports[:8])
+
+    def is_calm(self, flows: tuple[FlowReport, ...]) -> bool:
+        """Whether these reports say that all came, in time, and nothing twice. Ask once for each."""
+        is_calm = True
+        for flow in flows:
+            before = self._told.get(flow.flow, (flow.late, flow.recovered))
+            self._told[flow.flow] = (flow.late, flow.recovered)
+            is_calm &= before == (flow.late, flow.recovered)
+            is_calm &= flow.map.bit_count() == flow.map.bit_length()
+            is_calm &= (flow.delay_mean or 0) < CALM_TENTHS
+        return is_calm
 
     def receiver_report(self) -> tuple[RrEntry, ...]:
         """The end-to-end report, once a second."""

@@ -17,11 +17,13 @@ from relay.protocol.address import Address
 from relay.protocol.datagram import Datagram, LegReport, NewestWins, Ping, Pong
 from relay.protocol.messages import Message, Rr
 
-REPORT_S: Final = 0.200
+REPORT_S: Final = 0.200  # while there is something to tell
+CALM_REPORT_S: Final = 1.0  # while all that was sent came, and in time
 RR_S: Final = 1.0
 PING_S: Final = 1.0  # in an open call, for the round trip time
 KEEPALIVE_S: Final = 5.0  # times 0.8 to 1.2, so that a crowd does not beat in step (RFC 7675 section 5.1)
 _MAX_PINGS: Final = 10
+_EARLY_S: Final = 0.1  # half of what is between two looks
 _U32: Final = 0xFFFF_FFFF
 
 
@@ -72,6 +74,7 @@ class Reporter:
         self._loop = asyncio.get_running_loop()
         self._pings: dict[int, float] = {}
         self._sequence = 0
+        self._reported_at = -CALM_REPORT_S
         self.rtt: float | None = None
         """Smoothed round trip to the relay, seconds."""
 
@@ -125,7 +128,9 @@ class Reporter:
 
     def _report(self, now: float) -> None:
         flows = self._reception.flow_reports(now)
-        if flows:
+        is_calm = self._reception.is_calm(flows)
+        if flows and (not is_calm or now - self._reported_at >= CALM_REPORT_S - _EARLY_S):
+            self._reported_at = now
             self._leg.send_control(LegReport(self._next() & 0xFFFF, self._now_ms(), flows))
 
     def _receiver_report(self) -> None:

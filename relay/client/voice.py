@@ -30,6 +30,8 @@ class Speaker:
         self._ring = ring
         self._loop = asyncio.get_running_loop()
         self._encoder = Encoder(source.rate)
+        self.steps = 1
+        """Steps of 20 ms in one packet, up to 3; takes effect with the next packet."""
         self._since_onset = 0
         # The media clock goes on across talks and pauses: the receiver unwraps it by its own clock.
         self._ts = round((self._loop.time() - clock_start) * _TICKS_PER_S)
@@ -47,14 +49,28 @@ class Speaker:
     async def frames(self) -> AsyncIterator[MediaFrame]:
         """Opus frames, each when it is due."""
         pacer = Pacer(self._loop.time())
+        held: list[bytes] = []  # steps of the next packet
         while True:
             if not self._source.is_live:
                 await asyncio.sleep(max(0.0, pacer.deadline - self._loop.time()))
             pcm = await self._source.read()
+            if pcm is not None:
+                held.append(pcm)
+            if held and (pcm is None or len(held) >= self.steps):
+                yield self._frame(held)
+                held = []
             if pcm is None:
                 return
-            yield MediaFrame(self._ts & 0xFFFF, KIND_OPUS, self._encoder.encode(pcm))
-            self._ts += _STEP_TICKS * (1 + pacer.step(self._loop.time()))
+            skipped = pacer.step(self._loop.time())
+            if skipped and held:  # they belong to before
+                yield self._frame(held)
+                held = []
+            self._ts += _STEP_TICKS * skipped
+
+    def _frame(self, steps: list[bytes]) -> MediaFrame:
+        frame = MediaFrame(self._ts & 0xFFFF, KIND_OPUS, self._encoder.encode(b"".join(steps)))
+        self._ts += _STEP_TICKS * len(steps)
+        return frame
 
     def seal(self, frame: MediaFrame, peer: int | None, flow: int) -> bytes | None:
         """The datagram, or None while there is nobody or no key."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from relay.config import Config
+from relay.core.adapt import Mode
 from relay.core.reasons import DropReason
 from relay.errors import ErrorCode
 from relay.protocol.address import Address
@@ -93,6 +94,38 @@ class FlowCounters:
     dropped: Mapping[DropReason, int] = field(default_factory=dict)
 
 
+class Measure(NamedTuple):
+    """What the lane knows of the way to one listener. Figures count up since the leg began, unless told."""
+
+    leg: int
+    acked: int  # packets with datagrams
+    lost: int
+    runs: int  # of lost ones in a row
+    bytes_sent: int
+    bytes_acked: int
+    ack_delay: float  # of now: what the listener takes to acknowledge, s; 95 of 100 take no longer
+    age: float  # of now: s since the oldest copy came that waits here; 0: none
+    rtt: tuple[float, float, float, float] | None  # of now: latest, smoothed, variance, least, s
+    came: int  # copies kept for repair that came
+    late: int  # and that were not known to have come in time
+    repeats: int
+    repeat_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The ways to listeners with whom something went wrong, or to look at again: five times a second."""
+
+    ways: Sequence[Measure]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTrips:
+    """Answer to AskRoundTrip, within a moment: smoothed round trips by leg, seconds."""
+
+    of: Mapping[int, float]
+
+
 @dataclass(frozen=True, slots=True)
 class FlowClosed:
     """Answer to CloseFlow: the lane let go of the uplink flow."""
@@ -135,6 +168,8 @@ Input = (
     | LegLost
     | AddressMoved
     | Heard
+    | Measured
+    | RoundTrips
     | FlowClosed
     | CommandReceived
     | ConfigChanged
@@ -198,6 +233,43 @@ class Route:
     flow: int
     targets: tuple[tuple[int, int], ...]
     closed: DropReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """How copies that a listener missed go again; the rule is relay/protocol/repair.py. Times in seconds."""
+
+    mode: Mode = Mode.OFF
+    budget: float = 0.0
+    """Repeats that each copy earns, 0-1."""
+    depth: float = 0.0
+    """Repeats saved up at most."""
+    distances: tuple[int, ...] = ()
+    """Of COPIES, in packets, oldest first."""
+    max_age: float = 0.0
+    """What came longer ago is not repeated."""
+    ack_slack: float = 0.025
+    """How long the listener may hold an acknowledgement."""
+
+    @property
+    def is_none(self) -> bool:
+        """Nothing is repeated, and nothing will be."""
+        return self.mode is Mode.OFF and self.max_age <= 0
+
+
+@dataclass(frozen=True, slots=True)
+class SetRepair:
+    """From now on copies that the leg missed go again like this."""
+
+    leg: int
+    repair: Repair
+
+
+@dataclass(frozen=True, slots=True)
+class AskRoundTrip:
+    """How long does a packet take to this leg and back? No answer comes for a leg without packets."""
+
+    leg: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +350,8 @@ Output = (
     | SetBudget
     | OpenFlow
     | Route
+    | SetRepair
+    | AskRoundTrip
     | CloseFlow
     | CallEvent
     | CallRecord

@@ -14,9 +14,13 @@ from enum import Enum
 from typing import ClassVar
 
 from relay.config import LimitsConfig
+from relay.core.adapt import State
+from relay.core.events import Repair
 from relay.core.flows import FlowNumbers
+from relay.core.hints import Hint, Teller
 from relay.core.limits import TokenBucket
 from relay.core.machine import Machine, Table
+from relay.core.way import Way
 from relay.errors import ErrorCode
 from relay.protocol.address import Address
 from relay.protocol.control import FrameReader
@@ -108,6 +112,20 @@ class Leg(Machine[LegState]):
         """The `t` of a ping of ours that is not answered."""
         self.newest: dict[int, int] = {}
         """Newest sequence number per type of newest-wins datagram."""
+        self.way: Way | None = None
+        """What is known of the way to it, while something is, or was lately, wrong with it."""
+        self.losses = (0, 0)
+        """Packets lost on it, and times in a row, when nobody looked any more."""
+        self.adapted = State.CLEAN
+        """The state of that way when it was told last; with it go the next three."""
+        self.repair = Repair()
+        self.playout = 0
+        self.wish: Hint | None = None
+        """What whoever it hears is asked for on its behalf; None: nothing special."""
+        self.teller: Teller | None = None
+        """Its own encoder was asked for something."""
+        self.path_rtt: float | None = None
+        """Round trip, seconds, as acknowledgements tell, a few seconds ago."""
         self._until: float | None = now + limits.hello_s
 
     def next_deadline(self) -> float | None:

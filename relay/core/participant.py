@@ -18,6 +18,7 @@ from typing import ClassVar, Final
 
 from relay.config import LimitsConfig
 from relay.core.events import FlowCounters
+from relay.core.hearing import Hearing
 from relay.core.limits import TokenBucket
 from relay.core.machine import Machine, Table
 from relay.core.reasons import DropReason
@@ -133,6 +134,8 @@ class Participant(Machine[Presence]):
         self.dropped: Counter[str] = Counter()
         self.quality: dict[int, dict[str, int]] = {}
         """Newest reception report of this listener, per participant heard."""
+        self.hearings: dict[int, Hearing] = {}
+        """How well this listener hears, per participant heard."""
         self.direct_s = 0.0
         """Seconds of media that went to others directly, past periods only."""
         self._limits = limits

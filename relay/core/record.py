@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from math import inf
 
 from relay.core.call import Call
 from relay.core.events import CallRecord, ParticipantRecord
+from relay.core.hearing import Hearing
 from relay.core.participant import Participant
 
 
@@ -49,6 +51,14 @@ def quality_of(reports: Iterable[Mapping[str, int]]) -> dict[str, float]:
     }
 
 
+def judged_of(hearings: Iterable[Hearing]) -> dict[str, float]:
+    """The estimate of the direction that was worst; nobody's judgement comes after any other."""
+    summaries = [hearing.direction.summary() for hearing in hearings]
+    known = [one for one in summaries if one.windows or one.active_s]
+    worst = min(known, key=lambda one: inf if one.mos is None else one.mos, default=None)
+    return {} if worst is None else worst.as_record()
+
+
 def _directly(one: Participant) -> dict[str, float]:
     """For how long media went past us."""
     return {"direct_s": round(one.direct_s, 1)} if one.direct_s else {}
@@ -69,7 +79,7 @@ def record_participant(one: Participant, ended_wall: float, why: str) -> Partici
         copies=one.totals["copies"],
         lost=one.totals["lost"],
         dropped=dict(one.dropped),
-        quality=quality_of(one.quality.values()) | _directly(one),
+        quality=quality_of(one.quality.values()) | judged_of(one.hearings.values()) | _directly(one),
     )
 
 

@@ -21,6 +21,7 @@ from typing import Any, Final
 from relay.config import Config
 from relay.core import events as ev
 from relay.core.absence import Absence
+from relay.core.adapting import Adapting
 from relay.core.admission import Admission
 from relay.core.call import Call
 from relay.core.door import Door
@@ -29,6 +30,7 @@ from relay.core.exchange import Exchange
 from relay.core.guests import Guests
 from relay.core.leaving import Leaving
 from relay.core.leg import Leg, LegState
+from relay.core.listening import Listening
 from relay.core.moderation import Moderation
 from relay.core.node import Node
 from relay.core.orders import Orders
@@ -72,6 +74,8 @@ class Relay:
         self._moderation = Moderation(node, self._parting, self._switch)
         self._orders = Orders(node, self._admission, self._parting, self._moderation)
         self._leaving = Leaving(node, self._door, self._parting)
+        self._adapting = Adapting(node)
+        self._listening = Listening(node)
         self._inputs: Mapping[type, Callable[[Any], None]] = {
             ev.LegOpened: self._door.on_opened,
             ev.StreamReceived: self._on_stream,
@@ -79,6 +83,8 @@ class Relay:
             ev.LegLost: self._on_lost,
             ev.AddressMoved: self._on_address,
             ev.Heard: self._on_heard,
+            ev.Measured: self._adapting.on_measured,
+            ev.RoundTrips: self._listening.on_round_trips,
             ev.FlowClosed: self._parting.on_flow_closed,
             ev.CommandReceived: self._orders.on_command,
             ev.ConfigChanged: self._on_config,
@@ -173,6 +179,10 @@ class Relay:
         """running, draining, moving, closing or stopped."""
         return self._node.drain.state.value
 
+    def watched(self) -> list[int]:
+        """Legs of which `Measured` is wanted on the next turn, besides those that the lane names."""
+        return self._adapting.watched()
+
     @property
     def spent_tokens(self) -> int:
         """Token ids remembered against replay."""
@@ -265,6 +275,11 @@ class Relay:
         if isinstance(value, datagram.Ping):
             pong = datagram.Pong(value.ms, value.seq, round(node.now * 1000) & _U32)
             node.put(ev.SendDatagram(leg.number, datagram.encode_datagram(pong)))
+        elif isinstance(value, datagram.LegReport):
+            self._adapting.on_report(leg, value)
+            found = self._find(leg)
+            if found is not None:
+                self._listening.on_report(*found, leg, value)
         elif isinstance(value, datagram.NewestWins) and isinstance(value.body, control.Rr):
             if value.seq <= leg.newest.get(value.type, -1):
                 node.count("dropped", DropReason.STALE.value)
@@ -414,6 +429,7 @@ class Relay:
         if event.keys is not None:
             node.keys = event.keys
         node.on_config(event.config)
+        self._adapting.on_config()
         self._admission.on_config(event.config.tokens, node.keys.issuers)
 
 

@@ -10,6 +10,7 @@ records, events and command answers. Must never live here: a decision.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections import deque
@@ -26,6 +27,8 @@ from relay.protocol.address import Address
 
 log = logging.getLogger("relay.driver")
 HEARD_AT_ONCE = 64  # legs, a fraction of a millisecond
+MEASURED_AT_ONCE = 16  # legs, half a millisecond
+MEASURED_MOST = 512  # legs in one turn
 
 
 class Sinks(Protocol):
@@ -71,6 +74,8 @@ class Driver:
         self._timer_at: float | None = None
         self._heard: dict[int, float] = {}
         self._live: dict[int, Carrier] = {}
+        self._asked: set[int] = set()  # whose round trip the engine wants
+        self._to_measure: dict[int, None] = {}
         self._commands: dict[int, Callable[[ErrorCode, str], None]] = {}
         self._next_command = 1
         self._do: dict[type, Callable[[Any], None]] = {
@@ -79,6 +84,8 @@ class Driver:
             ev.CloseLeg: self._close_leg,
             ev.SetBudget: self._set_budget,
             ev.OpenFlow: lambda out: lane.open_flow(out.leg, out.flow, index=out.index, group=out.group),
+            ev.AskRoundTrip: lambda out: self._asked.add(out.leg),
+            ev.SetRepair: lambda out: lane.tell_repair(out.leg, out.repair),
             ev.Route: lambda out: lane.route(out.leg, out.flow, out.targets, out.closed),
             ev.CloseFlow: self._close_flow,
             ev.CallEvent: sinks.event,
@@ -192,6 +199,30 @@ class Driver:
             self._heard.update(fresh)
             if fresh:
                 self.feed(ev.Heard(fresh))
+            yield
+
+    def measure_ways(self, *, adapts: bool) -> Iterator[None]:
+        """Tell the engine what it asked of legs, and if it `adapts`, of those that suffer; some at a step.
+
+        Run it through five times a second. Most legs suffer nothing, and cost nothing here. When very many
+        do, it is a network of ours, or this machine: each has to wait then, as the packet path must not.
+        """
+        asked, self._asked = list(self._asked), set()
+        for start in range(0, len(asked), HEARD_AT_ONCE):
+            ways = self._lane.measure(asked[start : start + HEARD_AT_ONCE], self._clock())
+            self.feed(ev.RoundTrips({way.leg: way.rtt[1] for way in ways if way.rtt is not None}))
+            yield
+        if not adapts:
+            return
+        self._to_measure.update(dict.fromkeys([*self._lane.troubled(), *self.engine.watched()]))
+        legs = list(itertools.islice(self._to_measure, MEASURED_MOST))
+        for start in range(0, len(legs), MEASURED_AT_ONCE):
+            part = legs[start : start + MEASURED_AT_ONCE]
+            for leg in part:
+                del self._to_measure[leg]
+            ways = self._lane.measure(part, self._clock())
+            if ways:
+                self.feed(ev.Measured(ways))
             yield
 
     # ------------------------------------------------------------ outputs

@@ -58,7 +58,7 @@ from relay.protocol.address import Address
 log = logging.getLogger("relay.endpoint")
 
 READ_BATCH = 32  # packets per socket and turn, so that timers and other sockets get theirs
-FAREWELL_S = 1.0  # for a web page to take its session's end: the connection's would take it along
+FAREWELL_S = 3.0  # for a web page on a busy machine to take its session's end: the connection's takes it
 RETIRED_IDS = 4  # of a connection, kept for stragglers
 TAKE_BATCH = 16  # things of the lane per look at the clock
 MAX_BACKLOG = 256 * 1024  # control bytes held for a peer that does not take them: 16 of the largest frames

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from aioquic.quic.connection import NetworkAddress
 
 from relay.config import Config, LimitsConfig
-from relay.core.events import FlowCounters
+from relay.core.events import FlowCounters, Measure, Repair
 from relay.core.reasons import DropReason
 from relay.edge.space import PathState
 from relay.errors import ConfigError
@@ -51,6 +51,33 @@ class LaneCounters:
         """How far the two conservation equations are from holding; 0 unless there is a bug."""
         inward, outward = self.missing()
         return abs(inward) + abs(outward)
+
+
+@dataclass(slots=True)
+class RepairCounters:
+    """Copies kept to be repeated, and repeats that left. Not a part of `LaneCounters`: a repeat is no copy.
+
+    kept = acked + late + ended + holding
+    """
+
+    kept: int = 0
+    acked: int = 0  # it came, by itself or as a repeat
+    late: int = 0  # not acknowledged while it could be played
+    ended: int = 0  # gate closed, leg gone, repair switched off, or no room
+    holding: int = 0
+    beside: int = 0  # repeats in a packet that left anyway
+    distant: int = 0  # the same, at a fixed distance
+    alone: int = 0  # repeats in a pause
+    bytes: int = 0  # of all three, datagrams
+    refused: int = 0  # repeats that the listener's rights do not allow
+
+    def copy(self) -> RepairCounters:
+        """The counters of this moment."""
+        return replace(self)
+
+    def imbalance(self) -> int:
+        """How far the equation is from holding; 0 unless there is a bug."""
+        return abs(self.kept - self.acked - self.late - self.ended - self.holding)
 
 
 @dataclass(slots=True)
@@ -273,6 +300,28 @@ class Lane(Protocol):
     def disown(self, cid: bytes) -> None:
         """They no longer are."""
 
+    # ---- repair
+
+    @property
+    def repairs(self) -> RepairCounters:
+        """What was kept and repeated for all listeners, as of now."""
+
+    def tell_repair(self, leg: int, repair: Repair) -> None:
+        """From now on copies that this listener missed go again like this; at first none do.
+
+        Nothing happens for a leg without a packet path. After `Repair()` it is as if it was never told.
+        """
+
+    def troubled(self) -> list[int]:
+        """Legs to measure, since something went wrong on their ways; each once until it was measured.
+
+        A packet was lost, round trips became longer, or nothing is acknowledged. What a leg does not suffer
+        costs nobody a look.
+        """
+
+    def measure(self, legs: Sequence[int], now: float) -> list[Measure]:
+        """What is known of the ways to these listeners, in this order, without those that have no path."""
+
     # ---- allocations of TURN
 
     @property
@@ -351,13 +400,13 @@ class Lane(Protocol):
         """One UDP packet from the network."""
 
     def flush(self, now: float) -> list[Packet]:
-        """What is to be sent now: audio that waits, then held acknowledgements that are due."""
+        """What is to be sent now: audio that waits, then what is due of acknowledgements and repeats."""
 
     def unsent(self, packet: Packet) -> None:
         """The kernel did not take this packet of the last `flush`: its copies count as send_error."""
 
     def next_ack(self) -> float | None:
-        """When `flush` has an acknowledgement to send."""
+        """When `flush` may have an acknowledgement or a repeat to send that no audio took along."""
 
     def take(self, most: int) -> list[Item]:
         """Up to `most` things for the loop: waiting copies, then known connections, then all others."""

@@ -15,7 +15,7 @@ from aioquic.quic.connection import NetworkAddress
 
 from relay import _lane
 from relay.config import LimitsConfig
-from relay.core.events import FlowCounters
+from relay.core.events import FlowCounters, Measure, Repair
 from relay.core.reasons import DropReason
 from relay.edge.lane import (
     AckShown,
@@ -31,6 +31,7 @@ from relay.edge.lane import (
     RekeyWanted,
     RelayCounters,
     RelayWay,
+    RepairCounters,
     Stun,
     ToClient,
     Unknown,
@@ -223,6 +224,30 @@ class NativeLane:
 
     def unsent_to_peer(self) -> None:
         self._relays.unsent()
+
+    # ------------------------------------------------------------ repair
+
+    @property
+    def repairs(self) -> RepairCounters:
+        """What was kept and repeated for all listeners, as of now."""
+        return RepairCounters(*self._lane.repairs())
+
+    def tell_repair(self, leg: int, repair: Repair) -> None:
+        self._lane.tell_repair(
+            leg,
+            mode=repair.mode.value,
+            budget=repair.budget,
+            depth=repair.depth,
+            distances=repair.distances,
+            max_age=repair.max_age,
+            ack_slack=repair.ack_slack,
+        )
+
+    def troubled(self) -> list[int]:
+        return self._lane.troubled()
+
+    def measure(self, legs: Sequence[int], now: float) -> list[Measure]:
+        return [Measure(*one) for one in self._lane.measure(legs, now)]
 
     # ------------------------------------------------------------ packets
 

@@ -1,7 +1,8 @@
 """The plain twin of the native lane: readable first, and its oracle. Pure: no socket, no clock.
 
     receive   first byte -> connection id -> path.receive -> routes | queue for the loop
-    flush     queues -> as many frames as fit one packet -> path.seal, with the acknowledgement that is due
+    flush     queues -> as many frames as fit one packet, with repeats (repeats.py) -> path.seal, with the
+              acknowledgement that is due
 
 Must never live here: sockets, and what happens once per call.
 """
@@ -11,11 +12,13 @@ from __future__ import annotations
 import heapq
 import logging
 from collections import Counter, deque
+from collections.abc import Callable, Sequence
 
 from aioquic.quic.connection import NetworkAddress
 from aioquic.quic.rangeset import RangeSet
 
 from relay.config import LimitsConfig
+from relay.core.events import Measure, Repair
 from relay.core.reasons import DropReason
 from relay.edge.lane import (
     MAX_UDP,
@@ -28,15 +31,17 @@ from relay.edge.lane import (
     Packet,
     PacketCounts,
     RekeyWanted,
+    RepairCounters,
     Stun,
     ToClient,
     Unknown,
     Waiting,
 )
-from relay.edge.path import EARLY, Opened, Path
+from relay.edge.path import EARLY, Opened, Path, Trouble
 from relay.edge.quic import ACK_HOLD, MAX_PACKET
 from relay.edge.relays import Relay, Relays
-from relay.edge.routes import Routes
+from relay.edge.repeats import Ring
+from relay.edge.routes import Routes, _Leg
 from relay.protocol import frames
 from relay.protocol.relayed import SEND, message_type, parse_channel_data
 
@@ -53,7 +58,7 @@ DATAGRAM_OVERHEAD = 3  # frame type and two-byte length
 
 
 class _Connection:
-    __slots__ = ("ids", "is_listed", "leg", "notes", "path", "shown", "waiting")
+    __slots__ = ("awaits_pause", "ids", "is_listed", "leg", "notes", "path", "shown", "waiting")
 
     def __init__(self, leg: int, path: Path) -> None:
         self.leg = leg
@@ -63,6 +68,7 @@ class _Connection:
         self.notes = 0  # its control datagrams there
         self.shown: _Shown | None = None  # stands for the AckShown that waits there
         self.is_listed = False  # in the heap of acknowledgements
+        self.awaits_pause = False  # in it, too
 
 
 class _Shown:
@@ -89,6 +95,17 @@ class _Shown:
         return AckShown(leg, ranges, self.delay, self.at)
 
 
+def _overhead(path: Path) -> int:
+    """Bytes that a copy takes in a packet besides itself."""
+    return DATAGRAM_OVERHEAD + len(path.prefix)
+
+
+def _smoothed(path: Path) -> tuple[float, float] | None:
+    """Round trip, smoothed, and its variance; None before the first sample."""
+    rtt = path.rtt()
+    return None if rtt is None else (rtt[1], rtt[2])
+
+
 class PyLane(Routes, Relays):
     """The lane in plain Python. See `relay.edge.lane.Lane` for the contract of each method."""
 
@@ -112,9 +129,11 @@ class PyLane(Routes, Relays):
         self._takes_stun = False
         self._relayed = 0
         self._packets = 0  # in `_known`
+        self._troubled: list[int] = []
         self._controls = 0
         self._notes_lost = 0
-        self._acks: list[tuple[float, int, _Connection]] = []  # a heap
+        self._acks: list[tuple[float, int, _Connection, bool]] = []  # a heap; True: waits for a pause
+        self.repairs = RepairCounters()
         self._order = 0
         self._outgoing: list[tuple[Packet, int]] = []  # and how many copies are inside
         self._copies_of: dict[bytes, int] = {}  # packets of the last flush
@@ -137,6 +156,8 @@ class PyLane(Routes, Relays):
         super().close_path(leg)
         gone = self._connections.pop(leg, None)
         if gone is not None:
+            if gone.path.ring is not None:
+                gone.path.ring.clear()
             for cid in gone.ids:
                 del self._ids[cid]
             gone.ids.clear()
@@ -151,6 +172,74 @@ class PyLane(Routes, Relays):
         owner = self._ids.pop(cid, None)
         if owner is not None:
             owner.ids.discard(cid)
+
+    # ------------------------------------------------------------ repair
+
+    def tell_repair(self, leg: int, repair: Repair) -> None:
+        owner = self._connections.get(leg)
+        if owner is None:
+            return
+        path = owner.path
+        if repair.is_none:
+            if path.ring is not None:
+                path.ring.clear()
+            path.ring = None
+            return
+        if path.ring is None:
+            path.ring = Ring(self.repairs)
+        path.ring.tell(repair)
+
+    def close_leg(self, leg: int) -> None:
+        super().close_leg(leg)
+        ring = self._ring(leg)
+        if ring is not None:
+            ring.clear()
+
+    def _purge(self, listener: _Leg, out: int, reason: DropReason) -> None:
+        super()._purge(listener, out, reason)
+        ring = self._ring(listener.number)
+        if ring is not None and self._legs.get(listener.number) is listener:
+            ring.end(out)
+
+    def _ring(self, leg: int) -> Ring | None:
+        owner = self._connections.get(leg)
+        return owner.path.ring if owner is not None else None
+
+    def troubled(self) -> list[int]:
+        troubled, self._troubled = self._troubled, []
+        return troubled
+
+    def _note_trouble(self, owner: _Connection) -> None:
+        """What went wrong is told once until it was measured."""
+        if owner.path.trouble is Trouble.NEW:
+            owner.path.trouble = Trouble.NOTED
+            self._troubled.append(owner.leg)
+
+    def measure(self, legs: Sequence[int], now: float) -> list[Measure]:
+        owners = (self._connections[leg] for leg in legs if leg in self._connections)
+        return [self._measure(owner, now) for owner in owners]
+
+    def _measure(self, owner: _Connection, now: float) -> Measure:
+        path = owner.path
+        if path.trouble is Trouble.NOTED:
+            path.trouble = Trouble.NONE
+        oldest = self.oldest(owner.leg)
+        kept = RepairCounters() if path.ring is None else path.ring.counters
+        return Measure(
+            owner.leg,
+            path.media_acked,
+            path.media_lost,
+            path.loss_runs,
+            path.bytes_sent,
+            path.bytes_acked,
+            path.ack_delay,
+            0.0 if oldest is None else max(0.0, now - oldest),
+            path.rtt(),
+            kept.acked,
+            kept.late,
+            kept.beside + kept.distant + kept.alone,
+            kept.bytes,
+        )
 
     # ------------------------------------------------------------ in
 
@@ -276,6 +365,7 @@ class PyLane(Routes, Relays):
             self._dropped[opened] += 1
             return True
         self._media += 1
+        self._note_trouble(owner)
         try:
             self._settle(owner, opened, now)
         except Exception as error:  # as above
@@ -363,11 +453,17 @@ class PyLane(Routes, Relays):
         for leg in self.take_ready():
             self._flush_leg(leg, now)
         while self._acks and self._acks[0][0] <= now + EARLY:
-            _, _, owner = heapq.heappop(self._acks)
-            owner.is_listed = False
+            _, _, owner, is_pause = heapq.heappop(self._acks)
+            if is_pause:
+                owner.awaits_pause = False
+            else:
+                owner.is_listed = False
             if owner.leg in self._connections:
                 try:
-                    self._flush_ack(owner, now)
+                    if is_pause:
+                        self._flush_alone(owner, now)
+                    else:
+                        self._flush_ack(owner, now)
                 except Exception as error:  # the others' leave all the same
                     self._blame(owner.leg, error)
         outgoing, self._outgoing = self._outgoing, []
@@ -381,7 +477,7 @@ class PyLane(Routes, Relays):
         if due > now + EARLY:  # or earlier, when what waits for aioquic is done
             self._push_ack(owner, min(due, now + ACK_HOLD))
         else:
-            self._seal(owner, [], now)
+            self._seal(owner, [], 0, now)
 
     def _full(self, leg: int, now: float) -> None:
         self._flush_leg(leg, now)
@@ -394,44 +490,89 @@ class PyLane(Routes, Relays):
         owner = self._connections.get(leg)
         if owner is None:
             return
-        batch: list[bytes] = []
+        batch: list[tuple[float, bytes]] = []
         try:
             while owner.path.room(now):
                 batch = self._batch(owner, now)
                 if not batch:
-                    return
-                self._seal(owner, batch, now)
+                    break
+                self._send(owner, batch, now)
                 batch = []
         except Exception as error:  # the other listeners go on
             self.counters.sent -= len(batch)
             self._blame(leg, error)
+        self._note_trouble(owner)
 
     def _is_moving(self, leg: int) -> bool:
         owner = self._connections.get(leg)
         return owner is not None and owner.path.confirmed and not owner.path.active
 
-    def _batch(self, owner: _Connection, now: float) -> list[bytes]:
+    def _batch(self, owner: _Connection, now: float) -> list[tuple[float, bytes]]:
+        """Copies for one packet, each with when it came."""
         leg = owner.leg
-        first = self.dequeue(leg, now)
+        first = self.take_copy(leg, now)
         if first is None:
             return []
         batch = [first]
-        overhead = DATAGRAM_OVERHEAD + len(owner.path.prefix)
-        room = MAX_PACKET - PACKET_OVERHEAD - DATAGRAM_OVERHEAD - len(first) - overhead
+        overhead = _overhead(owner.path)
+        room = MAX_PACKET - PACKET_OVERHEAD - DATAGRAM_OVERHEAD - len(first[1]) - overhead
         while self.queue_depth(leg):
-            more = self.dequeue(leg, now, room)
+            more = self.take_copy(leg, now, room)
             if more is None:
                 break
             batch.append(more)
-            room -= len(more) + overhead
+            room -= len(more[1]) + overhead
         return batch
 
-    def _seal(self, owner: _Connection, datagrams: list[bytes], now: float) -> None:
+    def _send(self, owner: _Connection, batch: list[tuple[float, bytes]], now: float) -> None:
+        """One packet with these copies, and with what goes again beside them."""
+        path = owner.path
+        copies = [copy for _, copy in batch]
+        if path.ring is None:
+            self._seal(owner, copies, len(copies), now)
+            return
+        overhead = _overhead(path)
+        room = MAX_PACKET - PACKET_OVERHEAD - sum(len(copy) + overhead for copy in copies)
+        again = path.ring.beside(copies, now, _smoothed(path), room, self._charger(owner, now))
+        self._seal(owner, copies + again, len(copies), now)
+        path.ring.left(path.last_number, batch, overhead, now)
+        self._list_pause(owner)
+
+    def _flush_alone(self, owner: _Connection, now: float) -> None:
+        """Nothing left for a while: one repeat may go by itself, since the next packet may come too late."""
+        path, ring = owner.path, owner.path.ring
+        due = None if ring is None else ring.pause_due(_smoothed(path))
+        if ring is None or due is None:
+            return
+        if due > now + EARLY:  # something left meanwhile
+            self._list_pause(owner)
+            return
+        if not path.room(now):
+            return
+        room = MAX_PACKET - PACKET_OVERHEAD
+        again = ring.alone(now, _smoothed(path), room, self._charger(owner, now))
+        if again:
+            self._seal(owner, again, 0, now)
+            ring.left(path.last_number, [], 0, now)
+
+    def _list_pause(self, owner: _Connection) -> None:
+        ring = owner.path.ring
+        if owner.awaits_pause or ring is None:
+            return
+        due = ring.pause_due(_smoothed(owner.path))
+        if due is not None:
+            owner.awaits_pause = True
+            self._push(due, owner, True)
+
+    def _charger(self, owner: _Connection, now: float) -> Callable[[int], bool]:
+        return lambda size: self.charge(owner.leg, size, now)
+
+    def _seal(self, owner: _Connection, datagrams: list[bytes], copies: int, now: float) -> None:
         path = owner.path
         packet = path.seal(datagrams, now)
         assert path.address is not None  # it is active
         self._sent += 1
-        self._outgoing.append(((path.sock, packet, path.address), len(datagrams)))
+        self._outgoing.append(((path.sock, packet, path.address), copies))
         if path.wants_update():
             self._known.append((RekeyWanted(owner.leg), owner))
 
@@ -456,8 +597,11 @@ class PyLane(Routes, Relays):
 
     def _push_ack(self, owner: _Connection, due: float) -> None:
         owner.is_listed = True
+        self._push(due, owner, False)
+
+    def _push(self, due: float, owner: _Connection, is_pause: bool) -> None:
         self._order += 1
-        heapq.heappush(self._acks, (due, self._order, owner))
+        heapq.heappush(self._acks, (due, self._order, owner, is_pause))
 
     def use_front(self, keys: FrontKeys, limits: LimitsConfig) -> None: ...
 

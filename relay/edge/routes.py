@@ -63,14 +63,15 @@ class _Seen:
         return self.highest - self.first + 1 - self.unique
 
 
-def _room(size: int) -> int:
+def room_of(size: int) -> int:
+    """What a copy of so many bytes takes: the buffer that holds it in the native lane."""
     return next((room for room in ROOMS if size <= room), size)
 
 
 class _QueueLimits(NamedTuple):
     frames: int  # of one flow
     seconds: float
-    bytes: int  # of one leg, as `_room` counts
+    bytes: int  # of one leg, as `room_of` counts
 
 
 def _queue_limits(frames: int, milliseconds: int) -> _QueueLimits:
@@ -222,7 +223,7 @@ class Routes:
         """Copies that wait for someone who may no longer hear them never leave."""
         copies = listener.queues.pop(out, ())
         waiting = len(copies)
-        listener.held -= sum(_room(len(copy)) for _, copy in copies)
+        listener.held -= sum(room_of(len(copy)) for _, copy in copies)
         if waiting and self._legs.get(listener.number) is listener:
             listener.waiting -= waiting
             self.counters.queued -= waiting
@@ -278,7 +279,7 @@ class Routes:
             queue = listener.queues[out] = deque()
         is_told = self._streams.get(listener.number)
         limits = self._queue if is_told is None else self._stream_queue
-        room = _room(len(copy))
+        room = room_of(len(copy))
         while len(queue) >= limits.frames or listener.held + room > limits.bytes:
             counters.dropped_out[DropReason.QUEUE_FULL] += 1
             if not queue:  # other flows have it all, and the path takes nothing
@@ -286,7 +287,7 @@ class Routes:
             _, oldest = queue.popleft()
             counters.queued -= 1
             listener.waiting -= 1
-            listener.held -= _room(len(oldest))
+            listener.held -= room_of(len(oldest))
         else:
             counters.queued += 1
             listener.waiting += 1
@@ -322,6 +323,11 @@ class Routes:
 
     def dequeue(self, leg: int, now: float, room: int = media.MAX_SIZE) -> bytes | None:
         """The next copy for the leg that is still worth sending and fits `room` bytes, or None."""
+        taken = self.take_copy(leg, now, room)
+        return taken and taken[1]
+
+    def take_copy(self, leg: int, now: float, room: int = media.MAX_SIZE) -> tuple[float, bytes] | None:
+        """As `dequeue`, with when it came."""
         owner = self._legs.get(leg)
         if owner is None:
             return None
@@ -332,15 +338,25 @@ class Routes:
                 arrived, copy = queue.popleft()
                 counters.queued -= 1
                 owner.waiting -= 1
-                owner.held -= _room(len(copy))
+                owner.held -= room_of(len(copy))
                 if now - arrived > limits.seconds:
                     counters.dropped_out[DropReason.STALE] += 1
                 elif not owner.down.take(len(copy), now):
                     counters.dropped_out[DropReason.OVER_BUDGET] += 1
                 else:
                     counters.sent += 1
-                    return copy
+                    return arrived, copy
         return None
+
+    def charge(self, leg: int, size: int, now: float) -> bool:
+        """Whether the leg's rights allow so many more bytes down; then they are used."""
+        owner = self._legs.get(leg)
+        return owner is not None and owner.down.take(size, now)
+
+    def oldest(self, leg: int) -> float | None:
+        """When the oldest copy that waits for the leg came."""
+        owner = self._legs.get(leg)
+        return min((queue[0][0] for queue in owner.queues.values() if queue), default=None) if owner else None
 
     def open_stream(self, leg: int) -> None:
         self._streams[leg] = False

@@ -18,6 +18,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from relay import __version__
+from relay.core.adapt import State
 from relay.core.reasons import DropReason
 from relay.errors import ErrorCode
 from relay.protocol.messages import Why
@@ -48,6 +49,21 @@ class MediaCounters(Protocol):
     @property
     def dropped_out(self) -> Mapping[DropReason, int]:
         """Copies that were not sent."""
+
+
+class RepairCounters(Protocol):
+    """What a lane kept to be repeated, and repeated (relay/edge/lane.py)."""
+
+    kept: int
+    acked: int
+    late: int
+    ended: int
+    holding: int
+    beside: int
+    distant: int
+    alone: int
+    bytes: int
+    refused: int
 
 
 class WayCounters(Protocol):
@@ -147,6 +163,7 @@ class Snapshot:
     media: MediaCounters
     packets: PacketCounters = field(default_factory=PacketCounters)
     relays: RelayCounters | None = None
+    repairs: RepairCounters | None = None
     tcp: TcpCounters = field(default_factory=TcpCounters)
     transports: Mapping[str, int] = field(default_factory=dict)
     """Live legs by transport."""
@@ -186,6 +203,12 @@ ENGINE: Final[Mapping[str, Family]] = {
         "relay_legs_opened", "Transports that finished a handshake.", "transport", TRANSPORTS
     ),
     "admitted": Family("relay_legs_admitted", "Legs whose token was accepted.", "transport", TRANSPORTS),
+    "leg_adapted": Family(
+        "relay_legs_adapted",
+        "Turns of listeners' ways, by the state they came into.",
+        "state",
+        tuple(state.value for state in State),
+    ),
     "leg_lost": Family(
         "relay_legs_lost", "Legs that went away by themselves, by close code seen.", "code", (*CODES, "other")
     ),
@@ -251,6 +274,8 @@ class RelayCollector(Collector):
         yield from _packets(now.packets)
         yield from _tcp(now.tcp)
         yield from _media(now.media)
+        if now.repairs is not None:
+            yield from _repairs(now.repairs)
         if now.relays is not None:
             yield from _relays(now.relays)
         yield from _turn(now.turn)
@@ -408,6 +433,19 @@ def _media(now: MediaCounters) -> Iterator[Metric]:
     )
     yield _counters(
         "relay_media_dropped_out", "Copies not sent.", "reason", _by_reason(now.dropped_out), REASONS
+    )
+
+
+def _repairs(now: RepairCounters) -> Iterator[Metric]:
+    yield CounterMetricFamily("relay_repair_kept", "Copies kept until acknowledged.", value=now.kept)
+    yield GaugeMetricFamily("relay_repair_holding", "Copies kept now.", value=now.holding)
+    settled = {"acked": now.acked, "late": now.late, "ended": now.ended}
+    yield _counters("relay_repair_settled", "Copies kept no longer, by what became of them.", "fate", settled)
+    forms = {"beside": now.beside, "distant": now.distant, "alone": now.alone}
+    yield _counters("relay_repair_repeats", "Repeats sent, by form.", "form", forms)
+    yield CounterMetricFamily("relay_repair_bytes", "Bytes of repeats.", value=now.bytes)
+    yield CounterMetricFamily(
+        "relay_repair_refused", "Repeats beyond the listener's rights.", value=now.refused
     )
 
 

@@ -339,6 +339,19 @@ class Mute(Message, frozen=True, kw_only=True):
 # ---------------------------------------------------------------- reports
 
 
+class Rate(Message, frozen=True, kw_only=True):
+    """Relay to client: what your encoder shall do, for `ttl` ms unless told again. The client clamps."""
+
+    TYPE: ClassVar[int] = 0x23
+    c: B16
+    bps: U32  # Opus bits per second
+    pt: U8  # speech in one packet, ms
+    fec: Annotated[int, Meta(ge=0, le=100)] = 0  # loss that in-band correction shall cover, %; 0: none
+    red: Annotated[int, Meta(ge=0, le=2)] = 0  # earlier frames in each packet
+    dtx: bool = True  # silence may be left out
+    ttl: U16 = 5000
+
+
 class RrEntry(_Part, frozen=True, kw_only=True):
     """What a receiver heard of one sender, end to end, since the call began (`jit` is the present value)."""
 
@@ -362,7 +375,7 @@ class Rr(Message, frozen=True, kw_only=True):
 
 
 class LegStats(Message, frozen=True, kw_only=True):
-    """Relay to client, every 2 s: the state of this hop. Losses in per cent, estimates in bit/s."""
+    """Relay to client: the state of this hop. Losses in per cent, estimates in bit/s."""
 
     TYPE: ClassVar[int] = 0x25
     rtt: Milliseconds
@@ -372,7 +385,7 @@ class LegStats(Message, frozen=True, kw_only=True):
     q_ms: Milliseconds = 0.0  # age of the oldest queued copy
     est_up: Count = 0
     est_dn: Count = 0
-    mp: U16 = 0  # least playout delay while repeats are on, ms
+    mp: U16 = 0  # least playout delay while repeats are on, ms; 0: as the client likes
 
 
 class Feedback(Message, frozen=True, kw_only=True):
@@ -497,7 +510,7 @@ MESSAGES: Final[dict[int, type[Message]]] = {
     for cls in (
         *(Challenge, Hello, Welcome, Ok, Err, Ping, Pong, TokenUpdate, Bye, Ticket),
         *(Join, Accept, Decline, Joined, Gate, Peer, Hangup, Ended, Rejoin, Mod, Block),
-        *(Mute, Rr, LegStats, Feedback, Report),
+        *(Mute, Rate, Rr, LegStats, Feedback, Report),
         *(Cand, Obs, Punch, Path, Turn, E2e, Drain, Moved),
     )
 }

@@ -1,5 +1,5 @@
 // The msgpack that control messages need (docs/protocol.md section 4), and nothing more: integers of 32 bits, text,
-// bytes, arrays, maps, nil, booleans. A map is read as a Map, since some keys are numbers.
+// bytes, arrays, maps, nil, booleans; fractions are only read. A map is read as a Map, since some keys are numbers.
 
 export function encode(value) {
   const out = [];
@@ -40,6 +40,7 @@ export function decode(bytes) {
     return value;
   };
   const take = (size) => bytes.slice(at, (at += size));
+  const fraction = () => view.getFloat64((at += 8) - 8);
   const text = (size) => new TextDecoder().decode(take(size));
   const array = (size) => Array.from({ length: size }, read);
   const map = (size) => new Map(Array.from({ length: size }, () => [read(), read()]));
@@ -55,6 +56,7 @@ export function decode(bytes) {
       case 0xc3: return true;
       case 0xc4: return take(unsigned(1));
       case 0xc5: return take(unsigned(2));
+      case 0xcb: return fraction();
       case 0xcc: return unsigned(1);
       case 0xcd: return unsigned(2);
       case 0xce: return unsigned(4);

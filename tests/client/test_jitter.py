@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from relay.client.jitter import MAX_HELD, MAX_TARGET_MS, MIN_TARGET_MS, PAUSE_STEPS, Conceal, JitterBuffer
+from relay.client.jitter import (
+    MAX_HELD,
+    MAX_REQUIRED_MS,
+    MAX_TARGET_MS,
+    MIN_TARGET_MS,
+    PAUSE_STEPS,
+    Conceal,
+    JitterBuffer,
+)
 
 TICKS = 8  # 20 ms
 
@@ -134,7 +142,15 @@ def test_the_relay_may_ask_for_more_delay_and_delays_are_reported_once() -> None
     buffer.require(100)
     assert buffer.target_ms == 100
     buffer.require(900)
-    assert buffer.target_ms == MAX_TARGET_MS
+    assert buffer.target_ms == MAX_REQUIRED_MS
+    for n in range(8):
+        buffer.push(n * TICKS, TICKS, name(n), n * 0.020)
+    assert buffer.target_ms == MAX_REQUIRED_MS
+    buffer.require(0)
+    for n in range(8, 16):
+        buffer.push(n * TICKS, TICKS, name(n), n * 0.020)
+    assert buffer.target_ms == MIN_TARGET_MS
+    buffer = JitterBuffer()
     for n, extra in enumerate((0.0, 0.010, 0.020, 0.010)):
         buffer.push(n * TICKS, TICKS, name(n), n * 0.020 + extra)
     delays = buffer.delays()

@@ -123,3 +123,23 @@ def test_nothing_is_sealed_without_a_key() -> None:
 
     lonely = agreed()[0]
     assert seal(lonely, 7, FLOW, MediaFrame(0, KIND_OPUS, OPUS), onset=True, pp=PP_SPEECH) is None
+
+
+def test_reports_are_calm_while_all_comes_in_time_and_once() -> None:
+    sender, reception = pair()
+    reception.on_gate({0: FLOW}, 0.0)
+    sent = packets(sender, 60)
+
+    def calm(*numbers: int, late: float = 0.0) -> bool:
+        for n in numbers:
+            reception.on_media(sent[n], n * 0.02 + late)
+        return reception.is_calm(reception.flow_reports(2.0))
+
+    assert calm(*range(10))
+    assert calm()  # nothing came, nothing is told
+    assert not calm(11)
+    assert calm(10)  # it came after all
+    reception.on_media(with_flow(sent[12], FLOW, repeat=True), 0.24)
+    assert not calm(13)
+    assert calm(14)
+    assert not calm(*range(15, 60), late=0.1)

@@ -4,7 +4,7 @@
 
 `facts.json` beside the configuration: packets that the relay declared lost, packets that it could not open,
 key updates that it began itself. Must never live here: changes of what the relay does, but for the limit of
-packets under one key.
+packets under one key, and that nothing is repaired: each packet that is missing shall have its name.
 """
 
 from __future__ import annotations
@@ -108,4 +108,5 @@ if __name__ == "__main__":
     watch_daemon()
     facts = Path(config).with_name(FACTS)
     signal.signal(signal.SIGUSR1, lambda *_: write_facts(facts))
-    sys.exit(main(["serve", "--set", f'lane="{lane}"', "--config", config]))
+    settings = ("--set", f'lane="{lane}"', "--set", "adapt.enabled=false")
+    sys.exit(main(["serve", *settings, "--config", config]))

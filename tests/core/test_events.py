@@ -17,3 +17,9 @@ def test_ticket_keys_are_not_in_a_repr():
 
 def test_counters_of_a_flow_that_carried_nothing_are_zero():
     assert ev.FlowCounters().dropped == {}
+
+
+def test_repair_that_only_pauses_is_not_none():
+    assert ev.Repair().is_none
+    assert not ev.Repair(max_age=0.1).is_none
+    assert not ev.Repair(mode=ev.Mode.REPEATS).is_none

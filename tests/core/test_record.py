@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 from pair import World
-from relay.config import LimitsConfig
+from relay.config import Config, LimitsConfig
 from relay.core.call import Call
-from relay.core.record import EventKind, quality_of, record_call
+from relay.core.hearing import Hearing
+from relay.core.quality import Window
+from relay.core.record import EventKind, judged_of, quality_of, record_call
 from relay.core.ringing import Why
 
 IDS = World().call()
@@ -50,3 +54,15 @@ def test_a_call_that_is_not_over_can_still_be_looked_at():
 
 def test_event_kinds_are_words_with_a_dot_or_none():
     assert all(kind.value == kind.value.lower() for kind in EventKind)
+
+
+def test_of_several_directions_the_worst_is_recorded_and_one_that_nobody_judged_only_alone():
+    good, bad, silent, unheard = (Hearing(Config(), 0.0) for _ in range(4))
+    window = Window(250, 5.0, 20.0, 24_000.0, 0.0, 0.0, 0.0, 40.0, 40.0, 60.0)
+    good.direction.on_window(window)
+    bad.direction.on_window(replace(window, lost_down=0.1))
+    for _ in range(2):
+        silent.direction.on_window(replace(window, playout=None))
+    assert judged_of([]) == judged_of([unheard]) == {}
+    assert judged_of([good, silent, bad, silent])["residual_loss"] == 0.1
+    assert judged_of([silent, unheard, silent]) == {"poor": 0.0, "silence_ms": 0.0, "active_s": 10.0}

@@ -288,6 +288,20 @@ def test_a_report_names_people_who_sit_there_now(world):
     assert world.events[-1].data["peer"] == bob.sub.hex()
 
 
+def test_a_leg_report_is_heard_in_a_call_and_harmless_before(world):
+    one = datagram.FlowReport(1, 0, 0, 1, 0, 0, 0, 0, 60, 0, 0)
+    raw = datagram.encode_datagram(datagram.LegReport(1, 200, (one,)))
+    early = opened(world)
+    world.feed(ev.DatagramReceived(early.leg, raw))
+    ann, bob = world.talking()
+    (call,) = (call for call in world.engine.node.calls.values() if bob.index in call.seats)
+    flow = call.seats[bob.index].hearing[ann.index]
+    raw = datagram.encode_datagram(datagram.LegReport(1, 200, (one._replace(flow=flow),)))
+    world.feed(ev.DatagramReceived(bob.leg, raw))
+    assert list(call.seats[bob.index].hearings) == [ann.index]
+    assert world.engine.watched() == []
+
+
 # ---------------------------------------------------------------- settings
 
 

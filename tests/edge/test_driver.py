@@ -15,6 +15,7 @@ from quicnet import Network
 from quicpair import shared_configuration
 from relay.config import Config, IssuerConfig, NodeConfig, TokenConfig
 from relay.config_turn import RelayAddress, TurnConfig
+from relay.config_voice import AdaptConfig
 from relay.core import credentials
 from relay.core import events as ev
 from relay.edge.assembly import Node, NodeKeys
@@ -35,6 +36,7 @@ class World(Network):
         config = config or Config(
             node=NodeConfig(cluster="relay-test"),
             tokens=TokenConfig(issuers=(IssuerConfig("app", signed.public_of(ISSUER).hex()),)),
+            adapt=AdaptConfig(enabled=True),
         )
         self.config = replace(config, lane=lane)
         self.keys = NodeKeys.of([ClusterKey(bytes(32))], self.config)
@@ -301,3 +303,64 @@ def test_a_bug_in_the_engine_costs_the_leg_that_met_it(world: World) -> None:
     assert ann.quic._close_event is not None
     assert ann.quic._close_event.error_code == ErrorCode.INTERNAL
     assert bob.all(control.Peer)[-1].ev == "away"
+
+
+def measure(world: World, *, adapts: bool = True) -> None:
+    for _ in world.node.driver.measure_ways(adapts=adapts):
+        pass
+
+
+def test_a_leg_that_suffers_nothing_is_never_measured_and_kept_for(world: World) -> None:
+    ann, bob = in_call(world)
+    measured: list[ev.Measured] = []
+    handle = world.node.engine._adapting.on_measured
+    world.node.engine._inputs[ev.Measured] = lambda event: (measured.append(event), handle(event))
+    for ctr in range(500):
+        for person in (ann, bob):
+            person.say(person.media(ctr))
+        world.run(0.02)
+        if ctr % 10 == 9:
+            measure(world)
+    assert len(ann.got) == len(bob.got) == 500
+    assert measured == []
+    assert (world.lane.repairs.kept, world.lane.repairs.bytes) == (0, 0)
+
+
+def test_round_trips_are_told_when_they_are_asked_for(world: World) -> None:
+    ann, bob = in_call(world)
+    for ctr in range(20):
+        ann.say(ann.media(ctr))
+        world.run(0.02)
+    (leg, *_) = (leg for leg, known in world.node.engine.node.legs.items() if known.index == 1)
+    world.node.driver._do[ev.AskRoundTrip](ev.AskRoundTrip(leg))
+    measure(world, adapts=False)
+    rtt = world.node.engine.node.legs[leg].path_rtt
+    assert rtt is not None
+    assert 0 < rtt < 1
+    assert bob.got
+
+
+def test_a_way_that_loses_packets_in_a_row_is_repaired_and_nothing_leaves_twice_before(world: World) -> None:
+    ann, bob = in_call(world)
+    sent = 0
+    for ctr in range(1000):
+        is_deaf = ctr >= 250 and ctr % 20 in (4, 5)  # a tenth, two in a row
+        world.clients.pop(bob.addr, None)
+        if not is_deaf:
+            world.clients[bob.addr] = bob
+        ann.say(ann.media(ctr))
+        world.run(0.02)
+        if ctr == 249:
+            sent = world.lane.repairs.beside + world.lane.repairs.alone
+        if ctr % 10 == 9:
+            measure(world)
+    assert sent == 0  # nothing was lost
+    headers = [media.decode(data) for data in bob.got]
+    heard = {header.ctr for header in headers}
+    missed = [ctr for ctr in range(300, 990) if ctr not in heard]
+    assert missed == []
+    assert sum(header.repeat for header in headers) >= 70
+    assert 70 <= world.lane.repairs.beside <= 160
+    assert world.lane.repairs.imbalance() == 0
+    assert [stats.mp for stats in bob.all(control.LegStats)] == [120]
+    assert ann.all(control.LegStats) == []

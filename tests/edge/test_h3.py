@@ -143,13 +143,13 @@ def test_a_close_tells_the_page_our_code_and_text(net: Network) -> None:
     assert net.told("lost") == [(1, 0x12)]
 
 
-def test_a_page_that_does_not_leave_is_closed_a_second_later(net: Network) -> None:
+def test_a_page_that_does_not_leave_is_closed_three_seconds_later(net: Network) -> None:
     client = open_session(net)
     client.leaves = False
     net.endpoint.close(1, 0x12, "too late")
     assert net.told("lost") == [(1, 0x12)]
     client.say(b"\0\1ping")
-    net.run(0.9)
+    net.run(2.9)
     assert (client.closed, net.told("datagram")) == (None, [])
     net.run(0.2)
     assert client.closed == 0x100

@@ -14,6 +14,8 @@ from typing import Any
 
 from lane.differential_turn import TurnLife
 from relay.config import LimitsConfig
+from relay.core.adapt import Mode
+from relay.core.events import Repair
 from relay.core.reasons import DropReason
 from relay.edge.lane import Known, Lane
 from relay.edge.lane_native import NativeLane
@@ -164,6 +166,8 @@ class Duel:
             (1, self.facts),
             (1, self.keys),
             (2, self.control),
+            (2, self.repair),
+            (1, self.measure),
             (1, self.come_and_go),
             (1, self.deliver),
             (1, self.not_taken),
@@ -214,7 +218,7 @@ class Duel:
 
     def compare_all(self) -> None:
         """All that can be asked."""
-        for what in ("counters", "packets", "relays", "next_ack"):
+        for what in ("counters", "packets", "relays", "repairs", "next_ack"):
             found = []
             for lane in self.lanes:
                 value = getattr(lane, what)
@@ -230,7 +234,8 @@ class Duel:
     def check_conserved(self) -> None:
         """Both equations hold in both lanes."""
         for lane in self.lanes:
-            if lane.counters.imbalance() or lane.packets().imbalance() or lane.relays.imbalance():
+            books = (lane.counters, lane.packets(), lane.relays, lane.repairs)
+            if any(book.imbalance() for book in books):
                 raise DisagreementError(f"seed {self.seed} step {self.step}: {lane.name} is out of balance")
 
     # ------------------------------------------------------------ legs
@@ -487,6 +492,28 @@ class Duel:
             gone = self.flows[leg].pop(0)
             self.both("close_flow", lambda lane: lane.close_flow(leg, gone))
         self._open_flow(leg)
+
+    def repair(self) -> None:
+        """Another way to make good what a listener missed; now and then of one without a path."""
+        leg = self.rng.choice([*self.clients, *self.clients, *self.streams, 0])
+        mode = self.rng.choice((Mode.OFF, Mode.REPEATS, Mode.REPEATS, Mode.REPEATS, Mode.COPIES))
+        rule = Repair(
+            mode=mode,
+            budget=self.rng.choice((0.1, 0.5, 1.0)),
+            depth=self.rng.choice((0.0, 3.0, 10.0, 50.0)),
+            distances=self.rng.choice(((2,), (4, 2), (1,), (300, 3))),
+            max_age=self.rng.choice((0.0, 0.03, 0.12, 0.18, 3.0)),
+            ack_slack=self.rng.choice((0.0, 0.01, 0.025)),
+        )
+        self.both("tell_repair", lambda lane: lane.tell_repair(leg, rule))
+
+    def measure(self) -> None:
+        """What is known of the ways to all listeners, and of which of them that is worth asking."""
+        self.both("troubled", lambda lane: lane.troubled())
+        if self.rng.random() < 0.5:
+            return
+        legs = [*self.clients, *self.streams, 0]
+        self.both("measure", lambda lane: lane.measure(legs, self.now))
 
     def come_and_go(self) -> None:
         """A leg leaves; another comes."""

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from relay import __version__
 from relay.core.reasons import DropReason
-from relay.edge.lane import LaneCounters, RelayCounters
+from relay.edge.lane import LaneCounters, RelayCounters, RepairCounters
 from relay.errors import ErrorCode
 from relay.ops.metrics import (
     ENGINE,
@@ -89,6 +89,22 @@ def test_media_counters_are_shown_as_the_lane_counts_them() -> None:
     assert shown["relay_media_queued", ()] == 1
     assert shown["relay_media_dropped_total", ("gate_closed",)] == 3
     assert shown["relay_media_dropped_out_total", ("stale",)] == 1
+
+
+def test_repeats_are_shown_by_form_and_kept_copies_by_fate() -> None:
+    counted = RepairCounters(10, 6, 2, 1, 1, 4, 3, 2, 900, 5)
+    shown = scrape(snapshot(repairs=counted))
+    assert {
+        form: shown["relay_repair_repeats_total", (form,)] for form in ("beside", "distant", "alone")
+    } == {
+        "beside": 4,
+        "distant": 3,
+        "alone": 2,
+    }
+    settled = _sum(shown, "relay_repair_settled_total")
+    assert shown["relay_repair_kept_total", ()] == settled + shown["relay_repair_holding", ()] == 10
+    assert shown["relay_repair_bytes_total", ()] == 900
+    assert shown["relay_repair_refused_total", ()] == 5
 
 
 def _sum(shown: Samples, name: str) -> float:

@@ -31,6 +31,7 @@ TABLE = {
     0x19: "Mod c p op",
     0x1B: "Block c p on",
     0x20: "Mute c p on hard",
+    0x23: "Rate c bps pt fec red dtx ttl",
     0x24: "Rr c s",
     0x25: "LegStats rtt up_loss dn_loss dn_drop q_ms est_up est_dn mp",
     0x27: "Feedback c stars",

@@ -1,8 +1,9 @@
 //! The lane without sockets: nanoseconds per packet that comes, is opened, routed, sealed and leaves, at a few
 //! numbers of legs. What grows with them is the memory that is not in a cache.
 //!
-//! `legs [packets_per_batch] [kilobytes]`: calls of two, each end talks in turn, every packet acknowledges what
-//! came. Only the relay's part is timed. Between batches the clients work, and so many kilobytes of other memory are
+//! `legs [packets_per_batch] [kilobytes] [repair] [loss]`: calls of two, each end talks in turn, every packet
+//! acknowledges what came. `repair` 1: what a client misses goes again; `loss`: so many of 100 packets to the clients
+//! are lost. Only the relay's part is timed. Between batches the clients work, and so many kilobytes of other memory are
 //! read: the kernel and whoever shares the machine leave a leg few lines in the caches until it is its turn again.
 //! Must never live here: any rule.
 
@@ -16,6 +17,7 @@ use _lane::frames::{encode_ack, encode_datagram};
 use _lane::keys::{KeySet, Keys, Unsealed};
 use _lane::path::Facts;
 use _lane::ranges::Ranges;
+use _lane::repeats::{Mode, Rule, Tally};
 use _lane::table::Rights;
 use _lane::work::Work;
 
@@ -100,8 +102,34 @@ impl Client {
     }
 }
 
-fn measure(legs: u64, batch: usize, elsewhere: &[u64], away: usize) -> (f64, u64) {
+/// As a lossy leg has it.
+fn rule() -> Rule {
+    Rule {
+        mode: Mode::Repeats,
+        budget: 1.0,
+        depth: 50.0,
+        max_age: 0.12,
+        ack_slack: 0.01,
+        ..Rule::default()
+    }
+}
+
+fn measure(
+    legs: u64,
+    batch: usize,
+    elsewhere: &[u64],
+    away: usize,
+    repair: bool,
+    loss: u64,
+) -> (f64, u64) {
     let core = Core::new(CoreConfig::default());
+    let mut chance = 1_u64;
+    let mut is_lost = || {
+        chance = chance
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (chance >> 33) % 100 < loss
+    };
     let mut work = Work::new(0);
     let mut ballast: Vec<Vec<u8>> = Vec::new();
     let mut clients: Vec<Client> = (0..legs)
@@ -116,6 +144,9 @@ fn measure(legs: u64, batch: usize, elsewhere: &[u64], away: usize) -> (f64, u64
     for number in 0..legs {
         core.route(number, 1, &[(number ^ 1, 5)], None)
             .expect("a route");
+        if repair {
+            core.tell_repair(number, rule());
+        }
     }
     black_box(&ballast);
     let (mut plain, mut scratch) = (Vec::new(), Vec::new());
@@ -146,7 +177,9 @@ fn measure(legs: u64, batch: usize, elsewhere: &[u64], away: usize) -> (f64, u64
         let took = start.elapsed().as_secs_f64();
         for (packet, to, _) in work.out.iter() {
             let leg = usize::from(to.port() - 2_000);
-            clients[leg].hear(packet, &mut scratch);
+            if !is_lost() {
+                clients[leg].hear(packet, &mut scratch);
+            }
         }
         let start = Instant::now();
         core.sent(&mut work);
@@ -161,6 +194,19 @@ fn measure(legs: u64, batch: usize, elsewhere: &[u64], away: usize) -> (f64, u64
         (0, (0, 0))
     );
     assert_eq!(counters.copies_sent, packets, "{counters:?}");
+    assert_eq!(counters.repairs.missing(), 0);
+    if repair {
+        let Tally {
+            acked,
+            late,
+            beside,
+            alone,
+            ..
+        } = counters.repairs;
+        println!(
+            "repair: {acked} came, {late} did not, {beside} repeats beside others, {alone} alone"
+        );
+    }
     (spent / packets as f64 * 1e9, packets)
 }
 
@@ -169,9 +215,11 @@ fn main() {
     let mut words = std::env::args().skip(1).map(|word| word.parse().ok());
     let batch = words.next().flatten().unwrap_or(50);
     let away = words.next().flatten().unwrap_or(0) << 10;
+    let repair = words.next().flatten().unwrap_or(0) > 0;
+    let loss = words.next().flatten().unwrap_or(0) as u64;
     let elsewhere = vec![1_u64; ELSEWHERE / 8];
     for legs in [100, 1_000, 2_000] {
-        let (each, packets) = measure(legs, batch, &elsewhere, away / 8);
+        let (each, packets) = measure(legs, batch, &elsewhere, away / 8, repair, loss);
         println!("{legs:5} legs: {each:6.0} ns per packet ({packets} packets, {batch} a batch)");
     }
 }

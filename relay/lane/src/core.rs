@@ -15,7 +15,8 @@
 //! read it.
 //!
 //! A leg takes 4 KiB in a call of two and 8 KiB in one of 32, keys, flights, flows and queues in use, and 16 KiB at
-//! most, when its path takes nothing of what 31 others say (tests/memory.rs measures it).
+//! most, when its path takes nothing of what 31 others say (tests/memory.rs measures it); with repair up to 24 KiB
+//! more.
 //!
 //! Must never live here: sockets, clocks, Python.
 #![deny(
@@ -44,6 +45,7 @@ use crate::media::MAX_SIZE;
 use crate::path::Path;
 use crate::reason::Reason;
 use crate::relays::Relays;
+use crate::repeats::Ring;
 use crate::slow::{Item, Shown, Slow, SlowLimits, Staged};
 use crate::socket::prefetch;
 use crate::table::{Media, QueueLimits};
@@ -114,6 +116,8 @@ pub struct Leg {
 pub(crate) struct LegState {
     /// In somebody's heap of held acknowledgements.
     pub is_ack_held: bool,
+    /// In somebody's heap as waiting for a pause.
+    pub is_pause_held: bool,
     pub has_path: bool,
     pub stream: Stream,
     /// Bit n: in the ready list of worker n.
@@ -125,6 +129,8 @@ pub(crate) struct LegState {
     /// Lives of `media` so far.
     pub epoch: u64,
     pub ids: Vec<Cid>,
+    /// What may be repeated, once that was ever allowed.
+    pub ring: Option<Box<Ring>>,
     /// Acknowledgements that wait for the loop.
     pub shown: Option<Box<Shown>>,
 }
@@ -178,6 +184,8 @@ pub trait Waker: Send + Sync {
 pub(crate) struct Shared {
     pub counters: Counters,
     pub slow: Slow,
+    /// Legs on whose ways something went wrong since they were measured, each once.
+    pub troubled: Vec<u64>,
     /// The loop was woken and did not take since.
     is_woken: bool,
 }
@@ -211,9 +219,11 @@ impl Leg {
                 media: None,
                 epoch: 0,
                 ids: Vec::new(),
+                ring: None,
                 shown: None,
                 listed: 0,
                 is_ack_held: false,
+                is_pause_held: false,
             }),
         }
     }
@@ -249,7 +259,9 @@ impl Leg {
         let state = self.state.lock();
         let media = state.media.as_ref().map_or(0, Media::heap);
         let ids = state.ids.capacity().saturating_mul(size_of::<Cid>());
+        let ring = state.ring.as_deref().map_or(0, Ring::memory);
         size_of::<Leg>()
+            .saturating_add(ring)
             .saturating_add(state.path.heap())
             .saturating_add(media)
             .saturating_add(ids)
@@ -266,6 +278,7 @@ impl Core {
             shared: Mutex::new(Shared {
                 counters: Counters::default(),
                 slow: Slow::default(),
+                troubled: Vec::new(),
                 is_woken: false,
             }),
             relays: Relays::default(),
@@ -322,6 +335,7 @@ impl Core {
         let mut settled = 0_usize;
         let mut refused = Vec::new();
         shared.counters.merge(&mut work.counters);
+        shared.troubled.append(&mut work.troubled);
         for staged in work.staged.drain(..) {
             let is_admitted = matches!(staged.item, Item::Admit { .. });
             settled = settled.saturating_add(is_admitted.into());
@@ -437,8 +451,8 @@ mod tests {
         contain(&mut work, Some(7), |work, _| {
             work.counters.copies = 3;
             work.counters.copies_sent = 2; // taken from the queue for a packet
-            work.batch.push(vec![1; 100]);
-            work.batch.push(vec![2; 100]);
+            work.batch.push((1.0, vec![1; 100]));
+            work.batch.push((1.0, vec![2; 100]));
             panic!("a bug while sealing");
         });
         assert!(work.batch.is_empty());

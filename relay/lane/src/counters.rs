@@ -1,9 +1,10 @@
-//! What the lane counted, and the two equations that hold at any moment.
+//! What the lane counted, and the equations that hold at any moment.
 //!
 //! ```text
 //! packets   udp_in = media + relayed + front + sum(dropped) + waiting + taken
 //! media     media_in = accepted + sum(media_dropped)
 //!           copies = copies_sent + sum(dropped_out) + queued
+//! repairs   kept = acked + late + ended + holding
 //! ```
 //!
 //! A thread counts into a `Counters` of its own and merges it into the common one after each batch, so every
@@ -11,6 +12,7 @@
 //! Must never live here: names or labels of metrics.
 
 use crate::reason::Reason;
+use crate::repeats::Tally;
 use crate::traffic::Traffic;
 
 /// Counts by reason.
@@ -73,6 +75,9 @@ pub struct Counters {
     pub media_dropped: ByReason,
     pub dropped_out: ByReason,
 
+    /// What was kept to be repeated, and what was.
+    pub repairs: Tally,
+
     // what went through relayed addresses
     pub relays: Traffic,
 }
@@ -91,6 +96,10 @@ impl Counters {
             for (mine, theirs) in all.iter_mut().zip(part) {
                 *mine = mine.wrapping_add(std::mem::take(theirs));
             }
+        }
+        let repairs = delta.repairs.figures();
+        for (mine, theirs) in self.repairs.figures().into_iter().zip(repairs) {
+            *mine = mine.wrapping_add(std::mem::take(theirs));
         }
         self.relays.merge(&mut delta.relays);
         for (kind, count) in &mut delta.front.0 {
@@ -120,8 +129,8 @@ impl Counters {
     }
 
     /// Packets of ours that are lost.
-    pub fn count_lost(&mut self, lost: u64) {
-        self.media_lost = self.media_lost.wrapping_add(lost);
+    pub fn count_lost(&mut self, lost: u32) {
+        self.media_lost = self.media_lost.wrapping_add(u64::from(lost));
     }
 
     /// A note that the loop will not get.
@@ -199,6 +208,9 @@ mod tests {
         part.drop_out(Reason::QueueFull, 2);
         bump(&mut part.media_dropped, Reason::Duplicate, 3);
         part.front.add("retry", 4);
+        for (value, figure) in (50..).zip(part.repairs.figures()) {
+            *figure = value;
+        }
         let expected = part.clone();
         let mut all = Counters::default();
         all.merge(&mut part);

@@ -12,13 +12,29 @@ use std::sync::Arc;
 use crate::cid::Cid;
 use crate::core::{Core, Leg, LegState, Stream, COUNTS};
 use crate::counters::Counters;
+use crate::flight::Fates;
 use crate::flow::{FlowCounters, Target, Targets};
-use crate::path::Path;
+use crate::path::{Path, Trouble};
 use crate::reason::Reason;
+use crate::repeats::{Ring, Rule, Tally};
+use crate::rtt::Sample;
 use crate::table::{Media, Rights};
 
 /// Legs made at a time: some 200 kB.
 const NURSERY: usize = 64;
+
+/// What the lane knows of the way to one listener; all but the middle three count up since the leg began.
+#[derive(Clone, Copy, Debug)]
+pub struct Measure {
+    pub leg: u64,
+    pub fates: Fates,
+    /// What the listener takes to acknowledge, seconds; 95 of 100 take no longer.
+    pub ack_delay: f64,
+    /// Seconds since the oldest copy came that waits here; 0: none.
+    pub age: f64,
+    pub rtt: Option<Sample>,
+    pub repairs: Tally,
+}
 
 /// There is no such leg, or flow of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +101,7 @@ impl Core {
         {
             let mut state = leg.state.lock();
             state.path = Path::default();
+            state.ring = None;
             state.has_path = true;
         }
         leg
@@ -105,6 +122,7 @@ impl Core {
             state.path.close();
             state.has_path = false;
             state.stream = Stream::No;
+            self.repair(&mut state, Ring::clear);
             std::mem::take(&mut state.ids)
         };
         let mut all = self.ids.write();
@@ -137,13 +155,79 @@ impl Core {
     /// Change or read a leg's path. What it counts as lost by that becomes everybody's.
     pub fn with_path<T>(&self, leg: &Leg, body: impl FnOnce(&mut Path) -> T) -> T {
         let mut state = leg.state.lock();
-        let before = state.path.media_lost;
+        let before = state.path.lost();
         let result = body(&mut state.path);
-        let lost = state.path.media_lost.wrapping_sub(before);
+        let lost = state.path.lost().wrapping_sub(before);
         if lost > 0 {
             self.count(|counters| counters.count_lost(lost));
         }
         result
+    }
+
+    /// An ACK that aioquic took settles packets of ours (ranges newest first, half-open).
+    pub fn acknowledged(&self, leg: &Leg, ranges: &[(u64, u64)], delay: u64, now: f64) {
+        self.with_path(leg, |path| path.acknowledged(ranges, delay, now));
+        let mut state = leg.state.lock();
+        self.repair(&mut state, |ring| ring.acknowledged(ranges));
+    }
+
+    // ------------------------------------------------------------ repair
+
+    /// From now on copies that this listener missed go again like this. After a rule that is none the leg is as
+    /// one that was never told.
+    pub fn tell_repair(&self, leg: u64, rule: Rule) {
+        let Ok(leg) = self.leg(leg) else {
+            return;
+        };
+        let mut state = leg.state.lock();
+        if rule.is_none() {
+            self.repair(&mut state, Ring::clear);
+            state.ring = None;
+        } else if state.has_path {
+            state.ring.get_or_insert_default();
+            self.repair(&mut state, |ring| ring.tell(rule));
+        }
+    }
+
+    /// Legs to measure: something went wrong on their ways since they were measured last. Each once.
+    pub fn troubled(&self) -> Vec<u64> {
+        std::mem::take(&mut self.shared.lock().troubled)
+    }
+
+    /// Change what a leg may repeat, if anything. What is counted by that becomes everybody's.
+    fn repair(&self, state: &mut LegState, body: impl FnOnce(&mut Ring)) {
+        if let Some(ring) = state.ring.as_mut() {
+            body(ring);
+            self.count(|counters| ring.settle(&mut counters.repairs));
+        }
+    }
+
+    /// What is known of the ways to these listeners, in this order, without those that have no path.
+    pub fn measure(&self, legs: &[u64], now: f64) -> Vec<Measure> {
+        let known: Vec<Arc<Leg>> = {
+            let all = self.legs.read();
+            let known = legs.iter().filter_map(|leg| all.get(leg).cloned());
+            known.collect()
+        };
+        let each = known.iter().filter_map(|leg| {
+            let mut state = leg.state.lock();
+            if state.path.trouble == Trouble::Noted {
+                state.path.trouble = Trouble::None;
+            }
+            let oldest = state.media.as_ref().and_then(Media::oldest);
+            state.has_path.then(|| Measure {
+                leg: leg.number,
+                fates: state.path.fates(),
+                ack_delay: state.path.rtt.ack_delay,
+                age: oldest.map_or(0.0, |oldest| f64::max(0.0, now - oldest)),
+                rtt: state.path.rtt.now,
+                repairs: state
+                    .ring
+                    .as_ref()
+                    .map_or_else(Tally::default, |ring| *ring.tally()),
+            })
+        });
+        each.collect()
     }
 
     // ------------------------------------------------------------ the routing table
@@ -167,7 +251,11 @@ impl Core {
         let Ok(leg) = self.leg(leg) else {
             return;
         };
-        let gone = leg.state.lock().media.take();
+        let gone = {
+            let mut state = leg.state.lock();
+            self.repair(&mut state, Ring::clear);
+            state.media.take()
+        };
         if let Some(mut gone) = gone {
             self.count(|counters| gone.abandon(counters));
             gone.all_targets()
@@ -276,6 +364,7 @@ impl Core {
         let mut state = target.leg.state.lock();
         if let Some(media) = state.media.as_mut().filter(|m| m.epoch == target.epoch) {
             self.count(|counters| media.purge(target.out, reason, counters));
+            self.repair(&mut state, |ring| ring.end(target.out));
         }
     }
 

@@ -21,20 +21,25 @@ const REORDERED: u64 = 3;
 const SPARE: usize = 64;
 /// One voice over a round trip of up to 80 ms: these lie in the leg itself.
 const INLINE: usize = 4;
+/// A second of packets of 60 ms without any acknowledgement: the peer says nothing.
+const SILENT: usize = 16;
+/// That second.
+const SILENT_S: f64 = 1.0;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Flight {
     pub number: u64,
     pub sent_at: f64,
-    /// `acked_below` above the 16 bits of the size: a window of small packets makes many of these.
+    /// `acked_below` above its place among all of the leg's (8 bits) and its size (16 bits): a window of small
+    /// packets makes many of these.
     packed: u64,
 }
 
 impl Flight {
     /// `acked_below`: numbers below this were acknowledged by an ACK frame inside; 0: there was none.
     pub fn new(number: u64, sent_at: f64, acked_below: u64, size: usize) -> Self {
-        // Nobody sends 2^48 packets. A peer that skips so many numbers keeps its ranges with us: no harm.
-        let acked_below = if acked_below >> 48 == 0 {
+        // Nobody sends 2^40 packets. A peer that skips so many numbers keeps its ranges with us: no harm.
+        let acked_below = if acked_below >> 40 == 0 {
             acked_below
         } else {
             0
@@ -43,12 +48,17 @@ impl Flight {
         Self {
             number,
             sent_at,
-            packed: acked_below << 16 | size,
+            packed: acked_below << 24 | size,
         }
     }
 
     fn acked_below(&self) -> u64 {
-        self.packed >> 16
+        self.packed >> 24
+    }
+
+    /// Modulo 256.
+    fn place(&self) -> u8 {
+        (self.packed >> 16 & 0xFF) as u8
     }
 
     fn size(&self) -> u64 {
@@ -61,6 +71,26 @@ impl Flight {
 pub struct Flights {
     list: Few<Flight, INLINE>,
     bytes: u64,
+    // Since the leg began. What came is what left, is lost and in flight no more: so nothing is counted of it.
+    bytes_sent: u64,
+    sent: u32,
+    pub lost: u32,
+    runs: u32,
+    bytes_lost: u32,
+    /// Number of the one lost last, and its place.
+    last_lost: u64,
+    last_place: Option<u8>,
+}
+
+/// What became of packets with datagrams since the leg began, and of their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fates {
+    pub acked: u32,
+    pub lost: u32,
+    /// How often one was lost and the one before it was not.
+    pub runs: u32,
+    pub bytes_sent: u64,
+    pub bytes_acked: u64,
 }
 
 /// What an acknowledgement said about the packets in flight.
@@ -70,7 +100,6 @@ pub struct Verdict {
     pub newest_sent_at: Option<f64>,
     /// The peer knows that we have everything below; 0: nothing new.
     pub acked_below: u64,
-    pub lost: u64,
 }
 
 impl Flights {
@@ -84,7 +113,10 @@ impl Flights {
     }
 
     /// A packet left; its number is higher than any before.
-    pub fn push(&mut self, flight: Flight) {
+    pub fn push(&mut self, mut flight: Flight) {
+        self.sent = self.sent.wrapping_add(1);
+        flight.packed |= u64::from(self.sent & 0xFF) << 16;
+        self.bytes_sent = self.bytes_sent.wrapping_add(flight.size());
         self.bytes = self.bytes.saturating_add(flight.size());
         self.list.push(flight);
     }
@@ -110,7 +142,7 @@ impl Flights {
             if number >= newest.0 || ranges.iter().any(|r| r.0 <= number && number < r.1) {
                 verdict.acked_below = verdict.acked_below.max(flight.acked_below());
             } else if largest.saturating_sub(number) >= REORDERED || now - flight.sent_at > limit {
-                verdict.lost = verdict.lost.saturating_add(1);
+                self.lose(flight);
             } else {
                 self.list.swap(kept, at);
                 kept = kept.saturating_add(1);
@@ -123,19 +155,59 @@ impl Flights {
         verdict
     }
 
-    /// Give up packets from the front that were silent for too long; how many.
-    pub fn expire(&mut self, now: f64) -> u64 {
+    /// Give up packets from the front that were silent for too long.
+    pub fn expire(&mut self, now: f64) {
         let mut lost = 0_usize;
-        for flight in &self.list {
+        while let Some(flight) = self.list.get(lost).copied() {
             if now - flight.sent_at <= STALE_FLIGHT {
                 break;
             }
             self.bytes = self.bytes.saturating_sub(flight.size());
+            self.lose(flight);
             lost = lost.saturating_add(1);
         }
         self.list.drain(..lost);
         self.rest();
-        u64::try_from(lost).unwrap_or(u64::MAX)
+    }
+
+    fn lose(&mut self, flight: Flight) {
+        let size = u32::try_from(flight.size()).unwrap_or(0); // 16 bits
+        self.lost = self.lost.wrapping_add(1);
+        self.bytes_lost = self.bytes_lost.wrapping_add(size);
+        let is_near = flight.number.saturating_sub(self.last_lost) < 256;
+        let follows = |place: u8| flight.place() == place.wrapping_add(1);
+        let is_next = is_near && self.last_place.is_some_and(follows);
+        self.runs = self.runs.wrapping_add(u32::from(!is_next));
+        self.last_lost = flight.number;
+        self.last_place = Some(flight.place());
+    }
+
+    /// What became of all of them.
+    pub fn fates(&self) -> Fates {
+        let flying = u32::try_from(self.list.len()).unwrap_or(0);
+        let gone = u64::from(self.bytes_lost).wrapping_add(self.bytes);
+        Fates {
+            acked: self.sent.wrapping_sub(self.lost).wrapping_sub(flying),
+            lost: self.lost,
+            runs: self.runs,
+            bytes_sent: self.bytes_sent,
+            bytes_acked: self.bytes_sent.wrapping_sub(gone),
+        }
+    }
+
+    /// Many wait for an acknowledgement, and the first of them for long.
+    pub fn is_silent(&self, now: f64) -> bool {
+        self.list.len() >= SILENT
+            && self
+                .list
+                .first()
+                .is_some_and(|f| now - f.sent_at > SILENT_S)
+    }
+
+    /// The connection is over; what was counted stays.
+    pub fn clear(&mut self) {
+        self.list = Few::new();
+        self.bytes = 0;
     }
 
     fn rest(&mut self) {

@@ -30,7 +30,7 @@ use crate::path::Opened;
 use crate::reason::Reason;
 use crate::slow::{Item, Shown, Staged};
 use crate::table::Media;
-use crate::work::{Delivery, Stranger, Work};
+use crate::work::{note_trouble, Delivery, Stranger, Work};
 
 /// A long header up to the length of the destination id, and one byte more.
 const SHORTEST_LONG: usize = 7;
@@ -189,7 +189,7 @@ impl Core {
         let state = &mut *guard;
         let path = &mut state.path;
         let own_sock = path.facts.sock;
-        let lost = path.media_lost;
+        let lost = path.lost();
         let is_ours = self.is_same_address(own_sock, packet.sock);
         let from = is_ours.then_some(packet.from);
         let opened = path.open(packet.data, from, now, scratch, &mut work.parsed);
@@ -203,7 +203,12 @@ impl Core {
         };
         let counters = &mut work.counters;
         counters.media = counters.media.wrapping_add(1);
-        counters.count_lost(path.media_lost.wrapping_sub(lost));
+        counters.count_lost(path.lost().wrapping_sub(lost));
+        note_trouble(&mut work.troubled, leg.number, &mut path.trouble);
+        if let Some(ring) = state.ring.as_mut().filter(|_| work.parsed.has_ack) {
+            ring.acknowledged(&work.parsed.ack.ranges);
+            ring.settle(&mut counters.repairs);
+        }
         if own_sock != packet.sock {
             counters.wrong_lane = counters.wrong_lane.wrapping_add(1);
         }

@@ -50,6 +50,8 @@ pub mod reason;
 pub mod relay;
 pub mod relaying;
 pub mod relays;
+pub mod repair;
+pub mod repeats;
 pub mod retry;
 pub mod rtt;
 pub mod seal;

@@ -25,7 +25,7 @@ use crate::reason::Reason;
 /// flow, H, conf, 3 bytes of plaintext header, 16 bytes of tag.
 pub const MIN_SIZE: usize = 22;
 pub const MAX_SIZE: usize = 1024;
-const MIN_SEALED: usize = 19;
+pub const MIN_SEALED: usize = 19;
 const MIN_FLOW: u8 = 0x01;
 const MAX_FLOW: u8 = 0x3E;
 

@@ -1,7 +1,8 @@
 //! What leaves: copies from the listeners' queues, acknowledgements that no copy took along.
 //!
 //! ```text
-//! queue -> as many frames as fit one packet, with the acknowledgement that is due -> path.seal -> Work::out
+//! queue -> as many frames as fit one packet, repeats beside them (repeats.rs), with the acknowledgement that is due
+//!      |   -> path.seal -> Work::out
 //!      `-> the loop, which drains what listeners on streams shall hear
 //! ```
 //!
@@ -16,14 +17,15 @@
 )]
 
 use std::mem;
+use std::sync::Arc;
 
-use crate::core::{contain, Core, LegState, Stream};
+use crate::core::{contain, Core, Leg, LegState, Stream};
 use crate::flow::Target;
 use crate::media::{set_flow, MAX_SIZE};
 use crate::path::{ACK_HOLD, EARLY, MAX_PACKET};
 use crate::reason::Reason;
 use crate::slow::Item;
-use crate::work::{Outgoing, Work};
+use crate::work::{note_trouble, Outgoing, Work};
 
 /// Short header, ACK frame and tag, upper bound for one of ours.
 const PACKET_OVERHEAD: usize = 60;
@@ -61,7 +63,7 @@ impl Core {
             work.ready.push(target.leg.clone());
         }
         if is_full {
-            self.flush_leg(target.leg.number, state, work, now);
+            self.flush_leg(&target.leg, state, work, now);
         }
     }
 
@@ -72,22 +74,74 @@ impl Core {
             contain(work, Some(leg.number), |work, _| {
                 let mut state = leg.state.lock();
                 state.listed &= !work.bit;
-                self.flush_leg(leg.number, &mut state, work, now);
+                self.flush_leg(&leg, &mut state, work, now);
             });
         }
         work.ready = ready;
     }
 
     /// Seal what waits for one leg, as far as its path takes it.
-    fn flush_leg(&self, leg: u64, state: &mut LegState, work: &mut Work, now: f64) {
-        let lost = state.path.media_lost;
+    fn flush_leg(&self, leg: &Arc<Leg>, state: &mut LegState, work: &mut Work, now: f64) {
+        let lost = state.path.lost();
         while state.path.room(now) {
             if !self.batch(state, work, now) {
                 break;
             }
-            self.seal(leg, state, work, now);
+            if state.ring.is_some() {
+                self.choose_beside(state, work, now);
+            }
+            self.seal(leg.number, state, work, now);
+            if state.ring.is_some() {
+                await_pause(leg, state, work);
+            }
         }
-        let lost = state.path.media_lost.wrapping_sub(lost);
+        let lost = state.path.lost().wrapping_sub(lost);
+        work.counters.count_lost(lost);
+        note_trouble(&mut work.troubled, leg.number, &mut state.path.trouble);
+    }
+
+    /// What goes again beside the copies of `Work::batch`.
+    fn choose_beside(&self, state: &mut LegState, work: &mut Work, now: f64) {
+        let overhead = overhead(state);
+        let (Some(ring), Some(media)) = (state.ring.as_mut(), state.media.as_mut()) else {
+            return;
+        };
+        let copies = work.batch.iter().map(|(_, copy)| copy.as_slice());
+        let sizes = copies
+            .clone()
+            .map(|copy| copy.len().saturating_add(overhead));
+        let room = MAX_PACKET
+            .saturating_sub(PACKET_OVERHEAD)
+            .saturating_sub(sizes.sum());
+        let takes = |size| media.charge(size, now);
+        ring.beside(copies, now, state.path.rtt.now, room, takes);
+    }
+
+    /// Nothing left for a while: one repeat may go by itself, since the next packet may come too late.
+    fn flush_alone(&self, leg: &Arc<Leg>, state: &mut LegState, work: &mut Work, now: f64) {
+        let lost = state.path.lost();
+        let rtt = state.path.rtt.now;
+        state.is_pause_held = false;
+        let Some(ring) = state.ring.as_mut() else {
+            return;
+        };
+        match ring.pause_due(rtt) {
+            None => {}
+            Some(due) if due > now + EARLY => await_pause(leg, state, work), // something left meanwhile
+            Some(_) if state.path.room(now) => {
+                let mut media = state.media.as_mut();
+                let room = MAX_PACKET.saturating_sub(PACKET_OVERHEAD);
+                let takes = |size| media.as_mut().is_some_and(|media| media.charge(size, now));
+                ring.alone(now, rtt, room, takes);
+                if ring.going().next().is_some() {
+                    self.seal(leg.number, state, work, now);
+                } else {
+                    ring.settle(&mut work.counters.repairs);
+                }
+            }
+            Some(_) => {}
+        }
+        let lost = state.path.lost().wrapping_sub(lost);
         work.counters.count_lost(lost);
     }
 
@@ -110,7 +164,8 @@ impl Core {
             if let Some(media) = state.media.as_mut() {
                 while room > 0 {
                     let (pool, counters) = (&mut work.pool, &mut work.counters);
-                    let Some(copy) = media.dequeue(now, MAX_SIZE, limits, pool, counters) else {
+                    let Some((_, copy)) = media.dequeue(now, MAX_SIZE, limits, pool, counters)
+                    else {
                         break;
                     };
                     room = room.saturating_sub(copy.len());
@@ -126,15 +181,15 @@ impl Core {
 
     /// Copies for one packet; false when none is left.
     fn batch(&self, state: &mut LegState, work: &mut Work, now: f64) -> bool {
+        let overhead = overhead(state);
         let Some(media) = state.media.as_mut() else {
             return false;
         };
         let limits = self.queue_limits(state.stream);
-        let overhead = DATAGRAM_OVERHEAD.saturating_add(usize::from(state.path.prefix.is_some()));
         let mut room = MAX_SIZE;
         while let Some(copy) = media.dequeue(now, room, limits, &mut work.pool, &mut work.counters)
         {
-            let size = copy.len().saturating_add(overhead);
+            let size = copy.1.len().saturating_add(overhead);
             if work.batch.is_empty() {
                 room = MAX_PACKET
                     .saturating_sub(PACKET_OVERHEAD)
@@ -146,13 +201,18 @@ impl Core {
         !work.batch.is_empty()
     }
 
-    /// One packet with the copies of `Work::batch`, or with the acknowledgement alone.
+    /// One packet with the copies of `Work::batch` and what the ring chose, or with the acknowledgement alone.
     fn seal(&self, leg: u64, state: &mut LegState, work: &mut Work, now: f64) {
         let out = &mut work.out;
         let start = out.arena.len();
         let copies = work.batch.len();
-        let datagrams = work.batch.iter().map(Vec::as_slice);
+        let overhead = overhead(state);
+        let again = state.ring.iter().flat_map(|ring| ring.going());
+        let datagrams = work.batch.iter().map(|(_, copy)| copy.as_slice());
+        let datagrams = datagrams.chain(again);
+        let is_media = datagrams.clone().next().is_some();
         let sealed = state.path.seal(datagrams, now, &mut out.arena);
+        let is_sealed = sealed.is_some();
         match (sealed, state.path.facts.address) {
             (Some(_), Some(address)) => {
                 work.counters.sent = work.counters.sent.wrapping_add(1);
@@ -170,7 +230,16 @@ impl Core {
                 work.stage_note(Item::Broken { leg });
             }
         }
-        for copy in work.batch.drain(..) {
+        if let Some(ring) = state.ring.as_mut().filter(|_| is_media) {
+            if is_sealed {
+                let number = state.path.last_number();
+                ring.left(number, &mut work.batch, overhead, now, &mut work.pool);
+            } else {
+                ring.cancel();
+            }
+            ring.settle(&mut work.counters.repairs);
+        }
+        for (_, copy) in work.batch.drain(..) {
             work.pool.give(copy);
         }
         if state.path.wants_update() {
@@ -178,7 +247,7 @@ impl Core {
         }
     }
 
-    /// Send the held acknowledgements that are due and that no packet took along.
+    /// Send the held acknowledgements that are due and that no packet took along, and repeats in pauses.
     pub fn acks(&self, work: &mut Work, now: f64) {
         let mut due = mem::take(&mut work.due);
         while work.next_ack().is_some_and(|due| due <= now + EARLY) {
@@ -192,6 +261,9 @@ impl Core {
             contain(work, Some(held.leg.number), |work, _| {
                 let mut guard = held.leg.state.lock();
                 let state = &mut *guard;
+                if held.is_pause {
+                    return self.flush_alone(&held.leg, state, work, now);
+                }
                 state.is_ack_held = false;
                 match state.path.ack_due() {
                     None => {}
@@ -222,6 +294,10 @@ impl Core {
         while let Some(held) = work.acks.pop() {
             contain(work, Some(held.leg.number), |work, _| {
                 let mut state = held.leg.state.lock();
+                if held.is_pause {
+                    state.is_pause_held = false; // another thread will wait, from the next packet on
+                    return;
+                }
                 state.is_ack_held = false;
                 if state.path.ack_due().is_some() {
                     self.seal_ack(held.leg.number, &mut state, work, now);
@@ -252,5 +328,22 @@ impl Core {
     /// as sent when it was sealed.
     pub fn sent(&self, work: &mut Work) {
         work.out.clear();
+    }
+}
+
+/// Bytes that a copy takes in a packet besides itself.
+fn overhead(state: &LegState) -> usize {
+    DATAGRAM_OVERHEAD.saturating_add(usize::from(state.path.prefix.is_some()))
+}
+
+/// Look at the leg again when nothing left for a while, if something may be repeated then.
+fn await_pause(leg: &Arc<Leg>, state: &mut LegState, work: &mut Work) {
+    let rtt = state.path.rtt.now;
+    if state.is_pause_held {
+        return;
+    }
+    if let Some(due) = state.ring.as_ref().and_then(|ring| ring.pause_due(rtt)) {
+        state.is_pause_held = true;
+        work.await_pause(due, leg.clone());
     }
 }

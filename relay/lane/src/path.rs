@@ -19,7 +19,7 @@
 use std::net::SocketAddr;
 
 use crate::cid::Cid;
-use crate::flight::{Flight, Flights, MEDIA_WINDOW};
+use crate::flight::{Fates, Flight, Flights, MEDIA_WINDOW};
 use crate::frames::{self, Parsed};
 use crate::keys::{KeySet, Keys, Unsealed, HOST_ID};
 use crate::numbers::Numbers;
@@ -56,6 +56,18 @@ pub enum Opened<'a> {
     Slow,
 }
 
+/// Whether something went wrong on the way to the peer since that was asked last: a packet was lost, round
+/// trips became longer, or nothing is acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trouble {
+    #[default]
+    None,
+    /// Nobody was told.
+    New,
+    /// Whoever asks is told.
+    Noted,
+}
+
 /// Which packets are the packet path's, and where its own go.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Facts {
@@ -75,6 +87,7 @@ pub struct Path {
     pub confirmed: bool,
     /// aioquic has packets of its own out: it wants to see acknowledgements.
     pub outstanding: bool,
+    pub trouble: Trouble,
     pub ack_at: Option<f64>,
     /// Packets that came and wait for aioquic: not in the ranges yet.
     slow: usize,
@@ -93,7 +106,6 @@ pub struct Path {
     // what leaves
     numbers: Numbers,
     flights: Flights,
-    pub media_lost: u64,
     // keys
     keys: Option<Keys>,
     pub update_after: u64,
@@ -112,6 +124,7 @@ impl Default for Path {
             active: false,
             confirmed: false,
             outstanding: false,
+            trouble: Trouble::None,
             facts: Facts {
                 peer_exponent: OUR_ACK_EXPONENT,
                 ..Facts::default()
@@ -127,7 +140,6 @@ impl Default for Path {
             received: Received::new(),
             numbers: Numbers::default(),
             flights: Flights::default(),
-            media_lost: 0,
             keys: None,
             update_after: KEY_UPDATE_AFTER,
             key_updates: 0,
@@ -173,8 +185,9 @@ impl Path {
     /// The connection is over: nothing is opened or sealed any more, and the keys are gone.
     pub fn close(&mut self) {
         self.active = false;
+        self.trouble = Trouble::None;
         self.keys = None;
-        self.flights = Flights::default();
+        self.flights.clear();
         self.ranges = Ranges::new();
         self.ack_at = None;
     }
@@ -260,6 +273,27 @@ impl Path {
         self.flights.bytes()
     }
 
+    /// What became of our packets.
+    pub fn fates(&self) -> Fates {
+        self.flights.fates()
+    }
+
+    /// How many of them were lost.
+    pub fn lost(&self) -> u32 {
+        self.flights.lost
+    }
+
+    fn worsened(&mut self) {
+        if self.trouble == Trouble::None {
+            self.trouble = Trouble::New;
+        }
+    }
+
+    /// The number of the packet that was sealed last.
+    pub fn last_number(&self) -> u64 {
+        self.numbers.next().saturating_sub(1)
+    }
+
     // ------------------------------------------------------------ in
 
     /// Open a packet of this leg. `scratch` takes a copy: a packet that turns out to be aioquic's must still
@@ -329,14 +363,18 @@ impl Path {
             return;
         };
         self.acked_below = self.acked_below.max(newest.1);
+        let lost = self.flights.lost;
         let verdict = self.flights.acknowledge(ranges, self.rtt.loss_limit(), now);
-        self.media_lost = self.media_lost.saturating_add(verdict.lost);
+        let mut is_worse = self.flights.lost != lost;
         if verdict.acked_below > 0 {
             self.subtract(verdict.acked_below);
         }
         if let Some(sent_at) = verdict.newest_sent_at {
-            self.rtt
-                .sample(now - sent_at, delay, self.facts.peer_exponent, now);
+            let exponent = self.facts.peer_exponent;
+            is_worse |= self.rtt.sample(now - sent_at, delay, exponent, now);
+        }
+        if is_worse {
+            self.worsened();
         }
     }
 
@@ -347,10 +385,13 @@ impl Path {
         if !self.active || self.sealed >= self.update_after.saturating_mul(2) {
             return false;
         }
+        if self.flights.is_silent(now) {
+            self.worsened();
+        }
         if self.flights.bytes() < MEDIA_WINDOW {
             return true;
         }
-        self.media_lost = self.media_lost.saturating_add(self.flights.expire(now));
+        self.flights.expire(now);
         self.flights.bytes() < MEDIA_WINDOW
     }
 

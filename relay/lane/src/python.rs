@@ -22,8 +22,9 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use crate::cid::Cid;
 use crate::core::{Core, CoreConfig};
 use crate::counters::{named, ByReason};
-use crate::desk::Missing;
+use crate::desk::{Measure, Missing};
 use crate::reason::Reason;
+use crate::repeats::{Mode, Rule};
 use crate::table::Rights;
 use crate::work::{Outgoing, Work, MAX_WORKERS};
 use crate::worker::{Pacing, Prepared, Workers};
@@ -188,6 +189,74 @@ impl Lane {
         };
         let bytes = |copy: &Vec<u8>| PyBytes::new(py, copy);
         copies.iter().map(bytes).collect()
+    }
+
+    // ------------------------------------------------------------ repair
+
+    #[pyo3(signature = (leg, *, mode, budget, depth, distances, max_age, ack_slack))]
+    #[expect(clippy::too_many_arguments, reason = "one per field of Repair")]
+    fn tell_repair(
+        &self,
+        leg: u64,
+        mode: &str,
+        budget: f64,
+        depth: f64,
+        distances: Vec<u32>,
+        max_age: f64,
+        ack_slack: f64,
+    ) -> PyResult<()> {
+        let unknown = || PyValueError::new_err(format!("no such mode: {mode}"));
+        let rule = Rule {
+            mode: Mode::parse(mode).ok_or_else(unknown)?,
+            budget,
+            depth,
+            distances: distances.into(),
+            max_age,
+            ack_slack,
+        };
+        self.core.tell_repair(leg, rule);
+        Ok(())
+    }
+
+    fn troubled(&self) -> Vec<u64> {
+        self.core.troubled()
+    }
+
+    fn measure<'py>(
+        &self,
+        py: Python<'py>,
+        legs: Vec<u64>,
+        now: f64,
+    ) -> PyResult<Vec<Bound<'py, PyTuple>>> {
+        let measures = self.core.measure(&legs, now);
+        let tuple = |one: Measure| {
+            let rtt = one
+                .rtt
+                .map(|rtt| (rtt.latest, rtt.smoothed, rtt.variance, rtt.least));
+            let repairs = one.repairs;
+            let fields: [Bound<'py, PyAny>; 13] = [
+                one.leg.into_pyobject(py)?.into_any(),
+                one.fates.acked.into_pyobject(py)?.into_any(),
+                one.fates.lost.into_pyobject(py)?.into_any(),
+                one.fates.runs.into_pyobject(py)?.into_any(),
+                one.fates.bytes_sent.into_pyobject(py)?.into_any(),
+                one.fates.bytes_acked.into_pyobject(py)?.into_any(),
+                one.ack_delay.into_pyobject(py)?.into_any(),
+                one.age.into_pyobject(py)?.into_any(),
+                rtt.into_pyobject(py)?.into_any(),
+                repairs.acked.into_pyobject(py)?.into_any(),
+                repairs.late.into_pyobject(py)?.into_any(),
+                repairs.repeats().into_pyobject(py)?.into_any(),
+                repairs.bytes.into_pyobject(py)?.into_any(),
+            ];
+            PyTuple::new(py, fields)
+        };
+        measures.into_iter().map(tuple).collect()
+    }
+
+    /// Kept copies and repeats, by what became of them: see `relay.edge.lane.RepairCounters`.
+    fn repairs(&self) -> [u64; 10] {
+        self.core.counters().repairs.figures().map(|figure| *figure)
     }
 
     // ------------------------------------------------------------ connections

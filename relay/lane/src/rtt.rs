@@ -6,6 +6,12 @@
 const SAMPLE_EVERY: f64 = 0.05;
 /// The peer's max_ack_delay, as aioquic assumes.
 const MAX_ACK_DELAY: f64 = 0.025;
+/// How far one acknowledgement moves what is known of the peer's hesitation, seconds.
+const DELAY_STEP: f64 = 0.002;
+/// A peer that names more is not believed.
+const LARGEST_DELAY: f64 = 0.1;
+/// Round trips that are this much longer than the least, seconds, have a queue on their way.
+const QUEUE: f64 = 0.02;
 /// Nothing is nearer than this (kGranularity of RFC 9002).
 const LEAST: f64 = 0.001;
 
@@ -23,6 +29,8 @@ pub struct Sample {
 pub struct Rtt {
     /// None before the first sample.
     pub now: Option<Sample>,
+    /// What the peer takes to acknowledge: 95 of 100 take no longer.
+    pub ack_delay: f64,
     next_sample: f64,
 }
 
@@ -36,14 +44,15 @@ impl Rtt {
     }
 
     /// A packet was acknowledged after `latest` seconds, `delay` of them (as encoded with `exponent`) by the
-    /// peer's own hesitation.
-    pub fn sample(&mut self, latest: f64, delay: u64, exponent: u8, now: f64) {
-        if now < self.next_sample {
-            return;
-        }
-        self.next_sample = now + SAMPLE_EVERY;
+    /// peer's own hesitation. Whether round trips have just become much longer than the least: there is a queue.
+    pub fn sample(&mut self, latest: f64, delay: u64, exponent: u8, now: f64) -> bool {
         // 62 bits shifted by 20 at most (RFC 9000 section 18.2); the shift must not lose bits that Python keeps.
         let delay = (u128::from(delay) << exponent.min(64)) as f64 / 1e6;
+        self.note_delay(delay);
+        if now < self.next_sample {
+            return false;
+        }
+        self.next_sample = now + SAMPLE_EVERY;
         let latest = f64::max(latest, LEAST);
         let Some(before) = self.now else {
             self.now = Some(Sample {
@@ -52,7 +61,7 @@ impl Rtt {
                 variance: latest / 2.0,
                 least: latest,
             });
-            return;
+            return false;
         };
         let least = f64::min(before.least, latest);
         let delay = f64::min(delay, MAX_ACK_DELAY);
@@ -61,11 +70,23 @@ impl Rtt {
         } else {
             latest
         };
+        let smoothed = 0.875 * before.smoothed + 0.125 * latest;
         self.now = Some(Sample {
             latest,
             variance: 0.75 * before.variance + 0.25 * (before.smoothed - latest).abs(),
-            smoothed: 0.875 * before.smoothed + 0.125 * latest,
+            smoothed,
             least,
         });
+        let bound = least + QUEUE;
+        before.smoothed <= bound && bound < smoothed
+    }
+
+    /// A quantile without a history: one above lifts it nineteen times as far as one below lowers it.
+    fn note_delay(&mut self, delay: f64) {
+        if f64::min(delay, LARGEST_DELAY) > self.ack_delay {
+            self.ack_delay += 0.95 * DELAY_STEP;
+        } else {
+            self.ack_delay = f64::max(0.0, self.ack_delay - 0.05 * DELAY_STEP);
+        }
     }
 }

@@ -250,7 +250,18 @@ impl Media {
         queue.copies.len() >= limits.frames || self.held.saturating_add(room) > limits.bytes
     }
 
-    /// The next copy that is still worth sending and fits `room` bytes, or None.
+    /// Whether the leg's rights allow so many more bytes down; then they are used.
+    pub fn charge(&mut self, size: usize, now: f64) -> bool {
+        self.down.take(size as f64, now)
+    }
+
+    /// When the oldest copy that waits came.
+    pub fn oldest(&self) -> Option<f64> {
+        let firsts = self.queues.iter().filter_map(|queue| queue.copies.first());
+        firsts.map(|copy| copy.arrived).reduce(f64::min)
+    }
+
+    /// The next copy that is still worth sending and fits `room` bytes, with when it came; or None.
     pub fn dequeue(
         &mut self,
         now: f64,
@@ -258,7 +269,7 @@ impl Media {
         limits: QueueLimits,
         pool: &mut Pool,
         counters: &mut Counters,
-    ) -> Option<Vec<u8>> {
+    ) -> Option<(f64, Vec<u8>)> {
         if self.waiting == 0 {
             return None;
         }
@@ -276,7 +287,7 @@ impl Media {
                     Reason::Stale
                 } else if self.down.take(copy.data.len() as f64, now) {
                     counters.copies_sent = counters.copies_sent.wrapping_add(1);
-                    return Some(copy.data);
+                    return Some((copy.arrived, copy.data));
                 } else {
                     Reason::OverBudget
                 };

@@ -13,6 +13,7 @@ use crate::counters::Counters;
 use crate::flow::Targets;
 use crate::frames::Parsed;
 use crate::media::MAX_SIZE;
+use crate::path::Trouble;
 use crate::reason::Reason;
 use crate::relaying::Leaving;
 use crate::slow::{Item, Staged};
@@ -105,11 +106,13 @@ impl Pool {
     }
 }
 
-/// A held acknowledgement, in a heap whose top is the earliest.
+/// A held acknowledgement or a pause to come, in a heap whose top is the earliest.
 pub(crate) struct Held {
     pub due: f64,
     pub order: u64,
     pub leg: Arc<Leg>,
+    /// Not an acknowledgement but a pause of speech is waited for, in which something may be repeated.
+    pub is_pause: bool,
 }
 
 impl PartialEq for Held {
@@ -147,6 +150,14 @@ pub(crate) struct Stranger {
     pub at: f64,
 }
 
+/// What went wrong on the way to this leg is told once until it was measured.
+pub(crate) fn note_trouble(troubled: &mut Vec<u64>, leg: u64, trouble: &mut Trouble) {
+    if *trouble == Trouble::New {
+        *trouble = Trouble::Noted;
+        troubled.push(leg);
+    }
+}
+
 /// One thread's. `out` is what it shall send; `counters` what it counted since the last `Core::finish`.
 pub struct Work {
     pub out: Outgoing,
@@ -165,9 +176,12 @@ pub struct Work {
     pub(crate) scratch: Vec<u8>,
     pub(crate) parsed: Parsed,
     pub(crate) deliveries: Vec<Delivery>,
-    pub(crate) batch: Vec<Vec<u8>>,
+    /// Copies for the next packet, each with when it came.
+    pub(crate) batch: Vec<(f64, Vec<u8>)>,
     pub(crate) pool: Pool,
     pub(crate) staged: Vec<Staged>,
+    /// Legs that shall be measured.
+    pub(crate) troubled: Vec<u64>,
     pub(crate) strangers: Vec<Stranger>,
     pub(crate) stranger_bytes: Vec<u8>,
     /// Where a front writes its answer.
@@ -193,20 +207,21 @@ impl Work {
             batch: Vec::new(),
             pool: Pool::default(),
             staged: Vec::new(),
+            troubled: Vec::new(),
             strangers: Vec::new(),
             stranger_bytes: Vec::new(),
             reply: Vec::new(),
         }
     }
 
-    /// When the next held acknowledgement must leave.
+    /// When the next held acknowledgement, or repeat in a pause, must leave.
     pub fn next_ack(&self) -> Option<f64> {
         self.acks.peek().map(|held| held.due)
     }
 
     /// What was taken for a packet that is never sealed: nobody else's packet may take it along.
     pub(crate) fn abandon_batch(&mut self) {
-        for copy in self.batch.drain(..) {
+        for (_, copy) in self.batch.drain(..) {
             self.counters.copies_sent = self.counters.copies_sent.wrapping_sub(1);
             self.counters.drop_out(Reason::Internal, 1);
             self.pool.give(copy);
@@ -266,8 +281,22 @@ impl Work {
     }
 
     pub(crate) fn hold_ack(&mut self, due: f64, leg: Arc<Leg>) {
+        self.hold(due, leg, false);
+    }
+
+    /// Look then whether something shall be repeated alone.
+    pub(crate) fn await_pause(&mut self, due: f64, leg: Arc<Leg>) {
+        self.hold(due, leg, true);
+    }
+
+    fn hold(&mut self, due: f64, leg: Arc<Leg>, is_pause: bool) {
         self.order = self.order.wrapping_add(1);
         let order = self.order;
-        self.acks.push(Held { due, order, leg });
+        self.acks.push(Held {
+            due,
+            order,
+            leg,
+            is_pause,
+        });
     }
 }

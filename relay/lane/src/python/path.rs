@@ -72,7 +72,7 @@ impl Path {
     }
 
     fn acknowledged(&self, ranges: Vec<(u64, u64)>, delay: u64, now: f64) {
-        self.with(|path| path.acknowledged(&ranges, delay, now));
+        self.core.acknowledged(&self.leg, &ranges, delay, now);
     }
 
     // ------------------------------------------------------------ facts
@@ -270,8 +270,8 @@ impl Path {
     }
 
     #[getter]
-    fn media_lost(&self) -> u64 {
-        self.with(|path| path.media_lost)
+    fn media_lost(&self) -> u32 {
+        self.with(|path| path.lost())
     }
 
     #[getter]

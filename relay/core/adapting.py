@@ -1,0 +1,115 @@
+"""Each listener's leg is adapted to its network: measures and reports in, orders for lane and listener out.
+
+    Measured, leg reports --> Way (signs) --> Controller (state) --> SetRepair, leg_stats, wishes (asking.py)
+
+The lane names legs on whose ways something went wrong. Those are measured five times a second until all was
+well for a while (`AdaptConfig.armed_s`), and then forgotten. Must never live here: how signs are got, and
+what follows from them.
+"""
+
+from __future__ import annotations
+
+from relay.core import events as ev
+from relay.core.adapt import Orders
+from relay.core.asking import Asking
+from relay.core.hints import Hint
+from relay.core.leg import Leg, LegState
+from relay.core.node import Node
+from relay.core.way import Way
+from relay.protocol import control
+from relay.protocol.datagram import LegReport
+
+NONE = ev.Repair()
+
+
+class Adapting:
+    """All legs of the node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._asking = Asking(node)
+        self._watched: dict[int, Leg] = {}
+
+    def watched(self) -> list[int]:
+        """Legs to measure, whatever the lane says of them."""
+        config = self._node.config.adapt
+        self._watched = {
+            number: leg for number, leg in self._watched.items() if leg.state is LegState.IN_CALL
+        }
+        if config.enabled and config.always_armed:
+            for number, leg in self._node.legs.items():
+                if leg.state is LegState.IN_CALL and leg.way is None and leg.repair == NONE:
+                    self._watched[number] = leg
+        return list(self._watched)
+
+    def on_measured(self, event: ev.Measured) -> None:
+        """What the lane knows of some ways."""
+        node = self._node
+        if not node.config.adapt.enabled:
+            return
+        for measure in event.ways:
+            leg = node.legs.get(measure.leg)
+            if leg is None or leg.state is not LegState.IN_CALL:
+                continue
+            if leg.way is None:
+                leg.way = Way(node.config.adapt, *leg.losses)
+                self._watched[leg.number] = leg
+            orders = leg.way.on_measure(measure, node.now)
+            if orders is not None:
+                self._carry_out(leg, leg.way, measure, orders)
+            if leg.way.is_over(node.now):
+                self._let_go(leg, is_armed=node.config.adapt.always_armed)
+        self._asking.on_turn()
+
+    def on_report(self, leg: Leg, report: LegReport) -> None:
+        """What a listener says came."""
+        if leg.way is not None:
+            leg.way.on_report(report, self._node.now)
+
+    def on_config(self) -> None:
+        """New settings count for ways on which something goes wrong from now on; for none, when it is off."""
+        if self._node.config.adapt.enabled:
+            return
+        for leg in self._node.legs.values():
+            if leg.way is not None:
+                self._ask_playout(leg, leg.way, 0, None)
+            if leg.way is not None or leg.repair != NONE:
+                self._let_go(leg, is_armed=False)
+
+    def _let_go(self, leg: Leg, *, is_armed: bool) -> None:
+        """Nobody looks any more; without `is_armed` nothing is kept to be repeated, either."""
+        if leg.way is not None:
+            leg.losses = leg.way.losses
+        leg.way = None
+        self._watched.pop(leg.number, None)
+        if not is_armed and leg.repair != NONE:
+            leg.repair = NONE
+            self._node.put(ev.SetRepair(leg.number, NONE))
+
+    def _carry_out(self, leg: Leg, way: Way, measure: ev.Measure, orders: Orders) -> None:
+        node = self._node
+        if leg.adapted is not orders.state:
+            leg.adapted = orders.state
+            node.count("leg_adapted", orders.state.value)
+        repair = ev.Repair(
+            mode=orders.mode,
+            budget=orders.budget,
+            depth=orders.depth,
+            distances=orders.distances,
+            max_age=orders.max_age / 1000,
+            ack_slack=orders.ack_slack / 1000,
+        )
+        if repair != leg.repair:
+            leg.repair = repair
+            node.put(ev.SetRepair(leg.number, repair))
+        self._ask_playout(leg, way, orders.playout, measure)
+        self._asking.on_wish(leg, Hint(*orders.ask, fec=orders.fec))
+
+    def _ask_playout(self, leg: Leg, way: Way, playout: int, measure: ev.Measure | None) -> None:
+        """Tell the listener at once how long to wait for repeats."""
+        if playout == leg.playout:
+            return
+        leg.playout = playout
+        rtt = 0.0 if measure is None or measure.rtt is None else 1000 * measure.rtt[1]
+        loss = round(100 * (way.loss or 0.0), 1)
+        self._node.send(leg.number, control.LegStats(rtt=round(rtt, 1), dn_loss=loss, mp=playout))

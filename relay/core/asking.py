@@ -1,0 +1,72 @@
+"""Senders are told what the networks of those who hear them bear: wishes in, the message `rate` out.
+
+    on_wish(listener's leg, wish)      on_turn() five times a second --> Hint (hints.py) --> rate
+
+A sender that is heard as usual is told nothing. Must never live here: what a network bears, and how wishes
+are combined.
+"""
+
+from __future__ import annotations
+
+from relay.core.call import Call
+from relay.core.hints import TTL_S, Hint, Teller, combine
+from relay.core.leg import Leg
+from relay.core.node import Node
+from relay.core.steps import ladder
+from relay.protocol import control
+from relay.protocol.ids import CallId
+
+
+class Asking:
+    """All senders of the node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._open: dict[
+            tuple[CallId, int], None
+        ] = {}  # senders, by call and index, with something to be told
+
+    def on_wish(self, leg: Leg, wish: Hint) -> None:
+        """What whoever this leg hears shall do."""
+        usual = self._usual()
+        if wish == (leg.wish or usual):
+            return
+        leg.wish = None if wish == usual else wish
+        call = None if leg.call is None else self._node.calls.get(leg.call)
+        seat = None if call is None else call.seats.get(leg.index)
+        if call is None or seat is None:
+            return
+        for index in seat.hearing:
+            self._open[call.cid, index] = None
+
+    def on_turn(self) -> None:
+        """Tell those whom something is to be told. A hint that nobody tells again is void by itself."""
+        for cid, index in list(self._open):
+            call = self._node.calls.get(cid)
+            if call is None or not self._tell(call, index):
+                del self._open[cid, index]
+
+    def _tell(self, call: Call, index: int) -> bool:
+        """Whether the sender must be looked at again."""
+        node, usual = self._node, self._usual()
+        spoken_on = call.seats[index].leg
+        leg = None if spoken_on is None else node.legs.get(spoken_on)
+        if leg is None:
+            return False
+        legs = (
+            node.legs.get(seat.leg) for seat in call.here() if index in seat.hearing and seat.leg is not None
+        )
+        hint = combine(usual, [one.wish or usual for one in legs if one is not None])
+        if leg.teller is None:
+            leg.teller = Teller(usual)
+        told = leg.teller.on_hint(hint, node.now)
+        if told is not None:
+            rate = control.Rate(
+                c=call.cid, bps=told.bps, pt=told.ptime, fec=told.fec, red=told.red, dtx=told.dtx,
+                ttl=round(1000 * TTL_S),
+            )  # fmt: skip
+            node.send(leg.number, rate)
+        return hint != usual or not leg.teller.is_usual
+
+    def _usual(self) -> Hint:
+        return Hint(*ladder(self._node.config.adapt)[0])

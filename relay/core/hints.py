@@ -1,0 +1,92 @@
+"""What a sender is told of the networks it is heard over: one wish out of many, and not too often.
+
+    combine(uplink, downlinks) -> Hint      Teller.on_hint(hint, now) -> Hint to send | None
+
+Must never live here: what a single network bears (adapt.py), the message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+from typing import Final, NamedTuple
+
+TTL_S: Final = 5.0  # a hint that no other follows is void
+REFRESH_S: Final = 4.0  # so one that still holds is told again before that
+LEAST_S: Final = 1.0  # between two hints
+LEAST_CHANGE: Final = 0.1  # of the value told before
+QUANTILE: Final = 0.8  # of a sender's listeners; the worst alone would spoil it for all
+
+
+class Hint(NamedTuple):
+    """What an encoder shall do: the fields of the message `rate`."""
+
+    bps: int
+    """Opus bits per second."""
+    ptime: int
+    """Speech in one packet, ms."""
+    fec: int = 0
+    """Per cent of loss that in-band correction shall protect against; 0: none."""
+    red: int = 0
+    """Earlier frames in each packet."""
+    dtx: bool = True
+    """Whether silence may be left out."""
+
+    @property
+    def weight(self) -> tuple[int, int]:
+        """What it puts on the wire, for an order: fewer bits, then longer packets, are less."""
+        return self.bps, -self.ptime
+
+
+def combine(uplink: Hint, downlinks: Sequence[Hint]) -> Hint:
+    """What a sender shall do for its own uplink and for four fifths of its listeners.
+
+    Worse legs are helped by repair of their own. Of two wishes the smaller rate, the longer packets and the
+    stronger protection count.
+    """
+    if not downlinks:
+        return uplink
+    ranked = sorted(downlinks, key=lambda wish: wish.weight, reverse=True)
+    chosen = ranked[ceil(QUANTILE * len(ranked)) - 1]
+    return Hint(
+        min(uplink.bps, chosen.bps),
+        max(uplink.ptime, chosen.ptime),
+        max(uplink.fec, chosen.fec),
+        max(uplink.red, chosen.red),
+        uplink.dtx and chosen.dtx,
+    )
+
+
+class Teller:
+    """One sender's hints: at most one a second, only what changes, and what holds again before it is void."""
+
+    def __init__(self, usual: Hint) -> None:
+        self._usual = usual  # what a sender does that was told nothing
+        self._told = usual
+        self._told_at: float | None = None
+
+    @property
+    def is_usual(self) -> bool:
+        """What was told last is what a sender does anyway."""
+        return self._told == self._usual
+
+    def on_hint(self, hint: Hint, now: float) -> Hint | None:
+        """What to send now, if anything."""
+        since = None if self._told_at is None else now - self._told_at
+        if since is not None and since < LEAST_S:
+            return None
+        if since is not None and since >= TTL_S:
+            self._told = self._usual
+        must_refresh = self._told != self._usual and since is not None and since >= REFRESH_S
+        if not must_refresh and not _differs(hint, self._told):
+            return None
+        self._told, self._told_at = hint, now
+        return hint
+
+
+def _differs(one: Hint, other: Hint) -> bool:
+    """Whether any field changed by a tenth."""
+    numbers = zip(one[:4], other[:4], strict=True)
+    return one.dtx != other.dtx or any(
+        new != old and abs(new - old) >= LEAST_CHANGE * max(new, old) for new, old in numbers
+    )

@@ -1,0 +1,54 @@
+"""Leg reports of people in calls: which flow is whose voice, and what is known of both ways.
+
+Must never live here: what is counted of a report, and how it is judged.
+"""
+
+from __future__ import annotations
+
+from relay.core import events as ev
+from relay.core.call import Call
+from relay.core.hearing import Hearing
+from relay.core.leg import Leg
+from relay.core.node import Node
+from relay.core.participant import Participant
+from relay.protocol.datagram import LegReport
+
+
+class Listening:
+    """All calls of the node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def on_report(self, call: Call, seat: Participant, leg: Leg, report: LegReport) -> None:
+        """What the seat's leg got; flows that are nobody's, or were on another leg, tell nothing."""
+        if leg.number != seat.leg:
+            return
+        node = self._node
+        speakers = {flow: index for index, flow in seat.hearing.items()}
+        for flow in report.flows:
+            index = speakers.get(flow.flow)
+            if index is None:
+                continue
+            hearing = seat.hearings.get(index)
+            if hearing is None:
+                hearing = seat.hearings[index] = Hearing(node.config, node.now)
+            spoken_on = call.seats[index].leg
+            speaker = None if spoken_on is None else node.legs.get(spoken_on)
+            rtt_up = None if speaker is None else _rtt_of(speaker)
+            if hearing.on_report(flow, report.t, rtt_up, _rtt_of(leg), node.now):
+                for one in (leg, speaker):
+                    if one is not None:
+                        node.put(ev.AskRoundTrip(one.number))
+
+    def on_round_trips(self, event: ev.RoundTrips) -> None:
+        """What was asked for."""
+        for number, seconds in event.of.items():
+            leg = self._node.legs.get(number)
+            if leg is not None:
+                leg.path_rtt = seconds
+
+
+def _rtt_of(leg: Leg) -> float | None:
+    """Round trip, seconds: by acknowledgements, else by a ping of ours."""
+    return leg.rtt if leg.path_rtt is None else leg.path_rtt

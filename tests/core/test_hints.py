@@ -1,0 +1,98 @@
+"""One wish out of many, told seldom enough."""
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.core.hints import REFRESH_S, TTL_S, Hint, Teller, combine
+
+USUAL = Hint(24_000, 20)
+LONG = Hint(24_000, 60)
+LOW = Hint(12_000, 60)
+
+
+def test_without_listeners_the_uplink_decides():
+    assert combine(LONG, []) == LONG
+
+
+def test_a_single_listener_counts_fully():
+    assert combine(USUAL, [LOW]) == LOW
+    assert combine(LOW, [USUAL]) == LOW
+
+
+def test_one_bad_listener_of_five_does_not_spoil_it_for_all_and_two_do():
+    assert combine(USUAL, [USUAL, LOW, USUAL, USUAL, USUAL]) == USUAL
+    assert combine(USUAL, [USUAL, LOW, USUAL, LOW, USUAL]) == LOW
+
+
+def test_of_uplink_and_listeners_the_more_careful_value_counts_in_each_field():
+    uplink = Hint(16_000, 20, fec=5, red=0, dtx=True)
+    assert combine(uplink, [Hint(24_000, 40, fec=2, red=1, dtx=False)]) == Hint(16_000, 40, 5, 1, False)
+
+
+def told(hints, every=0.2):
+    """(second, hint) that was sent."""
+    teller = Teller(USUAL)
+    sent = [(round(n * every, 1), teller.on_hint(hint, n * every)) for n, hint in enumerate(hints)]
+    return [(at, hint) for at, hint in sent if hint is not None]
+
+
+def test_a_sender_that_does_what_it_shall_is_told_nothing():
+    assert told([USUAL] * 100) == []
+
+
+def test_a_hint_that_holds_is_told_again_before_it_is_void():
+    assert [at for at, _ in told([LONG] * 100)] == [0.0, 4.0, 8.0, 12.0, 16.0]
+    assert REFRESH_S < TTL_S
+
+
+def test_changes_are_a_second_apart_and_the_newest_is_told():
+    assert told([LONG, LOW, LOW, LONG, LOW, LOW, LOW]) == [(0.0, LONG), (1.0, LOW)]
+
+
+def test_the_way_back_to_what_is_usual_is_told_once():
+    assert told([LOW] * 6 + [USUAL] * 60) == [(0.0, LOW), (1.2, USUAL)]
+
+
+def test_less_than_a_tenth_is_not_worth_a_message():
+    assert told([Hint(22_000, 20)] * 20) == []
+    assert told([Hint(21_600, 20)] * 20) == [(0.0, Hint(21_600, 20))]
+    assert told([Hint(24_000, 20, dtx=False)] * 20)[0][0] == 0.0
+
+
+def test_what_was_void_is_forgotten():
+    teller = Teller(USUAL)
+    teller.on_hint(LOW, 0.0)
+    assert teller.on_hint(USUAL, 5.0) is None
+    assert teller.on_hint(LOW, 5.2) == LOW
+
+
+def test_a_sender_that_was_told_nothing_or_the_usual_does_the_usual():
+    teller = Teller(USUAL)
+    assert teller.is_usual
+    teller.on_hint(LOW, 0.0)
+    assert not teller.is_usual
+    teller.on_hint(USUAL, 1.0)
+    assert teller.is_usual
+
+
+ANY = st.builds(
+    Hint, st.integers(6_000, 64_000), st.sampled_from([20, 40, 60]), st.integers(0, 30), st.integers(0, 2),
+    st.booleans(),
+)  # fmt: skip
+
+
+@given(st.lists(ANY, max_size=60))
+def test_no_two_hints_come_within_a_second(hints):
+    at = [at for at, _ in told(hints)]
+    assert all(later - earlier >= 0.99 for earlier, later in pairwise(at))
+
+
+@given(ANY, st.lists(ANY, min_size=1, max_size=32))
+def test_no_sender_is_asked_for_more_than_its_uplink_bears(uplink, downlinks):
+    hint = combine(uplink, downlinks)
+    assert hint.bps <= uplink.bps
+    assert hint.ptime >= uplink.ptime
+    worse = sum(wish.weight < hint.weight for wish in downlinks)
+    assert worse <= len(downlinks) / 5
