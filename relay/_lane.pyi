@@ -87,7 +87,7 @@ class Lane:
         """A media datagram that came through aioquic or by a stream: why nobody hears it, or None."""
 
     def drain(self, leg: int, now: float, room: int) -> list[bytes]:
-        """Fresh copies for a leg of `open_stream`, until `room` bytes are used. None: nothing waits."""
+        """Fresh copies for a leg of `open_stream` or one that moves, until `room` bytes are used."""
 
     # ---- repair
 

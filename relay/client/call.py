@@ -335,6 +335,8 @@ class Call:
 
     def on_media(self, payload: bytes, leg: int = 0) -> None:
         """A media datagram on one of our legs."""
+        if self._direct is not None:
+            self._direct.on_relayed()
         self._reception.on_media(payload, self._loop.time(), leg)
 
     def forget_leg(self, leg: int) -> None:
@@ -345,6 +347,11 @@ class Call:
         """A media datagram by the direct path: heard if the relay would let it be."""
         if self._peer is not None and self.gate_open >> self._peer & 1:
             self._reception.on_media(payload, self._loop.time(), direct_from=self._peer)
+
+    def on_moving(self) -> None:
+        """Our network is becoming another one."""
+        if self._direct is not None:
+            self._direct.on_moving()
 
     def on_network_change(self) -> None:
         """The relay sees us elsewhere."""

@@ -1,6 +1,6 @@
 """Which way media goes: by the relay, directly, or both while it is not certain which.
 
-    RELAY --up--> PROVING --good for a while--> DIRECT --late, or it loses--> DOUBT --good again--> DIRECT
+    RELAY --up--> PROVING --good for a while--> DIRECT --late, loses, moved--> DOUBT --good again--> DIRECT
       ^              |                            |                             |
       '--------------'-------- dead, closed ------'-----------------------------'
 
@@ -40,7 +40,7 @@ class Good:
 
 
 class Late:
-    """An answer is late, or the path loses what a voice needs: alone it is not enough."""
+    """An answer is late, the path loses what a voice needs, or an end of it moved: alone it is not enough."""
 
 
 class Dead:
@@ -61,6 +61,7 @@ class Carrier:
     def __init__(self) -> None:
         self.way = Way.RELAY
         self._since = 0.0
+        self._doubted = 0  # the newest ping when an end of the path moved
 
     @property
     def by_relay(self) -> bool:
@@ -75,11 +76,19 @@ class Carrier:
     def on_up(self, now: float) -> None:
         """The direct path can carry."""
         self._move(Up)
-        self._since = now
+        self._since, self._doubted = now, 0
 
     def on_closed(self) -> None:
         """The direct path is gone."""
         self._move(Dead)
+
+    def on_moved(self, health: Health, now: float) -> None:
+        """An end of the path moved: the relay carries too until the path answered what was asked since."""
+        if self.way is Way.RELAY:
+            return
+        self._since, self._doubted = now, health.sent
+        if self.way is Way.DIRECT:
+            self._move(Late)
 
     def check(self, health: Health, now: float) -> None:
         """Look at how the direct path does; call it before each packet and often enough."""
@@ -93,7 +102,7 @@ class Carrier:
                 self._move(Late)
         elif self.way is not Way.DIRECT:
             patience = PROVE_S if self.way is Way.PROVING else TRUST_S
-            if health.answered_at is not None and now - self._since >= patience:
+            if health.answered > self._doubted and now - self._since >= patience:
                 self._move(Good)
 
     def _move(self, event: type) -> None:

@@ -66,6 +66,9 @@ class Owner(Protocol):
     def is_talking(self) -> bool:
         """Whether both accepted: nobody moves before."""
 
+    def announce_move(self) -> None:
+        """We send from another address."""
+
     def make_leg(self, rung: int) -> RelayLeg:
         """A leg that is not open."""
 
@@ -126,13 +129,13 @@ class Climber:
             self._drop_trials()
 
     def _look(self, main: RelayLeg, now: float) -> None:
-        """Another address of our own: the relay hears of it at once, not with the next thing we say."""
+        """Whether we have another address."""
         if now < self._look_at or main.quic is None:
             return
         self._look_at = now + LOOK_S
         source = source_toward(main.quic.peer.host)
         if source is not None and self._source is not None and source != self._source:
-            main.quic.announce_move()
+            self._owner.announce_move()
         self._source = source or self._source
 
     async def _try(self, rung: int) -> None:

@@ -33,6 +33,8 @@ from relay.protocol.messages import Cand, Path, Punch
 
 RETRY_S: Final = (2.0, 4.0, 8.0, 16.0, 30.0, 60.0)  # after a path that died or was not found
 ROUNDS_S: Final = 5.0  # four rounds a second apart, and the way there
+ALONE_S: Final = 0.080  # so is what comes while the direct path is silent: three packets of a voice missing
+QUIET_S: Final = 0.5  # media by the relay is news after so long without: longer than a pause in its stream
 _QUIC_LONG: Final = 0xC0
 _QUIC_SHORT: Final = 0x40
 _STEP_S: Final = 0.02  # how often a path in use is looked at
@@ -73,6 +75,9 @@ class DirectPath:
         self._transport: Transport | None = None
         self._proof = b""
         self._said = False  # the relay knows that we are direct
+        self._has_moved = False  # since we told where we are
+        self._relayed_at = self._heard_at = float("-inf")
+        self._followed = 0  # the newest ping when the other side moved
         self._failures = 0
         self._timer: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
@@ -109,6 +114,7 @@ class DirectPath:
         port.on_stranger = self._on_stranger
         self._find_translator()
         self._generation += 1
+        self._has_moved = False
         hosts = own_hosts(self._leg.relay_host)
         self._mine = cand.gather(hosts, port.number, self._leg.seen_as)
         sealer = cand.Sealer(self._secret, self._call, self._own, self._peer)
@@ -118,10 +124,31 @@ class DirectPath:
         message = Cand(c=self._call, to=self._peer, gen=self._generation, b=blob, kinds=kinds, end=True)
         self._spawn(self._announce(message))
 
+    def on_moving(self) -> None:
+        """Our network is about to be another one, or is it already: the direct path may not bear that."""
+        self._carrier.on_moved(self._health, self._loop.time())
+
     def on_network_change(self) -> None:
-        """Our address or port changed: what the other side knows of us is old."""
-        if self._generation >= 0 and not self._is_over:
+        """Our address or port changed: what the other side knows of us is old.
+
+        A path that is up follows where it can, by itself; if it dies of it we begin anew without delay.
+        """
+        if self._carrier.by_direct:
+            self._has_moved = True
+            self.on_moving()
+        elif self._generation >= 0 and not self._is_over:
             self._give_up(0.0)
+
+    def on_relayed(self) -> None:
+        """The other side's media came by the relay: it doubts the path, and may know more than we do.
+
+        What it sends because we doubt is no reason to go on doubting: only what is new, or comes alone, is.
+        """
+        now = self._loop.time()
+        is_news = now - self._relayed_at > QUIET_S or now - self._heard_at > ALONE_S
+        self._relayed_at = now
+        if is_news and self._carrier.way is Way.DIRECT:
+            self._carrier.on_moved(self._health, now)
 
     def on_leg_change(self) -> None:
         """The relay carries on another leg, from another port: a path that is up stays on the port it has."""
@@ -196,7 +223,9 @@ class DirectPath:
                 self._send(self._knocker.receive(data, source, self._loop.time()))
                 self._connect()
         elif self._transport is not None:
-            self._transport.receive(data, source)  # the peer's NAT gave it another port
+            if self._transport.receive(data, source):  # the peer's NAT gave it another port
+                self._followed = self._health.sent
+                self.on_moving()
         elif data[0] >= _QUIC_LONG and self._knocker is not None and source in self._knocker.heard:
             quic = pinned.server(self._identity, data) if self._identity is not None else None
             if quic is not None:
@@ -217,7 +246,7 @@ class DirectPath:
             quic = pinned.client(self._offer.certificate)
         except PeerError:
             return
-        self._transport = Transport(quic, found, self, self._port)
+        self._transport = Transport(quic, found, self, self._port, follows=True)
         self._spawn(self._open(self._transport, self._offer.certificate))
 
     async def _open(self, transport: Transport, certificate: bytes) -> None:
@@ -265,6 +294,8 @@ class DirectPath:
         """Media, a ping or its answer."""
         if not self._carrier.by_direct or self._transport is None or not data:
             return
+        now = self._loop.time()
+        self._heard_at = now
         if data[0]:
             self._on_media(data)
             return
@@ -272,12 +303,13 @@ class DirectPath:
             value = decode_datagram(data)
         except PeerError:
             return
-        now = self._loop.time()
         if isinstance(value, Ping):
             pong = Pong(value.ms, value.seq, round(now * 1000) & _U32)
             self._transport.send(encode_datagram(pong))
         elif isinstance(value, Pong):
             self._health.on_pong(value.seq, now)
+            if value.seq > self._followed:
+                self._transport.on_proven()
 
     def on_closed(self, code: int, reason: str) -> None:
         """The connection is over."""
@@ -318,7 +350,7 @@ class DirectPath:
 
     def _lost(self) -> None:
         """The direct path is dead: the relay carries, and after a while we try anew."""
-        delay = RETRY_S[min(self._failures, len(RETRY_S) - 1)]
+        delay = 0.0 if self._has_moved else RETRY_S[min(self._failures, len(RETRY_S) - 1)]
         self._give_up(delay)
 
     def _give_up(self, retry_s: float) -> None:

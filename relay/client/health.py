@@ -36,11 +36,13 @@ class Health:
         self._starved = 0.0  # seconds between looks that were too far apart
         self.rtt: float | None = None
         self.jitter = 0.0
-        self.answered_at: float | None = None
+        self.sent = 0
+        """How many pings left: the number of the newest."""
+        self.answered = 0
+        """The newest that was answered; 0 while none was."""
         self.first_at: float | None = None
         """When the first answer came."""
         self._next_at = 0.0
-        self._sequence = 0
         self._waiting: dict[int, float] = {}
         self._excused: set[int] = set()  # of those waiting: we did not look while they were under way
         self._ends: deque[tuple[float, bool]] = deque()
@@ -54,11 +56,11 @@ class Health:
                 self._next_at = min(self._next_at, now + BUSY_S)
             return None
         self._next_at = now + (BUSY_S if busy else IDLE_S)
-        self._sequence += 1
-        self._waiting[self._sequence] = now
+        self.sent += 1
+        self._waiting[self.sent] = now
         if self._missing_since is None:
             self._missing_since = now
-        return self._sequence
+        return self.sent
 
     def on_pong(self, sequence: int, now: float) -> None:
         """An answer; one that nobody asked for is ignored."""
@@ -67,7 +69,7 @@ class Health:
         asked = self._waiting.pop(sequence, None)
         if asked is None:
             return
-        self.answered_at = now
+        self.answered = max(self.answered, sequence)
         later = [at for other, at in self._waiting.items() if other > sequence]
         self._missing_since = min(later, default=None)
         excused = sequence in self._excused

@@ -173,6 +173,8 @@ class Session:
         that, for want of `pop_seed` and `fresh_token`: `rejoin` with a token instead. Returns the new port.
         """
         leg = self._leg_in_use()
+        if self.call is not None:
+            self.call.on_moving()
         if leg.quic is None and self._climber is not None:
             await self.rejoin()
             return self.local_port
@@ -307,6 +309,13 @@ class Session:
         """Whether both accepted, nobody has hung up, and the place is not lost: nobody fights for it."""
         is_open = self.call is not None and self.call.state in (CallState.OPEN, CallState.AWAY)
         return is_open and self._error is None
+
+    def announce_move(self) -> None:
+        """We send from another address: the relay hears of it at once, not with the next thing we say."""
+        if self.call is not None:
+            self.call.on_moving()
+        if self._main is not None and self._main.quic is not None:
+            self._main.quic.announce_move()
 
     def make_leg(self, rung: int) -> RelayLeg:
         """A leg that is not open."""

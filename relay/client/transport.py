@@ -20,6 +20,7 @@ from aioquic.quic.configuration import QuicConfiguration
 
 from relay.client.errors import SessionError
 from relay.client.udp import UdpPort, open_port
+from relay.client.whereabouts import Whereabouts
 from relay.errors import ErrorCode, LocalError
 from relay.protocol.address import Address
 from relay.quic.connection import ClientQuic
@@ -97,8 +98,17 @@ class Transport:
     name = "quic"
 
     def __init__(
-        self, quic: ClientQuic, peer: Address, handler: Handler, port: UdpPort | None = None
+        self,
+        quic: ClientQuic,
+        peer: Address,
+        handler: Handler,
+        port: UdpPort | None = None,
+        *,
+        follows: bool = False,
     ) -> None:
+        """`follows`: we are QUIC's client, and the other end may move all the same."""
+        self._whereabouts = Whereabouts() if follows else None
+        self._datagrams = 0  # heard so far
         self._quic = quic
         self._peer = peer
         self._handler = handler
@@ -224,11 +234,30 @@ class Transport:
         """Wait until the connection is over and the socket is closed."""
         await asyncio.shield(self._gone)
 
-    def receive(self, data: bytes, source: Address | None = None) -> None:
-        """A UDP datagram came: from the peer, or from `source`, where the peer may have moved to."""
-        if not self.is_closed:
-            self._quic.receive_datagram(data, source or self._peer, self._loop.time())
-            self.flush()
+    def receive(self, data: bytes, source: Address | None = None) -> bool:
+        """A UDP datagram came: from the peer, or from `source`. True if the peer has moved there."""
+        if self.is_closed:
+            return False
+        if self._whereabouts is not None:
+            return self._follow(self._whereabouts, data, source)
+        before = self._quic.get_peer_address()
+        self._quic.receive_datagram(data, source or self._peer, self._loop.time())
+        self.flush()
+        return self._quic.get_peer_address() != before
+
+    def on_proven(self) -> None:
+        """The peer answered what went to where it has moved to."""
+        if self._whereabouts is not None:
+            self._whereabouts.on_proven()
+
+    def _follow(self, whereabouts: Whereabouts, data: bytes, source: Address | None) -> bool:
+        """As `receive`. What QUIC took a datagram from was authentic, and no copy of what came before."""
+        heard = self._datagrams
+        self._quic.receive_datagram(data, self._peer, self._loop.time())
+        self._drain_events()
+        has_moved = self._datagrams > heard and whereabouts.on_packet(source, len(data))
+        self.flush()
+        return has_moved
 
     def flush(self) -> None:
         """After every input: events to the handler, packets to the socket, the timer set anew."""
@@ -259,9 +288,16 @@ class Transport:
         for data, address in self._quic.datagrams_to_send(self._loop.time()):
             sent = max(sent, len(data))
             if self._port is not None:
-                self._port.send(data, address)
+                self._send_to(self._port, data, address)
         if sent > self._stuck:
             self._stuck = 0  # a packet of that size left: the waiting datagram was in it (they go first)
+
+    def _send_to(self, port: UdpPort, data: bytes, address: Address) -> None:
+        whereabouts = self._whereabouts
+        if whereabouts is None:
+            port.send(data, address)
+        elif whereabouts.may_send(len(data)):
+            port.send(data, whereabouts.address or address)
 
     def _drain_events(self) -> None:
         if self._is_draining:
@@ -275,6 +311,7 @@ class Transport:
 
     def _dispatch(self, event: events.QuicEvent) -> None:
         if isinstance(event, events.DatagramFrameReceived):
+            self._datagrams += 1
             self._handler.on_datagram(event.data)
         elif isinstance(event, events.StreamDataReceived):
             if event.stream_id == CONTROL_STREAM:

@@ -28,7 +28,7 @@ class UdpPort(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
         self._holders = 1
         self._maps_v4 = False
-        self._receivers: dict[Address, Callable[[bytes], None]] = {}
+        self._receivers: dict[Address, Callable[[bytes], object]] = {}
         self.on_stranger: Callable[[bytes, Address], None] | None = None
         """Who gets packets of addresses that nobody attached."""
 
@@ -60,7 +60,7 @@ class UdpPort(asyncio.DatagramProtocol):
         port: int = self._transport.get_extra_info("sockname")[1]
         return port
 
-    def attach(self, peer: Address, receiver: Callable[[bytes], None]) -> None:
+    def attach(self, peer: Address, receiver: Callable[[bytes], object]) -> None:
         """Packets from this address go there from now on."""
         self._receivers[peer] = receiver
 

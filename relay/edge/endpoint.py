@@ -369,7 +369,21 @@ class Endpoint(Ledger):
         if path.largest > largest and addr == peer.quic.get_peer_address():
             peer.quic.sock = sock  # answers leave where the peer's newest packets come
         self._settle(peer, now)
+        if peer.state is PeerState.OPEN and peer.quic.is_moving_to(addr):
+            self._carry_unproven(peer, len(data), now)
         self.outbox.note_ack(peer, now)
+
+    def _carry_unproven(self, peer: Peer, room: int, now: float) -> None:
+        """The peer moved: until it has proven its new address it hears no more than came from there.
+
+        The lane waits for the proof, which takes a round trip. RFC 9000 section 8.1 allows three times as
+        much: the rest is for the proof itself, and for what one copy is larger.
+        """
+        copies = self._lane.drain(peer.leg, now, room)
+        for copy in copies:
+            peer.quic.send_unproven(copy)
+        if copies:
+            self._settle(peer, now)
 
     def _receive_unknown(self, item: Unknown | Admitted, now: float) -> None:
         data, addr, sock = item[:3]

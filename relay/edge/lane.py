@@ -276,9 +276,11 @@ class Lane(Protocol):
         """
 
     def drain(self, leg: int, now: float, room: int) -> list[bytes]:
-        """Copies for a leg of `open_stream` that are worth sending, until `room` bytes (positive) are used.
+        """Copies for a leg that are worth sending, until `room` bytes (positive) are used.
 
-        They count as sent. None: nothing waits, and the next copy makes a new `Waiting`.
+        They count as sent. Of legs of `open_stream`: none, when nothing waits, and the next copy makes a new
+        `Waiting`. Of connections: those whose path is confirmed but not active, since the peer moved and its
+        new address is not proven yet.
         """
 
     # ---- connections

@@ -508,6 +508,10 @@ class PyLane(Routes, Relays):
             self._blame(leg, error)
         self._note_trouble(owner)
 
+    def _is_moving(self, leg: int) -> bool:
+        owner = self._connections.get(leg)
+        return owner is not None and owner.path.confirmed and not owner.path.active
+
     def _batch(self, owner: _Connection, now: float) -> list[tuple[float, bytes]]:
         """Copies for one packet, each with when it came."""
         leg = owner.leg

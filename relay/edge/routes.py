@@ -365,7 +365,8 @@ class Routes:
         self._streams.pop(leg, None)
 
     def drain(self, leg: int, now: float, room: int) -> list[bytes]:
-        if leg not in self._streams:
+        is_stream = leg in self._streams
+        if not is_stream and not self._is_moving(leg):
             return []
         copies: list[bytes] = []
         try:
@@ -374,9 +375,13 @@ class Routes:
                 room -= len(copy)
         except Exception as error:  # a bug of ours: it costs this leg
             self._blame(leg, error)
-        if not copies:
+        if is_stream and not copies:
             self._streams[leg] = False
         return copies
+
+    def _is_moving(self, leg: int) -> bool:
+        """The leg has a path that carried and does not now."""
+        return False
 
     def queue_depth(self, leg: int) -> int:
         """Copies waiting for the leg."""

@@ -461,6 +461,20 @@ class RelayQuic(_Promising):
         """The packet path is usable: established, address validated, not closing."""
         return self._fast
 
+    def is_moving_to(self, address: NetworkAddress) -> bool:
+        """The peer moved there, as an authentic packet told, and has not proven the address yet."""
+        return (
+            self.is_ready
+            and not self.is_closing
+            and bool(self._network_paths)
+            and not self._network_paths[0].is_validated
+            and self._network_paths[0].addr == address
+        )
+
+    def send_unproven(self, datagram: bytes) -> None:
+        """A datagram by aioquic, which sends an unproven address three times what came from there."""
+        self.send_datagram_frame((self._prefix or b"") + datagram)
+
     def show_ack(self, ranges: Sequence[tuple[int, int]], delay: int, now: float) -> None:
         """An acknowledgement that the packet path took, for the packets that aioquic has out."""
         self._take_rtt()

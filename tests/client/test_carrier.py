@@ -12,7 +12,7 @@ class Told(Health):
     def __init__(self) -> None:
         super().__init__()
         self.late = self.dead = False
-        self.answered_at = 0.0
+        self.answered = 1
         self.lost = 0.0
 
     def is_doubtful(self, now: float) -> bool:
@@ -58,7 +58,7 @@ def test_a_new_path_carries_beside_the_relay_until_it_has_proven_good(health):
 
 
 def test_a_path_that_never_answered_is_not_good(health):
-    health.answered_at = None
+    health.answered = 0
     carrier = Carrier()
     carrier.on_up(1.0)
     carrier.check(health, 9.0)
@@ -92,6 +92,37 @@ def test_while_the_direct_path_loses_what_a_voice_needs_the_relay_carries_too(he
     worse.on_up(1.0)
     worse.check(health, 9.0)
     assert worse.way is Way.PROVING
+
+
+def test_when_an_end_moved_both_carry_until_a_later_ping_was_answered(health):
+    carrier = direct(health)
+    health.sent = health.answered = 7
+    carrier.on_moved(health, 3.0)
+    assert carried(carrier) == (True, True)
+    carrier.check(health, 3.0 + 2 * TRUST_S)
+    assert carrier.way is Way.DOUBT  # nothing that was asked since came back, however slow the path may be
+    health.sent = health.answered = 8
+    carrier.check(health, 3.0 + TRUST_S - 0.01)
+    assert carrier.way is Way.DOUBT
+    carrier.check(health, 3.01 + TRUST_S)
+    assert carrier.way is Way.DIRECT
+
+
+def test_a_new_path_that_moves_has_to_prove_itself_anew(health):
+    carrier = Carrier()
+    carrier.on_up(1.0)
+    carrier.on_moved(health, 1.4)
+    health.answered = 2
+    carrier.check(health, 1.3 + PROVE_S)
+    assert carrier.way is Way.PROVING
+    carrier.check(health, 1.5 + PROVE_S)
+    assert carrier.way is Way.DIRECT
+
+
+def test_where_the_relay_carries_alone_a_move_changes_nothing(health):
+    carrier = Carrier()
+    carrier.on_moved(health, 1.0)
+    assert carrier.way is Way.RELAY
 
 
 def test_a_doubt_while_it_is_new_makes_the_proof_begin_anew(health):

@@ -164,17 +164,41 @@ async def test_the_direct_path_lives_on_when_the_relay_carries_on_another_leg(
 
 
 async def test_who_left_the_port_of_a_direct_path_tells_the_new_one_when_the_other_begins_anew(
-    rig: Rig,
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with talking(rig, proxy="") as people:
         await until(lambda: all_by(Way.DIRECT, people))
-        (one, call), (two, _) = people
+        (one, call), (two, other) = people
         await one.rejoin(rig.url, rig.token(call.id, 1, prm=ALLOWED))
         await until(partial(stands_on_one_leg, one))
         await two.rebind()
-        await until(lambda: not all_by(Way.DIRECT, people))
+        for each in (call, other):
+            blackhole(each, monkeypatch)
+        await until(lambda: all_by(Way.RELAY, people))
+        monkeypatch.undo()
         took = await until(lambda: all_by(Way.DIRECT, people))
         assert took < direct.ROUNDS_S  # and not when its own patience ends
+
+
+def hears_nothing_by_the_relay(call: Call) -> bool:
+    assert call._direct is not None
+    return asyncio.get_running_loop().time() - call._direct._relayed_at > direct.QUIET_S
+
+
+async def test_a_path_that_outlives_a_move_of_ours_is_kept_and_both_sides_doubt_it_for_a_moment(
+    rig: Rig,
+) -> None:
+    async with talking(rig) as people:
+        await until(lambda: all_by(Way.DIRECT, people))
+        transports = [call._direct._transport for _, call in people if call._direct is not None]
+        for session, _ in people:
+            await until(lambda: all(hears_nothing_by_the_relay(call) for _, call in people))
+            gap = asyncio.gather(*(longest_gap(call, 1.0) for _, call in people))
+            await session.rebind()
+            await until(lambda: all_by(Way.DOUBT, people), 0.25)  # one by what the relay brings
+            assert max(await gap) <= 0.100
+            await until(lambda: all_by(Way.DIRECT, people))
+        assert [call._direct._transport for _, call in people if call._direct is not None] == transports
 
 
 async def test_after_a_rebinding_the_two_find_each_other_again(rig: Rig) -> None:

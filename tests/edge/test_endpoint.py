@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from lanes import LANES
-from quicnet import Client, Network
+from quicnet import DELAY, Client, Network
 from quicpair import shared_configuration
 from relay.config import LimitsConfig
 from relay.core.reasons import DropReason
@@ -138,6 +138,56 @@ def test_a_moved_client_keeps_its_leg_and_hears_on_at_the_new_port(net: Network)
     first.say(frame(1))
     net.run(0.1)
     assert len(second.got) == 1
+
+
+def lose_mapping(net: Network, client: Client, port: int) -> None:
+    """A NAT forgot the client: it sends from another port now, and nothing reaches the old one."""
+    del net.clients[client.addr]
+    client.move(port)
+
+
+def test_who_moved_is_heard_and_hears_on_before_the_new_address_is_proven(net: Network) -> None:
+    first, second = pair(net)
+    net.lane.open_flow(2, 1, index=1, group=False)
+    net.lane.route(2, 1, [(1, 2)], None)
+    lose_mapping(net, second, 2002)
+    first.say(frame(1))
+    second.say(frame(1, kid=4))
+    net.run(0.8 * DELAY)
+    first.say(frame(2))
+    second.say(frame(2, kid=4))
+    net.run(2.1 * DELAY)
+    assert net.told("moved") == []  # the answer to our challenge is half way here
+    assert [data[2:] for data in first.got] == [frame(1, kid=4)[2:], frame(2, kid=4)[2:]]
+    assert [data[2:] for data in second.got] == [frame(2)[2:]]  # the first went to the old port
+    net.run(DELAY)
+    assert net.told("moved") == [(2, 2002)]
+    first.say(frame(3))
+    net.run(2 * DELAY)
+    assert [data[2:] for data in second.got] == [frame(2)[2:], frame(3)[2:]]
+
+
+def test_an_address_that_is_not_proven_gets_three_times_what_came_from_there_at_most(
+    net: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pair(net)
+    del net.clients[second.addr]
+    second.addr = (second.addr[0], 2002)  # where nobody hears: there will be no proof
+    came = 0
+
+    def arrive(data: bytes, addr: tuple[str, int]) -> None:
+        nonlocal came
+        came += len(data) if addr == second.addr else 0
+        net.endpoint.receive(data, addr, 0, net.now)
+
+    monkeypatch.setattr(net, "arrive", arrive)
+    for ctr in range(1, 40):
+        for flow in range(4):
+            first.say(frame(4 * ctr + flow))
+        second.say(b"\0\0")
+        net.run(0.02)
+        there = [len(data) for data, addr in net.sent if addr == second.addr]
+        assert 0 < sum(there) <= 3 * came
 
 
 def test_what_was_written_leaves_before_the_close(net: Network) -> None:

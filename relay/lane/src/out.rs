@@ -145,8 +145,8 @@ impl Core {
         work.counters.count_lost(lost);
     }
 
-    /// Copies for a leg on a stream until `room` bytes are used; none: nothing waits, and the loop will be told
-    /// of the next.
+    /// Copies for a leg until `room` bytes are used: one on a stream (none: nothing waits, and the loop will be
+    /// told of the next), or one whose path carried and does not now.
     pub fn drain(&self, work: &mut Work, leg: u64, now: f64, mut room: usize) -> Vec<Vec<u8>> {
         let mut copies = Vec::new();
         let owner = self.legs.read().get(&leg).cloned();
@@ -156,7 +156,8 @@ impl Core {
         contain(work, Some(leg), |work, _| {
             let mut guard = owner.state.lock();
             let state = &mut *guard;
-            if state.stream == Stream::No {
+            let is_stream = state.stream != Stream::No;
+            if !is_stream && !state.path.is_moving() {
                 return;
             }
             let limits = self.queue_limits(state.stream);
@@ -171,7 +172,7 @@ impl Core {
                     copies.push(copy);
                 }
             }
-            if copies.is_empty() {
+            if is_stream && copies.is_empty() {
                 state.stream = Stream::Quiet;
             }
         });

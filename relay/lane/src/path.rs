@@ -214,6 +214,11 @@ impl Path {
         self.ack_at = None;
     }
 
+    /// It carried and does not now: the peer moved, and its new address is not proven yet.
+    pub fn is_moving(&self) -> bool {
+        self.confirmed && !self.active && self.keys.is_some()
+    }
+
     /// Bytes of memory beside the struct itself.
     pub fn heap(&self) -> usize {
         self.flights
