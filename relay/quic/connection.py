@@ -789,7 +789,7 @@ PRIVATE_NAMES: dict[str, Any] = {
     "HeaderProtection": ["_mask"],
     "H3Connection": ["_get_local_settings", "_decode_headers", "_decoder"],
 }
-"""Every private name of aioquic 1.7.2 used above; tests/edge/test_quic.py checks each one."""
+"""Every private name of aioquic 1.7.2 used above; tests/quic/test_connection.py checks each one."""
 
 REPLACED: dict[str, Any] = {"EPOCHS": connection.EPOCHS}
 """What stands in aioquic.quic.connection in the place of its own, for the whole process; checked there."""
