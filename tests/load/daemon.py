@@ -41,6 +41,7 @@ from relay.config import (
     render,
 )
 from relay.config_turn import TurnConfig
+from relay.config_voice import AdaptConfig
 from relay.daemon import NO_NATIVE_LANE
 from relay.protocol import token
 from relay.protocol.ids import CallId, Jti, Sub
@@ -100,6 +101,7 @@ class Daemon:
         lanes: int = 1,
         turn: TurnConfig | None = None,
         web: tuple[str, ...] = (),
+        adapt: AdaptConfig | None = None,
     ) -> Daemon:
         """Start it with these limits and wait until /readyz says 200. `command` is given the config file.
 
@@ -120,6 +122,7 @@ class Daemon:
                 web=web,
             ),
             lane=lane,
+            adapt=adapt or AdaptConfig(),
             tls=TlsConfig(cert, key),
             cluster=ClusterConfig(str(folder / "cluster.key")),
             tokens=TokenConfig((IssuerConfig("bench", public_of(seed).hex()),)),
