@@ -311,14 +311,21 @@ def test_a_heavily_lossy_leg_holds_longer():
     assert (orders.mode, orders.playout, orders.max_age) == (Mode.REPEATS, 200, 180.0)
 
 
+def test_what_would_be_repeated_too_old_for_it_is_copied_instead():
+    life = Life()
+    far = replace(HEAVY, rtt=160.0, slack=200.0)  # 160 + 10 + 20 is played, but nobody repeats it
+    life.until(far, State.HEAVY)
+    assert life.tick(far).mode is Mode.COPIES
+
+
 @pytest.mark.parametrize("far", [{"rtt": 200.0}, {"maps_acks": False}])
 def test_where_acknowledgements_come_too_late_or_tell_nothing_copies_go_at_a_distance(far):
     for signs, state, distances, playout in (
         (SPOTTY, State.LOSSY_I, (2,), 60),
-        (BURSTY, State.LOSSY_B, (4,), 100),
-        (replace(BURSTY, run=20.0), State.LOSSY_B, (6,), 140),
+        (BURSTY, State.LOSSY_B, (5,), 120),
+        (replace(BURSTY, ptime=60.0), State.LOSSY_B, (1,), 80),
         (HEAVY, State.HEAVY, (8, 4), 180),
-        (replace(HEAVY, run=5.0), State.HEAVY, (6,), 140),
+        (replace(HEAVY, ptime=100.0), State.HEAVY, (1,), 120),
     ):
         life = Life()
         life.until(replace(signs, **far), state)
