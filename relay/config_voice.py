@@ -147,12 +147,13 @@ class AdaptConfig:
     carry beyond the media, seconds."""
     probation_share: Share = 0.5
     """That share, 0-1."""
-    playout_ms: Annotated[int, Meta(ge=20, le=500)] = 120
+    playout_ms: Annotated[int, Meta(ge=20, le=500)] = 130
     """What a listener is asked to hold while repair runs, milliseconds, and the age to which a packet is
-    repeated. More repairs longer outages and delays the talk."""
+    repeated. More repairs longer outages and delays the talk. Repeats leave beside packets of 20, 40 or 60 ms,
+    so just above a multiple of these: else the last that could help is now in time and now not."""
     heavy_playout_ms: Annotated[int, Meta(ge=20, le=500)] = 200
     """What a heavily lossy one is asked to hold, milliseconds."""
-    heavy_age_ms: Annotated[int, Meta(ge=20, le=500)] = 180
+    heavy_age_ms: Annotated[int, Meta(ge=20, le=500)] = 190
     """The age to which packets are repeated to it, milliseconds."""
     speakers: Annotated[int, Meta(ge=1, le=8)] = 3
     """Speakers forwarded at once to a listener in a group; congestion takes one away per step, down to 1."""

@@ -300,20 +300,20 @@ def test_a_lossy_leg_gets_repeats_within_what_it_is_asked_to_hold():
     life.until(BURSTY, State.LOSSY_B)
     orders = life.tick(replace(BURSTY, rtt=90.0))
     assert (orders.mode, orders.distances) == (Mode.REPEATS, ())
-    assert (orders.budget, orders.depth, orders.playout) == (1.0, 50.0, 120)
-    assert life.tick(replace(BURSTY, slack=150.0)).max_age == 120.0
+    assert (orders.budget, orders.depth, orders.playout) == (1.0, 50.0, 130)
+    assert life.tick(replace(BURSTY, slack=150.0)).max_age == 130.0
 
 
 def test_a_heavily_lossy_leg_holds_longer():
     life = Life()
     life.until(HEAVY, State.HEAVY)
     orders = life.tick(replace(HEAVY, slack=200.0))
-    assert (orders.mode, orders.playout, orders.max_age) == (Mode.REPEATS, 200, 180.0)
+    assert (orders.mode, orders.playout, orders.max_age) == (Mode.REPEATS, 200, 190.0)
 
 
 def test_what_would_be_repeated_too_old_for_it_is_copied_instead():
     life = Life()
-    far = replace(HEAVY, rtt=160.0, slack=200.0)  # 160 + 10 + 20 is played, but nobody repeats it
+    far = replace(HEAVY, rtt=165.0, slack=200.0)  # 165 + 10 + 20 is played, but nobody repeats it
     life.until(far, State.HEAVY)
     assert life.tick(far).mode is Mode.COPIES
 
@@ -351,7 +351,7 @@ def test_a_leg_on_tcp_is_never_repaired():
 def test_the_form_of_repair_stays_for_five_seconds_but_stops_at_once():
     life = Life()
     life.until(BURSTY, State.LOSSY_B)
-    far = replace(BURSTY, rtt=95.0)
+    far = replace(BURSTY, rtt=105.0)
     forms = [life.tick(far if n % 2 else BURSTY).mode for n in range(100)]
     changes = sum(one is not other for one, other in pairwise(forms))
     assert 2 <= changes <= 4

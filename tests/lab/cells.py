@@ -8,13 +8,13 @@ Pure. Must never live here: calls, audio, bars.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from statistics import fmean, stdev
 from typing import Any, Final
 
 AT_ONCE: Final = 12  # calls; both people and the last mile of each in one process, and it must not come late
-LONG_LEAD_S: Final = 4.0  # at a long round trip only copies help, and they begin when loss was seen
+LEAD_S: Final = 4.0  # the talk goes on for so long before what counts: what the network is like is known then
 WORST_LAG_S: Final = 0.030  # of a timer of the process that holds the calls
 LATE_SHARE: Final = 0.02  # of its timers, by over 5 ms
 
@@ -26,26 +26,23 @@ class Key:
     net: str
     rtt_ms: int
     scheme: str
+    lead_s: float = 0.0
+    """Speech before the speech that counts."""
 
     def __str__(self) -> str:
-        return f"{self.net} {self.rtt_ms} ms {self.scheme}"
-
-    @property
-    def lead_s(self) -> float:
-        """Speech before the speech that counts."""
-        return LONG_LEAD_S if self.rtt_ms > 100 else 0.0
+        return f"{self.net}-{self.rtt_ms}-{self.scheme}-{self.lead_s:g}"
 
     @property
     def base(self) -> Key:
         """The same without anything."""
-        return Key(self.net, self.rtt_ms, "plain")
+        return replace(self, scheme="plain")
 
 
 JUDGED: Final = (
     *(Key("clean", 40, scheme) for scheme in ("plain", "repaired")),
-    *(Key("iid5", 40, scheme) for scheme in ("plain", "repaired")),
-    *(Key("b10_60", 40, scheme) for scheme in ("plain", "repaired", "red", "followed")),
-    *(Key("b10_60", 150, scheme) for scheme in ("plain", "copies")),
+    *(Key("iid5", 40, scheme, LEAD_S) for scheme in ("plain", "repaired")),
+    *(Key("b10_60", 40, scheme, LEAD_S) for scheme in ("plain", "repaired", "red", "followed")),
+    *(Key("b10_60", 150, scheme, LEAD_S) for scheme in ("plain", "copies")),
 )
 QUICK: Final = tuple(
     Key(net, 40, scheme) for net in ("clean", "iid10", "b10_60") for scheme in ("plain", "repaired")
@@ -115,6 +112,7 @@ class Cell:
             "net": self.key.net,
             "rtt_ms": self.key.rtt_ms,
             "scheme": self.key.scheme,
+            "lead_s": self.key.lead_s,
             "clips": len(self.pesq),
             "pesq": round(self.mean, 3),
             "pesq_error": round(error(self.pesq), 3),

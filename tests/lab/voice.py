@@ -26,7 +26,7 @@ from statistics import fmean
 from typing import Any, Final
 
 from lab import plot, scoring, speech
-from lab.cells import GRID, JUDGED, QUICK, Cell, Job, Key, batches, finish, is_void
+from lab.cells import GRID, JUDGED, LEAD_S, QUICK, Cell, Job, Key, batches, finish, is_void
 from lab.schemes import SCHEMES
 from lab.voicecall import Order
 from load import report
@@ -66,7 +66,7 @@ class Calls:
 
     def recording(self, job: Job) -> str:
         """Where what was heard stands."""
-        return str(self._folder / f"{job.key.net}-{job.key.rtt_ms}-{job.key.scheme}-{job.clip}.wav")
+        return str(self._folder / f"{job.key}-{job.clip}.wav")
 
     def place(self, jobs: list[Job]) -> list[dict[str, Any]]:
         """A batch, again if it was void."""
@@ -147,15 +147,16 @@ Bar = Callable[..., None]
 def judge(bar: Bar, cells: dict[Key, Cell]) -> None:
     """The bars of a full run."""
 
-    def mean(net: str, scheme: str, rtt_ms: int = 40) -> float:
-        return cells[Key(net, rtt_ms, scheme)].mean
+    def cell(net: str, scheme: str, rtt_ms: int = 40, lead_s: float = LEAD_S) -> Cell:
+        return cells[Key(net, rtt_ms, scheme, lead_s)]
 
-    repaired, plain = cells[Key("b10_60", 40, "repaired")], cells[Key("b10_60", 40, "plain")]
+    repaired, plain = cell("b10_60", "repaired"), cell("b10_60", "plain")
     bar("b10_60_repaired_over_plain", repaired.mean - plain.mean, ">=", GAIN)
     bar("b10_60_repaired_bytes", repaired.bytes / plain.bytes, "<=", BYTES)
-    bar("b10_60_repaired_over_red", repaired.mean - mean("b10_60", "red"), ">=", OVER_RED)
-    bar("iid5_repaired_under_clean", mean("clean", "plain") - mean("iid5", "repaired"), "<=", UNDER_CLEAN)
-    copies = mean("b10_60", "copies", 150) - mean("b10_60", "plain", 150)
+    bar("b10_60_repaired_over_red", repaired.mean - cell("b10_60", "red").mean, ">=", OVER_RED)
+    clean = cell("clean", "plain", lead_s=0.0)
+    bar("iid5_repaired_under_clean", clean.mean - cell("iid5", "repaired").mean, "<=", UNDER_CLEAN)
+    copies = cell("b10_60", "copies", 150).mean - cell("b10_60", "plain", 150).mean
     bar("b10_60_150ms_copies_over_plain", copies, ">=", COPIES_GAIN)
     judge_clean(bar, cells)
 
@@ -206,7 +207,8 @@ def measure(arguments: Namespace, result: report.Report, folder: Path) -> int:
     if not is_quick:
         result.bar("batches_void_in_the_end", calls.kept_void, "==", 0)
     picture = folder / "quality.png"
-    has_picture = plot.draw({**grid, **cells}.values(), picture)
+    clean = {key: cell for key, cell in cells.items() if key.net == "clean"}
+    has_picture = plot.draw([*clean.values(), *(grid or cells).values()], picture)
     result.detail(
         talkers={talker.name: f"{talker.who}, {talker.package}" for talker in speech.TALKERS},
         lane=next((key.split('"')[1] for key in samples[1] if key.startswith("relay_lane_info")), "?"),
