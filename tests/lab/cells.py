@@ -124,6 +124,7 @@ class Cell:
             "recovered": self.recovered,
             **{name: round(value, 1) for name, value in self.oldest.items()},
             "pesq_by_clip": [round(value, 2) for value in self.pesq],
+            "missed_by_clip": [round(value, 4) for value in self.missed],
         }
         if base is not None and base is not self:
             gains = [mine - plain for mine, plain in zip(self.pesq, base.pesq, strict=True)]

@@ -3,6 +3,7 @@
     speech.py      clips of several talkers        schemes.py     how they are brought over
     voicecall.py   the calls                       lastmile.py    the listener's network
     cells.py       which calls                     scoring.py     what was heard
+    estimator.py   what the relay thinks of it     plot.py        the picture
 
 Each clip is a call of its own in real time, a dozen at once: `relay serve` as shipped, both people by SDK. A
 batch during which this machine was too busy is void and made again, twice at most. Must never live here: how
@@ -25,13 +26,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
-from lab import plot, scoring, speech
+from lab import estimator, plot, scoring, speech
 from lab.cells import GRID, JUDGED, LEAD_S, QUICK, Cell, Job, Key, batches, finish, is_void
 from lab.schemes import SCHEMES
 from lab.voicecall import Order
 from load import report
 from load.daemon import Daemon, imbalance, total
-from relay.config_voice import AdaptConfig
+from relay.config_voice import AdaptConfig, QualityConfig
 from relay.protocol.token import to_text
 
 VOIDS: Final = 2
@@ -48,6 +49,7 @@ COPIES_GAIN: Final = 1.0
 CLEAN_BYTES: Final = 0.005
 CLEAN_CHANGE: Final = 0.05
 QUICK_GAIN: Final = 0.8
+RMSE: Final = 0.25  # of the relay's own estimate
 
 
 class Calls:
@@ -191,7 +193,7 @@ def measure(arguments: Namespace, result: report.Report, folder: Path) -> int:
         calls = Calls({False: plain, True: adapting}, clips, arguments.seed, folder)
         cells = run(calls, QUICK if is_quick else JUDGED, clips)
         tell(cells)
-        grid = {}
+        grid: dict[Key, Cell] = {}
         if arguments.grid and not is_quick:
             report.say("the grid ...")
             grid = run(calls, GRID, clips[:GRID_CLIPS])
@@ -202,6 +204,12 @@ def measure(arguments: Namespace, result: report.Report, folder: Path) -> int:
         judge_deadlines(bar, {**grid, **cells}, 1000 * calls.worst_lag_s)
         samples = [daemon.metrics() for daemon in (plain, adapting)]
         complaints = plain.complaints() + adapting.complaints()
+    if grid:
+        use = QualityConfig()
+        told = estimator.compare(list(grid.values()), clips[:GRID_CLIPS], use.ie_high, use.bpl)
+        result.bar("estimate_rmse_of_talkers_not_fitted", told["rmse_checked"], "<=", RMSE)
+        result.bar("estimate_rmse_in_use", told["rmse_in_use"], "<=", RMSE)
+        result.detail(estimate=told)
     result.bar("imbalance", sum(imbalance(one) for one in samples), "==", 0)
     result.bar("complaints", len(complaints), "==", 0)
     if not is_quick:
