@@ -148,9 +148,9 @@ def test_what_is_asked_for_is_held_though_it_is_half_a_step_more() -> None:
         for n, at in arrivals.items():
             if now - 0.020 < at <= now:
                 buffer.push(n * TICKS, TICKS, name(n), at)
+        played.append(buffer.pull(now))
         if step == 32:
             buffer.push(30 * TICKS, TICKS, name(30), now + 0.005)  # 46 ms after its time
-        played.append(buffer.pull(now))
     assert played.count(Conceal.STEP) == 2  # both for the first that is missing: now 61 ms are held
     assert name(30) in played
     assert buffer.stats.late == 0
