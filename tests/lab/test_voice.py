@@ -232,3 +232,19 @@ def test_jobs_tell_their_cell_and_clip() -> None:
     assert [str(Job(key, 3).key) for key in (JUDGED[0], JUDGED[-1])] == [
         "clean-40-plain-0", "b10_60-150-copies-4"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("late", "runs", "voids", "kept"),
+    [((0.04, 0.04, 0.04), 3, 2, 1), ((0.04, 0.01), 2, 1, 0), ((0.01,), 1, 0, 0)],
+)
+def test_a_batch_that_is_void_is_made_again_and_twice_at_most(
+    monkeypatch: pytest.MonkeyPatch, late: tuple[float, ...], runs: int, voids: int, kept: int
+) -> None:
+    calls = voice.Calls({}, [], 1, Path())
+    told = [{"lag": {"worst_s": worst, "late": 0, "looks": 9}, "calls": [worst]} for worst in late]
+    left = iter(told)
+    monkeypatch.setattr(calls, "_once", lambda jobs: next(left))
+    assert calls.place([]) == [late[-1]]
+    assert len(told) - len(list(left)) == runs
+    assert (calls.voids, calls.kept_void) == (voids, kept)
