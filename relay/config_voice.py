@@ -153,7 +153,7 @@ class AdaptConfig:
     length, as repeats leave beside them: else the last that could help is now in time and now not."""
     heavy_playout_ms: Annotated[int, Meta(ge=20, le=500)] = 200
     """What a heavily lossy one is asked to hold, milliseconds."""
-    heavy_age_ms: Annotated[int, Meta(ge=20, le=500)] = 190
+    heavy_age_ms: Annotated[int, Meta(ge=20, le=500)] = 180
     """The age to which packets are repeated to it, milliseconds."""
     speakers: Annotated[int, Meta(ge=1, le=8)] = 3
     """Speakers forwarded at once to a listener in a group; congestion takes one away per step, down to 1."""

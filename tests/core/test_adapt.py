@@ -308,12 +308,12 @@ def test_a_heavily_lossy_leg_holds_longer():
     life = Life()
     life.until(HEAVY, State.HEAVY)
     orders = life.tick(replace(HEAVY, slack=200.0))
-    assert (orders.mode, orders.playout, orders.max_age) == (Mode.REPEATS, 200, 190.0)
+    assert (orders.mode, orders.playout, orders.max_age) == (Mode.REPEATS, 200, 180.0)
 
 
 def test_what_would_be_repeated_too_old_for_it_is_copied_instead():
     life = Life()
-    far = replace(HEAVY, rtt=165.0, slack=200.0)  # 165 + 10 + 20 is played, but nobody repeats it
+    far = replace(HEAVY, rtt=155.0, slack=200.0)  # 155 + 10 + 20 is played, but nobody repeats it
     life.until(far, State.HEAVY)
     assert life.tick(far).mode is Mode.COPIES
 
