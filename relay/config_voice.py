@@ -147,9 +147,10 @@ class AdaptConfig:
     carry beyond the media, seconds."""
     probation_share: Share = 0.5
     """That share, 0-1."""
-    playout_ms: Annotated[int, Meta(ge=20, le=500)] = 120
+    playout_ms: Annotated[int, Meta(ge=20, le=500)] = 130
     """What a listener is asked to hold while repair runs, milliseconds, and the age to which a packet is
-    repeated. More repairs longer outages and delays the talk."""
+    repeated. More repairs longer outages and delays the talk. Best just above a multiple of the packets'
+    length, as repeats leave beside them: else the last that could help is now in time and now not."""
     heavy_playout_ms: Annotated[int, Meta(ge=20, le=500)] = 200
     """What a heavily lossy one is asked to hold, milliseconds."""
     heavy_age_ms: Annotated[int, Meta(ge=20, le=500)] = 180

@@ -85,7 +85,7 @@ NETS: Final[dict[str, Net]] = {
     "b10_60": Net(Outages(0.10, 60)),
     "cell_edge": Net(Outages(0.10, 120)),
     "congested": Net(Outages(0.20, 100, 0.7)),
-    **{f"iid{share}": Net(Independent(share / 100)) for share in (1, 3, 10, 20)},
+    **{f"iid{share}": Net(Independent(share / 100)) for share in (1, 3, 5, 10, 20)},
     "moderate": Net(Independent(0.05), delay=100, jitter=25),
     "international": Net(
         Indexed(0.03, 0.25), delay=250, jitter=100, duplicate=0.02, reorder=0.05, rates=((0, 300_000),)

@@ -118,7 +118,8 @@ class JitterBuffer:
         assert self._cursor is not None
         delay = self._delay_of(self._cursor, now)
         if self._cursor not in self._frames:
-            if delay + STEP_MS <= self._target:
+            # Though that holds up to a step more: what comes just before the target would be late else.
+            if delay + _TICK_MS <= self._target:
                 self._too_deep_since = None
                 return self._conceal()  # the missing one still has time to come
             self._snap()

@@ -350,7 +350,6 @@ class Controller(Machine[State]):
 
     def _orders(self, signs: Signs, now: float) -> Orders:
         config, state = self._config, self._state
-        is_heavy = state is State.HEAVY
         is_tight = state in (State.CONGESTED, State.STARVED)
         mode, distances = self._form(signs, now)
         budget, depth = self._budget(signs, now) if mode is not Mode.OFF else (0.0, 0.0)
@@ -360,7 +359,7 @@ class Controller(Machine[State]):
             budget=budget,
             depth=depth,
             distances=distances,
-            max_age=min(signs.slack, config.heavy_age_ms if is_heavy else config.playout_ms),
+            max_age=min(signs.slack, self._asked_age()),
             ack_slack=signs.ack_slack,
             playout=self._playout(signs),
             speakers=self._steps.speakers,
@@ -388,19 +387,26 @@ class Controller(Machine[State]):
             return _OFF
         if state is State.CLEAN:  # nothing leaves while nothing is lost; a copy would
             return (Mode.REPEATS, ()) if signs.maps_acks else _OFF
-        slack = self._asked_playout()
-        if signs.maps_acks and signs.rtt + signs.ack_slack + signs.ptime <= slack:
+        oldest = min(self._asked_playout(), self._asked_age())
+        if signs.maps_acks and signs.rtt + signs.ack_slack + signs.ptime <= oldest:
             return Mode.REPEATS, ()
-        farthest = int(slack // signs.ptime)
+        # Beyond the end of an outage, whose length nobody knows: as far back as may still be played.
+        farthest = int((oldest - _COPY_MARGIN_MS) // signs.ptime)
         if farthest < 1:
             return _OFF
-        near = min(2 if state is State.LOSSY_I else max(2, ceil(signs.run) + 1), farthest)
-        is_double = state is State.HEAVY and 2 * near <= farthest
-        return Mode.COPIES, (2 * near, near) if is_double else (near,)
+        if state is State.LOSSY_I:
+            return Mode.COPIES, (min(2, farthest),)
+        if state is State.HEAVY and farthest >= 2:
+            return Mode.COPIES, (farthest, farthest // 2)
+        return Mode.COPIES, (farthest,)
 
     def _asked_playout(self) -> int:
         is_heavy = self._state is State.HEAVY
         return self._config.heavy_playout_ms if is_heavy else self._config.playout_ms
+
+    def _asked_age(self) -> int:
+        is_heavy = self._state is State.HEAVY
+        return self._config.heavy_age_ms if is_heavy else self._config.playout_ms
 
     def _budget(self, signs: Signs, now: float) -> tuple[float, float]:
         """Packets per media packet and packets saved up, not above what may be added."""

@@ -58,15 +58,16 @@ class Hearing:
         are left out: quality is judged of all listeners, and each five seconds only.
         """
         is_first = not self._settled
+        came_at = at_ms - flow.age_ms  # in an outage the newest came long before the report
         fresh = flow.newest - self._newest[0]
         if flow.kid in self._settled:
             if 0 <= fresh < FRESH_PACKETS and now - self._since < self._config.quality.window_s:
                 return False
-            self._ptime = packet_ms(fresh, at_ms - self._newest[1], self._ptime)
+            self._ptime = packet_ms(fresh, came_at - self._newest[1], self._ptime)
         else:
             self._settled.clear()  # one key at a time
             self._settled[flow.kid] = Settled(max(1, ceil(self._config.adapt.playout_ms / self._ptime)))
-        self._newest = flow.newest, at_ms
+        self._newest = flow.newest, came_at
         ptime = self._ptime
         for came in self._settled[flow.kid].on_report(flow.base, flow.map):
             self._gaps.on_packet(came, ptime)

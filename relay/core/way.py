@@ -93,9 +93,10 @@ class Way:
             runs = sum(not one and (not at or fates[at - 1]) for at, one in enumerate(fates))
             self._missing.on_batch(came, len(fates) - came, runs, now)
             before = self._newest.get(key)
-            self._newest[key] = (flow.newest, report.t)
+            came_at = report.t - flow.age_ms  # a report of an outage tells of fewer, and of less time
+            self._newest[key] = (flow.newest, came_at)
             if before is not None:
-                self.ptime = packet_ms(flow.newest - before[0], report.t - before[1], self.ptime)
+                self.ptime = packet_ms(flow.newest - before[0], came_at - before[1], self.ptime)
 
     def on_measure(self, measure: Measure, now: float) -> Orders | None:
         """What the lane knows now; what may be done until the next time, None if that is as it was."""

@@ -137,6 +137,25 @@ def test_a_duplicate_and_a_flood_change_nothing_and_hold_no_memory() -> None:
     assert buffer.stats.skipped == 50
 
 
+def test_what_is_asked_for_is_held_though_it_is_half_a_step_more() -> None:
+    buffer = JitterBuffer()
+    play({n: n * 0.020 for n in range(10)}, 10, buffer)  # each is played 41 ms after it came
+    buffer.require(50.0)
+    arrivals = {n: n * 0.020 for n in range(10, 50) if n not in (20, 30)}
+    played = []
+    for step in range(10, 53):
+        now = step * 0.020 + 0.001
+        for n, at in arrivals.items():
+            if now - 0.020 < at <= now:
+                buffer.push(n * TICKS, TICKS, name(n), at)
+        played.append(buffer.pull(now))
+        if step == 32:
+            buffer.push(30 * TICKS, TICKS, name(30), now + 0.005)  # 46 ms after its time
+    assert played.count(Conceal.STEP) == 2  # both for the first that is missing: now 61 ms are held
+    assert name(30) in played
+    assert buffer.stats.late == 0
+
+
 def test_the_relay_may_ask_for_more_delay_and_delays_are_reported_once() -> None:
     buffer = JitterBuffer()
     buffer.require(100)

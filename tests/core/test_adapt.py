@@ -300,8 +300,8 @@ def test_a_lossy_leg_gets_repeats_within_what_it_is_asked_to_hold():
     life.until(BURSTY, State.LOSSY_B)
     orders = life.tick(replace(BURSTY, rtt=90.0))
     assert (orders.mode, orders.distances) == (Mode.REPEATS, ())
-    assert (orders.budget, orders.depth, orders.playout) == (1.0, 50.0, 120)
-    assert life.tick(replace(BURSTY, slack=150.0)).max_age == 120.0
+    assert (orders.budget, orders.depth, orders.playout) == (1.0, 50.0, 130)
+    assert life.tick(replace(BURSTY, slack=150.0)).max_age == 130.0
 
 
 def test_a_heavily_lossy_leg_holds_longer():
@@ -311,14 +311,21 @@ def test_a_heavily_lossy_leg_holds_longer():
     assert (orders.mode, orders.playout, orders.max_age) == (Mode.REPEATS, 200, 180.0)
 
 
+def test_what_would_be_repeated_too_old_for_it_is_copied_instead():
+    life = Life()
+    far = replace(HEAVY, rtt=155.0, slack=200.0)  # 155 + 10 + 20 is played, but nobody repeats it
+    life.until(far, State.HEAVY)
+    assert life.tick(far).mode is Mode.COPIES
+
+
 @pytest.mark.parametrize("far", [{"rtt": 200.0}, {"maps_acks": False}])
 def test_where_acknowledgements_come_too_late_or_tell_nothing_copies_go_at_a_distance(far):
     for signs, state, distances, playout in (
         (SPOTTY, State.LOSSY_I, (2,), 60),
-        (BURSTY, State.LOSSY_B, (4,), 100),
-        (replace(BURSTY, run=20.0), State.LOSSY_B, (6,), 140),
+        (BURSTY, State.LOSSY_B, (5,), 120),
+        (replace(BURSTY, ptime=60.0), State.LOSSY_B, (1,), 80),
         (HEAVY, State.HEAVY, (8, 4), 180),
-        (replace(HEAVY, run=5.0), State.HEAVY, (6,), 140),
+        (replace(HEAVY, ptime=100.0), State.HEAVY, (1,), 120),
     ):
         life = Life()
         life.until(replace(signs, **far), state)
@@ -344,7 +351,7 @@ def test_a_leg_on_tcp_is_never_repaired():
 def test_the_form_of_repair_stays_for_five_seconds_but_stops_at_once():
     life = Life()
     life.until(BURSTY, State.LOSSY_B)
-    far = replace(BURSTY, rtt=95.0)
+    far = replace(BURSTY, rtt=105.0)
     forms = [life.tick(far if n % 2 else BURSTY).mode for n in range(100)]
     changes = sum(one is not other for one, other in pairwise(forms))
     assert 2 <= changes <= 4

@@ -57,7 +57,7 @@ def test_a_lossy_way_gets_more_repair_and_its_listener_is_asked_to_wait_for_it(w
     pass_(world, bob.leg, 5, lost=3)
     assert [order.repair.budget for order in orders(world)] == [0.1, 1.0]
     stats = bob.last(control.LegStats)
-    assert (stats.mp, stats.rtt) == (120, 40.0)
+    assert (stats.mp, stats.rtt) == (130, 40.0)
     assert stats.dn_loss > 1
     assert world.engine.watched() == [bob.leg]
     pass_(world, bob.leg, 120)

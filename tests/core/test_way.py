@@ -188,6 +188,14 @@ def test_a_report_without_delays_says_nothing_of_them():
     assert orders.state is State.CONGESTED
 
 
+def test_packets_are_as_long_as_they_came_whenever_a_report_was_made():
+    life = Life()
+    for at, newest, age in ((200, 10, 0), (400, 15, 100), (600, 30, 0), (640, 31, 20), (800, 40, 0)):
+        one = FlowReport(9, 0, newest, 1, 0, 0, 0, age, 60, 0, 0)
+        life.way.on_report(LegReport(at // 40, at, (one,)), life.now)
+        assert life.way.ptime == 20
+
+
 def test_keys_that_come_and_go_take_no_more_and_more_memory():
     life = Life()
     for kid in range(200):

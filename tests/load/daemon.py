@@ -122,6 +122,7 @@ class Daemon:
                 web=web,
             ),
             lane=lane,
+            adapt=adapt or AdaptConfig(),
             tls=TlsConfig(cert, key),
             cluster=ClusterConfig(str(folder / "cluster.key")),
             tokens=TokenConfig((IssuerConfig("bench", public_of(seed).hex()),)),
