@@ -130,7 +130,6 @@ class Daemon:
             records=RecordsConfig(str(folder / "records.sqlite")),
             events=EventsConfig("file", str(folder / "events.jsonl"), str(folder / "events.spool")),
             drain=DrainConfig(grace_s=0, smear_s=0, deadline_s=5, close_s=0.2),
-            adapt=adapt or AdaptConfig(),
         )
         if turn is not None:
             (folder / "turn.secret").write_text(TURN_SECRET)
