@@ -383,7 +383,7 @@ class Endpoint(Ledger):
         for copy in copies:
             peer.quic.send_unproven(copy)
         if copies:
-            self._settle(peer, now)
+            self._settle(peer, self._clock())  # not older than this: else they pass for lost too early
 
     def _receive_unknown(self, item: Unknown | Admitted, now: float) -> None:
         data, addr, sock = item[:3]

@@ -66,7 +66,7 @@ PEER_IDS = 4  # connection ids of the peer that we keep: one in use, the others 
 MAX_PACKET = 1200
 RESERVED = 64  # packet numbers set aside while aioquic sends; a gap must stay below peers' windows of 128
 BURST = 32 * MAX_PACKET  # bytes that aioquic sends at once: half of the packets it has numbers for
-REORDERING = 0.015  # seconds by which packets of aioquic may be overtaken by audio sealed beside it
+REORDERING = 0.040  # seconds by which audio may overtake what aioquic sends: its loop is slower than the lane
 SUITES = (  # numbered as the packet path knows them
     tls.CipherSuite.AES_128_GCM_SHA256,
     tls.CipherSuite.AES_256_GCM_SHA384,

@@ -145,7 +145,7 @@ async def test_a_new_place_gets_three_times_what_came_from_there_until_it_answer
     stable, mover = pair.ends
     pair.wires[1].seen_as = NEW
     pair.wires[1].other = None  # it says one thing and is silent then
-    mover.send(b"\1here")
+    mover.send(b"\1here" + bytes(60))
     came = pair.wires[1].sent[-1][0]
     assert stable.receive(came, NEW)
     for n in range(50):
