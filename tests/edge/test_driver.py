@@ -362,5 +362,5 @@ def test_a_way_that_loses_packets_in_a_row_is_repaired_and_nothing_leaves_twice_
     assert sum(header.repeat for header in headers) >= 70
     assert 70 <= world.lane.repairs.beside <= 160
     assert world.lane.repairs.imbalance() == 0
-    assert [stats.mp for stats in bob.all(control.LegStats)] == [120]
+    assert [stats.mp for stats in bob.all(control.LegStats)] == [world.config.adapt.playout_ms]
     assert ann.all(control.LegStats) == []
