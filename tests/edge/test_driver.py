@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from impair import Link, Net, Outages
 from lanes import LANES
 from quicnet import Client as QuicClient
 from quicnet import Network
@@ -26,6 +27,7 @@ from relay.protocol.keys import ClusterKey
 
 ISSUER = bytes(range(32))
 CID = CallId(bytes(range(16)))
+SPOKEN = 750  # packets
 
 
 class World(Network):
@@ -79,8 +81,9 @@ class World(Network):
 class Person(QuicClient):
     """A stock QUIC client that speaks the control protocol by hand."""
 
-    def __init__(self, world: World, port: int, cid: CallId = CID) -> None:
+    def __init__(self, world: World, port: int, cid: CallId = CID, people: int = 2) -> None:
         super().__init__(world, port)
+        self.people = people
         self.world = world
         self.cid = cid
         now = int(world.wall())
@@ -94,7 +97,7 @@ class Person(QuicClient):
             nbf=now,
             exp=now + 120,
             jti=Jti(world.rng.randbytes(16)),
-            lim=(512, 512, 500, 2),
+            lim=(512, 512, 500, people),
             age=token.AGE_ADULT,
             ctc=1,
             prm=token.MAY_SEND | token.MAY_RECEIVE | token.MAY_E2E | token.MAY_TURN,
@@ -129,7 +132,7 @@ class Person(QuicClient):
 
     def media(self, ctr: int) -> bytes:
         joined = self.all(control.Joined)[-1]
-        head = media.encode_header(joined.up, media.kid_of(joined.p, 0, False), ctr)
+        head = media.encode_header(joined.up, media.kid_of(joined.p, 0, self.people > 2), ctr)
         return head + bytes(100 - len(head))
 
 
@@ -338,6 +341,46 @@ def test_round_trips_are_told_when_they_are_asked_for(world: World) -> None:
     assert rtt is not None
     assert 0 < rtt < 1
     assert bob.got
+
+
+def talk_to_six(lane: str, share: float) -> tuple[World, Person, Person, list[Person]]:
+    """15 s of speech; the first listener loses that share of what comes, in outages of 60 ms."""
+    world = World(lane=lane)
+    speaker, lossy, *others = people = [Person(world, 1001 + n, people=7) for n in range(7)]
+    for person in people:
+        person.join()
+    for person in people:
+        person.ask(control.Accept(c=CID))
+    world.sent.clear()
+    outages = Link(Net(loss=Outages(share, 60.0)), 7) if share else None
+    for ctr in range(SPOKEN):
+        world.clients[lossy.addr] = lossy
+        if outages is not None:
+            outages.send(ctr, 200, world.now)
+            if not outages.due(world.now):
+                del world.clients[lossy.addr]
+        speaker.say(speaker.media(ctr))
+        world.run(0.02)
+        if ctr % 10 == 9:
+            measure(world)
+    return world, speaker, lossy, others
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_who_hears_well_hears_the_same_beside_one_who_loses_a_lot(lane: str) -> None:
+    calm, calm_speaker, _, before = talk_to_six(lane, 0.0)
+    rough, speaker, lossy, others = talk_to_six(lane, 0.15)
+    heard = {media.decode(data).ctr for data in lossy.got}
+    assert 0.94 * SPOKEN < len(heard) < SPOKEN  # it does lose, and is repaired
+    assert rough.lane.repairs.beside > 0.1 * SPOKEN
+    assert [other.got for other in others] == [other.got for other in before]
+    assert [len(other.got) for other in others] == [SPOKEN] * 5
+    sizes = [
+        sum(len(data) for data, addr in world.sent if addr in {one.addr for one in people})
+        for world, people in ((calm, before), (rough, others))
+    ]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
+    assert speaker.all(control.Rate) == calm_speaker.all(control.Rate)
 
 
 def test_a_way_that_loses_packets_in_a_row_is_repaired_and_nothing_leaves_twice_before(world: World) -> None:
