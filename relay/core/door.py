@@ -26,9 +26,7 @@ from relay.protocol.ticket import TicketBody
 from relay.protocol.token import Claims
 
 ACK_MS: Final = 60  # audio of 40 ms a packet takes acknowledgements along
-PROMPT_ACK_MS: Final = (
-    20  # what is repaired from the first loss on is acknowledged soon from the first packet on
-)
+PROMPT_ACK_MS: Final = 5  # who repairs from the first loss on waits 25 ms for them at most
 KEEPALIVE_S: Final = 5  # RFC 7675 section 5.1, for a leg that will be in a call
 MAX_DATAGRAM: Final = 1024
 Kind = Literal["rt", "ht"]

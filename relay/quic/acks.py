@@ -48,4 +48,4 @@ class Owing:
         self.unacknowledged += 1
         if is_gap or self.unacknowledged >= MOST_UNACKNOWLEDGED:
             return 0.0
-        return audio_hold if is_audio and now >= self._torn_until else ACK_HOLD
+        return audio_hold if is_audio and now >= self._torn_until else min(ACK_HOLD, audio_hold)
