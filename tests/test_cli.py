@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from relay import __version__, cli
+from relay import __version__
 from relay.cli import DONE, FAILED, USAGE, main
 from relay.config import Config, parse
 from relay.core.events import CallRecord, ParticipantRecord
@@ -119,7 +119,7 @@ def test_an_interrupt_is_one_line(
     def interrupted(*_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.node, "load", interrupted)
+    monkeypatch.setattr("relay.commands.node.load", interrupted)
     assert main(["check-config"]) == FAILED
     assert capsys.readouterr().err == "relay: interrupted\n"
 
