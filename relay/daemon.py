@@ -2,6 +2,7 @@
 
     run(config, path)   until SIGTERM has drained the node; returns the exit status
     SIGHUP              reads the configuration again: what may change live changes, all else is refused
+    the service manager  is told each of these, what goes on, and once a second that the node works
     SIGTERM, SIGINT     drain; a second one hurries
 
 Must never live here: decisions, packets.
@@ -11,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import gc
 import itertools
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -31,7 +34,9 @@ from relay.core import events as ev
 from relay.core.adapt import TICK_S
 from relay.edge import manager, tcp, udp
 from relay.edge.assembly import Node, NodeKeys
+from relay.edge.pulse import LOOK_S, Probe, Progress, Pulse
 from relay.edge.raw import RawEdge
+from relay.edge.sockets import Sockets, keep_udp
 from relay.edge.turn_server import TurnServer, read_context, read_secrets
 from relay.edge.web import WebEdge
 from relay.errors import ConfigError
@@ -57,7 +62,8 @@ FULL_COLLECTION = 12_000  # of these between full ones
 FEW = 64  # legs at most during a full collection: a pause of some 10 ms for them, once in ten minutes
 THREAD_SLICE = 0.0005  # seconds that another thread (a scrape's text, a record) may keep audio waiting
 YOUNG = 5_000  # objects that a collection takes 1 to 2 ms for
-LEAST_WATCHDOG = 0.2
+NO_PROBE = "no packet of ours comes back by our own address: the watchdog can judge the loop alone"
+LOOKS_UNTIL_HEARD = 40  # 10 s after the start
 NO_NATIVE_LANE = "the native packet path is not installed: the Python one serves, at a multiple of its cost"
 
 
@@ -142,12 +148,14 @@ class Daemon:
         self._exporter = Exporter(self.snapshot)
         self._http = OpsServer(self._exporter.answer, self.report)
         self._commands = CommandServer(self.node.driver.command)
-        self._sockets: list[socket.socket] = []
+        self._sockets: Sockets
         self._readers: list[Reader] = []
         self._threads: LaneThreads | None = None
         self._web: WebEdge | None = None
         self._raw: RawEdge | None = None
         self._resizing: asyncio.Task[None] | None = None
+        self._reload_refused = ""
+        self._status = ""
 
     # ------------------------------------------------------------ what the driver tells (driver.Sinks)
 
@@ -170,11 +178,14 @@ class Daemon:
 
     async def run(self) -> None:
         """Serve until drained. ConfigError when a socket or file cannot be had."""
-        inherited = manager.inherited()
+        handed = manager.inherited()
         try:
             self._start_sinks()
-            self._open_sockets(inherited)
-            await self._open_listeners(inherited)
+            self._open_sockets(handed)
+            await self._open_listeners()
+            unknown = handed.close()
+            if unknown:
+                log.warning("descriptors that nothing here wants", extra={"names": unknown})
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(number, self._drain)
             self._loop.add_signal_handler(signal.SIGHUP, self._reload)
@@ -183,12 +194,15 @@ class Daemon:
                 asyncio.create_task(each())
                 for each in (self._housekeep, self._adapt, self._collect, self._watchdog)
             ]
-            manager.notify("READY=1", f"STATUS=serving, packet path {self.node.lane.name}")
+            manager.notify("READY=1")
+            self._tell_status()
+            self._sockets.keep()
             log.info(
                 "serving",
                 extra={
                     "lane": self.node.lane.name,
-                    "udp_ports": [sock.getsockname()[1] for sock in self._sockets],
+                    "udp_ports": [sock.getsockname()[1] for sock in self._sockets.udp],
+                    "kept_sockets": self._sockets.were_kept,
                     "web_ports": self._web.listener.ports if self._web else [],
                     "turn_ports": self._turn.ports,
                     "metrics": self._http.address,
@@ -210,15 +224,9 @@ class Daemon:
         if self._events is not None:
             self._events.start()
 
-    def _open_sockets(self, inherited: dict[str, list[socket.socket]]) -> None:
-        listen = self._config.listen
-        handed = [sock for sock in inherited.get("public", []) if sock.type == socket.SOCK_DGRAM]
-        for sock in handed:
-            udp.prepare(sock, listen)
-        groups = udp.by_address(handed) if handed else [udp.bind(text, listen) for text in listen.udp]
-        self._sockets = [sock for group in groups for sock in group]
-        self._are_inherited = bool(handed)
-        for reader in self._make_readers(groups):
+    def _open_sockets(self, handed: manager.Handed) -> None:
+        self._sockets = Sockets(handed, self._config.listen)
+        for reader in self._make_readers(self._sockets.groups):
             self._readers.append(reader)
             reader.start()
 
@@ -233,13 +241,11 @@ class Daemon:
             cure = "install the native lane, or use one socket per address"
             raise ConfigError("listen.lanes", "the Python lane reads one socket per address", cure)
         wait_s = self._config.listen.batch_ms / 1000
-        return [udp.Reader(self._loop, sock, endpoint, wait_s) for sock in self._sockets]
+        return [udp.Reader(self._loop, sock, endpoint, wait_s) for sock in self._sockets.udp]
 
-    def _open_web(self, inherited: dict[str, list[socket.socket]]) -> None:
+    def _open_web(self) -> None:
         listen = self._config.listen
-        handed = [sock for sock in inherited.get("public", []) if sock.type == socket.SOCK_STREAM]
-        sockets = handed or [tcp.bind(text, "listen.web") for text in listen.web]
-        if not sockets:
+        if not self._sockets.web:
             return
         node = self.node
         self._web = WebEdge(
@@ -261,14 +267,13 @@ class Daemon:
         turn = self._turn.streams
         if turn is not None and StreamKind.TURN in kinds_on_web(self._config):
             self._web.listener.offer(StreamKind.TURN, turn.adopt, is_leg=True)
-        for sock in sockets:
+        for sock in self._sockets.web:
             self._web.listener.listen(sock)
 
-    async def _open_listeners(self, inherited: dict[str, list[socket.socket]]) -> None:
-        self._open_web(inherited)
-        handed = inherited.get("metrics", [])
-        if handed:
-            await self._http.start(handed[0])
+    async def _open_listeners(self) -> None:
+        self._open_web()
+        if self._sockets.metrics is not None:
+            await self._http.start(self._sockets.metrics)
         elif self._config.listen.metrics:
             await self._http.start(self._config.listen.metrics)
         self._turn.start(self._config)
@@ -293,22 +298,32 @@ class Daemon:
     def _drain(self) -> None:
         manager.notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(self._config.drain.deadline_s * 1e6)}")
         self.node.drain()
+        self._tell_status()
         log.info("draining", extra={"state": self.node.engine.drain_state})
 
     def _reload(self) -> None:
         """Take the new configuration whole, or keep the old one whole and say why."""
-        if self._path is None:
-            log.warning("no configuration file to read again")
-            return
-        try:
-            config = load(self._path, self._assignments)
-            changed = reloadable_changes(self._config, config)
-            keys, (quic, context) = read_keys(config), read_certificate(config)
-            turn_context = read_context(config) if config.turn.enabled else None
-        except ConfigError as error:
-            log.error("reload refused: %s", error)
-            return
+        # The time tells the manager that this answers its last signal, and no earlier one (sd_notify(3)).
         manager.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            changed = self._take_configuration()
+        except ConfigError as error:
+            self._reload_refused = str(error)
+            log.error("reload refused: %s", error)
+        else:
+            self._reload_refused = ""
+            log.info("reloaded", extra={"changed": changed})
+        manager.notify("READY=1")
+        self._tell_status()
+
+    def _take_configuration(self) -> list[str]:
+        """Read it again; which settings changed. ConfigError: nothing was taken."""
+        if self._path is None:
+            raise ConfigError("--config", "there is no file to read again")
+        config = load(self._path, self._assignments)
+        changed = reloadable_changes(self._config, config)
+        keys, (quic, context) = read_keys(config), read_certificate(config)
+        turn_context = read_context(config) if config.turn.enabled else None
         self._config, self._quic, self._tls = config, quic, context
         self.node.configure(config, keys, quic)
         if self._raw is not None:
@@ -316,26 +331,27 @@ class Daemon:
         if self._web is not None:
             self._web.configure(config.limits, context, config.listen.web_origins)
         self._turn.configure(config, turn_context)
-        if "listen.lanes" in changed and self._threads is not None and not self._are_inherited:
+        if "listen.lanes" in changed and self._threads is not None and not self._sockets.are_handed:
             self._resizing = self._loop.create_task(self._resize(self._threads, config.listen))
         if self._history is not None:
             self._history.retention_days = config.records.retention_days
         self._logs.configure(config.log)
-        manager.notify("READY=1")
-        log.info("reloaded", extra={"changed": changed})
+        return changed
 
     async def _resize(self, threads: LaneThreads, listen: ListenConfig) -> None:
         await threads.resize(listen.lanes, listen)
-        self._sockets = threads.sockets
+        self._sockets.groups = threads.groups
+        keep_udp(self._sockets.udp)
 
     async def _housekeep(self) -> None:
-        """Once a second: who was heard."""
+        """Once a second: who was heard, and what goes on."""
         while True:
             await asyncio.sleep(HOUSEKEEPING)
             for _ in self.node.driver.report_heard():
                 await asyncio.sleep(0)
             self.node.endpoint.accepting = self.node.engine.drain_state in ("running", "draining")
             self._stats_at = time.monotonic()
+            self._tell_status()
 
     async def _adapt(self) -> None:
         """Five times a second: what the ways are like on which something went wrong."""
@@ -352,14 +368,39 @@ class Daemon:
             tidy(turn % FULL_COLLECTION == 0 and legs <= FEW)
 
     async def _watchdog(self) -> None:
-        """Feed the service manager's watchdog from the loop, and only while the loop keeps up."""
-        interval = manager.watchdog_interval()
-        if interval is None:
+        """Feed the service manager's watchdog from the loop, each time that the node was proven to work."""
+        if manager.watchdog_interval() is None:
             return
-        while True:
-            await asyncio.sleep(max(interval, LEAST_WATCHDOG))
-            if self._lag.worst_s * 1000 < self._config.health.lag_ms:
+        pulse, probe = Pulse(), Probe(self.node.endpoint, os.urandom)
+        due = time.monotonic()
+        for look in itertools.count(1):
+            probe.send(group[0] for group in self._sockets.groups)
+            due += LOOK_S
+            await asyncio.sleep(due - time.monotonic())
+            now = time.monotonic()
+            late, due = now - due, now
+            counts = self.node.lane.packets()
+            progress = Progress(counts.received, counts.taken, counts.waiting, probe.heard)
+            if pulse.look(late, self._config.health.lag_ms / 1000, progress):
                 manager.notify("WATCHDOG=1")
+            if look == LOOKS_UNTIL_HEARD and not pulse.is_armed:
+                log.warning(NO_PROBE)
+
+    def _tell_status(self) -> None:
+        """One line for `systemctl status`, when it changed."""
+        engine = self.node.engine
+        calls = sum(engine.calls_by_stage.values())
+        parts = [
+            engine.drain_state,
+            f"{calls} calls, {engine.legs} legs",
+            f"packet path {self.node.lane.name}",
+        ]
+        if self._reload_refused:
+            parts.append(f"last reload refused: {self._reload_refused}")
+        status = "; ".join(parts)
+        if status != self._status:
+            self._status = status
+            manager.notify(f"STATUS={status}")
 
     # ------------------------------------------------------------ facts
 
@@ -377,7 +418,7 @@ class Daemon:
     def _kernel_drops(self) -> int:
         if self._threads is not None:
             return self._threads.kernel_drops
-        return sum(udp.kernel_drops(sock) for sock in self._sockets)
+        return sum(udp.kernel_drops(sock) for sock in self._sockets.udp)
 
     def report(self) -> Report:
         """What /healthz and /readyz answer from."""
@@ -517,6 +558,8 @@ def run(config: Config, path: str | None = None, assignments: Sequence[str] = ()
     # A full collection over thousands of connections would hold audio for tens of milliseconds; connections
     # break their own cycles when they end, and `_housekeep` collects what else is young.
     gc.disable()
+    # The watchdog's signal leaves in the journal where each thread hung: files and lines, no values.
+    faulthandler.enable()
     sys.setswitchinterval(THREAD_SLICE)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, contextlib.suppress(KeyboardInterrupt):
         runner.run(_serve(config, path, logs, assignments))

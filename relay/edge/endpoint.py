@@ -54,6 +54,7 @@ from relay.edge.timers import TURN_SECONDS, Loop, PeerTimers
 from relay.errors import ErrorCode
 from relay.protocol.address import Address
 from relay.quic.connection import IssuedId, RelayQuic
+from relay.quic.space import PathState
 
 log = logging.getLogger("relay.endpoint")
 
@@ -160,6 +161,9 @@ class Endpoint(Ledger):
         self.http_answered: Counter[str] = Counter()
         self._handler: Handler
         self._turn: TurnHandler | None = None
+        self._probe_leg: int | None = None
+        self._probe_path: PathState
+        self._on_probe: Callable[[], None] = lambda: None
         self.on_waiting: Callable[[int], None] = lambda leg: None
         """Called when the lane has copies for a leg that is not on QUIC."""
         self.on_broken: Callable[[int], None] = lambda leg: None
@@ -178,6 +182,20 @@ class Endpoint(Ledger):
         """A number for a leg; none is used twice."""
         self._next_leg += 1
         return self._next_leg - 1
+
+    def open_probe(self, heard: Callable[[], None]) -> bytes:
+        """An id for packets that we send to ourselves; `heard` is called for each that the lane brought back.
+
+        It is that of a connection whose keys nobody has, so that the lane hands its packets to the loop.
+        """
+        self._probe_leg = self.new_leg()
+        self._probe_path = self._lane.open_path(self._probe_leg)
+        self._on_probe = heard
+        return self._issue_for(self._probe_leg).cid
+
+    def send_probe(self, sock: int, packet: bytes, address: NetworkAddress) -> bool:
+        """Send one of these; False when the kernel did not take it."""
+        return self.outbox.send(sock, packet, address)
 
     def configure(self, limits: LimitsConfig, configuration: QuicConfiguration) -> None:
         """New limits and certificate for connections that come from now on."""
@@ -310,7 +328,10 @@ class Endpoint(Ledger):
         peer = self._by_leg.get(item.leg)
         if isinstance(item, Known):
             self._packets_held -= 1
-            self._receive_slow(peer, item.data, item.address, item.sock, now)
+            if item.leg == self._probe_leg:
+                self._hear_probe()
+            else:
+                self._receive_slow(peer, item.data, item.address, item.sock, now)
         elif isinstance(item, Waiting):
             self.on_waiting(item.leg)
         elif peer is not None and not peer.is_gone:
@@ -372,6 +393,11 @@ class Endpoint(Ledger):
         if peer.state is PeerState.OPEN and peer.quic.is_moving_to(addr):
             self._carry_unproven(peer, len(data), now)
         self.outbox.note_ack(peer, now)
+
+    def _hear_probe(self) -> None:
+        self._handled["probe"] += 1
+        self._probe_path.slow_done()
+        self._on_probe()
 
     def _carry_unproven(self, peer: Peer, room: int, now: float) -> None:
         """The peer moved: until it has proven its new address it hears no more than came from there.

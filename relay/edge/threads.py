@@ -56,6 +56,11 @@ class LaneThreads:
         self._changing = asyncio.Lock()  # one change of the number at a time
 
     @property
+    def groups(self) -> list[list[socket.socket]]:
+        """Those of one address together."""
+        return [list(group) for group in self._groups]
+
+    @property
     def sockets(self) -> list[socket.socket]:
         """All of them, by number."""
         return [sock for lane in zip(*self._groups, strict=True) for sock in lane]

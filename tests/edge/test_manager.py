@@ -53,12 +53,55 @@ def test_inherited_sockets_come_by_name_and_the_variables_go(monkeypatch: pytest
     environ = {"LISTEN_FDS": "2", "LISTEN_PID": str(os.getpid()), "LISTEN_FDNAMES": "public:metrics"}
     found = manager.inherited(environ)
     assert environ == {}
-    assert [sock.type for sock in found["public"]] == [socket.SOCK_DGRAM]
-    assert [sock.type for sock in found["metrics"]] == [socket.SOCK_STREAM]
-    assert not os.get_inheritable(found["public"][0].fileno())
-    for sock in (*found["public"], *found["metrics"]):
-        sock.close()
+    assert [sock.type for sock in found.sockets["public"]] == [socket.SOCK_DGRAM]
+    assert [sock.type for sock in found.sockets["metrics"]] == [socket.SOCK_STREAM]
+    assert not os.get_inheritable(found.sockets["public"][0].fileno())
+    [public] = found.take("public")
+    assert found.close() == ["metrics"]
+    assert public.fileno() >= 0
+    public.close()
 
 
 def test_sockets_meant_for_another_process_are_left_alone() -> None:
-    assert manager.inherited({"LISTEN_FDS": "1", "LISTEN_PID": "1"}) == {}
+    assert manager.inherited({"LISTEN_FDS": "1", "LISTEN_PID": "1"}) == manager.Handed()
+
+
+def test_what_is_no_socket_comes_back_as_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = os.memfd_create("state")
+    os.write(memory, b"kept")
+    lowest = 210
+    os.dup2(memory, lowest)
+    os.close(memory)
+    monkeypatch.setattr(manager, "FIRST_FD", lowest)
+    found = manager.inherited(
+        {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid()), "LISTEN_FDNAMES": "state-lane"}
+    )
+    [kept] = found.take_files("state-lane")
+    assert os.pread(kept, 10, 0) == b"kept"
+    assert found.close() == []
+    os.close(kept)
+
+
+def test_what_is_stored_goes_as_descriptors_and_replaces_what_was_there(tmp_path: Path) -> None:
+    path = str(tmp_path / "notify")
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as kept,
+    ):
+        listener.bind(path)
+        assert manager.store("kept-udp", [kept.fileno()], environ={"NOTIFY_SOCKET": path})
+        assert listener.recv(100) == b"FDSTOREREMOVE=1\nFDNAME=kept-udp"
+        data, descriptors, _, _ = socket.recv_fds(listener, 100, 4)
+        assert data == b"FDSTORE=1\nFDNAME=kept-udp\nFDPOLL=0"
+        [copy] = descriptors
+        assert os.path.sameopenfile(copy, kept.fileno())
+        os.close(copy)
+        assert manager.store("kept-udp", [], environ={"NOTIFY_SOCKET": path})
+        assert listener.recv(100) == b"FDSTOREREMOVE=1\nFDNAME=kept-udp"
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.recv(100)
+
+
+def test_nothing_is_stored_without_a_manager() -> None:
+    assert not manager.store("kept-udp", [0], environ={})

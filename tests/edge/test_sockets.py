@@ -1,0 +1,89 @@
+"""Sockets that a unit hands over, that were kept from before a restart, or that are made."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from relay.config import ListenConfig
+from relay.edge import tcp, udp
+from relay.edge.manager import Handed
+from relay.edge.sockets import KEPT_UDP, KEPT_WEB, METRICS, PUBLIC, Sockets
+
+SMALL = {"receive_buffer": 65_536, "send_buffer": 65_536}
+
+
+def at(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"{host}:{port}"
+
+
+def test_what_a_socket_unit_hands_over_is_taken_and_nothing_is_made() -> None:
+    (public,) = udp.bind("127.0.0.1:0", ListenConfig(**SMALL))
+    web, metrics = tcp.bind("127.0.0.1:0", "web"), tcp.bind("127.0.0.1:0", "metrics")
+    handed = Handed({PUBLIC: [public, web], METRICS: [metrics]})
+    sockets = Sockets(handed, ListenConfig(udp=("127.0.0.1:0",), web=("127.0.0.1:0",), **SMALL))
+    assert (sockets.udp, sockets.web, sockets.metrics) == ([public], [web], metrics)
+    assert sockets.are_handed
+    assert handed.close() == []
+    for sock in (public, web, metrics):
+        sock.close()
+
+
+def test_kept_sockets_are_served_on_with_the_packets_that_waited_in_them() -> None:
+    before = Sockets(Handed(), ListenConfig(udp=("127.0.0.1:0",), web=("127.0.0.1:0",), **SMALL))
+    [old], [web] = before.udp, before.web
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"meanwhile", old.getsockname())
+    listen = ListenConfig(udp=(at(old),), web=(at(web),), **SMALL)
+    after = Sockets(Handed({KEPT_UDP: [old], KEPT_WEB: [web]}), listen)
+    assert (after.udp, after.web, after.were_kept) == ([old], [web], 2)
+    assert not after.are_handed
+    assert old.recv(20) == b"meanwhile"
+    old.close()
+    web.close()
+
+
+def test_an_address_that_is_no_longer_wanted_is_let_go() -> None:
+    (old,) = Sockets(Handed(), ListenConfig(udp=("127.0.0.1:0",), **SMALL)).udp
+    after = Sockets(Handed({KEPT_UDP: [old]}), ListenConfig(udp=("127.0.0.1:0",), **SMALL))
+    assert old.fileno() == -1
+    assert after.were_kept == 0
+    after.udp[0].close()
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 2), (1, 2), (2, 1)])
+def test_kept_sockets_follow_the_number_of_lanes(before: int, after: int) -> None:
+    old = Sockets(Handed(), ListenConfig(udp=("127.0.0.1:0",), lanes=before, **SMALL)).udp
+    listen = ListenConfig(udp=(at(old[0]),), lanes=after, **SMALL)
+    sockets = Sockets(Handed({KEPT_UDP: list(old)}), listen)
+    assert (len(sockets.udp), sockets.were_kept) == (after, min(before, after))
+    assert len({at(sock) for sock in sockets.udp}) == 1
+    for sock in {*sockets.udp, *old}:
+        sock.close()
+
+
+def test_only_what_we_made_is_given_to_the_manager_to_keep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", path)
+    web = tcp.bind("127.0.0.1:0", "web")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(path)
+        sockets = Sockets(Handed({PUBLIC: [web]}), ListenConfig(udp=("127.0.0.1:0",), **SMALL))
+        sockets.keep()
+        assert listener.recv(100) == b"FDSTOREREMOVE=1\nFDNAME=kept-udp"
+        data, descriptors, _, _ = socket.recv_fds(listener, 100, 4)
+        assert data.startswith(b"FDSTORE=1\nFDNAME=kept-udp")
+        assert os.path.sameopenfile(descriptors[0], sockets.udp[0].fileno())
+        assert listener.recv(100) == b"FDSTOREREMOVE=1\nFDNAME=kept-web"
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.recv(100)
+        os.close(descriptors[0])
+    for sock in (*sockets.udp, web):
+        sock.close()
