@@ -8,6 +8,7 @@ Must never live here: what a ticket is made of (door.py), how a call ends (parti
 
 from __future__ import annotations
 
+from relay.core.adoption import Adoption
 from relay.core.call import Call, Stage
 from relay.core.consent import Fact
 from relay.core.door import Door
@@ -36,6 +37,7 @@ class Absence:
         seating: Seating,
         parting: Parting,
         exchange: Exchange,
+        adoption: Adoption,
     ) -> None:
         self._node = node
         self._door = door
@@ -43,6 +45,7 @@ class Absence:
         self._seating = seating
         self._parting = parting
         self._exchange = exchange
+        self._adoption = adoption
 
     def on_leg_gone(self, leg: Leg) -> None:
         """The transport is over. Its person may come back with a ticket."""
@@ -79,16 +82,23 @@ class Absence:
     def on_rejoin(self, leg: Leg, claims: Claims, rejoin: control.Rejoin, id: int) -> None:
         """Take the place again that the ticket names. PeerError closes the leg."""
         node = self._node
-        body = self._door.open_ticket(rejoin.rt)
-        if (body.c, body.sub) != (claims.cid, claims.sub) or rejoin.c != body.c:
+        place = self._door.open_ticket(rejoin.rt)
+        if (place.call, place.sub) != (claims.cid, claims.sub) or rejoin.c != place.call:
             raise PeerError(ErrorCode.RESUME_UNKNOWN, "ticket of somebody else")
-        seat = self._door.seat_of(body)
+        if place.told is not None:
+            node.check_memory(place.call, place.sub)
+            self._adoption.take(place.told)
+        seat = self._door.seat_of(place)
         call = node.calls[claims.cid]
+        self._expire_accept(call, seat)
+        if self._is_due(seat.gone_at()):
+            raise PeerError(ErrorCode.RESUME_UNKNOWN, "too late")
         if claims != seat.claims and claims.iat >= seat.claims.iat:
             # A token came beside the ticket: its rights count, not the old ones.
             self._exchange.on_rights(call, seat, claims, leg.kid)
         stale = seat.state is Presence.ABSENT and seat.ever_accepted
         was_here = seat.state in (Presence.JOINED, Presence.ACCEPTED)
+        arrives = seat.is_expected
         if leg.state is LegState.READY:
             up = self._move_in(call, seat, leg)
         else:
@@ -101,9 +111,12 @@ class Absence:
         if stale:
             again = PeerError(ErrorCode.CONSENT_EXPIRED, "accept the call again", fatal=False)
             node.refuse(leg, again)
+        if not call.was_here:
+            call.was_here = True
+            node.event(EventKind.ADOPTED, call)
         if not was_here:
             node.tell(call.others(seat), control.Peer(c=call.cid, p=seat.index, ev="back"))
-            self._node.note(call, seat, EventKind.BACK)
+            self._node.note(call, seat, EventKind.ARRIVED if arrives else EventKind.BACK)
         self._switch.sync(call)
         self._node.watch_call(call)
 
@@ -158,16 +171,20 @@ class Absence:
             call.gate.set(Fact.ALIVE, seat.index, False)
             self._switch.sync(call)
             self._silence(call, seat)
-        if self._is_due(seat.accept_expires_at()):
-            call.gate.set(Fact.ACCEPTED, seat.index, False)
-            call.epoch += 1
-            seat.on_accept_expired()
+        self._expire_accept(call, seat)
         if self._is_due(seat.gone_at()):
             self._parting.give_up(call, seat, Cause.FAILED, ErrorCode.IDLE_TIMEOUT)
         elif call.state is Stage.ACTIVE and self._is_due(seat.accept_by()):
             self._parting.give_up(call, seat, Cause.NO_ANSWER, None)
         elif self._is_due(seat.ticket_at()):
             self._renew(call, seat)
+
+    def _expire_accept(self, call: Call, seat: Participant) -> None:
+        """A yes that nobody stood by for too long has to be said anew."""
+        if self._is_due(seat.accept_expires_at()):
+            call.gate.set(Fact.ACCEPTED, seat.index, False)
+            call.epoch += 1
+            seat.on_accept_expired()
 
     def _renew(self, call: Call, seat: Participant) -> None:
         seat.on_ticket(self._node.now)

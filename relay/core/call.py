@@ -82,6 +82,10 @@ class Call(Machine[Stage]):
         self.reason = ""
         self.retry_flows_at: float | None = None
         """When a listener without a free flow number may get one."""
+        self.handed_at: int | None = None
+        """When another node told of this call last, by its clock, wall milliseconds; None: it began here."""
+        self.was_here = True
+        """Whether anybody ever came to this node for it: a call that was only announced leaves no record."""
         self._limits = limits
         self._by_sub: dict[Sub, int] = {}
         self._ring_until: float | None = now + limits.ring_s
@@ -138,6 +142,15 @@ class Call(Machine[Stage]):
         self._by_sub[claims.sub] = index
         return newcomer
 
+    def expect(self, one: Participant) -> None:
+        """A seat as another node gave it, in place of one that nobody came for."""
+        former = self.seats.get(one.index)
+        if former is not None:
+            self.gate.clear(one.index)
+            del self._by_sub[former.sub]
+        self.seats[one.index] = one
+        self._by_sub[one.sub] = one.index
+
     def _free_index(self) -> int:
         """The lowest index never used, else that of the seat left longest ago."""
         if len(self.seats) < SIZE:
@@ -175,6 +188,11 @@ class Call(Machine[Stage]):
         self._ring_until = None
         self._answered_at = now
         self.answered_wall = wall
+
+    def rang_elsewhere(self, seconds: float) -> None:
+        """It rang for so long before it came here."""
+        if self._ring_until is not None:
+            self._ring_until -= seconds
 
     def on_ended(self, why: Why, reason: str, wall: float) -> None:
         """It is over, for this reason."""

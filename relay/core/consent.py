@@ -74,6 +74,10 @@ class Gate:
             elif not self._shuts_out[other] >> one & 1:
                 self._blocked[a] &= ~(1 << b)
 
+    def shut_out_by(self, one: int) -> int:
+        """Mask of those whom `one` blocked."""
+        return self._shuts_out[one]
+
     def is_blocked(self, one: int, other: int) -> bool:
         """Whether the pair is blocked."""
         return bool(self._blocked[one] >> other & 1)

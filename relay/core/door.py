@@ -9,11 +9,11 @@ Must never live here: what happens in a call.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Final, Literal
+from dataclasses import dataclass, fields
+from typing import Final
 
 from relay.config import ClientLists
-from relay.core import admission
+from relay.core import admission, handover
 from relay.core.admission import Admission, Proof, Verdict
 from relay.core.events import LegOpened, SetBudget
 from relay.core.leg import Leg
@@ -21,7 +21,8 @@ from relay.core.node import HERE, Node
 from relay.core.participant import Participant
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control, ticket
-from relay.protocol.ids import CallId
+from relay.protocol.handover import HandedCall
+from relay.protocol.ids import CallId, Sub
 from relay.protocol.ticket import TicketBody
 from relay.protocol.token import Claims
 
@@ -29,11 +30,19 @@ ACK_MS: Final = 60  # audio of 40 ms a packet takes acknowledgements along
 PROMPT_ACK_MS: Final = 5  # who repairs from the first loss on waits 25 ms for them at most
 KEEPALIVE_S: Final = 5  # RFC 7675 section 5.1, for a leg that will be in a call
 MAX_DATAGRAM: Final = 1024
-Kind = Literal["rt", "ht"]
 RESUME: Final = "rt"
-HANDOVER: Final = "ht"
-HANDOVER_TTL_S: Final = 120.0
 OTHER: Final = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a ticket names: somebody's seat in a call, and the whole call if another node tells of it."""
+
+    call: CallId
+    sub: Sub
+    index: int
+    cnf: bytes | None
+    told: HandedCall | None = None
 
 
 class Door:
@@ -75,8 +84,8 @@ class Door:
             raise PeerError(ErrorCode.VERSION, "no common version")
         if hello.leg != leg.transport:
             raise PeerError(ErrorCode.PROTOCOL_VIOLATION, "leg is not what it says")
-        body = None if hello.resume is None else self.open_ticket(hello.resume)
-        verdict = self._identify(leg, hello, body)
+        place = None if hello.resume is None else self.open_ticket(hello.resume)
+        verdict = self._identify(leg, hello, place)
         claims = verdict.claims
         leg.client = client_of(hello.cli, node.config.clients)
         # Times limit joining, not the call: counted in monotonic seconds, no clock jump stretches them.
@@ -87,37 +96,50 @@ class Door:
         node.watch_leg(leg)
         self._welcome(leg, claims, id)
 
-    def _identify(self, leg: Leg, hello: control.Hello, body: TicketBody | None) -> Verdict:
+    def _identify(self, leg: Leg, hello: control.Hello, place: Place | None) -> Verdict:
         """Who this is. With a ticket: the rights its person already has, or those of the fresh token."""
         node = self._node
         proof = Proof(leg.transport, leg.nonce, hello.pop)
         verdict = None
         if hello.tok is not None:
             verdict = self._admission.judge(hello.tok, proof, node.now, node.wall)
-        if body is None:
+        if place is None:
             if verdict is None:
                 raise PeerError(ErrorCode.AUTH_REQUIRED, "hello without token or ticket")
             return verdict
-        seat = self.seat_of(body)
+        held = self._rights(place)
         if verdict is not None:
             claims = verdict.claims
-            if (claims.cid, claims.sub, claims.cnf) != (body.c, body.sub, body.cnf):
+            if (claims.cid, claims.sub, claims.cnf) != (place.call, place.sub, place.cnf):
                 raise PeerError(ErrorCode.RESUME_UNKNOWN, "ticket and token name different people")
             return verdict
-        if body.cnf is None:
+        if place.cnf is None:
             # Whoever finds a ticket could take the place of its owner. It needs a key, or a token beside it.
             raise PeerError(ErrorCode.AUTH_REQUIRED, "this ticket needs a token beside it")
-        admission.check_pop(seat.claims, proof)
-        admission.check_transport(seat.claims, leg.transport)
+        admission.check_pop(held.claims, proof)
+        admission.check_transport(held.claims, leg.transport)
+        return held
+
+    def _rights(self, place: Place) -> Verdict:
+        """What the person of a ticket may do: as it stands here, else as the other node says."""
+        node = self._node
+        call = node.calls.get(place.call)
+        if place.told is not None and (call is None or call.seat_of(place.sub) is None):
+            node.check_memory(place.call, place.sub)
+            bearer = place.told.bearer
+            assert bearer is not None  # `open_ticket` takes no other
+            self._admission.check_revoked(bearer.claims, bearer.kid, node.now, node.wall)
+            return Verdict(bearer.claims, bearer.kid)
+        seat = self.seat_of(place)
         return Verdict(seat.claims, seat.kid)
 
-    def seat_of(self, body: TicketBody) -> Participant:
-        """Whose place a ticket names. PeerError when the call or the place is not there any more."""
+    def seat_of(self, place: Place) -> Participant:
+        """Where that is. PeerError when the call or the place is not there any more."""
         node = self._node
-        node.check_memory(body.c, body.sub)
-        call = node.calls.get(body.c)
-        seat = None if call is None else call.seat_of(body.sub)
-        if seat is None or not seat.is_here or seat.index != body.p or seat.claims.cnf != body.cnf:
+        node.check_memory(place.call, place.sub)
+        call = node.calls.get(place.call)
+        seat = None if call is None else call.seat_of(place.sub)
+        if seat is None or not seat.is_here or seat.index != place.index or seat.claims.cnf != place.cnf:
             raise PeerError(ErrorCode.RESUME_UNKNOWN, "no such place")
         return seat
 
@@ -169,28 +191,38 @@ class Door:
 
     # ------------------------------------------------------------ tickets
 
-    def seal_ticket(self, call: CallId, seat: Participant, kind: Kind = RESUME) -> bytes:
-        """A ticket for this place."""
+    def seal_ticket(self, call: CallId, seat: Participant) -> bytes:
+        """A ticket for this place, good at this node."""
         node = self._node
-        ttl = node.config.limits.ticket_ttl_s if kind == RESUME else HANDOVER_TTL_S
         body = TicketBody(
             c=call,
             sub=seat.sub,
             p=seat.index,
             accepted=seat.is_accepted,
-            exp=round(node.wall + ttl),
+            exp=round(node.wall + node.config.limits.ticket_ttl_s),
             cnf=seat.claims.cnf,
-            kind=kind,
+            kind=RESUME,
             variant="",
         )
         return ticket.seal(body, node.keys.ticket_keys[0], node.draw(24))
 
-    def open_ticket(self, blob: bytes) -> TicketBody:
-        """A ticket that we sealed and that has not expired. PeerError RESUME_UNKNOWN otherwise."""
-        body = ticket.open(blob, self._node.keys.ticket_keys)
+    def open_ticket(self, blob: bytes) -> Place:
+        """A ticket of ours, or of another node of the cluster. PeerError RESUME_UNKNOWN otherwise."""
+        try:
+            body = ticket.open(blob, self._node.keys.ticket_keys)
+        except PeerError:
+            return self._open_handover(blob)
         if body.exp < self._node.wall or body.kind != RESUME:
             raise PeerError(ErrorCode.RESUME_UNKNOWN, "the ticket has expired")
-        return body
+        return Place(body.c, body.sub, body.p, body.cnf)
+
+    def _open_handover(self, blob: bytes) -> Place:
+        told = handover.read(self._node, blob)
+        bearer = told.bearer
+        if bearer is None:
+            raise PeerError(ErrorCode.RESUME_UNKNOWN, "a ticket of nobody")
+        claims = bearer.claims
+        return Place(told.c, claims.sub, bearer.index, claims.cnf, told)
 
 
 def client_of(cli: control.Cli, lists: ClientLists) -> dict[str, str]:

@@ -157,6 +157,13 @@ class DrainRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class CallTold:
+    """The node's other generation told of a call, by a ticket of nobody (relay.protocol.handover)."""
+
+    ticket: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Nothing happened but time: a deadline passed."""
 
@@ -174,6 +181,7 @@ Input = (
     | CommandReceived
     | ConfigChanged
     | DrainRequested
+    | CallTold
     | Tick
 )
 

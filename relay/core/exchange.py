@@ -61,6 +61,9 @@ class Exchange:
         else:
             self._sit_again(call, seat)
         up = self._seating.sit(call, seat, leg)
+        if not call.was_here:  # announced by another node, and its people are not here yet
+            call.was_here = True
+            node.event(EventKind.ADOPTED, call)
         seat.on_joined(claims, leg.number, node.now)
         seat.kid = leg.kid
         call.admit_rights(seat)
@@ -69,7 +72,7 @@ class Exchange:
         node.tell(call.others(seat), control.Peer(c=call.cid, p=seat.index, ev="join", sub=seat.sub))
         self._node.note(call, seat, EventKind.JOINED, index=seat.index, device=len(seat.legs))
         self._switch.sync(call)
-        self._watch_glare(call)
+        self.watch_glare(call)
         self._node.watch_call(call)
 
     def _terms(self, call: Call | None, claims: Claims) -> Terms:
@@ -112,7 +115,7 @@ class Exchange:
         call.epoch += 1
         self._switch.sync(call)
 
-    def _watch_glare(self, call: Call) -> None:
+    def watch_glare(self, call: Call) -> None:
         """Two calls ring for one pair: the smaller id survives, the other tells its people where to go."""
         glare = self._ringing.on_ring(call.cid, call.pairs())
         while glare is not None:
@@ -186,12 +189,12 @@ class Exchange:
             self._seating.end_fading(call, seat)
             node.watch_call(call)
             return
-        for gone in self._parting.vacate(call, seat, "moved"):
+        for gone in self._parting.vacate(call, seat, Why.MOVED.value):
             node.close_leg(gone, ErrorCode.MOVED)
         node.tell(call.here(), control.Peer(c=call.cid, p=seat.index, ev="away"))
-        self._node.note(call, seat, EventKind.LEFT, why="moved")
+        self._node.note(call, seat, EventKind.LEFT, why=Why.MOVED.value)
         if not call.here():
-            self._parting.end(call, Cause.ORDERED, reason="moved")
+            self._parting.end(call, Cause.MOVED, reason="moved")
         self._node.watch_call(call)
 
     def on_rights(self, call: Call, seat: Participant, claims: Claims, kid: Kid | None) -> None:

@@ -6,8 +6,10 @@ not hit at once; people of one call hear it together. Must never live here: the 
 
 from __future__ import annotations
 
+from typing import Final
+
+from relay.core import handover
 from relay.core.call import Call
-from relay.core.door import HANDOVER, Door
 from relay.core.drain import DrainState
 from relay.core.events import CallEvent, DrainRequested, Stopped
 from relay.core.leg import LegState
@@ -19,13 +21,15 @@ from relay.errors import ErrorCode
 from relay.protocol import control
 from relay.protocol.ids import CallId
 
+AGAIN_S: Final = 30.0
+"""A request to move is repeated after this: tickets do not live for ever, and a move may fail."""
+
 
 class Leaving:
     """Carries out what the drain's states mean."""
 
-    def __init__(self, node: Node, door: Door, parting: Parting) -> None:
+    def __init__(self, node: Node, parting: Parting) -> None:
         self._node = node
-        self._door = door
         self._parting = parting
 
     def on_request(self, event: DrainRequested) -> None:
@@ -70,22 +74,29 @@ class Leaving:
         for leg in list(node.legs.values()):
             if leg.state is not LegState.IN_CALL:
                 node.close_leg(leg, ErrorCode.DRAINING)
+        # A call that rings goes at once: who is called comes to the next node in any case.
+        calls = [call for call in node.calls.values() if not call.is_over and call.was_answered]
+        for call in node.calls.values():
+            if not call.is_over and not call.was_answered:
+                node.deadlines.set(("notice", call.cid), node.now)
         smear = min(node.config.drain.smear_s, max(0.0, node.drain.ends_at - node.now))
-        calls = [call for call in node.calls.values() if not call.is_over]
         for position, call in enumerate(calls):
             node.deadlines.set(("notice", call.cid), node.now + smear * position / len(calls))
 
     def _ask(self, call: Call) -> None:
-        """All people of a call get the same target; each its own ticket."""
+        """All people of a call get the same target; each its own ticket. Who stays is asked again."""
         node = self._node
         for seat in call.here():
+            if not seat.legs:
+                continue
             notice = control.Drain(
                 in_ms=round(1000 * node.config.drain.smear_s),
                 by_ms=max(0, round(1000 * (node.drain.ends_at - node.now))),
                 to=node.config.drain.to,
-                ht=self._door.seal_ticket(call.cid, seat, HANDOVER),
+                ht=handover.seal(node, call, seat),
             )
             node.tell([seat], notice)
+        node.deadlines.set(("notice", call.cid), node.now + AGAIN_S)
 
     def _close_all(self) -> None:
         node = self._node

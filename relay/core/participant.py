@@ -126,6 +126,8 @@ class Participant(Machine[Presence]):
         self.told: tuple[int, dict[int, int], int] = (0, {}, 0)
         """The last `gate`: mask heard, flows, epoch."""
         self.opaque = TokenBucket(limits.stranger_e2e_bytes_per_s, limits.stranger_e2e_bytes, now)
+        self.is_expected = False
+        """Known from another node's word alone: this person has not come here yet."""
         self.joined_wall = wall
         self.left_wall: float | None = None
         self.ever_accepted = False
@@ -162,8 +164,35 @@ class Participant(Machine[Presence]):
         """The one leg that carries media, once accepted."""
         return self.legs[0] if self.legs and self.is_accepted else None
 
+    @classmethod
+    def expected(
+        cls,
+        index: int,
+        claims: Claims,
+        limits: LimitsConfig,
+        now: float,
+        wall: float,
+        *,
+        state: Presence,
+        since: float,
+        ever_accepted: bool,
+    ) -> Participant:
+        """Somebody who sat at another node: AWAY, ABSENT or LEFT here, `since` that monotonic second."""
+        one = cls(index, claims, limits, now, wall)
+        one._state = state
+        one.is_expected = True
+        one.ever_accepted = ever_accepted
+        if state is Presence.LEFT:
+            one.left_wall = wall
+        else:
+            one._away_at = since
+        if state is not Presence.ABSENT:
+            one._accept_by = None
+        return one
+
     def on_joined(self, claims: Claims, leg: int, now: float) -> None:
         """One more device before the accept; instead of the old ones, unaccepted, after it."""
+        self.is_expected = False
         if self._state is not Presence.JOINED:
             self._accept_by = now + self._limits.ring_s
         self._move(Joined)
@@ -186,6 +215,7 @@ class Participant(Machine[Presence]):
 
     def on_returned(self, leg: int, now: float) -> None:
         """Back by ticket, on the same or another leg."""
+        self.is_expected = False
         if self._state is Presence.ABSENT:
             self._accept_by = now + self._limits.ring_s
         self._move(Returned)
@@ -258,6 +288,11 @@ class Participant(Machine[Presence]):
     def ticket_at(self) -> float | None:
         """When the next ticket is due; None without a leg."""
         return self._ticket_at if self.legs else None
+
+    @property
+    def away_at(self) -> float | None:
+        """Since when nobody is there, monotonic."""
+        return self._away_at
 
     def on_ticket(self, now: float) -> None:
         """Tickets went out."""

@@ -7,7 +7,7 @@ Nobody is told that something is over before it is. Must never live here: why it
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from relay.core.call import Call, Stage
 from relay.core.events import FlowClosed
@@ -15,14 +15,11 @@ from relay.core.leg import Leg
 from relay.core.node import HERE, Node
 from relay.core.participant import Participant
 from relay.core.record import EventKind, record_call
-from relay.core.ringing import CLOSE_CODES, Cause, Ringing, Why, ending
+from relay.core.ringing import AT_ONCE, CLOSE_CODES, Cause, Ringing, Why, ending, told
 from relay.core.seating import Seating
 from relay.core.switch import Switch
 from relay.errors import ErrorCode
 from relay.protocol import control
-
-AT_ONCE: Final = frozenset({Why.REMOVED, Why.REVOKED})
-"""Endings after which a leg gets no last word."""
 
 Asked = tuple[Leg, int]
 """Who asked for an ending, with which message id: `ok` goes there once the gate is closed."""
@@ -91,6 +88,8 @@ class Parting:
     ) -> None:
         """The call is over for everyone. `code` closes the legs instead of the cause's own code."""
         node = self._node
+        if cause is Cause.FAILED and any(one.why == Why.MOVED for one in call.everyone()):
+            cause = Cause.MOVED  # who is gone from here may be there; how it ends is that node's to say
         why = ending(cause, call.was_answered)
         seats = call.here()
         for seat in seats:
@@ -104,13 +103,18 @@ class Parting:
             seat.on_left("", node.wall)
         call.on_ended(why, reason, node.wall)
         self._ringing.on_settled(call.cid)
-        node.ended.add(call.cid, node.config.limits.removed_memory_s, node.now, node.wall)
+        if call.was_here:  # of one that was only announced we know nothing: its people may yet come
+            node.ended.add(call.cid, node.config.limits.removed_memory_s, node.now, node.wall)
         if answer is not None:
             node.answer(*answer)
         for leg in legs:
             self._say_ended(call, leg, why, code, data)
-        node.count("call_ended", why.value)
-        node.event(EventKind.ENDED, call, outcome=why.value, reason=reason)
+        if why is Why.MOVED:
+            node.count("call_moved", "out")
+            node.event(EventKind.MOVED, call)
+        elif call.was_here:
+            node.count("call_ended", why.value)
+            node.event(EventKind.ENDED, call, outcome=why.value, reason=reason)
         self._settle(call)
 
     def give_up(self, call: Call, seat: Participant, cause: Cause, code: ErrorCode | None) -> None:
@@ -141,7 +145,8 @@ class Parting:
         node.deadlines.set(("call", call.cid), None)
         node.deadlines.set(("notice", call.cid), None)
         node.deadlines.set(("punch", call.cid), None)
-        node.put(record_call(call, node.config.node.region))
+        if call.was_here:
+            node.put(record_call(call, node.config.node.region))
 
     def _say_ended(
         self,
@@ -153,7 +158,7 @@ class Parting:
     ) -> None:
         node = self._node
         known = CLOSE_CODES[why] if code is None else code
-        node.send(leg.number, control.Ended(c=call.cid, why=why.value, code=int(known), data=data))
+        node.send(leg.number, control.Ended(c=call.cid, why=told(why), code=int(known), data=data))
         if why in AT_ONCE or code is not None:
             node.close_leg(leg, known)
             return

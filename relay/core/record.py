@@ -22,10 +22,13 @@ class EventKind(StrEnum):
     RINGING = "call.ringing"
     ANSWERED = "call.answered"
     ENDED = "call.ended"  # outcome, reason
+    MOVED = "call.moved"  # it goes on at another node
+    ADOPTED = "call.adopted"  # another node's call goes on here
     JOINED = "participant.joined"  # index, device: how many of this person's legs ring
     ACCEPTED = "participant.accepted"
     AWAY = "participant.away"
     BACK = "participant.back"
+    ARRIVED = "participant.arrived"  # from another node
     LEFT = "participant.left"  # why
     DEVICE_ENDED = "device.ended"  # why: answered_elsewhere, declined
     MUTED = "participant.muted"  # on, hard

@@ -23,6 +23,7 @@ from relay.core import events as ev
 from relay.core.absence import Absence
 from relay.core.adapting import Adapting
 from relay.core.admission import Admission
+from relay.core.adoption import Adoption
 from relay.core.call import Call
 from relay.core.door import Door
 from relay.core.events import EngineKeys
@@ -67,13 +68,16 @@ class Relay:
         seating = Seating(node, self._door, self._switch)
         self._parting = Parting(node, self._switch, seating, ringing)
         self._exchange = exchange = Exchange(node, self._switch, seating, self._parting, ringing)
-        self._absence = Absence(node, self._door, self._switch, seating, self._parting, exchange)
+        self._adoption = Adoption(node, self._admission, exchange, self._parting, self._switch)
+        self._absence = Absence(
+            node, self._door, self._switch, seating, self._parting, exchange, self._adoption
+        )
         self._talk = Talk(node)
         self._punching = Punching(node)
         node.guests.announced = self._punching.announced
         self._moderation = Moderation(node, self._parting, self._switch)
         self._orders = Orders(node, self._admission, self._parting, self._moderation)
-        self._leaving = Leaving(node, self._door, self._parting)
+        self._leaving = Leaving(node, self._parting)
         self._adapting = Adapting(node)
         self._listening = Listening(node)
         self._inputs: Mapping[type, Callable[[Any], None]] = {
@@ -89,6 +93,7 @@ class Relay:
             ev.CommandReceived: self._orders.on_command,
             ev.ConfigChanged: self._on_config,
             ev.DrainRequested: self._leaving.on_request,
+            ev.CallTold: lambda event: self._adoption.on_told(event.ticket),
             ev.Tick: lambda _: None,
         }
         ex, mo, talk = self._exchange, self._moderation, self._talk

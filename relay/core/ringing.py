@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import Enum, StrEnum, auto
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from relay.errors import ErrorCode
+from relay.protocol import messages
 from relay.protocol.ids import CallId
 
 Pair = frozenset[bytes]
@@ -36,6 +37,7 @@ class Why(StrEnum):
     REVOKED = "revoked"
     EXPIRED = "expired"
     FAILED = "failed"
+    MOVED = "moved"  # nobody hears it: all have gone to another node, where the call goes on
 
 
 class Cause(Enum):
@@ -51,6 +53,7 @@ class Cause(Enum):
     REMOVED = auto()
     REVOKED = auto()
     FAILED = auto()
+    MOVED = auto()
 
 
 ENDINGS: Final[Mapping[Cause, tuple[Why, Why]]] = {
@@ -65,6 +68,7 @@ ENDINGS: Final[Mapping[Cause, tuple[Why, Why]]] = {
     Cause.REMOVED: (Why.REMOVED, Why.REMOVED),
     Cause.REVOKED: (Why.REVOKED, Why.REVOKED),
     Cause.FAILED: (Why.FAILED, Why.FAILED),
+    Cause.MOVED: (Why.MOVED, Why.MOVED),
 }
 
 CLOSE_CODES: Final[Mapping[Why, ErrorCode]] = {
@@ -78,12 +82,22 @@ CLOSE_CODES: Final[Mapping[Why, ErrorCode]] = {
     Why.REVOKED: ErrorCode.REMOVED,
     Why.EXPIRED: ErrorCode.CALL_ENDED,
     Why.FAILED: ErrorCode.GENERAL,
+    Why.MOVED: ErrorCode.MOVED,
 }
+
+
+AT_ONCE: Final = frozenset({Why.REMOVED, Why.REVOKED})
+"""Endings after which a leg gets no last word, and nobody comes back."""
 
 
 def ending(cause: Cause, answered: bool) -> Why:
     """The word for a cause."""
     return ENDINGS[cause][answered]
+
+
+def told(why: Why) -> messages.Why:
+    """The word that a person hears, who stayed in a call that has moved without them."""
+    return "failed" if why is Why.MOVED else cast("messages.Why", why.value)  # all others are on the wire
 
 
 class Glare(NamedTuple):

@@ -16,7 +16,7 @@ from relay.core.node import Node
 from relay.core.participant import Participant, Presence
 from relay.core.policy import STRANGER, contact_of
 from relay.core.record import EventKind
-from relay.core.ringing import CLOSE_CODES, Why
+from relay.core.ringing import CLOSE_CODES, Why, told
 from relay.core.switch import Switch, forget_routes
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control, token
@@ -110,7 +110,7 @@ class Seating:
         """One ringing device of several is done."""
         leg = self._node.legs[number]
         self.rise(call, seat, leg)
-        self._node.send(number, control.Ended(c=call.cid, why=why.value, code=int(CLOSE_CODES[why])))
+        self._node.send(number, control.Ended(c=call.cid, why=told(why), code=int(CLOSE_CODES[why])))
         self._node.close_leg(leg, CLOSE_CODES[why])
         self._node.note(call, seat, EventKind.DEVICE_ENDED, why=why.value)
 

@@ -225,6 +225,18 @@ ENGINE: Final[Mapping[str, Family]] = {
         "outcome",
         get_args(Why),
     ),
+    "call_moved": Family(
+        "relay_calls_moved",
+        "Calls that went on at another node (out), or came from one (in).",
+        "way",
+        ("in", "out"),
+    ),
+    "handover_refused": Family(
+        "relay_handover_refused", "Calls of the other generation not taken up, by error.", "code", CODES
+    ),
+    "handover_too_large": Family(
+        "relay_handover_too_large", "Calls that fit no hand-over ticket.", "label", ("",)
+    ),
     "turn_minted": Family("relay_turn_minted", "TURN credentials given to people in calls.", "label", ("",)),
     "turn_opened": Family("relay_turn_opened", "Allocations asked for and granted a quota.", "label", ("",)),
     "turn_closed": Family(

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 MAX_E2E: Final = 8192  # bytes of an end-to-end blob: two key bundles, or one small attachment part
+MAX_HANDOVER: Final = 12_288  # bytes of a ticket with a whole call in it; one of two people has some 800
 VERSION: Final = 1
 
 U8 = Annotated[int, Meta(ge=0, le=0xFF)]
@@ -26,6 +27,7 @@ B16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
 B32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 B64 = Annotated[bytes, Meta(min_length=64, max_length=64)]
 Blob = Annotated[bytes, Meta(max_length=1024)]  # tokens and tickets
+AnyTicket = Annotated[bytes, Meta(max_length=MAX_HANDOVER)]
 Index = Annotated[int, Meta(ge=0, le=31)]
 Flow = Annotated[int, Meta(ge=1, le=62)]
 Word = Annotated[str, Meta(max_length=32)]
@@ -120,7 +122,7 @@ class Hello(Message, frozen=True, kw_only=True):
     TYPE: ClassVar[int] = 0x02
     v: Annotated[tuple[U8, ...], Meta(min_length=1, max_length=8)] = msgspec.field(default_factory=_versions)
     tok: Blob | None = None
-    resume: Blob | None = None
+    resume: AnyTicket | None = None
     pop: B64 | None = None
     caps: Caps = Caps()
     leg: Literal["quic", "wt", "ws", "tls"] = "quic"
@@ -305,7 +307,7 @@ class Rejoin(Message, frozen=True, kw_only=True):
 
     TYPE: ClassVar[int] = 0x18
     c: B16
-    rt: Blob
+    rt: AnyTicket
     last: Annotated[dict[Index, U32], Meta(max_length=32)] = {}  # newest CTR heard, by participant
 
 
@@ -495,7 +497,7 @@ class Drain(Message, frozen=True, kw_only=True):
     in_ms: U32
     by_ms: U32
     to: Annotated[tuple[Text, ...], Meta(max_length=8)] = ()
-    ht: Blob | None = None
+    ht: AnyTicket | None = None
 
 
 class Moved(Message, frozen=True, kw_only=True):

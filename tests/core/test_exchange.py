@@ -323,7 +323,7 @@ def test_who_moved_is_gone_without_an_end_and_with_the_last_the_record_is_writte
     assert (bob.last(control.Peer).ev, bob.all(control.Ended)) == ("away", [])
     assert bob.speak() == "gate_closed"
     bob.ask(control.Moved(c=bob.cid, ok=True))
-    assert (world.records[0].outcome, world.records[0].reason) == ("completed", "moved")
+    assert (world.records[0].outcome, world.records[0].reason) == ("moved", "moved")
     world.check()
 
 
