@@ -28,7 +28,7 @@ _Item = (
 _Way = tuple[int, int, int, int, dict[str, int]]  # taken, passed, bytes, waiting, dropped by reason
 _Rtt = tuple[float, float, float, float]  # latest, smoothed, variance, least
 # leg; packets acked, lost, runs; bytes sent, acked; ack delay, age, rtt; copies come, late; repeats, bytes
-_Measure = tuple[int, int, int, int, int, int, float, float, _Rtt | None, int, int, int, int]
+_Measure = tuple[int, int, int, int, int, int, float, float, _Rtt | None, int, int, int, int, int]
 _Verdict = (
     tuple[Literal["admit"], bytes, bytes | None]
     | tuple[Literal["answer"], str, bytes]
@@ -77,8 +77,8 @@ class Lane:
     def open_flow(self, leg: int, flow: int, *, index: int, group: bool) -> None:
         """Accept an uplink flow. LookupError: no such leg."""
 
-    def close_flow(self, leg: int, flow: int) -> tuple[int, int, int, int, dict[str, int]]:
-        """Forget an uplink flow: received, accepted, copies, lost, dropped by reason."""
+    def close_flow(self, leg: int, flow: int) -> tuple[int, int, int, int, dict[str, int], int]:
+        """Forget an uplink flow: received, accepted, copies, lost, dropped by reason, mended."""
 
     def route(self, leg: int, flow: int, targets: Sequence[tuple[int, int]], closed: str | None) -> None:
         """Copy the flow to `targets` (leg, flow) from now on. LookupError: something is not open."""

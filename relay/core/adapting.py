@@ -1,6 +1,7 @@
 """Each listener's leg is adapted to its network: measures and reports in, orders for lane and listener out.
 
-    Measured, leg reports --> Way (signs) --> Controller (state) --> SetRepair, leg_stats, wishes (asking.py)
+    Measured, leg reports --> Way (signs) --> Controller (state) --> SetRepair, leg_stats (holding.py),
+                                                                     wishes (asking.py)
 
 The lane names legs on whose ways something went wrong. Those are measured five times a second until all was
 well for a while (`AdaptConfig.armed_s`), and then forgotten. Must never live here: how signs are got, and
@@ -13,10 +14,10 @@ from relay.core import events as ev
 from relay.core.adapt import Orders
 from relay.core.asking import Asking
 from relay.core.hints import Hint
+from relay.core.holding import Holding
 from relay.core.leg import Leg, LegState
 from relay.core.node import Node
 from relay.core.way import Way
-from relay.protocol import control
 from relay.protocol.datagram import LegReport
 
 NONE = ev.Repair()
@@ -28,6 +29,7 @@ class Adapting:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._asking = Asking(node)
+        self._holding = Holding(node)
         self._watched: dict[int, Leg] = {}
 
     def watched(self) -> list[int]:
@@ -54,12 +56,14 @@ class Adapting:
             if leg.way is None:
                 leg.way = Way(node.config.adapt, *leg.losses)
                 self._watched[leg.number] = leg
+            self._holding.on_mended(leg, measure.mended)
             orders = leg.way.on_measure(measure, node.now)
             if orders is not None:
                 self._carry_out(leg, leg.way, measure, orders)
             if leg.way.is_over(node.now):
                 self._let_go(leg, is_armed=node.config.adapt.always_armed)
         self._asking.on_turn()
+        self._holding.on_turn()
 
     def on_report(self, leg: Leg, report: LegReport) -> None:
         """What a listener says came."""
@@ -70,9 +74,8 @@ class Adapting:
         """New settings count for ways on which something goes wrong from now on; for none, when it is off."""
         if self._node.config.adapt.enabled:
             return
+        self._holding.end()
         for leg in self._node.legs.values():
-            if leg.way is not None:
-                self._ask_playout(leg, leg.way, 0, None)
             if leg.way is not None or leg.repair != NONE:
                 self._let_go(leg, is_armed=False)
 
@@ -102,14 +105,6 @@ class Adapting:
         if repair != leg.repair:
             leg.repair = repair
             node.put(ev.SetRepair(leg.number, repair))
-        self._ask_playout(leg, way, orders.playout, measure)
+        rtt = 0.0 if measure.rtt is None else 1000 * measure.rtt[1]
+        self._holding.on_orders(leg, orders.playout, rtt, way.loss or 0.0)
         self._asking.on_wish(leg, Hint(*orders.ask, fec=orders.fec))
-
-    def _ask_playout(self, leg: Leg, way: Way, playout: int, measure: ev.Measure | None) -> None:
-        """Tell the listener at once how long to wait for repeats."""
-        if playout == leg.playout:
-            return
-        leg.playout = playout
-        rtt = 0.0 if measure is None or measure.rtt is None else 1000 * measure.rtt[1]
-        loss = round(100 * (way.loss or 0.0), 1)
-        self._node.send(leg.number, control.LegStats(rtt=round(rtt, 1), dn_loss=loss, mp=playout))

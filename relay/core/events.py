@@ -92,6 +92,7 @@ class FlowCounters:
     copies: int = 0
     lost: int = 0
     dropped: Mapping[DropReason, int] = field(default_factory=dict)
+    mended: int = 0  # of the accepted: they came as repeats, since the originals were lost
 
 
 class Measure(NamedTuple):
@@ -110,6 +111,7 @@ class Measure(NamedTuple):
     late: int  # and that were not known to have come in time
     repeats: int
     repeat_bytes: int
+    mended: int  # packets of its own that came as repeats alone: the way up loses, too
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,6 +120,11 @@ class Leg(Machine[LegState]):
         """The state of that way when it was told last; with it go the next three."""
         self.repair = Repair()
         self.playout = 0
+        self.needs = 0
+        """What the listener must hold for repair on its own way, ms; with what others need: `playout`."""
+        self.mended = 0
+        """Packets of its own that came as repeats alone, and when the last of them was told."""
+        self.mended_at: float | None = None
         self.wish: Hint | None = None
         """What whoever it hears is asked for on its behalf; None: nothing special."""
         self.teller: Teller | None = None

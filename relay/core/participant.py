@@ -265,6 +265,7 @@ class Participant(Machine[Presence]):
         self.totals["accepted"] += counters.accepted
         self.totals["copies"] += counters.copies
         self.totals["lost"] += counters.lost
+        self.totals["mended"] += counters.mended
         self.dropped.update({reason.value: number for reason, number in counters.dropped.items()})
 
     def lapses_at(self, heard: float) -> float:

@@ -67,6 +67,11 @@ def _directly(one: Participant) -> dict[str, float]:
     return {"direct_s": round(one.direct_s, 1)} if one.direct_s else {}
 
 
+def _mended(one: Participant) -> dict[str, float]:
+    """How many packets came as repeats, since the originals were lost on their way to us."""
+    return {"mended": float(one.totals["mended"])} if one.totals["mended"] else {}
+
+
 def record_participant(one: Participant, ended_wall: float, why: str) -> ParticipantRecord:
     """One person's part; `why` is the call's outcome, for those who stayed to the end."""
     return ParticipantRecord(
@@ -82,7 +87,10 @@ def record_participant(one: Participant, ended_wall: float, why: str) -> Partici
         copies=one.totals["copies"],
         lost=one.totals["lost"],
         dropped=dict(one.dropped),
-        quality=quality_of(one.quality.values()) | judged_of(one.hearings.values()) | _directly(one),
+        quality=quality_of(one.quality.values())
+        | judged_of(one.hearings.values())
+        | _directly(one)
+        | _mended(one),
     )
 
 

@@ -115,10 +115,8 @@ class NativeLane:
             raise LocalError(f"no such leg: {leg}") from error
 
     def close_flow(self, leg: int, flow: int) -> FlowCounters:
-        received, accepted, copies, lost, dropped = self._lane.close_flow(leg, flow)
-        return FlowCounters(
-            received=received, accepted=accepted, copies=copies, lost=lost, dropped=dict(_counter(dropped))
-        )
+        received, accepted, copies, lost, dropped, mended = self._lane.close_flow(leg, flow)
+        return FlowCounters(received, accepted, copies, lost, dict(_counter(dropped)), mended)
 
     def route(
         self, leg: int, flow: int, targets: Sequence[tuple[int, int]], closed: DropReason | None

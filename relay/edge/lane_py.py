@@ -210,7 +210,7 @@ class PyLane(Routes, Relays):
 
     def troubled(self) -> list[int]:
         troubled, self._troubled = self._troubled, []
-        return troubled
+        return sorted(troubled)
 
     def _note_trouble(self, owner: _Connection) -> None:
         """What went wrong is told once until it was measured."""
@@ -242,6 +242,7 @@ class PyLane(Routes, Relays):
             kept.late,
             kept.beside + kept.distant + kept.alone,
             kept.bytes,
+            self.mended(owner.leg),
         )
 
     # ------------------------------------------------------------ in
@@ -387,6 +388,12 @@ class PyLane(Routes, Relays):
                 self.deliver(owner.leg, payload, now)
         self._list_ack(owner)
 
+    def _mended(self, leg: int) -> None:
+        owner = self._connections.get(leg)
+        if owner is not None:
+            owner.path.worsened()
+            self._note_trouble(owner)
+
     def deliver(self, leg: int, payload: bytes, now: float) -> DropReason | None:
         try:
             return super().deliver(leg, payload, now)
@@ -513,7 +520,7 @@ class PyLane(Routes, Relays):
         return owner is not None and owner.path.confirmed and not owner.path.active
 
     def _batch(self, owner: _Connection, now: float) -> list[tuple[float, bytes]]:
-        """Copies for one packet, each with when it came."""
+        """Copies for one packet, each with when its time began to run."""
         leg = owner.leg
         first = self.take_copy(leg, now)
         if first is None:

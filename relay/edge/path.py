@@ -483,12 +483,13 @@ class Path:
             self._next_sample = now + SAMPLE_EVERY
             self._sample(now - newest.sent_at, seconds)
 
-    def _worsened(self) -> None:
+    def worsened(self) -> None:
+        """Something went wrong on this way."""
         if self.trouble is Trouble.NONE:
             self.trouble = Trouble.NEW
 
     def _lose(self, number: int, packet: _Flight) -> None:
-        self._worsened()
+        self.worsened()
         self.media_lost += 1
         before, self._lost = self._lost, (number, packet.place)
         is_next = before is not None and packet.place == (before[1] + 1) % 256 and number - before[0] < 256
@@ -514,7 +515,7 @@ class Path:
         variance = 0.75 * variance + 0.25 * abs(smoothed - latest)
         before, smoothed = smoothed, 0.875 * smoothed + 0.125 * latest
         if before <= least + QUEUE < smoothed:
-            self._worsened()
+            self.worsened()
         self._rtt = (latest, smoothed, variance, least)
 
     # ------------------------------------------------------------ out
@@ -524,7 +525,7 @@ class Path:
         if not self.active or self._sealed >= 2 * self.update_after:
             return False
         if len(self._flight) >= SILENT and now - next(iter(self._flight.values())).sent_at > SILENT_S:
-            self._worsened()
+            self.worsened()
         if self.media_in_flight < MEDIA_WINDOW:
             return True
         for number, packet in list(self._flight.items()):

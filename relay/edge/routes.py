@@ -22,10 +22,14 @@ from relay.edge.bucket import Bucket
 from relay.edge.lane import LaneCounters
 from relay.errors import ErrorCode, LocalError, PeerError
 from relay.protocol import media
+from relay.protocol.repair import reference
 
 QUEUE_BYTES = 5 * 1024  # waiting for one leg, as below: 26 copies of voice; or more, for one flow's frames
 ROOMS = (192, 448, media.MAX_SIZE)  # what a copy counts as: the buffers of the native lane
 WINDOW = 128  # replay window per (flow, KID), in packets
+USUAL_STEP = 0.020  # s of speech in one packet, until the flow has shown it
+LONGEST_STEP = 0.070  # what comes later than that was preceded by a pause
+STEP_OVER = 8  # packets over which it is averaged
 _WINDOW_MASK = (1 << WINDOW) - 1
 _UNREADABLE = {ErrorCode.VERSION: DropReason.BAD_VERSION, ErrorCode.TOO_LARGE: DropReason.TOO_LARGE}
 
@@ -63,6 +67,32 @@ class _Seen:
         return self.highest - self.first + 1 - self.unique
 
 
+class _Pace:
+    """When the packets of a flow would have come if none had been late: for those that came as repeats."""
+
+    __slots__ = ("_at", "_kid", "_newest", "_step")
+
+    def __init__(self) -> None:
+        self._kid = -1
+        self._newest = 0
+        self._at = 0.0  # when that came, or would have
+        self._step = USUAL_STEP
+
+    def on_packet(self, kid: int, ctr: int, is_repeat: bool, now: float) -> float:
+        """One that is new came; since when its time runs, as `repair.reference` has it."""
+        if kid != self._kid:
+            self._kid, self._newest, self._at = kid, ctr, now
+            return now
+        ahead = ctr - self._newest
+        if ahead < 0:
+            return reference(now, self._at if is_repeat else None, -ahead, self._step)
+        since = min(now, self._at + ahead * self._step) if is_repeat else now
+        if not is_repeat and ahead and now - self._at <= LONGEST_STEP * ahead:
+            self._step += (max(0.0, (now - self._at) / ahead) - self._step) / STEP_OVER
+        self._newest, self._at = ctr, since
+        return since
+
+
 def room_of(size: int) -> int:
     """What a copy of so many bytes takes: the buffer that holds it in the native lane."""
     return next((room for room in ROOMS if size <= room), size)
@@ -88,6 +118,8 @@ class _Flow:
         "dropped",
         "group",
         "index",
+        "mended",
+        "pace",
         "received",
         "seen",
         "targets",
@@ -99,8 +131,10 @@ class _Flow:
         self.targets: tuple[tuple[_Leg, int], ...] = ()
         self.closed = DropReason.GATE_CLOSED
         self.seen: dict[int, _Seen] = {}
+        self.pace = _Pace()
         self.received = 0
         self.accepted = 0
+        self.mended = 0
         self.copies = 0
         self.dropped: dict[DropReason, int] = {}
         self._latest = -1
@@ -125,13 +159,20 @@ class _Flow:
         return self._lost + sum(seen.lost for seen in self.seen.values())
 
 
+class _Copy(NamedTuple):
+    arrived: float
+    since: float  # when the time of its packet began to run
+    data: bytes
+
+
 class _Leg:
-    __slots__ = ("down", "flows", "held", "number", "packets", "queues", "up", "waiting")
+    __slots__ = ("down", "flows", "held", "mended", "number", "packets", "queues", "up", "waiting")
 
     def __init__(self, number: int, packets: Bucket, up: Bucket, down: Bucket) -> None:
         self.number = number
         self.flows: dict[int, _Flow] = {}
-        self.queues: dict[int, deque[tuple[float, bytes]]] = {}
+        self.queues: dict[int, deque[_Copy]] = {}
+        self.mended = 0  # packets of its own that came as repeats alone
         self.waiting = 0  # copies in all queues
         self.held = 0  # bytes that they take
         self.packets = packets
@@ -195,6 +236,7 @@ class Routes:
             accepted=gone.accepted,
             copies=gone.copies,
             lost=gone.lost,
+            mended=gone.mended,
             dropped=gone.dropped,
         )
 
@@ -223,7 +265,7 @@ class Routes:
         """Copies that wait for someone who may no longer hear them never leave."""
         copies = listener.queues.pop(out, ())
         waiting = len(copies)
-        listener.held -= sum(room_of(len(copy)) for _, copy in copies)
+        listener.held -= sum(room_of(len(copy.data)) for copy in copies)
         if waiting and self._legs.get(listener.number) is listener:
             listener.waiting -= waiting
             self.counters.queued -= waiting
@@ -238,22 +280,27 @@ class Routes:
             counters.dropped[DropReason.UNKNOWN_FLOW] += 1
             return DropReason.UNKNOWN_FLOW
         flow.received += 1
-        reason = self._refuse(owner, flow, payload, now)
-        if reason is not None:
-            counters.dropped[reason] += 1
-            flow.dropped[reason] = flow.dropped.get(reason, 0) + 1
-            return reason
+        judged = self._weigh(owner, flow, payload, now)
+        if isinstance(judged, DropReason):
+            counters.dropped[judged] += 1
+            flow.dropped[judged] = flow.dropped.get(judged, 0) + 1
+            return judged
         flow.accepted += 1
         counters.accepted += 1
+        since = flow.pace.on_packet(judged.kid, judged.ctr, judged.repeat, now)
+        if judged.repeat:
+            flow.mended += 1
+            owner.mended += 1
+            self._mended(leg)
         for listener, out in flow.targets:
             try:
-                self._enqueue(listener, out, media.with_flow(payload, out, False), now)
+                self._enqueue(listener, out, media.with_flow(payload, out, False), since, now)
             except Exception as error:  # a bug of ours: neither the speaker nor the others pay for it
                 self._blame(listener.number, error)
         flow.copies += len(flow.targets)
         return None
 
-    def _refuse(self, owner: _Leg, flow: _Flow, payload: bytes, now: float) -> DropReason | None:
+    def _weigh(self, owner: _Leg, flow: _Flow, payload: bytes, now: float) -> media.MediaHeader | DropReason:
         size = len(payload)
         try:
             header = media.decode(payload)
@@ -266,9 +313,12 @@ class Routes:
             return DropReason.WRONG_SENDER
         if not flow.targets:
             return flow.closed
-        return None if flow.is_new(kid, ctr) else DropReason.DUPLICATE
+        return header if flow.is_new(kid, ctr) else DropReason.DUPLICATE
 
-    def _enqueue(self, listener: _Leg, out: int, copy: bytes, now: float) -> None:
+    def _mended(self, leg: int) -> None:
+        """What the leg had lost on its way up came as a repeat."""
+
+    def _enqueue(self, listener: _Leg, out: int, copy: bytes, since: float, now: float) -> None:
         counters = self.counters
         counters.copies += 1
         if self._legs.get(listener.number) is not listener:
@@ -284,7 +334,7 @@ class Routes:
             counters.dropped_out[DropReason.QUEUE_FULL] += 1
             if not queue:  # other flows have it all, and the path takes nothing
                 break
-            _, oldest = queue.popleft()
+            oldest = queue.popleft().data
             counters.queued -= 1
             listener.waiting -= 1
             listener.held -= room_of(len(oldest))
@@ -292,7 +342,7 @@ class Routes:
             counters.queued += 1
             listener.waiting += 1
             listener.held += room
-            queue.append((now, copy))
+            queue.append(_Copy(now, since, copy))
         if is_told is None:
             self._ready[listener.number] = None
             if len(queue) >= limits.frames or listener.held + room > limits.bytes:
@@ -327,15 +377,15 @@ class Routes:
         return taken and taken[1]
 
     def take_copy(self, leg: int, now: float, room: int = media.MAX_SIZE) -> tuple[float, bytes] | None:
-        """As `dequeue`, with when it came."""
+        """As `dequeue`, with when the time of its packet began to run."""
         owner = self._legs.get(leg)
         if owner is None:
             return None
         counters = self.counters
         limits = self._stream_queue if leg in self._streams else self._queue
         for queue in owner.queues.values():
-            while queue and len(queue[0][1]) <= room:
-                arrived, copy = queue.popleft()
+            while queue and len(queue[0].data) <= room:
+                arrived, since, copy = queue.popleft()
                 counters.queued -= 1
                 owner.waiting -= 1
                 owner.held -= room_of(len(copy))
@@ -345,7 +395,7 @@ class Routes:
                     counters.dropped_out[DropReason.OVER_BUDGET] += 1
                 else:
                     counters.sent += 1
-                    return arrived, copy
+                    return since, copy
         return None
 
     def charge(self, leg: int, size: int, now: float) -> bool:
@@ -353,10 +403,16 @@ class Routes:
         owner = self._legs.get(leg)
         return owner is not None and owner.down.take(size, now)
 
+    def mended(self, leg: int) -> int:
+        """Packets of the leg's own that came as repeats alone."""
+        owner = self._legs.get(leg)
+        return 0 if owner is None else owner.mended
+
     def oldest(self, leg: int) -> float | None:
         """When the oldest copy that waits for the leg came."""
         owner = self._legs.get(leg)
-        return min((queue[0][0] for queue in owner.queues.values() if queue), default=None) if owner else None
+        queues = owner.queues.values() if owner is not None else ()
+        return min((queue[0].arrived for queue in queues if queue), default=None)
 
     def open_stream(self, leg: int) -> None:
         self._streams[leg] = False

@@ -10,7 +10,7 @@ from relay.core import events as ev
 from relay.core.adapt import Mode
 from relay.protocol import control, datagram
 
-MEASURE = ev.Measure(0, 0, 0, 0, 0, 0, 0.005, 0.0, (0.04, 0.04, 0.002, 0.04), 0, 0, 0, 0)
+MEASURE = ev.Measure(0, 0, 0, 0, 0, 0, 0.005, 0.0, (0.04, 0.04, 0.002, 0.04), 0, 0, 0, 0, 0)
 ON = AdaptConfig(enabled=True)
 OFF = AdaptConfig()
 

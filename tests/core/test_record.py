@@ -3,6 +3,7 @@ from dataclasses import replace
 from pair import World
 from relay.config import Config, LimitsConfig
 from relay.core.call import Call
+from relay.core.events import FlowCounters
 from relay.core.hearing import Hearing
 from relay.core.quality import Window
 from relay.core.record import EventKind, judged_of, quality_of, record_call
@@ -45,6 +46,15 @@ def test_a_record_names_everyone_who_was_there():
         False,
     )
     assert (second.sub, second.why, second.left_at) == (left.sub.hex(), "removed", 1005.0)
+
+
+def test_a_record_says_how_many_packets_came_as_repeats_alone():
+    call = Call(IDS.cid, IDS.claims(), LimitsConfig(), 0.0, 1000.0)
+    mended, whole = (call.seat(IDS.claims(), 0.0, 1001.0) for _ in range(2))
+    mended.count(FlowCounters(received=9, accepted=9, mended=2))
+    mended.count(FlowCounters(received=5, accepted=5, mended=1))
+    whole.count(FlowCounters(received=9, accepted=9))
+    assert [one.quality.get("mended") for one in record_call(call, "eu").participants] == [3.0, None]
 
 
 def test_a_call_that_is_not_over_can_still_be_looked_at():

@@ -7,7 +7,7 @@ from relay.core.way import Way
 from relay.protocol.datagram import FlowReport, LegReport
 
 PACKET = 120
-FINE = Measure(7, 0, 0, 0, 0, 0, 0.005, 0.0, (0.04, 0.04, 0.002, 0.04), 0, 0, 0, 0)
+FINE = Measure(7, 0, 0, 0, 0, 0, 0.005, 0.0, (0.04, 0.04, 0.002, 0.04), 0, 0, 0, 0, 0)
 
 
 class Life:

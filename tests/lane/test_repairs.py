@@ -11,6 +11,7 @@ from lane.test_bounds import _Far, connect
 from lanes import LANES, make_lane
 from relay.core.adapt import Mode
 from relay.core.events import Measure, Repair
+from relay.core.reasons import DropReason
 from relay.edge.lane import Lane
 from relay.edge.repeats import BESIDE, RING, RING_BYTES
 from relay.protocol import frames, media
@@ -388,3 +389,44 @@ def test_a_leg_whose_repair_is_over_keeps_nothing_and_begins_anew(lane: Lane) ->
     lane.tell_repair(2, REPEATS)
     pair.turn(6)
     assert (lane.repairs.kept, pair.measure().came) == (2, 0)
+
+
+def test_time_that_a_packet_took_on_its_way_up_is_not_granted_again_on_the_way_down(lane: Lane) -> None:
+    pair = Pair(lane, REPEATS)
+    for ctr in (0, 1, 2):
+        pair.turn(ctr)
+    pair.acknowledge(0, 1, 2)
+    for ctr in (4, 5, 6):  # 3 is lost on its way up
+        pair.turn(ctr)
+    late = media.encode_header(4, 0, 3, repeat=True) + b"\3" * 60
+    pair.now += 0.02
+    pair.say(7)
+    assert lane.deliver(1, late, pair.now) is None
+    (left,) = pair.flush()
+    assert media.with_flow(late, 9, False) in left
+    at = pair.now
+    heard: list[tuple[float, int]] = []
+    for ctr in range(8, 14):  # nothing is acknowledged any more
+        for datagram in pair.turn(ctr)[1:]:
+            heard.append((pair.now - at, media.decode(datagram).ctr))
+    # It came 80 ms late: of 120 ms 40 are left, and its acknowledgement alone takes 51.
+    assert 3 not in {ctr for _, ctr in heard}
+    assert {7} <= {ctr for _, ctr in heard}
+
+
+def test_a_lost_packet_that_comes_as_a_repeat_goes_on_as_an_original_once_and_is_told(lane: Lane) -> None:
+    pair = Pair(lane, REPEATS)
+    pair.turn(0)
+    pair.turn(2)
+    assert lane.troubled() == []
+    late = media.encode_header(4, 0, 1, repeat=True) + b"\1" * 60
+    assert lane.deliver(1, late, pair.now) is None
+    assert pair.flush() == [[media.with_flow(late, 9, False)]]
+    assert lane.deliver(1, late, pair.now) is DropReason.DUPLICATE
+    assert lane.deliver(1, media.with_flow(late, 4, False), pair.now) is DropReason.DUPLICATE
+    assert pair.flush() == []
+    assert lane.troubled() == [1]
+    assert lane.measure([1], pair.now)[0].mended == 1
+    assert pair.measure().mended == 0
+    counted = lane.close_flow(1, 4)
+    assert (counted.received, counted.accepted, counted.mended, counted.lost) == (5, 3, 1, 0)

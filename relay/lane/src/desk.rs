@@ -34,6 +34,8 @@ pub struct Measure {
     pub age: f64,
     pub rtt: Option<Sample>,
     pub repairs: Tally,
+    /// Packets of its own that came as repeats alone.
+    pub mended: u64,
 }
 
 /// There is no such leg, or flow of it.
@@ -191,7 +193,9 @@ impl Core {
 
     /// Legs to measure: something went wrong on their ways since they were measured last. Each once.
     pub fn troubled(&self) -> Vec<u64> {
-        std::mem::take(&mut self.shared.lock().troubled)
+        let mut troubled = std::mem::take(&mut self.shared.lock().troubled);
+        troubled.sort_unstable(); // threads note them in any order
+        troubled
     }
 
     /// Change what a leg may repeat, if anything. What is counted by that becomes everybody's.
@@ -225,6 +229,7 @@ impl Core {
                     .ring
                     .as_ref()
                     .map_or_else(Tally::default, |ring| *ring.tally()),
+                mended: state.media.as_ref().map_or(0, Media::mended),
             })
         });
         each.collect()

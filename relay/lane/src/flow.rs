@@ -53,6 +53,15 @@ impl Target {
 /// Who hears a flow.
 pub type Targets = Arc<[Arc<Target>]>;
 
+/// What becomes of a datagram that was accepted.
+pub struct Heard {
+    pub targets: Targets,
+    /// Since when its time runs: one that came as a repeat has used up some of it on the way here.
+    pub since: f64,
+    /// It came as a repeat, since the original was lost.
+    pub is_mended: bool,
+}
+
 /// What was counted for one uplink flow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlowCounters {
@@ -61,6 +70,52 @@ pub struct FlowCounters {
     pub copies: u64,
     pub lost: u64,
     pub dropped: ByReason,
+    /// Of the accepted: they came as repeats, since the originals were lost.
+    pub mended: u64,
+}
+
+/// Seconds of speech in one packet, until the flow has shown it.
+const USUAL_STEP: f64 = 0.020;
+/// Seconds: what comes later than that was preceded by a pause.
+const LONGEST_STEP: f64 = 0.070;
+/// Packets over which it is averaged.
+const STEP_OVER: f64 = 8.0;
+
+/// When the packets of a flow would have come if none had been late: for those that came as repeats.
+struct Pace {
+    kid: Option<u8>,
+    newest: u32,
+    /// When that came, or would have.
+    at: f64,
+    step: f64,
+}
+
+impl Pace {
+    /// One that is new came; since when its time runs, as `reference` of relay/protocol/repair.py has it.
+    fn on_packet(&mut self, header: &Header, now: f64) -> f64 {
+        let ctr = header.ctr;
+        if self.kid != Some(header.kid) {
+            (self.kid, self.newest, self.at) = (Some(header.kid), ctr, now);
+            return now;
+        }
+        let ahead = f64::from(ctr) - f64::from(self.newest);
+        if ahead < 0.0 {
+            let since = self.at - -ahead * self.step;
+            return if header.repeat {
+                f64::min(now, since)
+            } else {
+                now
+            };
+        }
+        let mut since = now;
+        if header.repeat {
+            since = f64::min(now, self.at + ahead * self.step);
+        } else if ahead > 0.0 && now - self.at <= LONGEST_STEP * ahead {
+            self.step += (f64::max(0.0, (now - self.at) / ahead) - self.step) / STEP_OVER;
+        }
+        (self.newest, self.at) = (ctr, since);
+        since
+    }
 }
 
 /// An uplink flow of a leg.
@@ -72,6 +127,7 @@ pub struct Flow {
     /// At most 8 key ids carry the flow's own index.
     seen: Few<(u8, Seen), 1>,
     latest: Option<u8>,
+    pace: Pace,
     lost: u64,
     counters: FlowCounters,
 }
@@ -86,6 +142,12 @@ impl Flow {
             closed: Reason::GateClosed,
             seen: Few::new(),
             latest: None,
+            pace: Pace {
+                kid: None,
+                newest: 0,
+                at: 0.0,
+                step: USUAL_STEP,
+            },
             lost: 0,
             counters: FlowCounters::default(),
         }
@@ -101,8 +163,9 @@ impl Flow {
         std::mem::replace(&mut self.targets, targets)
     }
 
-    /// Who hears a datagram with this header: the sender's own, the gate open, and not heard before.
-    pub fn admit(&mut self, header: &Header) -> Result<Targets, Reason> {
+    /// Who hears a datagram with this header, and since when its time runs: the sender's own, the gate open,
+    /// and not heard before.
+    pub fn admit(&mut self, header: &Header, now: f64) -> Result<Heard, Reason> {
         if u32::from(index_of(header.kid, self.group)) != self.index {
             return Err(Reason::WrongSender);
         }
@@ -112,17 +175,22 @@ impl Flow {
         if !self.is_new(header.kid, header.ctr) {
             return Err(Reason::Duplicate);
         }
-        Ok(self.targets.clone())
+        Ok(Heard {
+            targets: self.targets.clone(),
+            since: self.pace.on_packet(header, now),
+            is_mended: header.repeat,
+        })
     }
 
     /// A datagram of this flow came, and this became of it.
-    pub fn count(&mut self, verdict: &Result<Targets, Reason>) {
+    pub fn count(&mut self, verdict: &Result<Heard, Reason>) {
         let counters = &mut self.counters;
         counters.received = counters.received.wrapping_add(1);
         match verdict {
-            Ok(targets) => {
+            Ok(heard) => {
                 counters.accepted = counters.accepted.wrapping_add(1);
-                counters.copies = counters.copies.wrapping_add(targets.len() as u64);
+                counters.mended = counters.mended.wrapping_add(heard.is_mended.into());
+                counters.copies = counters.copies.wrapping_add(heard.targets.len() as u64);
             }
             Err(reason) => bump(&mut counters.dropped, *reason, 1),
         }

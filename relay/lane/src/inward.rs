@@ -24,7 +24,7 @@ use std::sync::Arc;
 use crate::cid::Cid;
 use crate::core::{contain, Core, Judge, Leg, Verdict};
 use crate::counters::{bump, Counters};
-use crate::flow::Targets;
+use crate::flow::{Heard, Targets};
 use crate::header::MAX_UDP;
 use crate::path::Opened;
 use crate::reason::Reason;
@@ -204,7 +204,6 @@ impl Core {
         let counters = &mut work.counters;
         counters.media = counters.media.wrapping_add(1);
         counters.count_lost(path.lost().wrapping_sub(lost));
-        note_trouble(&mut work.troubled, leg.number, &mut path.trouble);
         if let Some(ring) = state.ring.as_mut().filter(|_| work.parsed.has_ack) {
             ring.acknowledged(&work.parsed.ack.ranges);
             ring.settle(&mut counters.repairs);
@@ -244,13 +243,20 @@ impl Core {
                     at: now,
                 };
                 work.staged.push(Staged::note(item, leg));
-            } else if let Ok(targets) =
+            } else if let Ok(heard) =
                 receive_media(&mut state.media, payload, now, &mut work.counters)
             {
-                let payload = range.clone();
-                work.deliveries.push(Delivery { targets, payload });
+                if heard.is_mended {
+                    path.worsened();
+                }
+                work.deliveries.push(Delivery {
+                    targets: heard.targets,
+                    since: heard.since,
+                    payload: range.clone(),
+                });
             }
         }
+        note_trouble(&mut work.troubled, leg.number, &mut path.trouble);
         // Looked at when it is due if nothing waits for aioquic then; else it is looked at again.
         let look = state.ack_look.unwrap_or(f64::INFINITY);
         if let Some(at) = path.ack_at.filter(|at| *at < look) {
@@ -273,16 +279,16 @@ impl Core {
         let mut deliveries = mem::take(&mut work.deliveries);
         for delivery in deliveries.drain(..) {
             let payload = plain.get(delivery.payload).unwrap_or_default();
-            self.hand_out(work, &delivery.targets, payload, now);
+            self.hand_out(work, &delivery.targets, payload, delivery.since, now);
         }
         work.deliveries = deliveries;
     }
 
     /// A panic over one listener is that listener's: neither the speaker nor the others pay for it.
-    fn hand_out(&self, work: &mut Work, targets: &Targets, payload: &[u8], now: f64) {
+    fn hand_out(&self, work: &mut Work, targets: &Targets, payload: &[u8], since: f64, now: f64) {
         for target in targets.iter() {
             contain(work, Some(target.leg.number), |work, _| {
-                self.enqueue(work, target, payload, now);
+                self.enqueue(work, target, payload, (since, now));
             });
         }
     }
@@ -299,12 +305,20 @@ impl Core {
         let mut heard = Err(Reason::Internal);
         contain(work, Some(leg), |work, _| {
             let counters = &mut work.counters;
-            heard = match &owner {
-                Some(owner) => receive_media(&mut owner.state.lock().media, payload, now, counters),
-                None => receive_media(&mut None, payload, now, counters),
+            let Some(owner) = &owner else {
+                heard = receive_media(&mut None, payload, now, counters);
+                return;
             };
+            let mut guard = owner.state.lock();
+            let state = &mut *guard;
+            heard = receive_media(&mut state.media, payload, now, counters);
+            if state.has_path && heard.as_ref().is_ok_and(|heard| heard.is_mended) {
+                state.path.worsened();
+                note_trouble(&mut work.troubled, leg, &mut state.path.trouble);
+            }
         });
-        self.hand_out(work, &heard?, payload, now);
+        let heard = heard?;
+        self.hand_out(work, &heard.targets, payload, heard.since, now);
         Ok(())
     }
 
@@ -409,7 +423,7 @@ fn receive_media(
     payload: &[u8],
     now: f64,
     counters: &mut Counters,
-) -> Result<Targets, Reason> {
+) -> Result<Heard, Reason> {
     if let Some(media) = media {
         return media.receive(payload, now, counters);
     }
@@ -473,10 +487,11 @@ mod tests {
         let leg = core.legs.read()[&1].clone();
         let plain = voice();
         let heard = receive_media(&mut leg.state.lock().media, &plain, 1.0, &mut work.counters);
-        let payload = 0..plain.len();
+        let heard = heard.unwrap();
         work.deliveries.push(Delivery {
-            targets: heard.unwrap(),
-            payload,
+            targets: heard.targets,
+            since: heard.since,
+            payload: 0..plain.len(),
         });
         contain(&mut work, Some(1), |work, _| {
             core.deliver_all(work, &plain, 1.0)

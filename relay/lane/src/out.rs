@@ -34,8 +34,15 @@ const DATAGRAM_OVERHEAD: usize = 3;
 
 impl Core {
     /// Let a copy wait for a listener. A queue that is full by that is emptied at once: a batch of packets must
-    /// not displace copies that could have left.
-    pub(crate) fn enqueue(&self, work: &mut Work, target: &Target, payload: &[u8], now: f64) {
+    /// not displace copies that could have left. `times`: since when the packet's own time runs, and now.
+    pub(crate) fn enqueue(
+        &self,
+        work: &mut Work,
+        target: &Target,
+        payload: &[u8],
+        times: (f64, f64),
+    ) {
+        let now = times.1;
         work.counters.copies = work.counters.copies.wrapping_add(1);
         let mut guard = target.leg.state.lock();
         let state = &mut *guard;
@@ -50,7 +57,7 @@ impl Core {
         set_flow(&mut copy, target.out, false);
         let limits = self.queue_limits(state.stream);
         let (pool, counters) = (&mut work.pool, &mut work.counters);
-        let is_full = media.enqueue(target.out, copy, now, limits, pool, counters);
+        let is_full = media.enqueue(target.out, copy, times, limits, pool, counters);
         if state.stream != Stream::No {
             if mem::replace(&mut state.stream, Stream::Told) == Stream::Quiet {
                 let leg = target.leg.number;

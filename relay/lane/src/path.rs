@@ -310,7 +310,8 @@ impl Path {
         self.flights.lost
     }
 
-    fn worsened(&mut self) {
+    /// Something went wrong on this way.
+    pub fn worsened(&mut self) {
         if self.trouble == Trouble::None {
             self.trouble = Trouble::New;
         }

@@ -74,8 +74,8 @@ fn wall() -> f64 {
     since.unwrap_or_default().as_secs_f64()
 }
 
-/// received, accepted, copies, lost, dropped by reason
-type Closed<'py> = (u64, u64, u64, u64, Bound<'py, PyDict>);
+/// received, accepted, copies, lost, dropped by reason, mended
+type Closed<'py> = (u64, u64, u64, u64, Bound<'py, PyDict>, u64);
 /// media_in, accepted, copies, sent, queued, dropped by reason, dropped_out by reason
 type MediaCounts<'py> = (
     u64,
@@ -149,6 +149,7 @@ impl Lane {
             counted.copies,
             counted.lost,
             dropped,
+            counted.mended,
         ))
     }
 
@@ -234,7 +235,7 @@ impl Lane {
                 .rtt
                 .map(|rtt| (rtt.latest, rtt.smoothed, rtt.variance, rtt.least));
             let repairs = one.repairs;
-            let fields: [Bound<'py, PyAny>; 13] = [
+            let fields: [Bound<'py, PyAny>; 14] = [
                 one.leg.into_pyobject(py)?.into_any(),
                 one.fates.acked.into_pyobject(py)?.into_any(),
                 one.fates.lost.into_pyobject(py)?.into_any(),
@@ -248,6 +249,7 @@ impl Lane {
                 repairs.late.into_pyobject(py)?.into_any(),
                 repairs.repeats().into_pyobject(py)?.into_any(),
                 repairs.bytes.into_pyobject(py)?.into_any(),
+                one.mended.into_pyobject(py)?.into_any(),
             ];
             PyTuple::new(py, fields)
         };

@@ -12,7 +12,7 @@
 use crate::bucket::Bucket;
 use crate::counters::{bump, Counters};
 use crate::few::{heap, Few};
-use crate::flow::{Flow, FlowCounters, Targets};
+use crate::flow::{Flow, FlowCounters, Heard, Targets};
 use crate::media;
 use crate::reason::Reason;
 use crate::work::Pool;
@@ -41,6 +41,8 @@ impl Rights {
 
 struct Copy {
     arrived: f64,
+    /// When the time of its packet began to run.
+    since: f64,
     data: Vec<u8>,
 }
 
@@ -73,6 +75,8 @@ pub struct Media {
     /// Copies in all queues, and the bytes that these take.
     waiting: usize,
     held: usize,
+    /// Packets of its own that came as repeats alone.
+    mended: u64,
 }
 
 impl Media {
@@ -89,6 +93,7 @@ impl Media {
             queues: Few::new(),
             waiting: 0,
             held: 0,
+            mended: 0,
         }
     }
 
@@ -98,6 +103,11 @@ impl Media {
         self.packets.change(packets.0, packets.1);
         self.up.change(up.0, up.1);
         self.down.change(down.0, down.1);
+    }
+
+    /// Packets of the leg's own that came as repeats alone.
+    pub fn mended(&self) -> u64 {
+        self.mended
     }
 
     /// Copies waiting.
@@ -175,17 +185,20 @@ impl Media {
         payload: &[u8],
         now: f64,
         counters: &mut Counters,
-    ) -> Result<Targets, Reason> {
+    ) -> Result<Heard, Reason> {
         counters.media_in = counters.media_in.wrapping_add(1);
         let verdict = self.judge(payload, now);
         match &verdict {
-            Ok(_) => counters.accepted = counters.accepted.wrapping_add(1),
+            Ok(heard) => {
+                counters.accepted = counters.accepted.wrapping_add(1);
+                self.mended = self.mended.wrapping_add(heard.is_mended.into());
+            }
             Err(reason) => bump(&mut counters.media_dropped, *reason, 1),
         }
         verdict
     }
 
-    fn judge(&mut self, payload: &[u8], now: f64) -> Result<Targets, Reason> {
+    fn judge(&mut self, payload: &[u8], now: f64) -> Result<Heard, Reason> {
         let number = *payload.first().ok_or(Reason::UnknownFlow)?;
         let (_, flow) = self
             .flows
@@ -197,7 +210,7 @@ impl Media {
             if !packets.take(1.0, now) || !up.take(payload.len() as f64, now) {
                 return Err(Reason::OverBudget);
             }
-            flow.admit(&header)
+            flow.admit(&header, now)
         });
         flow.count(&verdict);
         verdict
@@ -206,12 +219,12 @@ impl Media {
     // ------------------------------------------------------------ out
 
     /// Let a copy wait for this leg; true when it should be emptied now, before the next one finds no room. The
-    /// caller counted it in `copies`.
+    /// caller counted it in `copies`. `times`: since when its own time runs, and now.
     pub fn enqueue(
         &mut self,
         out: u8,
         copy: Vec<u8>,
-        now: f64,
+        times: (f64, f64),
         limits: QueueLimits,
         pool: &mut Pool,
         counters: &mut Counters,
@@ -243,8 +256,10 @@ impl Media {
         self.waiting += 1;
         self.held = self.held.saturating_add(room);
         counters.queued = counters.queued.wrapping_add(1);
+        let (since, arrived) = times;
         queue.copies.push(Copy {
-            arrived: now,
+            arrived,
+            since,
             data: copy,
         });
         queue.copies.len() >= limits.frames || self.held.saturating_add(room) > limits.bytes
@@ -261,7 +276,7 @@ impl Media {
         firsts.map(|copy| copy.arrived).reduce(f64::min)
     }
 
-    /// The next copy that is still worth sending and fits `room` bytes, with when it came; or None.
+    /// The next copy that is still worth sending and fits `room` bytes, with when its time began; or None.
     pub fn dequeue(
         &mut self,
         now: f64,
@@ -287,7 +302,7 @@ impl Media {
                     Reason::Stale
                 } else if self.down.take(copy.data.len() as f64, now) {
                     counters.copies_sent = counters.copies_sent.wrapping_add(1);
-                    return Some((copy.arrived, copy.data));
+                    return Some((copy.since, copy.data));
                 } else {
                     Reason::OverBudget
                 };

@@ -139,6 +139,8 @@ impl Ord for Held {
 /// A datagram of an opened packet and who hears it.
 pub(crate) struct Delivery {
     pub targets: Targets,
+    /// Since when its time runs.
+    pub since: f64,
     pub payload: Range<usize>,
 }
 
@@ -176,7 +178,7 @@ pub struct Work {
     pub(crate) scratch: Vec<u8>,
     pub(crate) parsed: Parsed,
     pub(crate) deliveries: Vec<Delivery>,
-    /// Copies for the next packet, each with when it came.
+    /// Copies for the next packet, each with when its time began.
     pub(crate) batch: Vec<(f64, Vec<u8>)>,
     pub(crate) pool: Pool,
     pub(crate) staged: Vec<Staged>,

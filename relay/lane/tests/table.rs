@@ -108,6 +108,7 @@ fn each_refusal_has_its_name_and_its_place_in_the_order() {
         copies: 1,
         lost: 0,
         dropped,
+        mended: 0,
     };
     assert_eq!(table.core.close_flow(1, 1), counted);
     assert_eq!(table.core.close_flow(1, 1), FlowCounters::default());
