@@ -276,6 +276,7 @@ class Call:
             rtt_ms=None if self._reporter.rtt is None else round(self._reporter.rtt * 1000, 2),
             sent=self._sent - self._leg.media_unsent,
             unsent=self._leg.media_unsent,
+            repeated=self._leg.media_repeated,
             received=heard.received,
             lost=heard.lost,
             late=heard.jitter.stats.late,

@@ -152,6 +152,11 @@ class RelayLeg:
         return self.transport.unsent if self.transport else 0
 
     @property
+    def repeated(self) -> int:
+        """Media that went again, since the relay did not get it."""
+        return self.transport.repeated if self.transport else 0
+
+    @property
     def quic(self) -> Transport | None:
         """The connection if it is one over UDP."""
         return self.transport if isinstance(self.transport, Transport) else None

@@ -59,6 +59,10 @@ class Leg(Protocol):
         """Datagrams dropped before the network."""
 
     @property
+    def media_repeated(self) -> int:
+        """Datagrams that went again, since the relay did not get them."""
+
+    @property
     def error(self) -> SessionError | None:
         """Why the leg is gone, if it is."""
 

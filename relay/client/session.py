@@ -27,7 +27,7 @@ from relay.client.leg import RelayLeg
 from relay.client.life import CallState
 from relay.client.link import Credentials, TransportName
 from relay.client.rungs import Destination, ladder_of, parse_url
-from relay.client.transport import Trust
+from relay.client.transport import LegTransport, Trust
 from relay.client.udp import UdpPort
 from relay.errors import ErrorCode, LocalError, PeerError
 from relay.protocol.address import Address
@@ -67,6 +67,7 @@ class Session:
         client: Cli,
         *,
         direct: bool = True,
+        repair: bool = True,
         fresh_token: FreshToken | None = None,
         proxy: str | None = None,
     ) -> None:
@@ -77,6 +78,7 @@ class Session:
         self._identity = Ed25519PrivateKey.from_private_bytes(identity)
         self._client = client
         self._direct = direct
+        self._repairs = repair
         self._fresh_token = fresh_token
         self._loop = asyncio.get_running_loop()
         self._main: RelayLeg | None = None
@@ -90,6 +92,7 @@ class Session:
         self._ticket: bytes | None = None
         self._asked_at: float | None = None  # when we last asked for our place on another leg
         self._unsent_before = 0
+        self._repeated_before = 0
         self._observed: dict[int, tuple[str, int]] = {}
         self.moves = 0
         """How often the session moved to another leg."""
@@ -155,6 +158,11 @@ class Session:
     def media_unsent(self) -> int:
         """Media dropped before the network, all legs of this session together."""
         return self._unsent_before + (self._main.unsent if self._main else 0)
+
+    @property
+    def media_repeated(self) -> int:
+        """Media that went again, since a relay did not get it, all legs of this session together."""
+        return self._repeated_before + (self._main.repeated if self._main else 0)
 
     async def join(self) -> Call:
         """Enter the call that the token names."""
@@ -248,8 +256,8 @@ class Session:
         match message:
             case Welcome():
                 self._observed[leg.number] = message.obs
-                if message.ack is not None and leg.transport is not None:
-                    leg.transport.hold_acks(message.ack / 1000)
+                if leg.transport is not None:
+                    self._on_welcome(leg.transport, message)
             case Joined():
                 self._on_joined(leg, message)
             case Ticket():
@@ -350,6 +358,12 @@ class Session:
         asked_lately = self._asked_at is not None and self._loop.time() - self._asked_at < OWN_MOVE_S
         return error.code in _BROKEN or (error.code == ErrorCode.MOVED and asked_lately)
 
+    def _on_welcome(self, transport: LegTransport, welcome: Welcome) -> None:
+        if welcome.ack is not None:
+            transport.hold_acks(welcome.ack / 1000)
+        if self._repairs:
+            transport.repair(1000 * welcome.lim.up, welcome.lim.pps)
+
     def _on_joined(self, leg: RelayLeg, message: Joined) -> None:
         self._ticket = message.rt or self._ticket
         leg.up = message.up
@@ -372,6 +386,7 @@ class Session:
             self._let_go(self._fading)
         if old is not None:
             self._unsent_before += old.unsent
+            self._repeated_before += old.repeated
             if old.error is None:
                 self._fading = old
                 self._loop.call_later(SWITCH_S, self._let_go, old)
@@ -414,6 +429,7 @@ async def connect(
     server_name: str | None = None,
     client: Cli = DEFAULT_CLIENT,
     direct: bool = True,
+    repair: bool = True,
     fallbacks: Sequence[str] | None = None,
     fresh_token: FreshToken | None = None,
     proxy: str | None = None,
@@ -424,6 +440,7 @@ async def connect(
     seed of the key that signs the end-to-end agreement (a fresh one if absent). `ca` is a PEM file of the CA,
     or of the relay's own certificate to pin exactly that one; `insecure` checks nothing. `direct=False` never
     tells the other side an address of ours; the relay tells none either unless both tokens allow it.
+    `repair=False` sends nothing again that the relay does not get.
     `fallbacks` are further addresses of the relay, best first, to which the session moves by itself when this
     one is bad; with `pop_seed`, or with `fresh_token`, which gets a token of the same call. `proxy` is
     the HTTP proxy for wss addresses, "http://[user:password@]host:port"; else HTTPS_PROXY and NO_PROXY count.
@@ -438,6 +455,7 @@ async def connect(
         identity or os.urandom(32),
         client,
         direct=direct,
+        repair=repair,
         fresh_token=fresh_token,
         proxy=proxy,
     )

@@ -15,6 +15,8 @@ class CallStats:
     """Media datagrams handed to the network."""
     unsent: int
     """Media dropped before the network: waited over 60 ms."""
+    repeated: int
+    """Media datagrams that went to the relay again, since it did not get them."""
     received: int
     """Media packets that opened, each once."""
     lost: int

@@ -47,6 +47,7 @@ class StreamTransport(ABC):
         self._wanted = asyncio.Event()
         self._is_closed = False
         self.unsent = 0  # media dropped here: too old, or too many
+        self.repeated = 0  # TCP does that
         self._tasks = [self._loop.create_task(self._write()), self._loop.create_task(self._read())]
         self._ending: asyncio.Task[None] | None = None
 
@@ -80,6 +81,10 @@ class StreamTransport(ABC):
     def hold_acks(self, seconds: float) -> None:
         """Nothing: TCP acknowledges by itself."""
         del seconds
+
+    def repair(self, bits_per_s: float, packets_per_s: float) -> None:
+        """Nothing: TCP repairs by itself."""
+        del bits_per_s, packets_per_s
 
     async def rebind(self) -> int:
         """TCP does not move: LocalError. `Session.rejoin` makes a new leg."""

@@ -19,6 +19,7 @@ from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 
 from relay.client.errors import SessionError
+from relay.client.mending import Mending
 from relay.client.udp import UdpPort, open_port
 from relay.client.whereabouts import Whereabouts
 from relay.errors import ErrorCode, LocalError
@@ -33,6 +34,8 @@ HANDSHAKE_S: Final = 5.0
 QUEUE_FRAMES: Final = 5
 QUEUE_S: Final = 0.060
 OLD_SOCKET_S: Final = 0.3  # what is under way to the port we left still counts
+ACK_ROOM: Final = 60  # bytes of a packet that acknowledgements may take
+_EARLY_S: Final = 0.001  # the loop's clock ticks in milliseconds
 CONTROL_STREAM: Final = 0  # the client's first bidirectional stream
 
 
@@ -66,6 +69,10 @@ class LegTransport(Protocol):
     """Media dropped before the network."""
 
     @property
+    def repeated(self) -> int:
+        """Media that went again, since the relay did not get it."""
+
+    @property
     def is_closed(self) -> bool:
         """True once `on_closed` was called."""
 
@@ -84,6 +91,9 @@ class LegTransport(Protocol):
 
     def hold_acks(self, seconds: float) -> None:
         """Hold acknowledgements of audio that long while nothing is missing, where the transport has any."""
+
+    def repair(self, bits_per_s: float, packets_per_s: float) -> None:
+        """Send again what the relay does not get, within these rights, where the transport loses anything."""
 
     def close(self, code: int = ErrorCode.NO_ERROR, reason: str = "") -> None:
         """Close with an application code; `on_closed` is called at once."""
@@ -124,6 +134,12 @@ class Transport:
         self._beside = b""
         self._pings = 0
         self.unsent = 0  # media dropped here: too old, or too many
+        self._mending: Mending | None = None
+
+    @property
+    def repeated(self) -> int:
+        """Media that went again, since the relay did not get it."""
+        return self._mending.counters.repeats if self._mending is not None else 0
 
     @property
     def is_closed(self) -> bool:
@@ -187,6 +203,13 @@ class Transport:
     def hold_acks(self, seconds: float) -> None:
         """Hold acknowledgements of audio that long while nothing is missing; within what we promised."""
         self._quic.hold_acks(seconds)
+
+    def repair(self, bits_per_s: float, packets_per_s: float) -> None:
+        """Send again what the relay does not acknowledge, within these rights (mending.py)."""
+        if self._mending is None:
+            self._mending = Mending()
+            self._quic.watch_datagrams(self._on_fate, self._on_round_trip)
+        self._mending.grant(bits_per_s, packets_per_s, self._loop.time())
 
     async def rebind(self) -> int:
         """Move to a new local port within the connection; the relay is told by a full-size packet at once.
@@ -268,15 +291,45 @@ class Transport:
             if expires < self._loop.time():
                 self._give_up(payload)
                 continue
+            again = self._beside_again(payload)
             self._quic.send_datagram_frame(payload)
             self._stuck = len(payload)
             if self._beside:
                 self._quic.send_datagram_frame(self._beside)
                 self._beside = b""
+            for one in again:
+                self._quic.send_datagram_frame(one)
             self._transmit()
+        self._send_alone()
         self._arm()
 
     # ------------------------------------------------------------ inside
+
+    def _beside_again(self, payload: bytes) -> list[bytes]:
+        """What goes again beside this; nothing while the window is full."""
+        if self._mending is None or not payload[0]:
+            return []
+        room = 0 if self._quic.has_waiting else MAX_DATAGRAM - ACK_ROOM - len(payload)
+        return self._mending.beside(payload, room, self._loop.time())
+
+    def _send_alone(self) -> None:
+        """One repeat leaves by itself when nothing else has left for a while."""
+        if self._mending is None or self.is_closed:
+            return
+        now, due = self._loop.time(), self._mending.pause_due()
+        if due is None or due > now + _EARLY_S:
+            return
+        for again in self._mending.alone(0 if self._quic.has_waiting else MAX_DATAGRAM, now):
+            self._quic.send_datagram_frame(again)
+            self._transmit()
+
+    def _on_round_trip(self, seconds: float, hesitation: float) -> None:
+        if self._mending is not None:
+            self._mending.on_round_trip(seconds, hesitation, self._loop.time())
+
+    def _on_fate(self, payload: bytes, came: bool) -> None:
+        if self._mending is not None and payload[0]:
+            self._mending.on_fate(payload, came, self._loop.time())
 
     def _give_up(self, payload: bytes) -> None:
         self.unsent += payload[0] != 0  # control datagrams are not media
@@ -349,6 +402,9 @@ class Transport:
             self._timer.cancel()
             self._timer = None
         at = self._quic.get_timer()
+        if self._mending is not None:
+            pause = self._mending.pause_due()
+            at = pause if at is None else at if pause is None else min(at, pause)
         if at is not None and not self.is_closed:
             self._timer = self._loop.call_at(at, self._on_timer)
 

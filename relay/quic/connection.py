@@ -18,6 +18,7 @@ import pylsqpack
 from aioquic import tls
 from aioquic._buffer import Buffer
 from aioquic._crypto import AEAD, CryptoError, HeaderProtection
+from aioquic.buffer import size_uint_var
 from aioquic.h3.connection import ErrorCode as H3Error
 from aioquic.h3.connection import H3Connection, ProtocolError, Setting
 from aioquic.h3.events import Headers
@@ -42,7 +43,7 @@ from aioquic.quic.packet import (
     pull_quic_transport_parameters,
     push_quic_transport_parameters,
 )
-from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
 from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.recovery import (
     K_TIME_THRESHOLD,
@@ -210,6 +211,24 @@ class ClientQuic(_Promising):
         self._owing = Owing()
         self._has_datagram = False  # in the packet that is being read
         self._takes_along = False  # something leaves: what is owed goes with it
+        self._on_fate: Callable[[bytes, bool], None] | None = None
+        self._on_round_trip: Callable[[float, float], None]
+
+    @property
+    def has_waiting(self) -> bool:
+        """Datagrams wait for the congestion window."""
+        return bool(self._datagrams_pending)
+
+    def watch_datagrams(
+        self, on_fate: Callable[[bytes, bool], None], on_round_trip: Callable[[float, float], None]
+    ) -> None:
+        """Tell of each datagram that leaves from now on: the packet it was in came, or is lost.
+
+        And before that of round trips, with what the peer says it hesitated; seconds. (aioquic's own variance
+        is that from the least, and its samples are now with the hesitation and now without.)
+        """
+        self._on_fate = on_fate
+        self._on_round_trip = on_round_trip
 
     def hold_acks(self, seconds: float) -> None:
         """From now on: of audio, while nothing is missing; of all else `ACK_HOLD`. Within our promise."""
@@ -255,6 +274,37 @@ class ClientQuic(_Promising):
     def _handle_datagram_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         self._has_datagram = True
         super()._handle_datagram_frame(context, frame_type, buf)
+
+    def _write_datagram_frame(
+        self, builder: QuicPacketBuilder, data: bytes, frame_type: QuicFrameType
+    ) -> bool:
+        if self._on_fate is None:
+            return super()._write_datagram_frame(builder, data, frame_type)
+        size = len(data)
+        buf = builder.start_frame(
+            frame_type,
+            capacity=1 + size_uint_var(size) + size,
+            handler=self._on_datagram_fate,
+            handler_args=(data,),
+        )
+        buf.push_uint_var(size)
+        buf.push_bytes(data)
+        return True
+
+    def _handle_ack_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        if self._on_fate is not None and context.epoch is tls.Epoch.ONE_RTT:
+            begin = buf.tell()
+            largest, delay = buf.pull_uint_var(), buf.pull_uint_var()
+            buf.seek(begin)
+            newest = self._spaces[context.epoch].sent_packets.get(largest)
+            if newest is not None and newest.is_ack_eliciting and newest.sent_time is not None:
+                hesitation = (delay << self._remote_ack_delay_exponent) / 1e6
+                self._on_round_trip(context.time - newest.sent_time, hesitation)
+        super()._handle_ack_frame(context, frame_type, buf)
+
+    def _on_datagram_fate(self, delivery: QuicDeliveryState, data: bytes) -> None:
+        assert self._on_fate is not None  # the frame was watched when it was written
+        self._on_fate(data, delivery is QuicDeliveryState.ACKED)
 
 
 class RelayQuic(_Promising):
@@ -764,6 +814,8 @@ PRIVATE_NAMES: dict[str, Any] = {
         "_payload_received",
         "_handle_padding_frame",
         "_handle_datagram_frame",
+        "_write_datagram_frame",
+        "_datagrams_pending",
         "_local_active_connection_id_limit",
         "_write_connection_limits",
         "_write_stream_limits",

@@ -20,7 +20,14 @@ from quicpair import CLIENT, DELAY, SERVER, QuicPair
 from relay.core.reasons import DropReason
 from relay.edge.path import MEDIA_WINDOW, PATIENCE
 from relay.quic.acks import AUDIO_ACK_HOLD
-from relay.quic.connection import MAX_PACKET, PRIVATE_NAMES, REPLACED, STREAM_WINDOW, BareHttp3
+from relay.quic.connection import (
+    MAX_PACKET,
+    PRIVATE_NAMES,
+    REPLACED,
+    STREAM_WINDOW,
+    BareHttp3,
+    ClientQuic,
+)
 
 OWNERS = {
     "QuicConnection": lambda pair: pair.connected(),
@@ -56,6 +63,7 @@ def test_every_private_name_of_aioquic_that_we_use_exists(pair: QuicPair, owner:
     ("method", "parameters"),
     [
         ("_handle_ack_frame", ["self", "context", "frame_type", "buf"]),
+        ("_write_datagram_frame", ["self", "builder", "data", "frame_type"]),
         ("_payload_received", ["self", "context", "plain", "crypto_frame_required"]),
         ("_replenish_connection_ids", ["self"]),
         ("_initialize", ["self", "peer_cid"]),
@@ -384,3 +392,30 @@ def test_an_ack_that_comes_over_an_unproven_path_settles_media_too(pair: QuicPai
     pair.run(1.0)
     assert pair.path.media_lost == 0
     assert pair.path.media_in_flight == 0
+
+
+def test_a_client_is_told_what_became_of_its_datagrams_and_how_long_the_way_is() -> None:
+    pair = QuicPair(client=ClientQuic)
+    client = pair.client
+    assert isinstance(client, ClientQuic)
+    fates: list[tuple[bytes, bool]] = []
+    ways: list[tuple[float, float]] = []
+    client.send_datagram_frame(b"\x05before" + bytes(100))
+    pair.run(0.2)
+    client.watch_datagrams(lambda data, came: fates.append((data[:2], came)), lambda *way: ways.append(way))
+    client.send_datagram_frame(b"\x051" + bytes(100))
+    pair.run(0.2)
+    assert fates == [(b"\x051", True)]
+    assert [round(seconds - hesitation, 3) for seconds, hesitation in ways] == [2 * DELAY]
+    client.send_datagram_frame(b"\x052" + bytes(100))
+    client.datagrams_to_send(pair.now)  # lost
+    for number in range(3, 8):
+        client.send_datagram_frame(b"\x05%d" % number + bytes(100))
+        pair.run(0.02)
+    pair.run(0.2)
+    assert sorted(fates[1:]) == [(b"\x05%d" % number, number != 2) for number in range(2, 8)]
+    assert not client.has_waiting
+    for _ in range(40):
+        client.send_datagram_frame(b"\x059" + bytes(1000))
+    client.datagrams_to_send(pair.now)
+    assert client.has_waiting
