@@ -101,6 +101,11 @@ class Call:
         return self._index
 
     @property
+    def peer(self) -> int | None:
+        """The other's participant index, None before anybody came."""
+        return self._peer
+
+    @property
     def state(self) -> CallState:
         """Where the call stands."""
         return self._state
@@ -333,6 +338,13 @@ class Call:
             case _:
                 pass  # a message that this version has no use for
         self._wake()
+
+    def on_message_aside(self, message: Message, leg: int) -> None:
+        """A message of a node that we come from or go to: who is there, and heard, the one in use says."""
+        if isinstance(message, Gate):
+            self._reception.on_gate(message.fl, self._loop.time(), leg)
+        elif not isinstance(message, Peer) or message.ev == "join":
+            self.on_message(message, leg)
 
     def on_media(self, payload: bytes, leg: int = 0) -> None:
         """A media datagram on one of our legs."""

@@ -90,6 +90,11 @@ class Climber:
         self._look_at = 0.0
         self._spawn(self._run())
 
+    def begin_anew(self, rungs: int, current: int) -> None:
+        """The rungs are others now: we are at another node."""
+        self._drop_trials()
+        self._ladder = Ladder(rungs, current, self._loop.time())
+
     async def close(self) -> None:
         """End it all."""
         tasks = list(self._tasks)
@@ -148,14 +153,14 @@ class Climber:
                 leg.close("not needed any more")
 
     async def _take(self, leg: RelayLeg) -> None:
-        ok = False
+        ok, ladder = False, self._ladder
         try:
             await self._owner.move_to(leg)
             ok = True
         except (RefusedError, SessionError):
             leg.close("could not move")
         finally:
-            self._ladder.on_moved(leg.rung, self._loop.time(), ok=ok)
+            ladder.on_moved(leg.rung, self._loop.time(), ok=ok)
 
     def _drop_trials(self) -> None:
         for leg in self._trials.values():

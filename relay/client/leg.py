@@ -72,6 +72,8 @@ class RelayLeg:
         self.transport: LegTransport | None = None
         self.up: int | None = None
         """Our uplink flow on this leg, once joined."""
+        self.is_behind = False
+        """The call went on to another node: what this one says of it counts no more."""
         self.error: SessionError | None = None
         """Why it is over; None while it lives."""
         self._owner = owner

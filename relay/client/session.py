@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from relay.client.call import Call
 from relay.client.climb import Climber, open_first
 from relay.client.errors import SessionError
+from relay.client.following import Follower
 from relay.client.leg import RelayLeg
 from relay.client.life import CallState
 from relay.client.link import Credentials, TransportName
@@ -36,6 +37,7 @@ from relay.protocol.messages import (
     Bye,
     Cli,
     Drain,
+    Ended,
     Join,
     Joined,
     Message,
@@ -87,6 +89,7 @@ class Session:
         self._legs_made = 0
         self._alive: WeakSet[RelayLeg] = WeakSet()  # all legs, those under trial too
         self._climber: Climber | None = None
+        self._follower = Follower(self, trust)
         self._recovery: asyncio.TimerHandle | None = None
         self._error: SessionError | None = None
         self._ticket: bytes | None = None
@@ -99,7 +102,8 @@ class Session:
         self.malformed = 0  # control datagrams that could not be read
         self.call: Call | None = None
         self.drain: Drain | None = None
-        """Set when the relay asked us to move."""
+        """Set while the relay asks us to move; the session does so by itself if it may (`pop_seed`,
+        `fresh_token`)."""
 
     # ------------------------------------------------------------ what the application asks
 
@@ -212,6 +216,7 @@ class Session:
         """Leave: the relay is told, all tasks end."""
         if self.call is not None:
             await self.call.close()
+        await self._follower.close()
         if self._climber is not None:
             await self._climber.close()
         self._cancel_recovery()
@@ -231,6 +236,7 @@ class Session:
         """Send a message and wait for its answer."""
         if self._error is not None:
             raise self._error
+        self._follower.note(message)
         return await self._leg_in_use().request(message)
 
     def tell(self, message: Message) -> None:
@@ -240,7 +246,7 @@ class Session:
 
     def send_media(self, payload: bytes) -> None:
         """Send a media datagram, on both legs in the middle of a move."""
-        for leg in (self._main, self._fading):
+        for leg in (self._main, self._fading, self._follower.leg):
             if leg is not None:
                 leg.send_media(payload)
 
@@ -254,6 +260,8 @@ class Session:
     def on_message(self, leg: RelayLeg, number: int, message: Message) -> None:
         """A message of the relay."""
         match message:
+            case _ if leg is self._follower.leg and self._follower.takes(message):
+                self._follower.on_message(message)
             case Welcome():
                 self._observed[leg.number] = message.obs
                 if leg.transport is not None:
@@ -261,18 +269,17 @@ class Session:
             case Joined():
                 self._on_joined(leg, message)
             case Ticket():
-                self._ticket = message.rt
+                self._ticket = message.rt if leg is self._main else self._ticket
             case Obs():
                 self._observed[leg.number] = (message.ip, message.port)
                 if leg is self._main and self.call is not None:
                     self.call.on_network_change()
             case Drain():
-                self.drain = message
+                self._on_drain(leg, message)
             case Bye() if leg.transport is not None:
                 leg.transport.close(message.code, message.reason)
             case _:
-                if self.call is not None:
-                    self.call.on_message(message, leg.number)
+                self._on_call_message(leg, message)
 
     def on_leg_datagram(self, leg: RelayLeg, data: bytes) -> None:
         """A datagram: first byte 0 is ours to read, the rest is media."""
@@ -289,12 +296,19 @@ class Session:
     def on_leg_closed(self, leg: RelayLeg, error: SessionError) -> None:
         """A connection is over. Another leg may carry on, or be found."""
         self._observed.pop(leg.number, None)
+        self._follower.on_closed(leg)
+        if leg is self._main:
+            self._follower.look()  # with nothing left here, what is ahead is where we are
         if leg is self._fading:
             self._fading = None
         elif leg is self._main:
             if self._fading is not None:
                 self._main, self._fading = self._fading, None  # the relay gives its place back too
-            elif self._climber is not None and self._is_broken(error) and self._is_in_call:
+            elif (
+                self._climber is not None
+                and self._is_in_call
+                and (self._is_broken(error) or self._follower.is_busy)
+            ):
                 self._recovery = self._recovery or self._loop.call_later(RECOVER_S, self._lose, error)
             else:
                 self._error = error
@@ -316,7 +330,7 @@ class Session:
     def is_talking(self) -> bool:
         """Whether both accepted, nobody has hung up, and the place is not lost: nobody fights for it."""
         is_open = self.call is not None and self.call.state in (CallState.OPEN, CallState.AWAY)
-        return is_open and self._error is None
+        return is_open and self._error is None and not self._follower.is_busy
 
     def announce_move(self) -> None:
         """We send from another address: the relay hears of it at once, not with the next thing we say."""
@@ -327,23 +341,70 @@ class Session:
 
     def make_leg(self, rung: int) -> RelayLeg:
         """A leg that is not open."""
-        self._legs_made += 1
-        leg = RelayLeg(self._legs_made, rung, self._rungs[rung], self, self._proxy)
-        self._alive.add(leg)
-        return leg
+        return self.make_leg_to(self._rungs[rung], rung)
 
     async def move_to(self, leg: RelayLeg, token: bytes | None = None) -> None:
         """Make this the leg in use: both carry for a moment, then the old one is let go."""
-        assert self._ticket is not None
+        ticket = self._follower.ticket or self._ticket
+        assert ticket is not None
+        await self.take_place(leg, ticket, token)
+
+    # ------------------------------------------------------------ what the follower asks
+
+    @property
+    def rungs(self) -> Sequence[Destination]:
+        """The ways to the node in use, best first."""
+        return self._rungs
+
+    @property
+    def peer(self) -> int | None:
+        """The other's index, None before anybody came."""
+        return self.call.peer if self.call is not None else None
+
+    def make_leg_to(self, to: Destination, rung: int) -> RelayLeg:
+        """A leg that is not open, to wherever."""
+        self._legs_made += 1
+        leg = RelayLeg(self._legs_made, rung, to, self, self._proxy)
+        self._alive.add(leg)
+        return leg
+
+    def hear_aside(self, message: Message, leg: RelayLeg) -> None:
+        """What a node that is not the one in use says of the call, and what holds all the same."""
+        if self.call is not None:
+            self.call.on_message_aside(message, leg.number)
+
+    def go_over(
+        self, leg: RelayLeg, joined: Joined, ticket: bytes | None, rungs: Sequence[Destination]
+    ) -> None:
+        """From now on this is the leg in use, and these are the rungs; none: those there were."""
+        assert self.call is not None  # there is a place to come from
+        if rungs:
+            self._rungs = tuple(rungs)
+            if self._climber is not None:
+                self._climber.begin_anew(len(rungs), leg.rung)
+        self.drain = None
+        self._ticket = ticket or self._ticket
+        if self._main is not None:
+            self._main.is_behind = True
+        self._switch_to(leg)
+        self.call.on_joined(joined)
+
+    async def take_place(self, leg: RelayLeg, ticket: bytes, token: bytes | None = None) -> None:
+        """Hello and rejoin on this leg, by this ticket."""
         if token is None and self._credentials.pop_seed is None and self._fresh_token is not None:
             token = await self._fresh_token()
-        credentials = replace(self._credentials, ticket=self._ticket, token=token)
+        credentials = replace(self._credentials, ticket=ticket, token=token)
         await leg.hello(credentials, self._client)
         last = self.call.newest() if self.call is not None else {}
         self._asked_at = self._loop.time()
-        await leg.request(Rejoin(c=self._credentials.call, rt=self._ticket, last=last))
+        await leg.request(Rejoin(c=self._credentials.call, rt=ticket, last=last))
 
     # ------------------------------------------------------------ inside
+
+    @property
+    def _may_move(self) -> bool:
+        """A ticket is no credential by itself."""
+        return self._credentials.pop_seed is not None or self._fresh_token is not None
 
     @property
     def _is_in_call(self) -> bool:
@@ -364,6 +425,21 @@ class Session:
         if self._repairs:
             transport.repair(1000 * welcome.lim.up, welcome.lim.pps)
 
+    def _on_call_message(self, leg: RelayLeg, message: Message) -> None:
+        is_behind = leg.is_behind and leg is not self._main
+        over_here = isinstance(message, Ended) and message.code == ErrorCode.DRAIN_TIMEOUT
+        if self.call is None or (over_here and self._follower.leg is not None):
+            return  # over here, not where we are going
+        if not is_behind:
+            self.call.on_message(message, leg.number)
+        elif not isinstance(message, Ended):
+            self.call.on_message_aside(message, leg.number)
+
+    def _on_drain(self, leg: RelayLeg, message: Drain) -> None:
+        self.drain = message
+        if leg is self._main and self._may_move:
+            self._follower.on_drain(message)
+
     def _on_joined(self, leg: RelayLeg, message: Joined) -> None:
         self._ticket = message.rt or self._ticket
         leg.up = message.up
@@ -371,7 +447,7 @@ class Session:
             self._switch_to(leg)
         if self.call is None:
             self.call = Call(self, message, self._identity, direct=self._direct)
-            if self._credentials.pop_seed is not None or self._fresh_token is not None:
+            if self._may_move:
                 self._climber = Climber(self, len(self._rungs), self._trust)
         else:
             self.call.on_joined(message)

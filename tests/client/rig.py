@@ -39,6 +39,7 @@ class Rig:
     metrics_port: int
     pid: int
     web_port: int = 0
+    cluster_key: str = ""
 
     @property
     def wss(self) -> str:
@@ -82,12 +83,19 @@ def public_of(seed: bytes) -> bytes:
 
 @contextlib.contextmanager
 def daemon(
-    folder: Path, lane: str = "auto", more: str = "", origin: str = "https://app.example"
+    folder: Path,
+    lane: str = "auto",
+    more: str = "",
+    origin: str = "https://app.example",
+    beside: Rig | None = None,
 ) -> Iterator[Rig]:
-    seed, port, metrics = os.urandom(32), free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_STREAM)
+    """`beside`: another node of its cluster, with the same issuer."""
+    seed = beside.seed if beside else os.urandom(32)
+    port, metrics = free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_STREAM)
     web = free_port(socket.SOCK_STREAM)
     chain, key = certificate(folder)
-    (folder / "relay.key").write_text(write_key(os.urandom(32)))
+    cluster_key = beside.cluster_key if beside else write_key(os.urandom(32))
+    (folder / "relay.key").write_text(cluster_key)
     config = folder / "relay.toml"
     config.write_text(
         f"""
@@ -123,7 +131,7 @@ sink = "off"
         try:
             while b"READY=1" not in notified.recv(4096):
                 pass
-            yield Rig(f"quic://127.0.0.1:{port}", chain, seed, metrics, process.pid, web)
+            yield Rig(f"quic://127.0.0.1:{port}", chain, seed, metrics, process.pid, web, cluster_key)
         finally:
             process.kill()
             process.wait()

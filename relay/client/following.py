@@ -1,0 +1,238 @@
+"""The way to the next node when the one in use leaves: a second leg there, and both until the other came too.
+
+    drain {to, ht} --> open, hello {ht}, rejoin --> AHEAD: both legs carry --the other is there--> go over
+                         '- failed: again, a little later -'
+
+Must never live here: what going over does to a session (session.py), the rungs of one node (ladder.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from relay.client.climb import open_first
+from relay.client.errors import RefusedError, SessionError
+from relay.client.leg import RelayLeg
+from relay.client.rungs import Destination, parse_url
+from relay.client.transport import Trust
+from relay.errors import ErrorCode, LocalError
+from relay.protocol.messages import (
+    Accept,
+    Block,
+    Bye,
+    Decline,
+    Drain,
+    Ended,
+    Gate,
+    Hangup,
+    Joined,
+    Message,
+    Mute,
+    Obs,
+    Peer,
+    Ticket,
+    Welcome,
+)
+
+TICKET_S: Final = 110.0  # a hand-over ticket is good for 120 s of the relay's clock
+AGAIN_S: Final = (0.3, 1.0, 2.0, 4.0, 8.0)
+PING_S: Final = 1.0  # a leg that carries nothing yet is heard of all the same
+SAID_TWICE: Final = (Accept, Block, Decline, Hangup, Mute)
+"""What changes the call: while there are two nodes, both hear it."""
+_HERE: Final = frozenset({"join", "accept", "back"})
+_OVER: Final = frozenset({ErrorCode.CALL_ENDED, ErrorCode.REMOVED})
+
+
+class Owner(Protocol):
+    """What the follower needs of its session."""
+
+    @property
+    def main(self) -> RelayLeg | None:
+        """The leg in use."""
+
+    @property
+    def peer(self) -> int | None:
+        """The other's index, None before anybody came."""
+
+    @property
+    def rungs(self) -> Sequence[Destination]:
+        """The ways to the node in use, best first."""
+
+    def make_leg_to(self, to: Destination, rung: int) -> RelayLeg:
+        """A leg that is not open."""
+
+    async def take_place(self, leg: RelayLeg, ticket: bytes) -> None:
+        """Hello and rejoin with this ticket. RefusedError, SessionError."""
+
+    def go_over(
+        self, leg: RelayLeg, joined: Joined, ticket: bytes | None, rungs: Sequence[Destination]
+    ) -> None:
+        """From now on this is the leg in use, and these are the rungs; none: those there were."""
+
+    def hear_aside(self, message: Message, leg: RelayLeg) -> None:
+        """What a node that is not the one in use says of the call, and what holds all the same."""
+
+
+class Follower:
+    """One session on its way to another node, or to the next generation of its own."""
+
+    def __init__(self, owner: Owner, trust: Trust) -> None:
+        self._owner = owner
+        self._trust = trust
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = None
+        self._drain: Drain | None = None
+        self._until = 0.0
+        self._rungs: tuple[Destination, ...] = ()
+        self._joined: Joined | None = None
+        self._ticket: bytes | None = None
+        self._there: set[int] = set()
+        self._said: list[Message] = []
+        self.leg: RelayLeg | None = None
+        """The leg ahead, from its hello on."""
+
+    @property
+    def is_busy(self) -> bool:
+        """On the way."""
+        return self._task is not None and not self._task.done()
+
+    @property
+    def ticket(self) -> bytes | None:
+        """The hand-over ticket while it is good: it is, at any node, what the usual one is here alone."""
+        fresh = self._drain is not None and self._loop.time() < self._until
+        return self._drain.ht if fresh and self._drain is not None else None
+
+    def on_drain(self, drain: Drain) -> None:
+        """The node asks us to go."""
+        if drain.ht is None:
+            return
+        self._drain, self._until = drain, self._loop.time() + TICKET_S
+        if not self.is_busy:
+            self._said.clear()
+            self._task = self._loop.create_task(self._run(), name="following")
+
+    def note(self, message: Message) -> None:
+        """Something is said to the node in use; the next one shall hear it too."""
+        if not self.is_busy or not isinstance(message, SAID_TWICE):
+            return
+        if self.leg is not None and self._joined is not None:
+            self.leg.tell(message)
+        else:
+            self._said.append(message)
+
+    @staticmethod
+    def takes(message: Message) -> bool:
+        """Whether a message on the leg ahead is ours: all but what is a leg's own, wherever it stands."""
+        return not isinstance(message, Welcome | Obs | Bye)
+
+    def on_message(self, message: Message) -> None:
+        """A message on the leg ahead."""
+        assert self.leg is not None
+        match message:
+            case Joined():
+                self._joined, self._ticket = message, message.rt
+                self.leg.up = message.up
+                self._there = {entry.p for entry in message.roster if entry.st != "away"}
+                for said in self._said:
+                    self.leg.tell(said)
+            case Ticket():
+                self._ticket = message.rt
+            case Peer():
+                (self._there.add if message.ev in _HERE else self._there.discard)(message.p)
+                self._owner.hear_aside(message, self.leg)
+            case Ended() if message.why == "failed":
+                self.leg.close()  # the other never came there: where both are, the call goes on
+                return
+            case Gate():
+                if self._joined is not None:
+                    self._joined = _with_gate(self._joined, message.open)
+                self._owner.hear_aside(message, self.leg)
+            case _:
+                self._owner.hear_aside(message, self.leg)
+        self.look()
+
+    def on_closed(self, leg: RelayLeg) -> None:
+        """A leg of the session is over."""
+        if leg is self.leg:
+            self.leg = None
+
+    def look(self) -> None:
+        """Go over if there is nothing to wait for: the other came, or the leg in use is gone."""
+        leg, joined, main, peer = self.leg, self._joined, self._owner.main, self._owner.peer
+        if leg is None or joined is None or main is None:
+            return
+        alone = peer is None or peer not in {entry.p for entry in joined.roster}
+        if alone or peer in self._there or main.error is not None:
+            self.leg = self._joined = self._drain = None
+            self._owner.go_over(leg, joined, self._ticket, self._rungs)
+
+    async def close(self) -> None:
+        """Stop."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    # ------------------------------------------------------------ inside
+
+    async def _run(self) -> None:
+        for attempt in range(1_000_000):
+            if self._drain is None or self._loop.time() >= self._until:
+                return
+            if attempt:
+                await asyncio.sleep(AGAIN_S[min(attempt, len(AGAIN_S)) - 1])
+            try:
+                await self._try(again=attempt > 0)
+            except RefusedError as error:
+                if error.code in _OVER:
+                    return
+            except (SessionError, LocalError):
+                pass
+            if await self._wait():
+                return
+
+    async def _try(self, *, again: bool) -> None:
+        assert self._drain is not None
+        self._joined = None
+        self._rungs = _destinations(self._drain)
+        known = self._rungs or self._owner.rungs
+        ways = list(range(len(known)))
+        main = self._owner.main
+        if not self._rungs and not again and main is not None and main.to in known:
+            ways = [known.index(main.to)]  # the rung that we stand on is the one that works
+        make = self._owner.make_leg_to
+        leg = await open_first(lambda at: make(known[ways[at]], ways[at]), len(ways), self._trust)
+        try:
+            self.leg = leg
+            ticket = self.ticket
+            if ticket is not None:
+                await self._owner.take_place(leg, ticket)
+        except BaseException:
+            if self.leg is leg:
+                self.leg = None
+            leg.close("could not move")
+            raise
+
+    async def _wait(self) -> bool:
+        """Stay ahead until we have gone over (True), or the leg is gone."""
+        while self.leg is not None:
+            self.leg.ping(self._loop.time(), busy=False)
+            await asyncio.sleep(PING_S)
+        return self._drain is None
+
+
+def _destinations(drain: Drain) -> tuple[Destination, ...]:
+    """Where the node says to go; what we cannot read is left out."""
+    found = []
+    for url in drain.to:
+        with contextlib.suppress(LocalError):
+            found.append(parse_url(url))
+    return tuple(found)
+
+
+def _with_gate(joined: Joined, gate: int) -> Joined:
+    return Joined(
+        c=joined.c, p=joined.p, up=joined.up, roster=joined.roster, gate=gate, rly=joined.rly, rt=joined.rt
+    )
