@@ -111,7 +111,7 @@ class Measure(NamedTuple):
     late: int  # and that were not known to have come in time
     repeats: int
     repeat_bytes: int
-    mended: int  # packets of its own that came as repeats alone: the way up loses, too
+    mended: int  # packets of its open flows that came as repeats alone: the way up loses, too
 
 
 @dataclass(frozen=True, slots=True)

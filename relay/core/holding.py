@@ -29,10 +29,11 @@ class Holding:
         self._tell(leg, rtt_ms, loss)
 
     def on_mended(self, leg: Leg, packets: int) -> None:
-        """So many packets that this leg ever sent came as repeats alone."""
-        if packets == leg.mended:
+        """So many packets of this leg's open flows came as repeats alone."""
+        before, leg.mended = leg.mended, packets
+        if packets <= before:
             return
-        leg.mended, leg.mended_at = packets, self._node.now
+        leg.mended_at = self._node.now
         self._mended[leg.number] = leg
         for listener in self._listeners(leg):
             self._tell(listener)

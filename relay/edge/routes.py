@@ -166,13 +166,12 @@ class _Copy(NamedTuple):
 
 
 class _Leg:
-    __slots__ = ("down", "flows", "held", "mended", "number", "packets", "queues", "up", "waiting")
+    __slots__ = ("down", "flows", "held", "number", "packets", "queues", "up", "waiting")
 
     def __init__(self, number: int, packets: Bucket, up: Bucket, down: Bucket) -> None:
         self.number = number
         self.flows: dict[int, _Flow] = {}
         self.queues: dict[int, deque[_Copy]] = {}
-        self.mended = 0  # packets of its own that came as repeats alone
         self.waiting = 0  # copies in all queues
         self.held = 0  # bytes that they take
         self.packets = packets
@@ -290,7 +289,6 @@ class Routes:
         since = flow.pace.on_packet(judged.kid, judged.ctr, judged.repeat, now)
         if judged.repeat:
             flow.mended += 1
-            owner.mended += 1
             self._mended(leg)
         for listener, out in flow.targets:
             try:
@@ -404,9 +402,9 @@ class Routes:
         return owner is not None and owner.down.take(size, now)
 
     def mended(self, leg: int) -> int:
-        """Packets of the leg's own that came as repeats alone."""
+        """Packets of the leg's own that came as repeats alone, on flows that are open."""
         owner = self._legs.get(leg)
-        return 0 if owner is None else owner.mended
+        return 0 if owner is None else sum(flow.mended for flow in owner.flows.values())
 
     def oldest(self, leg: int) -> float | None:
         """When the oldest copy that waits for the leg came."""

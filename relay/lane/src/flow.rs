@@ -196,6 +196,11 @@ impl Flow {
         }
     }
 
+    /// Packets that came as repeats alone.
+    pub fn mended(&self) -> u64 {
+        self.counters.mended
+    }
+
     /// All that was counted.
     pub fn counters(&self) -> FlowCounters {
         FlowCounters {

@@ -75,8 +75,6 @@ pub struct Media {
     /// Copies in all queues, and the bytes that these take.
     waiting: usize,
     held: usize,
-    /// Packets of its own that came as repeats alone.
-    mended: u64,
 }
 
 impl Media {
@@ -93,7 +91,6 @@ impl Media {
             queues: Few::new(),
             waiting: 0,
             held: 0,
-            mended: 0,
         }
     }
 
@@ -105,9 +102,10 @@ impl Media {
         self.down.change(down.0, down.1);
     }
 
-    /// Packets of the leg's own that came as repeats alone.
+    /// Packets of the leg's own that came as repeats alone, on flows that are open.
     pub fn mended(&self) -> u64 {
-        self.mended
+        let each = self.flows.iter().map(|(_, flow)| flow.mended());
+        each.fold(0, u64::wrapping_add)
     }
 
     /// Copies waiting.
@@ -189,10 +187,7 @@ impl Media {
         counters.media_in = counters.media_in.wrapping_add(1);
         let verdict = self.judge(payload, now);
         match &verdict {
-            Ok(heard) => {
-                counters.accepted = counters.accepted.wrapping_add(1);
-                self.mended = self.mended.wrapping_add(heard.is_mended.into());
-            }
+            Ok(_) => counters.accepted = counters.accepted.wrapping_add(1),
             Err(reason) => bump(&mut counters.media_dropped, *reason, 1),
         }
         verdict

@@ -4,12 +4,28 @@
 /// How far back either window remembers, in numbers.
 pub const WINDOW: u32 = 128;
 
+/// 128 bits in two halves: a u128 would have whatever holds it begin at a multiple of 16 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Bits([u64; 2]);
+
+impl From<u128> for Bits {
+    fn from(all: u128) -> Self {
+        Self([all as u64, (all >> 64) as u64])
+    }
+}
+
+impl From<Bits> for u128 {
+    fn from(Bits([low, high]): Bits) -> Self {
+        u128::from(low) | u128::from(high) << 64
+    }
+}
+
 /// Replay window of one media key: the highest counter, and a bit per packet at and below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     pub first: u32,
     pub highest: u32,
-    bits: u128,
+    bits: Bits,
     unique: u64,
 }
 
@@ -19,7 +35,7 @@ impl Seen {
         Self {
             first: ctr,
             highest: ctr,
-            bits: 1,
+            bits: Bits::from(1),
             unique: 1,
         }
     }
@@ -27,16 +43,17 @@ impl Seen {
     /// True when `ctr` is new, and marks it; false when it was seen or is too old to tell.
     pub fn mark(&mut self, ctr: u32) -> bool {
         if let Some(ahead) = ctr.checked_sub(self.highest).filter(|ahead| *ahead > 0) {
-            self.bits = self.bits.checked_shl(ahead).unwrap_or(0) | 1;
-            self.highest = ctr;
+            let bits = u128::from(self.bits).checked_shl(ahead).unwrap_or(0) | 1;
+            (self.bits, self.highest) = (bits.into(), ctr);
         } else {
             let Some(bit) = 1_u128.checked_shl(self.highest.saturating_sub(ctr)) else {
                 return false;
             };
-            if self.bits & bit != 0 {
+            let bits = u128::from(self.bits);
+            if bits & bit != 0 {
                 return false;
             }
-            self.bits |= bit;
+            self.bits = (bits | bit).into();
             self.first = self.first.min(ctr);
         }
         self.unique = self.unique.saturating_add(1);
@@ -61,7 +78,7 @@ impl Seen {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Received {
     lower: u64,
-    bits: u128, // bit n: lower + n
+    bits: Bits, // bit n: lower + n
 }
 
 impl Received {
@@ -77,16 +94,16 @@ impl Received {
         let top = u64::from(WINDOW).saturating_sub(1);
         let slide = above.saturating_sub(top);
         let gone = u32::try_from(slide).unwrap_or(u32::MAX);
-        self.bits = self.bits.checked_shr(gone).unwrap_or(0);
+        let bits = u128::from(self.bits).checked_shr(gone).unwrap_or(0);
         self.lower = self.lower.saturating_add(slide);
-        self.bits |= Self::bit(above.min(top));
+        self.bits = (bits | Self::bit(above.min(top))).into();
     }
 
     /// `number` was received, or is too old to tell.
     pub fn contains(&self, number: u64) -> bool {
         match number.checked_sub(self.lower) {
             None => true,
-            Some(above) => self.bits & Self::bit(above) != 0,
+            Some(above) => u128::from(self.bits) & Self::bit(above) != 0,
         }
     }
 
