@@ -13,7 +13,11 @@ import pytest
 from relay.config import Config
 
 UNITS = Path(__file__).parent.parent / "systemd"
-FILES = sorted(str(path) for path in UNITS.iterdir() if path.suffix in (".service", ".socket"))
+# Templates are judged as an instance of a port.
+FILES = sorted(
+    str(path).replace("@.", "@8443.") for path in UNITS.iterdir() if path.suffix in (".service", ".socket")
+)
+SERVICES = ("relay.service", "relay@.service")
 EXPOSURE, TURN_EXPOSURE = 6, 12  # tenths: 0.6 of 10, and with sockets of its own
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
@@ -32,8 +36,9 @@ def test_the_units_verify_without_a_word() -> None:
 
 
 @needs_systemd
-def test_the_service_is_barely_exposed() -> None:
-    service = str(UNITS / "relay.service")
+@pytest.mark.parametrize("name", SERVICES)
+def test_the_service_is_barely_exposed(name: str) -> None:
+    service = str(UNITS / name).replace("@.", "@8443.")
     done = run("security", "--offline=true", f"--threshold={EXPOSURE}", service)
     assert done.returncode == 0, done.stdout.splitlines()[-1]
 
@@ -55,6 +60,12 @@ def unit(name: str) -> configparser.ConfigParser:
 
 def test_the_service_waits_at_least_as_long_as_the_drain_lasts() -> None:
     assert float(unit("relay.service")["Service"]["TimeoutStopSec"]) >= Config().drain.deadline_s
+
+
+def test_a_hung_daemon_is_given_up_and_started_within_ten_seconds() -> None:
+    service = unit("relay.service")["Service"]
+    pause = float(service["RestartSec"].removesuffix("ms")) / 1000
+    assert float(service["WatchdogSec"]) + float(service["TimeoutAbortSec"]) + pause + 0.7 < 10
 
 
 def test_the_service_lives_in_an_empty_network() -> None:
@@ -98,3 +109,37 @@ def test_socket_units_name_what_the_daemon_looks_for() -> None:
     metrics = unit("relay-metrics.socket")["Socket"]
     assert metrics["FileDescriptorName"] == "metrics"
     assert metrics["ListenStream"] == Config().listen.metrics
+
+
+def test_an_instance_is_the_service_with_names_of_its_own_and_nothing_else_differs() -> None:
+    def settings(name: str) -> set[str]:
+        lines = (UNITS / name).read_text().replace("\\\n", "").splitlines()
+        return {line for line in lines if not line.startswith("#")}
+
+    one, many = (settings(name) for name in SERVICES)
+    own = {
+        "Description",
+        "Requires",
+        "Wants",
+        "After",
+        "ExecStart",
+        "ExecReload",
+        "Sockets",
+        "User",
+        "LoadCredential",
+        "RuntimeDirectory",
+        "StateDirectory",
+    }
+    assert {line.partition("=")[0] for line in one ^ many} == own
+
+
+def test_no_path_of_an_instance_is_another_daemons() -> None:
+    words = unit("relay@.service")["Service"]["ExecStart"].replace("\\\n", " ").split()
+    assigned = {word.partition("=")[0] for word in words if "=%" in word}
+    assert assigned == {
+        "cluster.key_file",
+        "listen.command_socket",
+        "records.path",
+        "events.path",
+        "events.spool",
+    }
