@@ -8,6 +8,7 @@ import gc
 
 from relay.commands.terminal import Printer, Subcommands, declare
 from relay.config import Config, load, render
+from relay.quic.later import put_off
 
 DEFAULT_PATH = "/etc/relay/relay.toml"
 
@@ -50,6 +51,7 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
 def run_serve(arguments: argparse.Namespace, printer: Printer) -> int:
     """Load, then hand over. A reload puts the values of --set on top of the file again."""
     gc.disable()  # nothing of what is imported is garbage: ready 50 ms earlier
+    put_off()
     from relay import daemon  # pulls in the event loop and QUIC, which no other subcommand needs
 
     config = load(arguments.config, arguments.set)
