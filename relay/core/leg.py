@@ -20,6 +20,7 @@ from relay.core.flows import FlowNumbers
 from relay.core.hints import Hint, Teller
 from relay.core.limits import TokenBucket
 from relay.core.machine import Machine, Table
+from relay.core.tally import Pings
 from relay.core.way import Way
 from relay.errors import ErrorCode
 from relay.protocol.address import Address
@@ -106,6 +107,8 @@ class Leg(Machine[LegState]):
         """What it is closed with when it lingers too long."""
         self.heard = now
         self.observations = 0
+        self.pings = Pings()
+        """Which pings of its own came."""
         self.rtt: float | None = None
         """Round trip, seconds, as a `ping` of ours measured it."""
         self.asked_ms: int | None = None

@@ -278,8 +278,12 @@ class Relay:
             return
         node.count("control_datagram", type(value).__name__.lower() if value is not None else "unknown")
         if isinstance(value, datagram.Ping):
+            leg.pings.on_ping(value.seq)
             pong = datagram.Pong(value.ms, value.seq, round(node.now * 1000) & _U32)
             node.put(ev.SendDatagram(leg.number, datagram.encode_datagram(pong)))
+        elif isinstance(value, datagram.Tally):
+            tallied = datagram.Tallied(value.base, leg.pings.map(value.base))
+            node.put(ev.SendDatagram(leg.number, datagram.encode_datagram(tallied)))
         elif isinstance(value, datagram.LegReport):
             self._adapting.on_report(leg, value)
             found = self._find(leg)

@@ -5,6 +5,8 @@
     00 02   pong         u32 ms | u32 seq of the ping | u32 ms of the answerer
     00 03   leg report   u16 seq | u32 ms | u8 count 1-8 | count x 28 bytes (`FlowReport`)
     00 04   nack         u8 flow | u8 KID | u16 base | u16 map
+    00 05   tally        u32 base: which of the pings base to base + 63 came?
+    00 06   tallied      u32 base | u64 map
     00 10   msgpack [type, seq, body], the newest seq of a type wins
 
 Must never live here: rates and clocks; how often each is sent is the sender's business.
@@ -29,6 +31,8 @@ PING: Final = 0x01
 PONG: Final = 0x02
 LEG_REPORT: Final = 0x03
 NACK: Final = 0x04
+TALLY: Final = 0x05
+TALLIED: Final = 0x06
 NEWEST_WINS: Final = 0x10
 
 MAX_FLOWS: Final = 8  # in one leg report
@@ -40,6 +44,8 @@ _PONG: Final = struct.Struct(">III")
 _REPORT: Final = struct.Struct(">HIB")
 _FLOW: Final = struct.Struct(">BBIQ7H")
 _NACK: Final = struct.Struct(">BBHH")
+_TALLY: Final = struct.Struct(">I")
+_TALLIED: Final = struct.Struct(">IQ")
 
 
 class Padding(NamedTuple):
@@ -109,6 +115,19 @@ class Nack(NamedTuple):
     map: int
 
 
+class Tally(NamedTuple):
+    """Which of the pings from `base` on came on this leg? One without an answer was lost on either way."""
+
+    base: int
+
+
+class Tallied(NamedTuple):
+    """Bit i of `map`, lowest first, says that the ping whose seq is base+i came."""
+
+    base: int
+    map: int
+
+
 class NewestWins(NamedTuple):
     """A control message that a later one replaces. `body` is None for a type this program does not know."""
 
@@ -117,7 +136,7 @@ class NewestWins(NamedTuple):
     body: control.Message | None
 
 
-Datagram = Padding | Ping | Pong | LegReport | Nack | NewestWins
+Datagram = Padding | Ping | Pong | LegReport | Nack | Tally | Tallied | NewestWins
 
 _ENVELOPE: Final = msgspec.msgpack.Decoder(
     tuple[
@@ -168,6 +187,14 @@ def _decode_nack(rest: bytes) -> Nack:
     return nack
 
 
+def _decode_tally(rest: bytes) -> Tally:
+    return Tally(*_TALLY.unpack(rest))
+
+
+def _decode_tallied(rest: bytes) -> Tallied:
+    return Tallied(*_TALLIED.unpack(rest))
+
+
 def _decode_report(rest: bytes) -> LegReport:
     seq, t, count = _REPORT.unpack_from(rest)
     if not 1 <= count <= MAX_FLOWS or len(rest) != _REPORT.size + count * _FLOW.size:
@@ -204,6 +231,8 @@ _DECODERS: Final[dict[int, Callable[[bytes], Datagram]]] = {
     PONG: _decode_pong,
     LEG_REPORT: _decode_report,
     NACK: _decode_nack,
+    TALLY: _decode_tally,
+    TALLIED: _decode_tallied,
     NEWEST_WINS: _decode_newest_wins,
 }
 
@@ -231,6 +260,10 @@ def _encoded(value: Datagram) -> bytes:
             return bytes((CONTROL, PONG)) + _PONG.pack(*value)
         case Nack():
             return bytes((CONTROL, NACK)) + _NACK.pack(*value)
+        case Tally():
+            return bytes((CONTROL, TALLY)) + _TALLY.pack(*value)
+        case Tallied():
+            return bytes((CONTROL, TALLIED)) + _TALLIED.pack(*value)
         case LegReport(seq, t, flows):
             if not 1 <= len(flows) <= MAX_FLOWS:
                 raise LocalError("a leg report tells of 1 to 8 flows")

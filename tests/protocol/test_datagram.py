@@ -16,6 +16,8 @@ from relay.protocol.datagram import (
     Padding,
     Ping,
     Pong,
+    Tallied,
+    Tally,
     decode_datagram,
     encode_datagram,
 )
@@ -67,6 +69,7 @@ def test_a_datagram_that_breaks_its_format_is_refused_by_name(row):
         *(Padding(1), Padding(1025), Ping(-1, 0), Ping(0, 2**32), Pong(0, 0, None), Nack(1, 256, 0, 0)),
         *(LegReport(0, 0, ()), LegReport(0, 0, (ONE,) * 9), LegReport(65536, 0, (ONE,))),
         LegReport(0, 0, (ONE._replace(late=65536),)),
+        *(Tally(-1), Tally(2**32), Tallied(0, 2**64), Tallied(0, -1)),
         *(NewestWins(0x22, 1, None), NewestWins(0x24, -1, RR)),
     ],
     ids=repr,
@@ -107,6 +110,8 @@ values = st.one_of(
     st.builds(Ping, u32, u32),
     st.builds(Pong, u32, u32, u32),
     st.builds(Nack, flow_numbers, u8, u16, u16),
+    st.builds(Tally, u32),
+    st.builds(Tallied, u32, u64),
     st.builds(LegReport, u16, u32, st.lists(flow_reports(), min_size=1, max_size=8).map(tuple)),
     st.builds(NewestWins, st.just(0x24), u32, st.just(RR)),
 )
