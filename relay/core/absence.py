@@ -54,8 +54,8 @@ class Absence:
         seat = None if call is None else call.seats.get(leg.index)
         if call is None or seat is None or leg.number not in seat.all_legs:
             return
-        if seat.fading is not None:
-            is_main = leg.number != seat.fading.leg
+        if seat.beside is not None:
+            is_main = leg.number != seat.beside.leg
             self._seating.rise(call, seat, leg)
             if is_main:
                 self._seating.recall(call, seat)
@@ -72,7 +72,7 @@ class Absence:
         self._node.watch_call(call)
 
     def _silence(self, call: Call, seat: Participant) -> None:
-        self._seating.end_fading(call, seat)
+        self._seating.end_beside(call, seat)
         seat.on_silenced(self._node.now)
         for pair in call.paths_of(seat.index):
             pair.on_lost(self._node.now)
@@ -132,11 +132,8 @@ class Absence:
 
     def _stay(self, call: Call, seat: Participant, leg: Leg) -> None:
         """A rejoin on a leg that has its place, or that was about to lose it: then the other one goes."""
-        if seat.fading is not None and seat.fading.leg == leg.number:
-            other = self._node.legs[seat.legs[0]]
-            self._seating.rise(call, seat, other)
-            self._seating.recall(call, seat)
-            self._node.close_leg(other, ErrorCode.MOVED)
+        if seat.beside is not None and seat.beside.leg == leg.number:
+            self._seating.withdraw(call, seat)
 
     # ------------------------------------------------------------ time
 
@@ -165,8 +162,16 @@ class Absence:
         return when is not None and when <= self._node.now
 
     def _seat_due(self, call: Call, seat: Participant) -> None:
-        if seat.fading is not None and self._is_due(seat.fading.until):
-            self._seating.end_fading(call, seat)
+        beside = seat.beside
+        if beside is not None:
+            if self._is_due(beside.settles):
+                beside.settles = None
+                self._switch.sync(call)
+            heard = self._node.legs[beside.leg].heard
+            if self._is_due(seat.beside_until(heard)):
+                self._seating.end_beside(call, seat)
+            elif self._is_due(self._lapses_at(seat)) and not self._is_due(seat.lapses_at(heard)):
+                self._seating.withdraw(call, seat)
         if self._is_due(self._lapses_at(seat)):
             call.gate.set(Fact.ALIVE, seat.index, False)
             self._switch.sync(call)

@@ -53,9 +53,8 @@ class Asking:
         leg = None if spoken_on is None else node.legs.get(spoken_on)
         if leg is None:
             return False
-        legs = (
-            node.legs.get(seat.leg) for seat in call.here() if index in seat.hearing and seat.leg is not None
-        )
+        heard_on = (seat.leg_for("down") for seat in call.here() if index in seat.hearing)
+        legs = (node.legs.get(number) for number in heard_on if number is not None)
         hint = combine(usual, [one.wish or usual for one in legs if one is not None])
         if leg.teller is None:
             leg.teller = Teller(usual)

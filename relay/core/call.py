@@ -225,8 +225,8 @@ class Call(Machine[Stage]):
         found = [self._ring_until, self.ends_at(), self.retry_flows_at]
         for seat in self.here():
             found += [seat.accept_expires_at(), seat.gone_at(), seat.ticket_at()]
-            if seat.fading is not None:
-                found.append(seat.fading.until)
+            if seat.beside is not None:
+                found += [seat.beside.settles, seat.beside_until(heard(seat.beside.leg))]
             if seat.state is Presence.ACCEPTED:
                 found.append(seat.lapses_at(heard(seat.legs[0])))
             if self._state is Stage.ACTIVE:

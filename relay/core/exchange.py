@@ -185,8 +185,8 @@ class Exchange:
         node.answer(leg, id)
         if not moved.ok:
             return
-        if seat.fading is not None and seat.fading.leg == leg.number:
-            self._seating.end_fading(call, seat)
+        if seat.beside is not None and seat.beside.leg == leg.number:
+            self._seating.end_beside(call, seat)
             node.watch_call(call)
             return
         for gone in self._parting.vacate(call, seat, Why.MOVED.value):
@@ -195,6 +195,18 @@ class Exchange:
         self._node.note(call, seat, EventKind.LEFT, why=Why.MOVED.value)
         if not call.here():
             self._parting.end(call, Cause.MOVED, reason="moved")
+        self._node.watch_call(call)
+
+    def on_carry(self, call: Call, seat: Participant, leg: Leg, carry: control.Carry, id: int) -> None:
+        """Each of two legs carries one way from now on, or one of them all. PeerError if there is one leg."""
+        if seat.beside is None:
+            raise PeerError(ErrorCode.NOT_IN_CALL, "there is no other leg", fatal=False)
+        if carry.way == "both":
+            self._seating.unite(call, seat, leg)
+        else:
+            seat.divide(leg.number, carry.way, self._node.now)
+        self._switch.sync(call)
+        self._node.answer(leg, id)
         self._node.watch_call(call)
 
     def on_rights(self, call: Call, seat: Participant, claims: Claims, kid: Kid | None) -> None:

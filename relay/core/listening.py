@@ -22,10 +22,11 @@ class Listening:
 
     def on_report(self, call: Call, seat: Participant, leg: Leg, report: LegReport) -> None:
         """What the seat's leg got; flows that are nobody's, or were on another leg, tell nothing."""
-        if leg.number != seat.leg:
+        if leg.number != seat.leg_for("down"):
             return
         node = self._node
-        speakers = {flow: index for index, flow in seat.hearing.items()}
+        flows = seat.places[seat.all_legs.index(leg.number)].hearing
+        speakers = {flow: index for index, flow in flows.items()}
         for flow in report.flows:
             index = speakers.get(flow.flow)
             if index is None:
@@ -33,7 +34,7 @@ class Listening:
             hearing = seat.hearings.get(index)
             if hearing is None:
                 hearing = seat.hearings[index] = Hearing(node.config, node.now)
-            spoken_on = call.seats[index].leg
+            spoken_on = call.seats[index].leg_for("up")
             speaker = None if spoken_on is None else node.legs.get(spoken_on)
             rtt_up = None if speaker is None else _rtt_of(speaker)
             if hearing.on_report(flow, report.t, rtt_up, _rtt_of(leg), node.now):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 from relay.config import LimitsConfig
 from relay.core.events import FlowCounters
@@ -39,18 +39,30 @@ class Presence(Enum):
 
 
 FADE_S: Final = 3.0  # a switch of legs takes two round trips; what is not over by then is not planned
+SETTLE_S: Final = 0.5  # after a change of ways: two slow round trips
+OVERLAP_EVERY_S: Final = 10.0  # two legs that carry the same are twice the packets: seldom, and not for long
+OVERLAPS: Final = 3
+
+Way = Literal["up", "down"]
+_OTHER: Final[dict[Way, Way]] = {"up": "down", "down": "up"}
 
 
 @dataclass(slots=True)
-class Fading:
-    """The leg that a person is moving away from: it carries media until the person lets go of it."""
+class Beside:
+    """The second leg of a person: the one that is being left, or one that carries one way."""
 
     leg: int
-    until: float
+    until: float | None
+    """When it is let go; None: it stays as long as it is heard."""
     hearing: dict[int, int] = field(default_factory=dict)
     """Its downlink flows, per participant heard."""
     route: tuple[tuple[int, int], ...] = ()
     closed: DropReason | None = None
+    told: tuple[int, dict[int, int], int] = (0, {}, 0)
+    way: Way | None = None
+    """What it carries, and the accepted leg does not; None: both carry all."""
+    settles: float | None = None
+    """Until then both carry all, whatever `way` says."""
 
 
 class Joined:
@@ -115,8 +127,8 @@ class Participant(Machine[Presence]):
         """Devices that ring; exactly one after the accept, none while gone."""
         self.client: dict[str, str] = {}
         self.suites: tuple[int, ...] = ()
-        self.fading: Fading | None = None
-        """Beside the accepted leg, for the seconds of a move."""
+        self.beside: Beside | None = None
+        """A second leg: for the seconds of a move, or as long as each of the two carries one way."""
         self.hearing: dict[int, int] = {}
         """Downlink flow on the accepted leg, per participant heard."""
         self.route: tuple[tuple[int, int], ...] = ()
@@ -140,6 +152,7 @@ class Participant(Machine[Presence]):
         """How well this listener hears, per participant heard."""
         self.direct_s = 0.0
         """Seconds of media that went to others directly, past periods only."""
+        self._overlaps = TokenBucket(1 / OVERLAP_EVERY_S, OVERLAPS, now)
         self._limits = limits
         self._accept_by: float | None = now + limits.ring_s
         self._away_at: float | None = None
@@ -237,27 +250,75 @@ class Participant(Machine[Presence]):
 
     def drop_leg(self, leg: int) -> None:
         """One leg less, whatever the state."""
-        if self.fading is not None and self.fading.leg == leg:
-            self.fading = None
+        if self.beside is not None and self.beside.leg == leg:
+            self.beside = None
         else:
             self.legs.remove(leg)
 
     def fade(self, now: float) -> None:
         """The accepted leg gives its place to one that comes, and goes on carrying media for a while."""
-        self.fading = Fading(self.legs.pop(), now + FADE_S, self.hearing, self.route, self.closed)
+        leg = self.legs.pop()
+        self.beside = Beside(leg, now + FADE_S, self.hearing, self.route, self.closed, self.told)
         self.hearing = {}
 
     def recall(self) -> None:
-        """The new leg did not work: the one that faded is the accepted one again. It must be gone itself."""
-        old, self.fading = self.fading, None
+        """The second leg is the accepted one again. That one must be gone itself."""
+        old, self.beside = self.beside, None
         assert old is not None
+        self._take_over(old)
+
+    def divide(self, leg: int, way: Way, now: float) -> None:
+        """This leg carries one way from now on, the other one the other way; both all for a moment."""
+        beside = self.beside
+        assert beside is not None
+        beside.way = way if leg == beside.leg else _OTHER[way]
+        beside.until = None
+        beside.settles = now + SETTLE_S if self._overlaps.take(1, now) else None
+
+    def unite(self, leg: int, now: float) -> bool:
+        """This leg carries all from now on, the other one fades; False: it must go at once."""
+        old = self.beside
+        assert old is not None
+        if leg == old.leg:
+            self.beside = Beside(self.legs[0], None, self.hearing, self.route, self.closed, self.told)
+            self._take_over(old)
+        else:
+            old.way = old.settles = None
+        assert self.beside is not None
+        self.beside.until = now + FADE_S
+        return self._overlaps.take(1, now)
+
+    def _take_over(self, old: Beside) -> None:
         self.legs = [old.leg]
-        self.hearing, self.route, self.closed = old.hearing, old.route, old.closed
+        self.hearing, self.route, self.closed, self.told = old.hearing, old.route, old.closed, old.told
 
     @property
     def all_legs(self) -> list[int]:
-        """Every leg that sits here, the fading one last."""
-        return self.legs if self.fading is None else [*self.legs, self.fading.leg]
+        """Every leg that sits here, the second one last."""
+        return self.legs if self.beside is None else [*self.legs, self.beside.leg]
+
+    @property
+    def places(self) -> list[Participant | Beside]:
+        """What is known of the media of each leg, the second one last; of the accepted one in here."""
+        return [self] if self.beside is None else [self, self.beside]
+
+    def carries(self, place: Participant | Beside, way: Way) -> bool:
+        """Whether media goes this way on that leg."""
+        beside = self.beside
+        if beside is None or beside.way is None or beside.settles is not None:
+            return True
+        return (place is beside) == (beside.way == way)
+
+    def leg_for(self, way: Way) -> int | None:
+        """The leg that carries this way; of two that do the accepted one. None before the accept."""
+        beside = self.beside
+        return beside.leg if beside is not None and beside.way == way else self.leg
+
+    def beside_until(self, heard: float) -> float | None:
+        """When the second leg is let go, if it was heard at `heard` last."""
+        if self.beside is None:
+            return None
+        return self.lapses_at(heard) if self.beside.until is None else self.beside.until
 
     def count(self, counters: FlowCounters) -> None:
         """Add what the lane counted for one of this person's uplinks."""

@@ -102,6 +102,7 @@ class Relay:
             control.Decline: ex.on_decline,
             control.Hangup: lambda call, seat, leg, _, id: ex.on_hangup(call, seat, leg, id),
             control.Moved: ex.on_moved,
+            control.Carry: ex.on_carry,
             control.Mod: mo.on_mod,
             control.Block: mo.on_block,
             control.Mute: mo.on_mute,

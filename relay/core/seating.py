@@ -56,8 +56,8 @@ class Seating:
         self._node.send(leg.number, joined, id)
 
     def fade(self, call: Call, seat: Participant) -> None:
-        """The accepted leg gives its place to one that comes. One that fades already is done."""
-        self.end_fading(call, seat)
+        """The accepted leg gives its place to one that comes. A second one that is there already is done."""
+        self.end_beside(call, seat)
         if self._node.device_quota.held((call.cid, seat.sub)) >= self._node.device_quota.ceiling:
             # There is no room for two: routes first, as always when a leg goes.
             call.gate.set(Fact.ALIVE, seat.index, False)
@@ -68,19 +68,33 @@ class Seating:
         forget_routes(seat)
         self._forget_addresses(call, seat)
 
-    def end_fading(self, call: Call, seat: Participant) -> None:
-        """The leg that was left is closed, if there is one; a copy that waits at that moment may be lost."""
-        if seat.fading is not None:
-            leg = self._node.legs[seat.fading.leg]
+    def end_beside(self, call: Call, seat: Participant) -> None:
+        """The second leg is closed, if there is one; a copy that waits at that moment may be lost."""
+        if seat.beside is not None:
+            leg = self._node.legs[seat.beside.leg]
             self.rise(call, seat, leg)
             self._switch.sync(call)
             self._node.close_leg(leg, ErrorCode.MOVED)
 
     def recall(self, call: Call, seat: Participant) -> None:
-        """The new leg is gone, or did not work: the one that fades takes its place back."""
+        """The accepted leg is gone, or did not work: the second one takes its place."""
         seat.recall()
-        seat.told = (0, {}, 0)  # on this leg nothing was told since
+        seat.told = (0, {}, 0)  # who comes back to a leg may know nothing of it
         self._switch.sync(call)
+
+    def withdraw(self, call: Call, seat: Participant) -> None:
+        """The accepted leg is closed; the second one takes its place."""
+        leg = self._node.legs[seat.legs[0]]
+        self.rise(call, seat, leg)
+        self.recall(call, seat)
+        self._node.close_leg(leg, ErrorCode.MOVED)
+
+    def unite(self, call: Call, seat: Participant, leg: Leg) -> None:
+        """One of two legs carries all from now on; the other one fades."""
+        if seat.leg != leg.number:
+            self._forget_addresses(call, seat)
+        if not seat.unite(leg.number, self._node.now):
+            self.end_beside(call, seat)
 
     def rise(self, call: Call, seat: Participant, leg: Leg) -> None:
         """The leg sends no more and its device slot is free; what it hears ends with the routes."""
@@ -88,7 +102,7 @@ class Seating:
             self._switch.detach(seat, leg)
         else:
             self._switch.close_uplink(leg)
-        if seat.fading is None or seat.fading.leg != leg.number:
+        if seat.beside is None or seat.beside.leg != leg.number:
             self._forget_addresses(call, seat)
         seat.drop_leg(leg.number)
         self._node.device_quota.release((call.cid, seat.sub))

@@ -12,7 +12,7 @@ from relay.core.call import Call
 from relay.core.events import CloseFlow, OpenFlow, Route
 from relay.core.leg import Leg
 from relay.core.node import Node
-from relay.core.participant import Participant
+from relay.core.participant import Beside, Participant
 from relay.core.reasons import DropReason
 from relay.protocol import control
 
@@ -64,68 +64,63 @@ class Switch:
     def _targets(
         self, call: Call, speaker: Participant, here: list[Participant]
     ) -> list[tuple[int, int, int]]:
-        """(index, leg, flow) of all who hear the speaker, on both legs of one who moves.
+        """(index, leg, flow) of all who hear the speaker, on each leg that carries to them.
 
-        Gives and takes flow numbers on the way.
+        Gives and takes flow numbers on the way, also of a leg that carries nothing down now.
         """
         consented = call.gate.consented(speaker.index)
         hearers = call.gate.hearers(speaker.index)
         targets = []
         for listener in here:
-            leg = listener.leg
-            if leg is None or not consented >> listener.index & 1:
+            if listener.leg is None or not consented >> listener.index & 1:
                 self._free(listener, speaker.index)
             elif hearers >> listener.index & 1:
-                flow = self._allot(call, listener, leg, speaker.index)
-                if flow is not None:
-                    targets.append((listener.index, leg, flow))
-                fading = listener.fading
-                if fading is not None and speaker.index in fading.hearing:
-                    targets.append((listener.index, fading.leg, fading.hearing[speaker.index]))
+                for place in listener.places:
+                    leg = place.leg
+                    assert leg is not None  # it is accepted
+                    flow = self._allot(call, place, leg, speaker.index)
+                    if flow is not None and listener.carries(place, "down"):
+                        targets.append((listener.index, leg, flow))
         return targets
 
-    def _allot(self, call: Call, listener: Participant, leg: int, speaker: int) -> int | None:
-        """The number on which the listener hears the speaker: given when the bit first opens, then kept."""
-        flow = listener.hearing.get(speaker)
+    def _allot(self, call: Call, place: Participant | Beside, leg: int, speaker: int) -> int | None:
+        """The number on which the speaker is heard there: given when the bit first opens, then kept."""
+        flow = place.hearing.get(speaker)
         if flow is None:
             numbers = self._node.legs[leg].downlinks
             flow = numbers.allot(self._node.now)
             if flow is None:
                 call.retry_flows_at = _earlier(call.retry_flows_at, numbers.next_free())
             else:
-                listener.hearing[speaker] = flow
+                place.hearing[speaker] = flow
         return flow
 
     def _free(self, listener: Participant, speaker: int) -> None:
-        flow = listener.hearing.pop(speaker, None)
-        leg = None if listener.leg is None else self._node.legs.get(listener.leg)
-        if flow is not None and leg is not None:
-            leg.downlinks.free(flow, self._node.now)
-        if listener.fading is not None:
-            listener.fading.hearing.pop(speaker, None)  # its numbers go with it, soon
+        for place in listener.places:
+            flow = place.hearing.pop(speaker, None)
+            leg = None if place.leg is None else self._node.legs.get(place.leg)
+            if flow is not None and leg is not None:
+                leg.downlinks.free(flow, self._node.now)
 
     def _route(self, call: Call, speaker: Participant, targets: tuple[tuple[int, int], ...]) -> None:
-        if speaker.leg is None:
-            return
-        leg = self._node.legs[speaker.leg]
-        closed = None if targets else call.gate.why_closed(speaker.index)
-        if leg.up is not None and (targets, closed) != (speaker.route, speaker.closed):
-            speaker.route, speaker.closed = targets, closed
-            self._node.put(Route(leg.number, leg.up, targets, closed))
-        fading = speaker.fading
-        if fading is not None and (targets, closed) != (fading.route, fading.closed):
-            fading.route, fading.closed = targets, closed
-            up = self._node.legs[fading.leg].up
-            assert up is not None  # it goes with the leg's place
-            self._node.put(Route(fading.leg, up, targets, closed))
+        for place in speaker.places:
+            leg = None if place.leg is None else self._node.legs[place.leg]
+            if leg is None or leg.up is None:
+                continue
+            heard = targets if speaker.carries(place, "up") else ()
+            closed = None if heard else call.gate.why_closed(speaker.index)
+            if (heard, closed) != (place.route, place.closed):
+                place.route, place.closed = heard, closed
+                self._node.put(Route(leg.number, leg.up, heard, closed))
 
     def _tell(self, call: Call, listener: Participant, heard: int) -> None:
-        # Membership matters to key ratchets of groups only; in a 1:1 it would be news without content.
-        state = (heard, dict(listener.hearing), 0 if call.is_pair else call.epoch)
-        if listener.leg is not None and state != listener.told:
-            listener.told = state
-            message = control.Gate(c=call.cid, open=heard, ep=call.epoch, fl=state[1])
-            self._node.send(listener.leg, message)
+        for place in listener.places:
+            # Membership matters to key ratchets of groups only; in a 1:1 it would be news without content.
+            state = (heard, dict(place.hearing), 0 if call.is_pair else call.epoch)
+            if place.leg is not None and state != place.told:
+                place.told = state
+                message = control.Gate(c=call.cid, open=heard, ep=call.epoch, fl=state[1])
+                self._node.send(place.leg, message)
 
     def detach(self, one: Participant, leg: Leg) -> None:
         """The person's media leg goes away: its numbers die with it."""

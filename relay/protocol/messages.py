@@ -47,7 +47,9 @@ Why = Literal[
 ]
 
 # Text fields whose values come from small closed sets; all other text and bytes stay out of reprs.
-_SHOWN: Final = frozenset({"why", "ev", "op", "st", "leg", "node", "sdk", "app", "os", "dev", "use", "kinds"})
+_SHOWN: Final = frozenset(
+    {"why", "ev", "op", "st", "leg", "node", "sdk", "app", "os", "dev", "use", "kinds", "way"}
+)
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -508,12 +510,23 @@ class Moved(Message, frozen=True, kw_only=True):
     ok: bool
 
 
+class Carry(Message, frozen=True, kw_only=True):
+    """Client to relay, on one of its two legs: this leg carries media this way, the other one the other way.
+
+    With "both" this leg carries all, and the other one is let go.
+    """
+
+    TYPE: ClassVar[int] = 0x42
+    c: B16
+    way: Literal["up", "down", "both"]
+
+
 MESSAGES: Final[dict[int, type[Message]]] = {
     cls.TYPE: cls
     for cls in (
         *(Challenge, Hello, Welcome, Ok, Err, Ping, Pong, TokenUpdate, Bye, Ticket),
         *(Join, Accept, Decline, Joined, Gate, Peer, Hangup, Ended, Rejoin, Mod, Block),
         *(Mute, Rate, Rr, LegStats, Feedback, Report),
-        *(Cand, Obs, Punch, Path, Turn, E2e, Drain, Moved),
+        *(Cand, Obs, Punch, Path, Turn, E2e, Drain, Moved, Carry),
     )
 }

@@ -3,6 +3,7 @@ import pytest
 from pair import World, config
 from relay.config import LimitsConfig
 from relay.core import events as ev
+from relay.core.participant import SETTLE_S
 from relay.core.reasons import DropReason
 from relay.errors import ErrorCode
 from relay.protocol import control, token
@@ -163,11 +164,135 @@ def test_a_rejoin_on_the_old_leg_takes_the_place_back(world):
 
 def test_who_falls_silent_in_a_move_loses_both_legs(world):
     ann, again, bob = moving(world)
-    world.engine.node.calls[ann.cid].seats[0].fading.until = 99.0
+    world.engine.node.calls[ann.cid].seats[0].beside.until = 99.0
     world.run(31.0, alive=(bob,))
     assert ann.closed is ErrorCode.MOVED
     assert again.speak() == "gate_closed"
     assert bob.last(control.Peer).ev == "away"
+    world.check()
+
+
+def divided(world, way="up"):
+    """A person on two legs: the newer one carries `way`, the older one the other way."""
+    ann, again, bob = moving(world)
+    assert isinstance(carry(again, way), control.Ok)
+    world.run(SETTLE_S, alive=(ann, again, bob))
+    return ann, again, bob
+
+
+def carry(leg, way):
+    return leg.ask(control.Carry(c=leg.cid, way=way))
+
+
+@pytest.mark.parametrize(("way", "up", "down"), [("up", 1, 0), ("down", 0, 1)])
+def test_two_legs_carry_one_way_each_for_as_long_as_they_are_heard(world, way, up, down):
+    ann, again, bob = divided(world, way)
+    legs = (ann, again)
+    world.run(300.0, alive=(ann, again, bob))
+    assert legs[up].speak() is None
+    assert legs[1 - up].speak() == "gate_closed"
+    assert bob.speak() is None
+    assert (len(bob.heard), len(legs[down].heard), len(legs[1 - down].heard)) == (1, 1, 0)
+    world.check()
+
+
+def test_while_ways_change_both_legs_carry_all(world):
+    ann, again, bob = moving(world)
+    carry(again, "up")
+    for one in (ann, again, bob):
+        assert one.speak() is None
+    assert (len(bob.heard), len(ann.heard), len(again.heard)) == (2, 1, 1)
+    world.run(SETTLE_S, alive=(ann, again, bob))
+    assert ann.speak() == "gate_closed"
+
+
+def test_a_leg_of_two_that_is_not_heard_for_thirty_seconds_leaves_all_to_the_other(world):
+    for silent in (0, 1):
+        world = World()
+        ann, again, bob = divided(world)
+        legs = (ann, again)
+        world.run(31.0, alive=(legs[1 - silent], bob))
+        assert legs[silent].closed is ErrorCode.MOVED
+        assert legs[1 - silent].speak() is None
+        assert bob.speak() is None
+        assert len(legs[1 - silent].heard) == 1
+        assert not [peer for peer in bob.all(control.Peer) if peer.ev == "away"]
+        world.check()
+
+
+def test_who_is_silent_on_both_legs_is_away(world):
+    ann, again, bob = divided(world)
+    world.run(31.0, alive=(bob,))
+    assert (ann.closed, again.closed) == (ErrorCode.MOVED, None)
+    assert again.speak() == "gate_closed"
+    assert bob.last(control.Peer).ev == "away"
+    world.check()
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+def test_a_leg_of_two_that_breaks_leaves_all_to_the_other_at_once(world, gone):
+    for way in ("up", "down"):
+        world = World()
+        ann, again, bob = divided(world, way)
+        legs = (ann, again)
+        legs[gone].lose()
+        assert legs[1 - gone].speak() is None
+        assert bob.speak() is None
+        assert len(legs[1 - gone].heard) == 1
+        assert legs[1 - gone].gate.open == 2
+        world.check()
+        legs[1 - gone].lose()
+        assert bob.last(control.Peer).ev == "away"
+        legs[1 - gone].resume().rejoin()
+        assert bob.last(control.Peer).ev == "back"
+        world.check()
+
+
+def test_a_third_leg_comes_instead_of_the_second(world):
+    ann, again, bob = divided(world)
+    third = again.resume()
+    third.rejoin()
+    assert (ann.closed, again.closed) == (ErrorCode.MOVED, None)
+    for one in (again, third):
+        assert one.speak() is None
+    assert bob.speak() is None
+    assert (len(again.heard), len(third.heard)) == (1, 1)
+    world.check()
+
+
+def test_a_rejoin_on_one_of_two_legs_leaves_the_other(world):
+    ann, again, bob = divided(world)
+    assert isinstance(ann.rejoin(), control.Joined)
+    assert again.closed is ErrorCode.MOVED
+    assert ann.speak() is None
+    assert bob.speak() is None
+    assert len(ann.heard) == 1
+    world.check()
+
+
+def test_who_comes_back_from_away_is_heard_by_the_other_on_the_leg_that_carries(world):
+    ann, again, bob = divided(world)
+    bob.lose()
+    back = bob.resume()
+    back.rejoin()
+    assert back.speak() is None
+    assert (len(ann.heard), len(again.heard)) == (1, 0)
+    assert ann.gate.fl != {}
+    assert again.speak() is None
+    assert len(back.heard) == 1
+    world.check()
+
+
+def test_mute_block_and_hang_up_hold_on_both_legs(world):
+    ann, again, bob = divided(world)
+    ann.mute()
+    assert (ann.speak(), again.speak()) == ("muted", "muted")
+    again.mute(on=False)
+    assert again.speak() is None
+    ann.hangup()
+    for one in (ann, again, bob):
+        assert one.speak() is not None
+    assert world.records[0].outcome == "completed"
     world.check()
 
 

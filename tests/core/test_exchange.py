@@ -427,3 +427,58 @@ def test_who_left_a_group_in_a_move_is_heard_on_no_leg(world):
     again.send(control.Bye())
     assert len(people[2].all(control.Peer)) >= 1
     world.check()
+
+
+def two_legs(world):
+    ann, bob = world.talking(key=True)
+    again = ann.resume()
+    again.rejoin()
+    return ann, again, bob
+
+
+def test_who_has_one_leg_has_no_ways_to_share_out(world):
+    ann, _ = world.talking()
+    answer = ann.ask(control.Carry(c=ann.cid, way="up"))
+    assert (answer.code, answer.fatal, ann.closed) == (ErrorCode.NOT_IN_CALL, False, None)
+    assert ann.speak() is None
+
+
+@pytest.mark.parametrize("chosen", [0, 1])
+def test_one_leg_may_take_all_again_and_the_other_one_fades(world, chosen):
+    ann, again, bob = two_legs(world)
+    again.ask(control.Carry(c=ann.cid, way="up"))
+    world.run(1.0, alive=(ann, again, bob))
+    legs = (ann, again)
+    assert isinstance(legs[chosen].ask(control.Carry(c=ann.cid, way="both")), control.Ok)
+    for one in (*legs, bob):
+        assert one.speak() is None
+    assert [len(one.heard) for one in legs] == [1, 1]
+    bob.mute()
+    assert legs[chosen].last(control.Gate).open == 0
+    world.run(3.0, alive=(ann, again, bob))
+    assert legs[1 - chosen].closed is ErrorCode.MOVED
+    assert legs[chosen].speak() is None
+    world.check()
+
+
+def test_the_leg_that_fades_may_be_let_go_at_once(world):
+    ann, again, bob = two_legs(world)
+    again.ask(control.Carry(c=ann.cid, way="up"))
+    ann.ask(control.Carry(c=ann.cid, way="both"))
+    again.ask(control.Moved(c=ann.cid, ok=True))
+    assert (ann.closed, again.closed) == (None, ErrorCode.MOVED)
+    assert ann.speak() is None
+    assert bob.speak() is None
+
+
+def test_who_changes_ways_all_the_time_gets_nothing_twice(world):
+    ann, again, bob = two_legs(world)
+    for way in ("up", "down") * 20:
+        again.ask(control.Carry(c=ann.cid, way=way))
+    for one in (ann, again, bob):
+        one.speak()
+    assert len(bob.heard) == len(ann.heard) + len(again.heard) == 1
+    ann.ask(control.Carry(c=ann.cid, way="both"))
+    assert again.closed is ErrorCode.MOVED
+    assert ann.speak() is None
+    world.check()

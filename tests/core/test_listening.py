@@ -4,7 +4,7 @@ import pytest
 
 from pair import World
 from relay.core import events as ev
-from relay.protocol import datagram
+from relay.protocol import control, datagram
 
 
 @pytest.fixture
@@ -86,3 +86,14 @@ def test_a_speaker_between_two_legs_is_asked_for_no_round_trip(world):
     report(world, bob, flow_of(world, bob, ann), seconds=1.0)
     asked = [output.leg for output in world.outputs if isinstance(output, ev.AskRoundTrip)]
     assert asked == [bob.leg]
+
+
+def test_of_two_legs_the_one_that_brings_media_is_listened_to(world):
+    ann, bob = world.talking(key=True)
+    again = bob.resume()
+    again.rejoin()
+    again.ask(control.Carry(c=bob.cid, way="up"))
+    report(world, again, seat(world, bob).hearing[0], seconds=1.0)
+    assert seat(world, bob).hearings == {}
+    report(world, bob, seat(world, bob).beside.hearing[0], seconds=1.0)
+    assert list(seat(world, bob).hearings) == [ann.index]

@@ -149,8 +149,8 @@ def test_a_leg_that_is_left_carries_on_for_three_seconds_and_may_take_its_place_
     one.hearing = {1: 4}
     one.fade(10.0)
     one.on_returned(2, 10.0)
-    assert one.fading is not None
-    assert (one.legs, one.all_legs, one.fading.until, one.hearing) == ([2], [2, 1], 13.0, {})
+    assert one.beside is not None
+    assert (one.legs, one.all_legs, one.beside.until, one.hearing) == ([2], [2, 1], 13.0, {})
     one.drop_leg(2)
     one.recall()
     assert (one.leg, one.all_legs, one.hearing) == (1, [1], {1: 4})
@@ -158,3 +158,60 @@ def test_a_leg_that_is_left_carries_on_for_three_seconds_and_may_take_its_place_
     one.on_returned(3, 20.0)
     one.drop_leg(1)
     assert one.all_legs == [3]
+
+
+def beside(way=None, now=10.0):
+    one = accepted()
+    one.hearing = {1: 4}
+    one.fade(now)
+    one.on_returned(2, now)
+    one.hearing = {1: 5}
+    if way is not None:
+        one.divide(2, way, now)
+        one.beside.settles = None
+    return one
+
+
+def carried(one):
+    return [
+        "".join(way[0] for way in ("up", "down") if one.carries(place, way)) or "-" for place in one.places
+    ]
+
+
+def test_one_leg_carries_all_and_so_do_two_in_a_move():
+    one = accepted()
+    assert (carried(one), one.leg_for("up"), one.leg_for("down")) == (["ud"], 1, 1)
+    assert one.beside_until(5.0) is None
+    one = beside()
+    assert (carried(one), one.leg_for("up"), one.leg_for("down")) == (["ud", "ud"], 2, 2)
+    assert one.beside_until(12.0) == 13.0
+
+
+def test_divided_each_leg_carries_one_way_while_it_is_heard():
+    one = beside("up")
+    assert (carried(one), one.leg_for("up"), one.leg_for("down")) == (["u", "d"], 2, 1)
+    one.divide(1, "up", 20.0)
+    assert (carried(one), one.beside.settles) == (["ud", "ud"], 20.5)
+    one.beside.settles = None
+    assert (carried(one), one.leg_for("up"), one.leg_for("down")) == (["d", "u"], 1, 2)
+    assert one.beside_until(40.0) == 70.0
+
+
+@pytest.mark.parametrize("leg", [1, 2])
+def test_united_one_leg_has_the_place_and_the_other_one_fades(leg):
+    one = beside("up")
+    assert one.unite(leg, 20.0)
+    assert (one.all_legs, carried(one), one.beside_until(20.0)) == ([leg, 3 - leg], ["ud", "ud"], 23.0)
+    assert (one.hearing, one.beside.hearing) == (({1: 4}, {1: 5}) if leg == 1 else ({1: 5}, {1: 4}))
+
+
+def test_legs_carry_the_same_three_times_in_half_a_minute_at_most():
+    one = beside()
+    for now in (10.0, 11.0, 12.0):
+        one.divide(2, "up", now)
+        assert one.beside.settles is not None
+    one.divide(2, "down", 13.0)
+    assert one.beside.settles is None
+    assert not one.unite(2, 14.0)
+    one.divide(2, "up", 20.0)
+    assert one.beside.settles == 20.5

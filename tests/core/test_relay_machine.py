@@ -26,6 +26,7 @@ from pair import PUBLIC, CallIds, Client, World
 from relay.core import events as ev
 from relay.core.company import Owner
 from relay.core.machine import Machine
+from relay.core.participant import SETTLE_S
 from relay.core.reasons import DropReason
 from relay.errors import ErrorCode
 from relay.protocol import control, token
@@ -52,9 +53,16 @@ class Person:
         self.changes = changes
         self.legs: list[Speaking] = []
         self.leg: Speaking | None = None
-        self.old: Speaking | None = None  # the leg it moves away from, which still carries
+        self.old: Speaking | None = None  # the leg it moves away from, or one that carries one way
+        self.mouth: Speaking | None = None  # which of two legs carries up, and which one down, if one does
+        self.ear: Speaking | None = None
+        self.divided_at = 0.0
         self.accepted = self.muted = self.hard = self.over = False
         self.lost_at: float | None = None
+
+    def stand(self, leg: Speaking | None, old: Speaking | None) -> None:
+        """On these legs, which both carry all."""
+        self.leg, self.old, self.mouth, self.ear = leg, old, None, None
 
     def mint(self) -> bytes:
         return self.ids.token(**self.changes)
@@ -122,7 +130,8 @@ class Speaking(Client):
         person = self.person
         if intent == "accept" and isinstance(answer, control.Ok):
             if not person.accepted or self not in (person.leg, person.old):
-                person.lost_at, self.heard_at, person.leg = None, self.world.now, self
+                person.lost_at, self.heard_at = None, self.world.now
+                person.stand(self, person.old)
             person.accepted = True
         elif intent == "mute" and isinstance(answer, control.Ok):
             person.muted = True
@@ -135,8 +144,8 @@ class Speaking(Client):
                 person.accepted = False
             carries = person.leg is not None and person.leg.is_open and person.accepted
             if person.leg is not self:
-                person.old = person.leg if carries and person.lost_at is None else None
-            person.leg, person.lost_at, self.heard_at = self, None, self.world.now
+                person.stand(self, person.leg if carries and person.lost_at is None else None)
+            person.lost_at, self.heard_at = None, self.world.now
 
 
 class Life(RuleBasedStateMachine):
@@ -173,16 +182,17 @@ class Life(RuleBasedStateMachine):
         """Silence counts from when it began, whenever the oracle looks."""
         for one in self.people:
             if one.old is not None and (one.over or not one.old.is_open):
-                one.old = None
+                one.stand(one.leg, None)
             if one.leg is not None and not one.leg.is_open and one.old is not None:
-                one.leg, one.old = one.old, None  # the new one is gone: the old one again
+                one.stand(one.old, None)  # the new one is gone: the old one again
             leg = one.leg
             if leg is None or one.lost_at is not None:
                 continue
-            if (
-                self.world.now >= one.heard + CONSENT_S and one.accepted
-            ):  # a sum, as deadlines are: equal is due
-                one.lost_at = one.heard + CONSENT_S
+            heard = one.heard
+            if one.mouth is not None and one.old is not None:
+                heard = max(heard, one.old.heard_at)  # one of the two is enough
+            if self.world.now >= heard + CONSENT_S and one.accepted:  # a sum, as deadlines are: equal is due
+                one.lost_at = heard + CONSENT_S
             elif not leg.is_open:
                 one.lost_at = self.world.now
 
@@ -212,11 +222,16 @@ class Life(RuleBasedStateMachine):
             assert b.leg is not None
             assert self.may_hear(a, b), "a byte passed a closed gate"
             legs = [each.leg for each in (b.leg, b.old) if each is not None and each.is_open]
+            ear = legs[0] if b.ear is None else b.ear.leg
+            if b.ear is not None and world.now >= b.divided_at + SETTLE_S:
+                legs = [ear]
             assert set(got) <= {*legs, 0}
-            assert {legs[0], 0} & set(got)
+            assert {ear, 0} & set(got)
+            assert sender is a.mouth or a.mouth is None or world.now < a.divided_at + SETTLE_S
         else:
             assert not got
-            if a is not None and b is not None and sender.joined and reason in CLOSED:
+            is_idle = a is not None and a.mouth not in (None, sender)
+            if a is not None and b is not None and sender.joined and reason in CLOSED and not is_idle:
                 assert not self.may_hear(a, b), f"an open gate dropped: {reason}"
         world.deliver_media()
 
@@ -311,6 +326,33 @@ class Life(RuleBasedStateMachine):
             old.ask(control.Moved(c=old.cid, ok=ok))
             assert (old.closed is not None) is ok
 
+    @rule(side=who, older=st.booleans(), way=st.sampled_from(["up", "down", "both"]))
+    def carry(self, side: int, older: bool, way: Any) -> None:
+        """Share the ways out between two legs, or give all to one."""
+        self.lapse()
+        one = self.people[side]
+        if one.old is None and one.accepted:
+            self.rejoin(side)
+            self.lapse()
+        client, other = (one.old, one.leg) if older else (one.leg, one.old)
+        if client is None or not client.is_open:
+            return
+        answer = client.say("carry", control.Carry(c=client.cid, way=way))
+        if not isinstance(answer, control.Ok):
+            return
+        assert other is not None, "one leg has no ways to share out"
+        if way == "both":
+            one.stand(client, other)
+        else:
+            one.mouth, one.ear = (client, other) if way == "up" else (other, client)
+            one.divided_at = self.world.now
+        for _ in range(2):
+            for each in self.people:
+                for leg in (each.leg, each.old):
+                    if leg is not None and leg.joined is not None:
+                        self.pass_on(leg, leg.packet())
+            self.world.run(SETTLE_S)
+
     @rule(side=who)
     def rebind(self, side: int) -> None:
         client = self.people[side].newest
@@ -323,7 +365,10 @@ class Life(RuleBasedStateMachine):
     @rule(side=who, count=few)
     def speak(self, side: int, count: int) -> None:
         """Into the network: lost, doubled or late there; what has arrived goes to the lane."""
-        client = self.people[side].leg or self.people[side].newest
+        one = self.people[side]
+        client = one.leg or one.newest
+        if one.old is not None and self.world.random.random() < 0.5:
+            client = one.old
         if client is not None and client.joined is not None:
             for _ in range(count + 1):
                 payload = client.packet()

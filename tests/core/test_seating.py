@@ -120,3 +120,35 @@ def test_addresses_of_the_leg_that_was_left_are_forgotten_and_those_of_the_new_o
     world.run(4.0, alive=(ann, again))
     assert bob.closed is ErrorCode.MOVED
     assert world.engine.node.guests.announced(ann.cid, 1, 0)
+
+
+def test_addresses_of_a_leg_that_gives_its_place_to_the_other_of_two_are_forgotten(world):
+    ann, bob = world.talking(key=True, prm=15)
+    again = bob.resume()
+    again.rejoin()
+    again.ask(control.Cand(c=bob.cid, to=0, gen=0, acl=(("192.0.2.1", 1),)))
+    for leg, way in ((again, "up"), (again, "both")):
+        leg.ask(control.Carry(c=bob.cid, way=way))
+        assert world.engine.node.guests.announced(ann.cid, 1, 0)
+    bob.ask(control.Carry(c=bob.cid, way="both"))
+    assert not world.engine.node.guests.announced(ann.cid, 1, 0)
+    world.check()
+
+
+def test_of_two_legs_the_second_takes_the_place_of_one_that_is_no_good(world):
+    ann, again, bob = moving(world)
+    again.ask(control.Carry(c=ann.cid, way="up"))
+    assert isinstance(ann.rejoin(), control.Joined)
+    assert again.closed is ErrorCode.MOVED
+    assert bob.speak() is None
+    assert len(ann.heard) == 1
+    world.check()
+
+
+def test_who_changes_ways_all_the_time_is_left_with_the_leg_that_takes_all(world):
+    ann, again, _ = moving(world)
+    for way in ("up", "down", "up", "both"):
+        again.ask(control.Carry(c=ann.cid, way=way))
+    assert (ann.closed, again.closed) == (ErrorCode.MOVED, None)
+    assert world.engine.node.device_quota.held((ann.cid, ann.sub)) == 1
+    world.check()

@@ -147,3 +147,23 @@ def test_who_moves_is_heard_and_hears_on_both_legs_until_one_is_done(world):
     }
     ann.ask(control.Moved(c=ann.cid, ok=True))
     assert [(out.leg, {leg for leg, _ in out.targets}) for out in routes(world)] == [(bob.leg, {again.leg})]
+
+
+def test_of_two_legs_each_is_told_its_flows_and_one_is_silent_each_way(world):
+    ids = world.call()
+    ann, bob, cid = (world.client(ids.token(lim=FOUR, key=True)).enter() for _ in range(3))
+    ann.accept()
+    bob.accept()
+    again = ann.resume()
+    again.rejoin()
+    again.ask(control.Carry(c=ann.cid, way="up"))
+    world.run(1.0, alive=(ann, again, bob, cid))
+    routes(world)
+    cid.accept()
+    assert ann.gate.open == again.gate.open == 0b110
+    found = {out.leg: {leg for leg, _ in out.targets} for out in routes(world)}
+    assert found == {bob.leg: {ann.leg, cid.leg}, cid.leg: {ann.leg, bob.leg}, again.leg: {bob.leg, cid.leg}}
+    again.mute()
+    assert {(out.leg, out.closed) for out in routes(world)} == {(ann.leg, "muted"), (again.leg, "muted")}
+    cid.hangup()
+    assert ann.gate.fl == again.gate.fl == {1: 1}

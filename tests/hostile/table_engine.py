@@ -213,6 +213,27 @@ def ended() -> Cast:
     return cast._replace(eve=eve)
 
 
+def beside_two() -> Cast:
+    """Bob has two legs that carry one way each; Eve is in the same call."""
+    cast = _cast(key=True)
+    for one in (cast.eve, cast.bob):
+        one.enter()
+        one.accept()
+    again = cast.bob.resume()
+    again.rejoin()
+    again.ask(control.Carry(c=cast.bob.cid, way="up"))
+    return cast._replace(carol=again)
+
+
+def returning() -> Cast:
+    """Eve's ticket was taken on a second leg, which has not taken her place."""
+    cast = _cast(key=True)
+    for one in (cast.eve, cast.bob):
+        one.enter()
+        one.accept()
+    return cast._replace(eve=cast.eve.resume())
+
+
 def leaving() -> Cast:
     """The node drains while Bob and Carol talk; Eve was ready before."""
     cast = _cast()
@@ -323,6 +344,7 @@ def _cand(**fields: object) -> Callable[[Cast], control.Message]:
 MANY = tuple(("192.0.2.1", port) for port in range(1, 9))
 C = {"c": bytes(16)}
 MINUS_ONE = {"p": 1, "hi": 1, "n": -1, "lost": 0}
+AWAY = control.Carry(c=OTHER_CALL, way="up")
 REPORT = _call(control.Report, p=1, reason="spam")
 BLOB = _call(control.E2e, k=0, b=bytes(8192))
 
@@ -440,6 +462,18 @@ SAID = [
     Said("a call id of 15 bytes", ready, [raw(0x10, {"c": bytes(15)})], E.BAD_ENCODING),
     Said("an accept before the join", ready, [_call(control.Accept)], E.NOT_IN_CALL, False),
     Said("a hang-up before the join", ready, [_call(control.Hangup)], E.NOT_IN_CALL, False),
+    Said("a way before the join", ready, [_call(control.Carry, way="up")], E.NOT_IN_CALL, False),
+    Said("a way without another leg", talking, [_call(control.Carry, way="up")], E.NOT_IN_CALL, False),
+    Said("a way of a call that is not its own", talking, [AWAY], E.CALL_NOT_FOUND, False),
+    Said("a way that there is not", talking, [raw(0x42, {"c": OTHER_CALL, "way": "in"})], E.BAD_ENCODING),
+    Said(
+        "a way of somebody else's two legs",
+        beside_two,
+        [_call(control.Carry, way="both")],
+        E.NOT_IN_CALL,
+        False,
+    ),
+    Said("a way by a ticket alone", returning, [_call(control.Carry, way="down")], E.NOT_IN_CALL, False),
     Said("a report before the join", ready, [REPORT], E.NOT_IN_CALL, False),
     Said("a wish for TURN before the join", ready, [raw(0x34, {})], E.NOT_IN_CALL, False),
     Said("a wish for TURN on a node without it", talking, [raw(0x34, {})], E.NOT_ENABLED, False),

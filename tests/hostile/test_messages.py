@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from hostile import table_engine as table
@@ -32,6 +34,20 @@ def test_a_hostile_message_gets_its_code_and_only_a_fatal_one_ends_the_leg(row: 
     assert [(ErrorCode(one.code), one.fatal) for one in refusals] == [(row.code, row.fatal)]
     assert eve.closed == (row.code if row.fatal else None)
     cast.world.check()
+
+
+@pytest.mark.parametrize("way", ["up", "down", "both"])
+@pytest.mark.parametrize("state", [table.beside_two, table.returning], ids=lambda state: state.__name__)
+def test_a_leg_that_is_nobodys_or_anothers_gets_no_way(state: Callable[[], table.Cast], way: str) -> None:
+    cast = state()
+    world, call = cast.world, cast.world.engine.node.calls[cast.eve.cid]
+    world.run(1.0)
+    before = [(list(seat.all_legs), seat.beside, dict(seat.hearing)) for seat in call.here()]
+    world.outputs.clear()
+    utter(cast, lambda cast: control.Carry(c=cast.eve.cid, way=way))  # type: ignore[arg-type]  # a word
+    assert [(list(seat.all_legs), seat.beside, dict(seat.hearing)) for seat in call.here()] == before
+    assert not [output for output in world.outputs if isinstance(output, events.Route | events.CloseLeg)]
+    world.check()
 
 
 @pytest.mark.parametrize("row", table.WAITED, ids=lambda row: row.id)

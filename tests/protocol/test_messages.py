@@ -44,6 +44,7 @@ TABLE = {
     0x38: "E2e c to k b p",
     0x40: "Drain in_ms by_ms to ht",
     0x41: "Moved c ok",
+    0x42: "Carry c way",
 }
 
 
