@@ -115,6 +115,9 @@ class Lane:
 
     # ---- connections
 
+    def use_marks(self, fd: int, count: int) -> None:
+        """So many places at the beginning of this file are for `Path.keep`. OSError."""
+
     def open_path(self, leg: int) -> Path:
         """A connection begins."""
 
@@ -213,6 +216,9 @@ class Path:
 
     def settle(self, following: int) -> None:
         """Numbers below were used."""
+
+    def keep(self, place: int) -> None:
+        """Note the numbers there from now on. ValueError: no such place (`Lane.use_marks`)."""
 
     def slow_done(self) -> None:
         """aioquic has dealt with a packet that waited for it."""

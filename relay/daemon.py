@@ -32,8 +32,9 @@ from aioquic.quic.configuration import QuicConfiguration
 from relay.config import Config, ListenConfig, load, reloadable_changes
 from relay.core import events as ev
 from relay.core.adapt import TICK_S
-from relay.edge import manager, tcp, udp
+from relay.edge import keep, manager, tcp, udp
 from relay.edge.assembly import Node, NodeKeys
+from relay.edge.keep import Keep
 from relay.edge.pulse import LOOK_S, Probe, Progress, Pulse
 from relay.edge.raw import RawEdge
 from relay.edge.sockets import Sockets, keep_udp
@@ -149,6 +150,7 @@ class Daemon:
         self._http = OpsServer(self._exporter.answer, self.report)
         self._commands = CommandServer(self.node.driver.command)
         self._sockets: Sockets
+        self._keep: Keep | None = None
         self._readers: list[Reader] = []
         self._threads: LaneThreads | None = None
         self._web: WebEdge | None = None
@@ -181,6 +183,7 @@ class Daemon:
         handed = manager.inherited()
         try:
             self._start_sinks()
+            self._remember(handed)
             self._open_sockets(handed)
             await self._open_listeners()
             unknown = handed.close()
@@ -214,6 +217,8 @@ class Daemon:
             for task in keepers:
                 task.cancel()
             await asyncio.gather(*keepers, return_exceptions=True)
+            if self._keep is not None:
+                manager.store(keep.NAME, ())  # nobody is left
             log.info("stopped", extra={"imbalance": self.imbalance()})
         finally:
             await self._close()
@@ -223,6 +228,19 @@ class Daemon:
             self._history.start()
         if self._events is not None:
             self._events.start()
+
+    def _remember(self, handed: manager.Handed) -> None:
+        """Go on where a process that crashed left off; let the manager keep what one after us would need."""
+        limits = self._config.limits
+        self._keep, was_kept = Keep.handed(handed, limits.legs, limits.calls)
+        if self._keep is None:
+            return
+        self.node.remember(self._keep)
+        if not was_kept:
+            self._keep.beat(time.monotonic())
+        if was_kept:
+            legs = self.node.driver.revive(self._keep)
+            log.warning("going on after a crash", extra={"legs": legs, "calls": self.node.engine.calls})
 
     def _open_sockets(self, handed: manager.Handed) -> None:
         self._sockets = Sockets(handed, self._config.listen)
@@ -351,6 +369,8 @@ class Daemon:
                 await asyncio.sleep(0)
             self.node.endpoint.accepting = self.node.engine.drain_state in ("running", "draining")
             self._stats_at = time.monotonic()
+            if self._keep is not None:
+                self._keep.beat(self._stats_at)
             self._tell_status()
 
     async def _adapt(self) -> None:

@@ -88,12 +88,20 @@ class Climber:
         self._tasks: set[asyncio.Task[None]] = set()
         self._source: str | None = None
         self._look_at = 0.0
+        self._is_renewing = False
         self._spawn(self._run())
 
     def begin_anew(self, rungs: int, current: int) -> None:
         """The rungs are others now: we are at another node."""
         self._drop_trials()
         self._ladder = Ladder(rungs, current, self._loop.time())
+
+    def renew(self) -> None:
+        """The leg in use has no life of its own any more: take another on its rung, soon."""
+        main = self._owner.main
+        if main is not None and not self._is_renewing:
+            self._is_renewing = True
+            self._spawn(self._renew(main.rung))
 
     async def close(self) -> None:
         """End it all."""
@@ -161,6 +169,16 @@ class Climber:
             leg.close("could not move")
         finally:
             ladder.on_moved(leg.rung, self._loop.time(), ok=ok)
+
+    async def _renew(self, rung: int) -> None:
+        leg = self._owner.make_leg(rung)
+        try:
+            await leg.open(self._trust)
+            await self._owner.move_to(leg)
+        except (RefusedError, SessionError):
+            leg.close("could not move")  # the next request tries again
+        finally:
+            self._is_renewing = False
 
     def _drop_trials(self) -> None:
         for leg in self._trials.values():

@@ -32,7 +32,7 @@ from relay.client.transport import LegTransport, Trust
 from relay.client.udp import UdpPort
 from relay.errors import ErrorCode, LocalError, PeerError
 from relay.protocol.address import Address
-from relay.protocol.datagram import Datagram, decode_datagram, encode_datagram
+from relay.protocol.datagram import Datagram, NewestWins, decode_datagram, encode_datagram
 from relay.protocol.messages import (
     Bye,
     Cli,
@@ -289,9 +289,15 @@ class Session:
             self.call.on_media(data, leg.number)
             return
         try:
-            self.call.on_control(decode_datagram(data))
+            control = decode_datagram(data)
         except PeerError:
             self.malformed += 1
+            return
+        if isinstance(control, NewestWins) and isinstance(control.body, Drain):
+            if leg is self._main and self._climber is not None:
+                self._climber.renew()  # a node that crashed has nothing but datagrams to say it by
+            return
+        self.call.on_control(control)
 
     def on_leg_closed(self, leg: RelayLeg, error: SessionError) -> None:
         """A connection is over. Another leg may carry on, or be found."""

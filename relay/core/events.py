@@ -166,6 +166,18 @@ class CallTold:
 
 
 @dataclass(frozen=True, slots=True)
+class CallRemembered:
+    """A call of the process before (`Remember`), which lived until then, monotonic seconds.
+
+    `legs`: those that the lane carries on, of all calls, and when each was heard last.
+    """
+
+    data: bytes = field(repr=False)
+    legs: Mapping[int, float]
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Nothing happened but time: a deadline passed."""
 
@@ -184,6 +196,7 @@ Input = (
     | ConfigChanged
     | DrainRequested
     | CallTold
+    | CallRemembered
     | Tick
 )
 
@@ -204,6 +217,14 @@ class SendDatagram:
 
     leg: int
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Keep this of a call where no crash takes it along, before anything else is done; empty: nothing."""
+
+    call: CallId
+    data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,6 +376,7 @@ class Stopped:
 
 Output = (
     SendStream
+    | Remember
     | SendDatagram
     | CloseLeg
     | SetBudget

@@ -8,6 +8,7 @@ wire format). Must never live here: who is heard on a flow.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 
 from relay.errors import LocalError
 
@@ -40,6 +41,16 @@ class FlowNumbers:
             return None
         self._used.add(flow)
         return flow
+
+    def take(self, flows: Collection[int], now: float) -> None:
+        """These are in use already; others below them rest. LocalError for numbers that are none."""
+        if not all(FIRST <= flow <= LAST for flow in flows):
+            raise LocalError("no flow number")
+        self._used.update(flows)
+        beyond = max(flows, default=FIRST - 1) + 1
+        rested = [flow for flow in range(self._fresh, beyond) if flow not in self._used]
+        self._resting += [(now + self._rest_s, flow) for flow in rested]
+        self._fresh = max(self._fresh, beyond)
 
     def free(self, flow: int, now: float) -> None:
         """The stream is over; the number rests. LocalError for one that is not in use."""

@@ -31,6 +31,7 @@ KEPT: Final = (Fact.ADMITTED, Fact.MUTED, Fact.HARD_MUTED)
 def seal(node: Node, call: Call, bearer: Participant | None) -> bytes | None:
     """A ticket for this person's place, or for nobody. None: the call is too large for one."""
     body = describe(node, call, None if bearer is None else bearer.index)
+    call.handed_at = max(body.made, call.handed_at or 0)  # what comes back to us says nothing new
     try:
         return handover.seal(body, node.keys.ticket_keys[0], node.draw(NONCE_SIZE))
     except LocalError:
@@ -41,7 +42,6 @@ def seal(node: Node, call: Call, bearer: Participant | None) -> bytes | None:
 def describe(node: Node, call: Call, bearer: int | None) -> HandedCall:
     """The call as it stands now, with all that its gates obey."""
     made = round(1000 * node.wall)
-    call.handed_at = max(made, call.handed_at or 0)  # what comes back to us says nothing new
     out = [one.sub for one in call.everyone() if one.why in AT_ONCE]
     return HandedCall(
         aud=node.config.node.cluster,

@@ -49,6 +49,10 @@ class Node:
         """Uplink flows whose counters the lane still has to return."""
         self.deadlines: Deadlines[Due] = Deadlines()
         self.outputs: deque[Output] = deque()
+        self.remembers = False
+        """Whether calls are remembered for a process that comes after a crash (remembering.py)."""
+        self.changed: dict[CallId, None] = {}
+        """Calls that may have changed since that was last looked at."""
         self.counters: Counter[tuple[str, str]] = Counter()
         self.leg_quota: Quota[str] = Quota(config.limits.legs)
         self.call_quota: Quota[str] = Quota(config.limits.calls)
@@ -150,8 +154,14 @@ class Node:
         """Take note of the leg's own deadline."""
         self.deadlines.set(("leg", leg.number), leg.next_deadline())
 
+    def note_change(self, call: Call) -> None:
+        """Something of the call may be another than before."""
+        if self.remembers:
+            self.changed[call.cid] = None
+
     def watch_call(self, call: Call) -> None:
         """Take note of the call's next deadline; one that is over waits for nothing."""
+        self.note_change(call)
         if not call.is_over:
             when = call.next_deadline(lambda number: self.legs[number].heard)
             self.deadlines.set(("call", call.cid), when)

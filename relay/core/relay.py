@@ -39,13 +39,14 @@ from relay.core.participant import Participant
 from relay.core.parting import Parting
 from relay.core.punch import Punching
 from relay.core.reasons import DropReason
+from relay.core.remembering import Remembering
 from relay.core.ringing import Ringing
 from relay.core.seating import Seating
 from relay.core.switch import Switch
 from relay.core.talk import Talk
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control, datagram
-from relay.protocol.ids import Kid
+from relay.protocol.ids import CallId, Kid
 from relay.protocol.token import kid_of
 
 __all__ = ["EngineKeys", "Relay", "issuers_of"]
@@ -72,6 +73,7 @@ class Relay:
         self._absence = Absence(
             node, self._door, self._switch, seating, self._parting, exchange, self._adoption
         )
+        self._remembering = Remembering(node, self._adoption, self._switch)
         self._talk = Talk(node)
         self._punching = Punching(node)
         node.guests.announced = self._punching.announced
@@ -93,6 +95,7 @@ class Relay:
             ev.CommandReceived: self._orders.on_command,
             ev.ConfigChanged: self._on_config,
             ev.DrainRequested: self._leaving.on_request,
+            ev.CallRemembered: self._remembering.on_remembered,
             ev.CallTold: lambda event: self._adoption.on_told(event.ticket),
             ev.Tick: lambda _: None,
         }
@@ -137,6 +140,7 @@ class Relay:
         self._inputs[type(event)](event)
         self._run_deadlines()
         self._leaving.on_input_done()
+        self._remembering.on_input_done()
 
     def poll(self) -> ev.Output | None:
         """The next order for the edge, None when there is none."""
@@ -174,6 +178,18 @@ class Relay:
         """How many legs stand in which state."""
         # `_value_`: a scrape walks thousands in one turn of the loop, and `value` takes three times as long.
         return Counter(leg.state._value_ for leg in self._node.legs.values())
+
+    def knows(self, call: CallId) -> bool:
+        """Whether this call goes on here."""
+        return call in self._node.calls
+
+    def known_legs(self) -> frozenset[int]:
+        """Numbers of all legs."""
+        return frozenset(self._node.legs)
+
+    def remember(self) -> None:
+        """From now on say what must be remembered of calls (`ev.Remember`)."""
+        self._node.remembers = True
 
     @property
     def is_draining(self) -> bool:
@@ -423,6 +439,9 @@ class Relay:
             elif kind == "punch":
                 assert isinstance(key, bytes)
                 self._punching.on_due(node.calls[key])
+            elif kind == "recall":
+                assert isinstance(key, int)
+                self._remembering.on_due(key)
             else:
                 self._leaving.on_due(kind, key)
 

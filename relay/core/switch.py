@@ -27,10 +27,14 @@ class Switch:
         """Give the leg an uplink flow that nobody hears yet; None when its numbers are all resting."""
         flow = leg.uplinks.allot(self._node.now)
         if flow is not None:
-            call.flows[leg.number, flow] = one
-            self._node.counting[leg.number, flow] = call
-            self._node.put(OpenFlow(leg.number, flow, one.index, group=not call.is_pair))
+            self.open_flow(call, one, leg, flow)
         return flow
+
+    def open_flow(self, call: Call, one: Participant, leg: Leg, flow: int) -> None:
+        """The lane takes this uplink flow, and counts it for the call."""
+        call.flows[leg.number, flow] = one
+        self._node.counting[leg.number, flow] = call
+        self._node.put(OpenFlow(leg.number, flow, one.index, group=not call.is_pair))
 
     def close_uplink(self, leg: Leg) -> None:
         """The leg sends no media any more; the lane answers with what it counted."""
@@ -42,6 +46,7 @@ class Switch:
     def sync(self, call: Call) -> None:
         """Make routes and flow numbers follow the bits, then tell listeners what changed for them."""
         here = call.here()
+        self._node.note_change(call)
         heard = dict.fromkeys((one.index for one in here), 0)
         call.retry_flows_at = None
         for speaker in here:

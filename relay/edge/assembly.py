@@ -25,6 +25,7 @@ from relay.edge.driver import Driver, Sinks
 from relay.edge.endpoint import Endpoint
 from relay.edge.front import AddressTokens, Front
 from relay.edge.ids import ConnectionIds
+from relay.edge.keep import Keep
 from relay.edge.lane import FrontKeys, Lane
 from relay.edge.streams import Streams
 from relay.edge.timers import Loop
@@ -146,6 +147,12 @@ class Node:
     def _attach_turn(self, config: Config) -> None:
         serves = config.turn.enabled or config.stun.open_binding
         self.endpoint.attach_turn(self.turn if serves else None)
+
+    def remember(self, keep: Keep) -> None:
+        """From now on write there what a crash must not take along; before the first packet."""
+        self.lane.use_marks(keep.fd, keep.count)
+        self.endpoint.keep = keep
+        self.engine.remember()
 
     def drain(self) -> None:
         """The node leaves: no new calls and no new allocations from now on."""

@@ -20,10 +20,12 @@ from typing import Any, Protocol
 from relay.core import events as ev
 from relay.core.relay import Relay
 from relay.edge.endpoint import Carrier, Endpoint
+from relay.edge.keep import Keep
 from relay.edge.lane import Lane
 from relay.edge.timers import Loop, Timer
 from relay.errors import ErrorCode
 from relay.protocol.address import Address
+from relay.protocol.ids import CallId
 
 log = logging.getLogger("relay.driver")
 HEARD_AT_ONCE = 64  # legs, a fraction of a millisecond
@@ -79,6 +81,7 @@ class Driver:
         self._commands: dict[int, Callable[[ErrorCode, str], None]] = {}
         self._next_command = 1
         self._do: dict[type, Callable[[Any], None]] = {
+            ev.Remember: self._remember,
             ev.SendStream: self._send_stream,
             ev.SendDatagram: self._send_datagram,
             ev.CloseLeg: self._close_leg,
@@ -197,6 +200,9 @@ class Driver:
                 if at is not None and at != self._heard.get(leg):
                     fresh[leg] = at
             self._heard.update(fresh)
+            if self._endpoint.keep is not None:
+                for leg, at in fresh.items():
+                    self._endpoint.keep.heard(leg, at)
             if fresh:
                 self.feed(ev.Heard(fresh))
             yield
@@ -229,6 +235,24 @@ class Driver:
 
     def _set_budget(self, out: ev.SetBudget) -> None:
         self._lane.open_leg(out.leg, pps=out.pps, up_bps=out.up_bps, down_bps=out.down_bps)
+
+    def _remember(self, out: ev.Remember) -> None:
+        if self._endpoint.keep is not None:
+            self._endpoint.keep.call(out.call, out.data)
+
+    def revive(self, keep: Keep) -> int:
+        """Take up what a process left that crashed; before the first packet. How many legs go on."""
+        revived = self._endpoint.revive(keep)
+        for leg in revived.legs():
+            self._live[leg] = revived
+        legs = revived.legs()
+        for cid, data in list(keep.calls()):
+            self.feed(ev.CallRemembered(data, legs, keep.beaten))
+            if not self.engine.knows(CallId(cid)):
+                keep.call(cid, b"")
+        for leg in legs.keys() - self.engine.known_legs():
+            revived.close(leg, ErrorCode.NO_ERROR, "")
+        return len(revived)
 
     def _send_stream(self, out: ev.SendStream) -> None:
         if out.leg in self._live:

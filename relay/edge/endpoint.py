@@ -32,6 +32,7 @@ from relay.config import LimitsConfig
 from relay.core.reasons import DropReason
 from relay.edge import h3
 from relay.edge.front import Admit, Answer, Front
+from relay.edge.keep import Keep
 from relay.edge.lane import (
     MAX_UDP,
     AckShown,
@@ -50,6 +51,7 @@ from relay.edge.lane import (
 from relay.edge.ledger import Ledger
 from relay.edge.outbox import Outbox
 from relay.edge.peer import Peer, PeerState
+from relay.edge.rebirth import Revived
 from relay.edge.timers import TURN_SECONDS, Loop, PeerTimers
 from relay.errors import ErrorCode
 from relay.protocol.address import Address
@@ -168,6 +170,10 @@ class Endpoint(Ledger):
         """Called when the lane has copies for a leg that is not on QUIC."""
         self.on_broken: Callable[[int], None] = lambda leg: None
         """Called when the lane met a bug of ours over a leg that is not on QUIC."""
+        self.keep: Keep | None = None
+        """Where what a crash must not take along is written."""
+        self.revived: Revived | None = None
+        """Legs of the process before, if it crashed."""
 
     def attach(self, handler: Handler) -> None:
         """Name who hears the facts."""
@@ -177,6 +183,16 @@ class Endpoint(Ledger):
         """Name who answers STUN; None: it is dropped as malformed."""
         self._turn = turn
         self._tell_front()
+
+    def revive(self, keep: Keep) -> Revived:
+        """Carry on the legs of the process before; before the first packet."""
+        revived = Revived(
+            keep, self._lane, self.outbox.send, lambda leg: self._handler.lost(leg, 0), self._clock
+        )
+        revived.begin()
+        self._next_leg = max(self._next_leg, *(leg + 1 for leg in revived.legs()), 1)
+        self.revived = revived
+        return revived
 
     def new_leg(self) -> int:
         """A number for a leg; none is used twice."""
@@ -331,7 +347,7 @@ class Endpoint(Ledger):
             if item.leg == self._probe_leg:
                 self._hear_probe()
             else:
-                self._receive_slow(peer, item.data, item.address, item.sock, now)
+                self._receive_slow(item.leg, peer, item.data, item.address, item.sock, now)
         elif isinstance(item, Waiting):
             self.on_waiting(item.leg)
         elif peer is not None and not peer.is_gone:
@@ -375,10 +391,11 @@ class Endpoint(Ledger):
             self._lane.deliver(peer.leg, payload, now)
 
     def _receive_slow(
-        self, peer: Peer | None, data: bytes, addr: NetworkAddress, sock: int, now: float
+        self, leg: int, peer: Peer | None, data: bytes, addr: NetworkAddress, sock: int, now: float
     ) -> None:
         if peer is None or peer.is_gone:
-            self._dropped[DropReason.UNKNOWN_ID] += 1
+            is_revived = self.revived is not None and self.revived.slow(leg)
+            self._dropped[DropReason.PEER_GONE if is_revived else DropReason.UNKNOWN_ID] += 1
             return
         self._handled["quic"] += 1
         path = peer.quic.path
@@ -425,7 +442,7 @@ class Endpoint(Ledger):
             elif known is None:
                 verdict = self._judge_long(data, addr, now)
         if known is not None:
-            self._receive_slow(known, data, addr, sock, now)
+            self._receive_slow(known.leg, known, data, addr, sock, now)
         elif isinstance(verdict, Admit):
             self._handled["initial"] += 1
             self._admit(verdict, data, addr, sock, now)
@@ -487,6 +504,7 @@ class Endpoint(Ledger):
     def _note_id(self, peer: Peer, cid: bytes) -> None:
         """The lane knows it since `_issue_for`."""
         peer.ids.add(cid)
+        peer.kept = None
         self._by_id[cid] = peer
 
     # ------------------------------------------------------------ after aioquic did something
@@ -512,7 +530,21 @@ class Endpoint(Ledger):
             if address is not None and address != peer.address:
                 peer.address = address
                 self._handler.moved(peer.leg, Address.parse(address))
+        if self.keep is not None and peer.state is PeerState.OPEN:
+            self._note_kept(peer, self.keep)
         self._arm(peer)
+
+    def _note_kept(self, peer: Peer, keep: Keep) -> None:
+        """What the packet path has of this connection outlives a crash."""
+        version = peer.quic.lent_version
+        if peer.kept == version:
+            return
+        place = keep.take(peer.leg)
+        if peer.kept is None and place is not None:
+            peer.quic.path.keep(place)  # before the record stands: without it numbers would be used twice
+        keep.heard(peer.leg, peer.quic.path.last_heard)
+        keep.lend(peer.leg, peer.transport, peer.quic.lent(), list(peer.ids))
+        peer.kept = version
 
     def _open(self, peer: Peer) -> None:
         peer.state = PeerState.OPEN
@@ -525,6 +557,8 @@ class Endpoint(Ledger):
 
     def _closing(self, peer: Peer) -> None:
         """The connection is over for everyone but the QUIC stack, which lingers for three timeouts."""
+        if self.keep is not None:
+            self.keep.forget(peer.leg)
         if peer.state is PeerState.OPEN:
             peer.state = PeerState.CLOSING
             self._handler.lost(peer.leg, peer.close_code)
@@ -575,6 +609,7 @@ class Endpoint(Ledger):
         peer.retired.append(cid)
         if len(peer.retired) > RETIRED_IDS:
             cid = peer.retired.popleft()
+            peer.kept = None
             peer.ids.discard(cid)
             self._by_id.pop(cid, None)
             self._lane.disown(cid)

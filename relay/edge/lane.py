@@ -285,6 +285,12 @@ class Lane(Protocol):
 
     # ---- connections
 
+    def use_marks(self, fd: int, count: int) -> None:
+        """So many places at the beginning of this file are for the paths' `keep` (`edge/marks.py`).
+
+        To be said before the first `open_path`. OSError: no file that can be mapped, or too short.
+        """
+
     def open_path(self, leg: int) -> PathState:
         """A connection begins: its packet-number space, until `close_path`."""
 

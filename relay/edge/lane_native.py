@@ -135,6 +135,9 @@ class NativeLane:
 
     # ------------------------------------------------------------ connections
 
+    def use_marks(self, fd: int, count: int) -> None:
+        self._lane.use_marks(fd, count)
+
     def open_path(self, leg: int) -> PathState:
         return self._lane.open_path(leg)
 

@@ -37,6 +37,7 @@ from relay.edge.lane import (
     Unknown,
     Waiting,
 )
+from relay.edge.marks import Marks
 from relay.edge.path import EARLY, Opened, Path, Trouble
 from relay.edge.relays import Relay, Relays
 from relay.edge.repeats import Ring
@@ -117,6 +118,7 @@ class PyLane(Routes, Relays):
     def __init__(self, limits: LimitsConfig | None = None) -> None:
         limits = limits or LimitsConfig()
         Routes.__init__(self, limits)
+        self._marks: Marks | None = None
         Relays.__init__(self, limits)
         self._connections: dict[int, _Connection] = {}
         self._ids: dict[bytes, _Connection] = {}
@@ -150,8 +152,11 @@ class PyLane(Routes, Relays):
 
     # ------------------------------------------------------------ connections
 
+    def use_marks(self, fd: int, count: int) -> None:
+        self._marks = Marks(fd, count)
+
     def open_path(self, leg: int) -> Path:
-        path = Path()
+        path = Path(self._marks)
         self._connections[leg] = _Connection(leg, path)
         return path
 

@@ -21,6 +21,7 @@ from aioquic.quic.connection import NetworkAddress
 from aioquic.quic.packet import decode_packet_number
 
 from relay.core.reasons import DropReason
+from relay.edge.marks import Mark, Marks
 from relay.edge.repeats import Ring
 from relay.protocol import frames
 from relay.quic.acks import AUDIO_ACK_HOLD, Owing
@@ -147,8 +148,10 @@ def _try(aead: AEAD | None, sealed: bytes, header: bytes, number: int) -> bytes 
 class Path:
     """The packet-number space of one leg, its keys and what is in flight."""
 
-    def __init__(self) -> None:
+    def __init__(self, marks: Marks | None = None) -> None:
         self.active = False
+        self._marks = marks
+        self._mark: Mark | None = None
         self.confirmed = False  # the handshake is: from now on numbers are left out now and then
         self.outstanding = False  # aioquic has packets of its own out: it wants to see acknowledgements
         # what arrived; aioquic and the lane both say so, and the later word counts, in whichever order
@@ -277,6 +280,8 @@ class Path:
     @expected.setter
     def expected(self, number: int) -> None:
         self._expected = max(self._expected, number)
+        if self._mark is not None:
+            self._mark.came(self._expected)
 
     @property
     def largest(self) -> int:
@@ -312,7 +317,20 @@ class Path:
             self._skip_number()
         first = self._next
         self._next = self._reserved_to = first + count
+        self._note_used()
         return first
+
+    def keep(self, place: int) -> None:
+        """Note the numbers there from now on. ValueError: no such place (`Lane.use_marks`)."""
+        if self._marks is None:
+            raise ValueError("no such place")
+        self._mark = self._marks.place(place)
+        self._mark.uses(self._next)
+        self._mark.came(self._expected)
+
+    def _note_used(self) -> None:
+        if self._mark is not None:
+            self._mark.uses(self._next)
 
     def settle(self, following: int) -> None:
         """Numbers below `following` were used; the others are free again, or left out for good."""
@@ -321,6 +339,7 @@ class Path:
         elif following < self._reserved_to:
             self._skipped.append((following, self._reserved_to))
         self._reserved_to = 0
+        self._note_used()
 
     def _skip_number(self) -> None:
         if self._next >= self._next_skip:
@@ -435,6 +454,8 @@ class Path:
             self._owing.on_gap(number - self._expected, now)
         if number >= self._expected:
             self._expected = number + 1
+            if self._mark is not None:
+                self._mark.came(self._expected)
         if number > self._largest:
             self._largest = number
             self._largest_at = now
@@ -576,6 +597,7 @@ class Path:
         self._skip_number()
         number = self._next
         self._next = number + 1
+        self._note_used()
         first = 0x41 | self._phase << 2
         low = number & 0xFFFF
         assert self._seal is not None

@@ -34,6 +34,7 @@ class Peer:
         "deadline",
         "http",
         "ids",
+        "kept",
         "leg",
         "quic",
         "retired",
@@ -52,6 +53,7 @@ class Peer:
         self.ack_listed: float | None = None  # when the outbox looks at its acknowledgement
         self.retired: deque[bytes] = deque()
         self.http: WebTransport | None = None  # it speaks HTTP/3
+        self.kept: object = None  # what of it was kept for a process to come; None: not what is true now
 
     @property
     def transport(self) -> str:

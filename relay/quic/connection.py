@@ -57,7 +57,7 @@ from relay.errors import LocalError
 from relay.protocol import frames
 from relay.quic.acks import ACK_HOLD, ACK_PROMISE, AUDIO_ACK_HOLD, Owing
 from relay.quic.handshake import QuickContext, Settled, Silent, initial_pair, quick_pair
-from relay.quic.space import PathState, SharedSpace
+from relay.quic.space import Lent, PathState, SharedSpace
 from relay.quic.tls13 import Served, ServerTls
 
 CONNECTION_WINDOW = 64 * 1024
@@ -472,6 +472,34 @@ class RelayQuic(_Promising):
         assert recv.cipher_suite is not None  # the handshake is confirmed
         suite = SUITES.index(recv.cipher_suite)
         self.path.set_keys(suite, recv.key_phase, recv.current(), send.current(), recv.coming())
+
+    def lent(self) -> Lent | None:
+        """What the packet path has of us now; None: it is not active."""
+        if not self._fast:
+            return None
+        pair = self._cryptos[tls.Epoch.ONE_RTT]
+        recv, send = pair.recv, pair.send
+        assert isinstance(recv, QuickContext)
+        assert isinstance(send, QuickContext)
+        assert recv.cipher_suite is not None
+        return Lent(
+            suite=SUITES.index(recv.cipher_suite),
+            phase=recv.key_phase,
+            recv=recv.current(),
+            send=send.current(),
+            coming=recv.coming(),
+            prefix=self._prefix or b"",
+            host_cid=self.host_cid,
+            peer_cid=self._peer_cid.cid,
+            address=self._network_paths[0].addr,
+            sock=self.sock,
+            peer_acks=(self._remote_ack_delay_exponent, self._loss.max_ack_delay),
+        )
+
+    @property
+    def lent_version(self) -> tuple[Any, ...]:
+        """Another value when `lent` would be another."""
+        return self._known_secret, self._known_facts
 
     def _settle_handshake(self) -> None:
         """Let go of what only the handshake needed, and make the path's the shared packet space.

@@ -7,13 +7,29 @@ they stand in the path, in Rust or in Python. Must never live here: private name
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from aioquic.quic.connection import NetworkAddress
 from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.recovery import QuicPacketNumberWindow, QuicPacketSpace
 
 KeySet = tuple[bytes, bytes, bytes]  # AEAD key, IV, header protection key
+
+
+class Lent(NamedTuple):
+    """What a connection lends the packet path: all that it needs to go on without the connection."""
+
+    suite: int
+    phase: int
+    recv: KeySet
+    send: KeySet
+    coming: tuple[bytes, bytes]
+    prefix: bytes
+    host_cid: bytes
+    peer_cid: bytes
+    address: NetworkAddress
+    sock: int
+    peer_acks: tuple[int, float]
 
 
 class PathState(Protocol):
@@ -46,6 +62,7 @@ class PathState(Protocol):
     def set_rtt(self, latest: float, smoothed: float, variance: float, minimum: float) -> None: ...
     def reserve(self, count: int) -> int: ...
     def settle(self, following: int) -> None: ...
+    def keep(self, place: int) -> None: ...
     def slow_done(self) -> None: ...
     def has(self, number: int) -> bool: ...
     def add(self, number: int) -> None: ...

@@ -10,8 +10,9 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from nacl.signing import SigningKey
 
@@ -81,15 +82,14 @@ def public_of(seed: bytes) -> bytes:
     return bytes(SigningKey(seed).verify_key)
 
 
-@contextlib.contextmanager
-def daemon(
+def prepare(
     folder: Path,
     lane: str = "auto",
     more: str = "",
     origin: str = "https://app.example",
     beside: Rig | None = None,
-) -> Iterator[Rig]:
-    """`beside`: another node of its cluster, with the same issuer."""
+) -> tuple[Rig, list[str]]:
+    """A node's files, and the command that starts it. `beside`: another one of its cluster and issuer."""
     seed = beside.seed if beside else os.urandom(32)
     port, metrics = free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_STREAM)
     web = free_port(socket.SOCK_STREAM)
@@ -123,15 +123,23 @@ sink = "off"
 """
     )
     program = f"from relay.config import load; from relay.daemon import run; run(load({str(config)!r}), None)"
+    node = Rig(f"quic://127.0.0.1:{port}", chain, seed, metrics, 0, web, cluster_key)
+    return node, [sys.executable, "-c", program]
+
+
+@contextlib.contextmanager
+def daemon(folder: Path, **more: Any) -> Iterator[Rig]:
+    """A running node; see `prepare`."""
+    node, command = prepare(folder, **more)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(str(folder / "notify"))
         notified.settimeout(READY_S)
         environment = {**os.environ, "NOTIFY_SOCKET": str(folder / "notify")}
-        process = subprocess.Popen([sys.executable, "-c", program], env=environment)
+        process = subprocess.Popen(command, env=environment)
         try:
             while b"READY=1" not in notified.recv(4096):
                 pass
-            yield Rig(f"quic://127.0.0.1:{port}", chain, seed, metrics, process.pid, web, cluster_key)
+            yield replace(node, pid=process.pid)
         finally:
             process.kill()
             process.wait()

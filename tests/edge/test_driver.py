@@ -106,8 +106,12 @@ class Person(QuicClient):
         self._reader = control.FrameReader()
         self._read = 0
         self.messages: list[control.Message] = []
-        self.say_message(control.Hello(tok=token.mint(claims, ISSUER)))
+        self.claims = claims
+        self.say_message(self.hello())
         world.run(0.5)
+
+    def hello(self) -> control.Hello:
+        return control.Hello(tok=token.mint(self.claims, ISSUER))
 
     def say_message(self, message: control.Message) -> None:
         self.ids += 1

@@ -47,7 +47,7 @@ use crate::reason::Reason;
 use crate::relays::Relays;
 use crate::repeats::Ring;
 use crate::slow::{Item, Shown, Slow, SlowLimits, Staged};
-use crate::socket::prefetch;
+use crate::socket::{prefetch, Mark, Marks};
 use crate::table::{Media, QueueLimits};
 use crate::work::Work;
 
@@ -203,6 +203,8 @@ pub struct Core {
     waker: RwLock<Option<Arc<dyn Waker>>>,
     /// Sockets of one worker; 0: each socket number stands for an address of its own.
     pub(crate) stride: AtomicU16,
+    /// Where legs note what outlives us, if anywhere.
+    marks: RwLock<Option<Arc<Marks>>>,
 }
 
 impl Leg {
@@ -285,6 +287,7 @@ impl Core {
             front: RwLock::new(None),
             waker: RwLock::new(None),
             stride: AtomicU16::new(0),
+            marks: RwLock::new(None),
         }
     }
 
@@ -301,6 +304,16 @@ impl Core {
     /// for one address, and a packet may come by any of them.
     pub fn set_stride(&self, sockets: u16) {
         self.stride.store(sockets, Ordering::Relaxed);
+    }
+
+    /// From now on legs may note their numbers in these places.
+    pub fn use_marks(&self, marks: Arc<Marks>) {
+        *self.marks.write() = Some(marks);
+    }
+
+    /// A place of these.
+    pub(crate) fn mark(&self, place: usize) -> Option<Mark> {
+        self.marks.read().as_ref()?.place(place)
     }
 
     pub(crate) fn queue_limits(&self, stream: Stream) -> QueueLimits {

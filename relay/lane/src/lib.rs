@@ -9,6 +9,7 @@
 //! few             lists whose first entries lie in the leg itself
 //! cid ids         connection ids as map keys; whose they are
 //! path            one leg's packets, of keys, numbers, flight (what is under way) and rtt
+//! kept            what of a leg's numbers outlives the process
 //! table flow      one leg's budgets and queues; one uplink flow and who hears it
 //! turn relay      TURN's data messages; one allocation: permissions, channels, budgets
 //! relays traffic  all allocations and whose a packet is; what went through them
@@ -38,6 +39,7 @@ pub mod front;
 pub mod header;
 pub mod ids;
 pub mod inward;
+pub mod kept;
 pub mod keys;
 pub mod media;
 pub mod numbers;

@@ -21,11 +21,13 @@ use std::net::SocketAddr;
 use crate::cid::Cid;
 use crate::flight::{Fates, Flight, Flights, MEDIA_WINDOW};
 use crate::frames::{self, Parsed};
+use crate::kept::Kept;
 use crate::keys::{KeySet, Keys, Unsealed, HOST_ID};
 use crate::numbers::Numbers;
 use crate::ranges::Ranges;
 use crate::reason::Reason;
 use crate::rtt::Rtt;
+use crate::socket::Mark;
 use crate::window::Received;
 
 /// For how long an acknowledgement is held: of control, and of audio on a way that lost something lately. We
@@ -134,6 +136,8 @@ pub struct Path {
     sealed: u64,
     is_update_asked: bool,
     pub rtt: Rtt,
+    /// Where the numbers are noted for whoever comes after us.
+    kept: Kept,
 }
 
 impl Default for Path {
@@ -170,6 +174,7 @@ impl Default for Path {
             sealed: 0,
             is_update_asked: false,
             rtt: Rtt::default(),
+            kept: Kept::default(),
         }
     }
 }
@@ -231,12 +236,26 @@ impl Path {
 
     /// The first of `count` packet numbers that are the caller's from now on; `settle` ends it.
     pub fn reserve(&mut self, count: u64) -> u64 {
-        self.numbers.reserve(count, self.confirmed)
+        let first = self.numbers.reserve(count, self.confirmed);
+        self.kept.uses(self.numbers.next());
+        first
     }
 
     /// Numbers below `following` were used; the others are free again, or left out for good.
     pub fn settle(&mut self, following: u64) {
         self.numbers.settle(following);
+        self.kept.uses(self.numbers.next());
+    }
+
+    /// Numbers below this came.
+    pub fn came_below(&mut self, number: u64) {
+        self.expected = self.expected.max(number);
+        self.kept.came(self.expected);
+    }
+
+    /// Note the numbers there from now on.
+    pub fn keep(&mut self, mark: Mark) {
+        self.kept = Kept::at(mark, self.numbers.next(), self.expected);
     }
 
     /// The packet came before, or is too old to tell.
@@ -378,7 +397,7 @@ impl Path {
             self.last_gap = now;
         }
         if number >= self.expected {
-            self.expected = number.saturating_add(1);
+            self.came_below(number.saturating_add(1));
         }
         let signed = i64::try_from(number).unwrap_or(i64::MAX); // never above 2^62
         if signed > self.largest {
@@ -486,6 +505,7 @@ impl Path {
             return None;
         }
         let number = self.numbers.take();
+        self.kept.uses(self.numbers.next());
         let size = self.keys.as_ref()?.close(number, start, body, out);
         if size.is_none() {
             out.truncate(start);

@@ -25,6 +25,7 @@ use crate::counters::{named, ByReason};
 use crate::desk::{Measure, Missing};
 use crate::reason::Reason;
 use crate::repeats::{Mode, Rule};
+use crate::socket::Marks;
 use crate::table::Rights;
 use crate::work::{Outgoing, Work, MAX_WORKERS};
 use crate::worker::{Pacing, Prepared, Workers};
@@ -262,6 +263,11 @@ impl Lane {
     }
 
     // ------------------------------------------------------------ connections
+
+    fn use_marks(&self, fd: RawFd, count: usize) -> PyResult<()> {
+        self.core.use_marks(Marks::map(fd, count)?);
+        Ok(())
+    }
 
     fn open_path(&self, leg: u64) -> Path {
         Path::new(self.core.clone(), self.core.open_path(leg))

@@ -14,6 +14,7 @@
 
 mod apart;
 mod door;
+mod marks;
 mod prefetch;
 mod raw;
 mod ring;
@@ -31,6 +32,7 @@ use std::time::Duration;
 
 use apart::Apart;
 pub use door::{Door, Exit, Ready, Watch};
+pub use marks::{Mark, Marks};
 pub use prefetch::prefetch;
 pub use ring::{Received, Ring};
 pub use sender::Sender;

@@ -75,6 +75,13 @@ impl Path {
         self.core.acknowledged(&self.leg, &ranges, delay, now);
     }
 
+    fn keep(&self, place: usize) -> PyResult<()> {
+        let mark = self.core.mark(place);
+        let mark = mark.ok_or_else(|| PyValueError::new_err("no such place"))?;
+        self.with(|path| path.keep(mark));
+        Ok(())
+    }
+
     // ------------------------------------------------------------ facts
 
     fn rtt(&self) -> Option<(f64, f64, f64, f64)> {
@@ -177,7 +184,7 @@ impl Path {
 
     #[setter]
     fn set_expected(&self, number: u64) {
-        self.with(|path| path.expected = path.expected.max(number));
+        self.with(|path| path.came_below(number));
     }
 
     #[getter]

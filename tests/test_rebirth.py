@@ -1,0 +1,82 @@
+"""kill -9 under real calls of the SDK: audio goes on at once, and control comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from client.rig import Rig, prepare, public_of
+from client.test_direct_calls import until
+from relay.client import Call, CallbackSink, Session, ToneSource, connect
+from supervisor import Supervisor
+
+SOON_S = 1.0  # from READY=1 to audio
+BACK_S = 10.0  # to a leg with control
+START_S = 15.0  # on a machine that does other things
+Node = tuple[Rig, Supervisor]
+
+
+@pytest.fixture(params=["native", "python"])
+def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Node]:
+    rig, command = prepare(tmp_path, lane=request.param)
+    supervisor = Supervisor(command, tmp_path / "log")
+    try:
+        supervisor.start()
+        yield rig, supervisor
+    finally:
+        supervisor.close()
+
+
+async def in_call(stack: AsyncExitStack, rig: Rig) -> list[tuple[Session, Call]]:
+    call = os.urandom(16)
+    people = []
+    for who in (1, 2):
+        seed = os.urandom(32)
+        token = rig.token(call, who, cnf=public_of(seed))
+        session = await stack.enter_async_context(
+            connect(rig.url, token=token, ca=rig.ca, server_name="localhost", pop_seed=seed, direct=False)
+        )
+        people.append((session, await session.join()))
+    await asyncio.gather(*(call.accept() for _, call in people))
+    await asyncio.gather(*(call.peer_accepted() for _, call in people))
+    return people
+
+
+async def test_a_crash_costs_a_call_the_time_of_a_start_and_control_comes_back(node: Node) -> None:
+    rig, supervisor = node
+    async with AsyncExitStack() as stack:
+        people = await in_call(stack, rig)
+        (ann, of_ann), (bob, of_bob) = people
+        sink = CallbackSink(lambda pcm: None)
+        talks = [asyncio.create_task(call.talk(ToneSource(440.0, 60.0), sink)) for _, call in people]
+        await until(lambda: min(call.stats().received for _, call in people) >= 20)
+        await asyncio.to_thread(supervisor.kill)
+        before = [call.stats().received for _, call in people]
+        took = await asyncio.to_thread(supervisor.start)
+        assert took < START_S
+        heard = list(zip((of_ann, of_bob), before, strict=True))
+        await until(lambda: all(call.stats().received >= n + 5 for call, n in heard), SOON_S)
+        await until(lambda: min(session.moves for session in (ann, bob)) >= 1, BACK_S)
+        await of_ann.mute(True)
+        for talk in talks:
+            talk.cancel()
+        await asyncio.gather(*talks, return_exceptions=True)
+        await of_bob.hangup()
+        assert rig.metric("relay_call_revived_total") == 1
+        assert rig.metric("relay_revive_refused_total") == 0
+        assert rig.metric("relay_imbalance") == 0
+
+
+async def test_a_service_that_stopped_as_told_leaves_nothing_behind(node: Node) -> None:
+    rig, supervisor = node
+    assert "memory" in supervisor.stored
+    await asyncio.to_thread(supervisor.kill, signal.SIGTERM)
+    assert "memory" not in supervisor.stored
+    await asyncio.to_thread(supervisor.start)
+    assert rig.metric("relay_call_revived_total") == 0
