@@ -76,7 +76,7 @@ class Supervisor:
             pass_fds=fds,
         )
         if not self._ready.wait(timeout):
-            raise TimeoutError("the service is not ready")
+            raise TimeoutError(f"the service is not ready:\n{Path(self._log.name).read_text()[-2000:]}")
         return time.monotonic() - began
 
     def kill(self, number: int = signal.SIGKILL) -> None:

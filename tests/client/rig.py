@@ -50,12 +50,21 @@ class Rig:
     def tls(self) -> str:
         return f"tls://127.0.0.1:{self.web_port}"
 
-    def token(self, call: bytes, who: int, cnf: bytes | None = None, prm: int = 7, net: int = 2) -> bytes:
+    def token(
+        self,
+        call: bytes,
+        who: int,
+        cnf: bytes | None = None,
+        prm: int = 7,
+        net: int = 2,
+        sub: bytes = b"",
+    ) -> bytes:
+        """`sub`: 16 bytes, else the same for `who` in all calls."""
         now = int(time.time())
         claims = Claims(
             iss="app",
             aud=CLUSTER,
-            sub=Sub(bytes([who]) * 16),
+            sub=Sub(sub or bytes([who]) * 16),
             cid=CallId(call),
             iat=now,
             nbf=now,

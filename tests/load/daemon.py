@@ -176,13 +176,7 @@ class Daemon:
 
     def metrics(self) -> dict[str, float]:
         """Every sample: `name{label="value"}` -> value."""
-        text = urllib.request.urlopen(self._metrics + "/metrics", timeout=10).read().decode()
-        samples: dict[str, float] = {}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
-                samples[sample.name + (f"{{{labels}}}" if labels else "")] = sample.value
-        return samples
+        return scrape(self._metrics)
 
     def log(self) -> list[dict[str, Any]]:
         """What it wrote so far; a line that is no JSON object stands under "raw"."""
@@ -217,6 +211,17 @@ class Daemon:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def scrape(url: str) -> dict[str, float]:
+    """Every sample that a daemon shows there: `name{label="value"}` -> value."""
+    text = urllib.request.urlopen(url + "/metrics", timeout=10).read().decode()
+    samples: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+            samples[sample.name + (f"{{{labels}}}" if labels else "")] = sample.value
+    return samples
 
 
 def total(samples: dict[str, float], name: str) -> float:
