@@ -412,7 +412,7 @@ class Daemon:
         calls = sum(engine.calls_by_stage.values())
         parts = [
             engine.drain_state,
-            f"{calls} calls, {engine.legs} legs",
+            f"{calls} calls, {sum(engine.legs.values())} legs",
             f"packet path {self.node.lane.name}",
         ]
         if self._reload_refused:
