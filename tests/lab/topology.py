@@ -44,10 +44,10 @@ def refuse_unless_possible() -> None:
         raise SystemExit("/dev/net/tun is missing: the lab's internet needs TUN devices")
 
 
-def limit_time() -> None:
-    """From now on this process has an hour; then it is interrupted and takes its lab down."""
+def limit_time(seconds: int = LONGEST_S) -> None:
+    """From now on this process has so long; then it is interrupted and takes its lab down."""
     signal.signal(signal.SIGALRM, _interrupt)
-    signal.alarm(LONGEST_S)
+    signal.alarm(seconds)
 
 
 def _die_with_parent() -> None:

@@ -54,7 +54,12 @@ SERVE = ("-m", "relay", "serve", "--config")
 
 
 def mint(
-    seed: bytes, call: bytes, cluster: str = "relay", life: int = 300, cnf: bytes | None = None
+    seed: bytes,
+    call: bytes,
+    cluster: str = "relay",
+    life: int = 300,
+    cnf: bytes | None = None,
+    net: int = 0,
 ) -> bytes:
     """A capability token for one more person in `call`: an accepted contact, an adult."""
     now = int(time.time())
@@ -69,6 +74,7 @@ def mint(
             exp=now + life,
             jti=Jti(secrets.token_bytes(16)),
             lim=(512, 512, 300, 2),
+            net=net,
             age=token.AGE_ADULT,
             ctc=1,
             cnf=cnf,
