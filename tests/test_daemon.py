@@ -67,6 +67,10 @@ def until(holds: Callable[[], bool], what: str) -> None:
     pytest.fail(f"not within 10 s: {what}")
 
 
+def daemon_lane(daemon: Daemon) -> str:
+    return str(next(line["lane"] for line in daemon.log() if line.get("message") == "serving"))
+
+
 def has_logged(daemon: Daemon, message: str) -> bool:
     return any(line.get("message") == message for line in daemon.log())
 
@@ -241,6 +245,57 @@ def test_sockets_handed_over_by_the_service_manager_are_served(daemon: Daemon) -
         finally:
             for _ in range(2):
                 process.terminate()
+            assert process.wait(15) == 0
+
+
+def test_the_manager_hears_of_life_reloads_and_refusals(daemon: Daemon) -> None:
+    note = str(daemon.folder / "notify")
+    config = daemon.folder / "watched.toml"
+    config.write_text(
+        (daemon.folder / "relay.toml")
+        .read_text()
+        .replace("commands.sock", "watched.sock")
+        .replace("records.sqlite", "watched.sqlite")
+        .replace("events.", "watched-events.")
+    )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+        notified.bind(note)
+        notified.settimeout(15)
+
+        def heard(wanted: str) -> str:
+            """The next note that begins like this; those before are passed over."""
+            while not (told := notified.recv(1000).decode()).startswith(wanted):
+                pass
+            return told
+
+        process = subprocess.Popen(
+            [sys.executable, "-m", "relay", "serve", "--config", str(config)],
+            env={**os.environ, "NOTIFY_SOCKET": note, "WATCHDOG_USEC": "20000000"},
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            heard("READY=1")
+            assert heard("STATUS=") == f"STATUS=running; 0 calls, 0 legs; packet path {daemon_lane(daemon)}"
+            heard("FDSTORE=1\nFDNAME=kept-udp")
+            heard("WATCHDOG=1")
+            heard("WATCHDOG=1")
+            text = config.read_text()
+            config.write_text(text.replace("ring_s = 45.0", "rings = 45.0"))
+            before = time.monotonic_ns() // 1000
+            process.send_signal(signal.SIGHUP)
+            at = int(heard("RELOADING=1\nMONOTONIC_USEC=").rpartition("=")[2])
+            assert before <= at <= time.monotonic_ns() // 1000
+            heard("READY=1")
+            assert "; last reload refused: limits.rings: unknown key" in heard("STATUS=")
+            config.write_text(text)
+            process.send_signal(signal.SIGHUP)
+            heard("RELOADING=1")
+            heard("READY=1")
+            assert "refused" not in heard("STATUS=")
+        finally:
+            for _ in range(2):
+                process.terminate()
+            heard("STOPPING=1")
             assert process.wait(15) == 0
 
 
