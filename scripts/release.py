@@ -28,7 +28,6 @@ ROOT = Path(__file__).parents[1]
 CACHE = ROOT / ".cache/release"
 LOCK = ROOT / "requirements.lock"
 LANE = "relay/_lane.abi3.so"
-TOOLS = ("cyclonedx-bom", "pip-audit", "pip-tools")
 HEADER = "# Dependencies of the daemon, each file by its hash; `./scripts/release --lock` makes it anew.\n"
 DEBIAN_PYTHON = (3, 11)  # of bookworm; the wheels of dependencies are for one minor version
 PLATFORMS = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014", "linux")
@@ -229,12 +228,13 @@ def build_package(wheels: Sequence[Path], version: str, work: Path, to: Path) ->
 
 
 def tool(name: str) -> Path:
-    """A program of `TOOLS`, in an environment of their own."""
+    """A program of the extra `release`, which has an environment of its own."""
     home = CACHE / "tools"
     if not (home / ".complete").exists():
         say("installing what makes the bill of materials and audits (once) ...")
         run(sys.executable, "-m", "venv", "--clear", home)
-        run(home / "bin/pip", "install", "-q", *TOOLS)
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        run(home / "bin/pip", "install", "-q", *extras["release"])
         (home / ".complete").touch()
     return home / "bin" / name
 
