@@ -448,10 +448,12 @@ class Path:
         return datagram[len(self.prefix) :] if datagram.startswith(self.prefix) else b""
 
     def _record(self, number: int, eliciting: bool, is_audio: bool, now: float) -> None:
-        # What waits for aioquic is not missing, and what is not told from it neither.
-        is_gap = number != self._expected and self.slow == 0
+        # What waits for aioquic is not missing, and what is not told from it neither. `_expected` does not
+        # tell: aioquic leaves it as it is when just the packet comes that it expected.
+        missing = number - self._largest - 1
+        is_gap = missing != 0 and self.slow == 0
         if is_gap:
-            self._owing.on_gap(number - self._expected, now)
+            self._owing.on_gap(missing, now)
         if number >= self._expected:
             self._expected = number + 1
             if self._mark is not None:

@@ -119,3 +119,18 @@ def test_control_shortens_what_audio_had_left_and_nothing_lengthens_it() -> None
     assert len(pair.sent_by_client) == sent
     pair.run(0.002)
     assert len(pair.sent_by_client) == sent + 1
+
+
+def test_a_number_that_aioquic_took_is_not_missing() -> None:
+    pair = Listener().pair
+    for turn in range(4):
+        pair.client.send_ping(turn)
+        pair.run(0.1)
+        before = pair.path.media_acked, pair.slow
+        pair.client.send_datagram_frame(VOICE)
+        pair._collect(False)
+        pair.run(DELAY + 0.001)
+        due = pair.path.ack_due
+        assert due is not None
+        assert due - pair.now > 0.050, (turn, before)
+        pair.run(0.2)

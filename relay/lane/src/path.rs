@@ -388,10 +388,12 @@ impl Path {
     }
 
     fn record(&mut self, number: u64, eliciting: bool, is_audio: bool, now: f64) {
-        // What waits for aioquic is not missing, and what is not told from it neither.
-        let is_gap = number != self.expected && self.slow == 0;
+        // What waits for aioquic is not missing, and what is not told from it neither. `expected` does not tell:
+        // aioquic leaves it as it is when just the packet comes that it expected.
+        let following = u64::try_from(self.largest.saturating_add(1)).unwrap_or(0);
+        let is_gap = number != following && self.slow == 0;
         if is_gap {
-            if number > self.expected.saturating_add(1) || now - self.last_gap < AGAIN_S {
+            if number > following.saturating_add(1) || now - self.last_gap < AGAIN_S {
                 self.torn_until = now + TORN_S;
             }
             self.last_gap = now;

@@ -491,3 +491,19 @@ fn frames_of_any_legal_spelling_open() {
     );
     assert_eq!(open(&mut relay, &crafted(4, 0, &[0; 8]), T0), Ok(vec![]));
 }
+
+#[test]
+fn a_number_that_aioquic_took_is_not_missing() {
+    let (mut relay, mut client) = pair();
+    for turn in 0..3_u32 {
+        let now = T0 + f64::from(turn);
+        seal(&mut client, &[b"control"], now);
+        let number = u64::from(2 * turn);
+        relay.add(number);
+        relay.largest = i64::from(2 * turn); // and `expected` stays, as aioquic leaves it
+        let voice = seal(&mut client, &[b"voice"], now);
+        assert!(open(&mut relay, &voice, now).is_ok());
+        assert_eq!(relay.ack_due(), Some(now + AUDIO_ACK_HOLD));
+        seal(&mut relay, &[b"answer"], now + 0.06);
+    }
+}
