@@ -352,6 +352,10 @@ class Call:
             self._direct.on_relayed()
         self._reception.on_media(payload, self._loop.time(), leg)
 
+    def hear_on(self, leg: int) -> None:
+        """This leg brings us media: what is reported is reported there."""
+        self._reception.ear = leg
+
     def forget_leg(self, leg: int) -> None:
         """A leg is gone, and its flows with it."""
         self._reception.forget_leg(leg)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Coroutine
 from typing import Final, Protocol
 
 from relay.client.errors import RefusedError, SessionError
-from relay.client.ladder import GiveUp, Ladder, Move, Race, Stage, Try
+from relay.client.health import Direction
+from relay.client.ladder import GiveUp, Ladder, Move, Race, Second, Stage, Try, Unite
 from relay.client.leg import RelayLeg
 from relay.client.transport import Trust
 from relay.client.udp import source_toward
@@ -63,6 +64,10 @@ class Owner(Protocol):
         """The leg in use."""
 
     @property
+    def second(self) -> tuple[RelayLeg, Direction] | None:
+        """Of two legs that carry one way each the one that is not main, and its way."""
+
+    @property
     def is_talking(self) -> bool:
         """Whether both accepted: nobody moves before."""
 
@@ -72,8 +77,11 @@ class Owner(Protocol):
     def make_leg(self, rung: int) -> RelayLeg:
         """A leg that is not open."""
 
-    async def move_to(self, leg: RelayLeg) -> None:
-        """Make this the leg in use. RefusedError, SessionError."""
+    async def move_to(self, leg: RelayLeg, *, keep: Direction | None = None) -> None:
+        """Make this the leg in use; `keep`: for this way it stays the old one. RefusedError, SessionError."""
+
+    async def unite(self, leg: RelayLeg) -> None:
+        """Of two legs let this one carry all. RefusedError, SessionError."""
 
 
 class Climber:
@@ -122,7 +130,13 @@ class Climber:
             self._step(main, now)
 
     def _step(self, main: RelayLeg, now: float) -> None:
-        main.ping(now, busy=main.health.is_doubtful(now))
+        other, second = None, None
+        if self._owner.second is not None:
+            other, way = self._owner.second
+            second = Second(other.rung, way, other.health)
+        for leg in (main, other):
+            if leg is not None:
+                leg.ping(now, busy=leg.health.is_doubtful(now) or self._ladder.looks_closely(now, second))
         for rung, leg in list(self._trials.items()):
             if leg.error is not None:
                 del self._trials[rung]
@@ -130,23 +144,28 @@ class Climber:
         if self._ladder.stage is Stage.STEADY:
             self._ladder.current = main.rung
         health = {rung: leg.health for rung, leg in self._trials.items()}
-        decision = self._ladder.check(now, main.health, health, lost=main.error is not None)
+        decision = self._ladder.check(now, main.health, health, lost=main.error is not None, second=second)
         if isinstance(decision, Try):
             for rung in decision.rungs:
                 self._spawn(self._try(rung))
         elif isinstance(decision, Move):
             leg = self._trials.pop(decision.rung)
             self._drop_trials()
-            self._spawn(self._take(leg))
+            self._spawn(self._take(leg, decision.keep))
+        elif isinstance(decision, Unite):
+            assert other is not None
+            self._spawn(self._unite(other if decision.rung == other.rung else main))
         elif isinstance(decision, GiveUp):
             self._drop_trials()
 
     def _look(self, main: RelayLeg, now: float) -> None:
         """Whether we have another address."""
-        if now < self._look_at or main.quic is None:
+        other = self._owner.second
+        quic = main.quic or (other[0].quic if other is not None else None)
+        if now < self._look_at or quic is None:
             return
         self._look_at = now + LOOK_S
-        source = source_toward(main.quic.peer.host)
+        source = source_toward(quic.peer.host)
         if source is not None and self._source is not None and source != self._source:
             self._owner.announce_move()
         self._source = source or self._source
@@ -160,10 +179,10 @@ class Climber:
             else:
                 leg.close("not needed any more")
 
-    async def _take(self, leg: RelayLeg) -> None:
+    async def _take(self, leg: RelayLeg, keep: Direction | None) -> None:
         ok, ladder = False, self._ladder
         try:
-            await self._owner.move_to(leg)
+            await self._owner.move_to(leg, keep=keep)
             ok = True
         except (RefusedError, SessionError):
             leg.close("could not move")
@@ -179,6 +198,16 @@ class Climber:
             leg.close("could not move")  # the next request tries again
         finally:
             self._is_renewing = False
+
+    async def _unite(self, leg: RelayLeg) -> None:
+        ok = False
+        try:
+            await self._owner.unite(leg)
+            ok = True
+        except (RefusedError, SessionError):
+            pass  # the ladder weighs again
+        finally:
+            self._ladder.on_moved(leg.rung, self._loop.time(), ok=ok)
 
     def _drop_trials(self) -> None:
         for leg in self._trials.values():

@@ -5,7 +5,9 @@
        '------- none is better ---------'
 
 Rungs are numbered, 0 the best, and judged by the same pings. Trials run beside the rung in use, which goes on
-carrying, so that a try costs nothing but its pings. Must never live here: sockets, clocks, what a rung is.
+carrying, so that a try costs nothing but its pings. Where only one way of it is bad, and the rung that is
+taken stands lower, the good way stays: two legs carry one way each until one of them should carry all.
+Must never live here: sockets, clocks, what a rung is.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from relay.client.health import Health
+from relay.client.health import OTHER, Direction, Health
 from relay.errors import LocalError
 
 STAGGER_S: Final = 0.250  # RFC 8305 section 8
@@ -30,6 +32,7 @@ BAD_COST_S: Final = 0.600
 SILENT_S: Final = 0.600  # no answer for so long: whoever answers first is better
 CLEARLY: Final = 0.8  # a move is worth it from here on
 FAR: Final = 0.4
+ALIKE_S: Final = 0.020  # nobody hears so little
 BACKOFF_S: Final = (3.0, 6.0, 12.0, 30.0, 60.0)
 
 
@@ -93,7 +96,7 @@ class Ended:
 
 
 TRANSITIONS: Final[Mapping[Stage, Mapping[type, Stage]]] = {
-    Stage.STEADY: {Began: Stage.TRYING},
+    Stage.STEADY: {Began: Stage.TRYING, Chose: Stage.MOVING},
     Stage.TRYING: {Chose: Stage.MOVING, Ended: Stage.STEADY},
     Stage.MOVING: {Ended: Stage.STEADY},
 }
@@ -111,6 +114,15 @@ class Move:
     """Take this rung; let the other trials go. Answer with `on_moved`."""
 
     rung: int
+    keep: Direction | None = None
+    """This way stays on the leg in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unite:
+    """Of two legs that carry one way each let the one on this rung carry all. Answer with `on_moved`."""
+
+    rung: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +130,16 @@ class GiveUp:
     """Let all trials go: none is better."""
 
 
-Decision = Try | Move | GiveUp
+Decision = Try | Move | Unite | GiveUp
+
+
+@dataclass(frozen=True, slots=True)
+class Second:
+    """The older of two legs that carry one way each: it stands higher."""
+
+    rung: int
+    way: Direction
+    health: Health
 
 
 class Ladder:
@@ -135,14 +156,32 @@ class Ladder:
         self._climb_at: float | None = None  # counted from the first check: nobody climbs before they talk
 
     def check(
-        self, now: float, current: Health, trials: Mapping[int, Health], *, lost: bool = False
+        self,
+        now: float,
+        current: Health,
+        trials: Mapping[int, Health],
+        *,
+        lost: bool = False,
+        second: Second | None = None,
     ) -> Decision | None:
-        """What to do now. `trials`: those rungs under trial that are up. `lost`: the leg in use is closed."""
+        """What to do now. `trials`: those rungs under trial that are up. `lost`: the leg in use is closed.
+
+        `second`: there are two legs; the one in use carries the other way.
+        """
         if self.stage is Stage.STEADY:
-            return self._begin(now, current, lost)
+            united = None if second is None else self._weigh(now, current, second, lost)
+            if united is not None:
+                self._move(Chose)
+                return Unite(united)
+            return self._begin(now, current, lost, second)
         if self.stage is Stage.TRYING:
-            return self._judge(now, current, trials, lost)
+            return self._judge(now, current, trials, lost, second)
         return None
+
+    def looks_closely(self, now: float, second: Second | None) -> bool:
+        """Whether the legs in use should be asked as often as trials."""
+        is_time = second is not None and self._climb_at is not None and now >= self._climb_at
+        return is_time or self.stage is Stage.TRYING
 
     def on_moved(self, rung: int, now: float, *, ok: bool) -> None:
         """The move is over: on the new rung, or still on the old one."""
@@ -155,14 +194,35 @@ class Ladder:
         else:
             self._wait(now)
 
-    def _begin(self, now: float, current: Health, lost: bool) -> Decision | None:
+    def _weigh(self, now: float, current: Health, second: Second, lost: bool) -> int | None:
+        """The rung of two that should carry all, None while each does its way well."""
+        silent = lost or current.overdue(now) > SILENT_S
+        if silent or second.health.overdue(now) > SILENT_S:
+            both = silent and second.health.overdue(now) > SILENT_S
+            return None if both else second.rung if silent else self.current
+        for way, worse, better, rung in (
+            (second.way, second.health, current, self.current),
+            (OTHER[second.way], current, second.health, second.rung),
+        ):
+            if is_bad(worse, now, way) and better.cost(now, way) < CLEARLY * worse.cost(now, way):
+                return rung
+        if self._climb_at is None or now < self._climb_at + CLIMB_S:
+            return None
+        self._climb_at = now + CLIMB_EVERY_S
+        known = second.health.loss(now)
+        good = known is not None and known <= GOOD_LOSS and not is_bad(second.health, now)
+        dear = second.health.cost(now) - ALIKE_S > current.cost(now) / CLEARLY
+        return second.rung if good and not dear else None
+
+    def _begin(self, now: float, current: Health, lost: bool, second: Second | None) -> Decision | None:
         if self._climb_at is None:
             self._climb_at = now + FIRST_CLIMB_S
         may_try = now >= self._try_at or (lost and not self._failures)
-        if may_try and (lost or is_bad(current, now)):
+        way = None if second is None else OTHER[second.way]
+        if may_try and (lost or is_bad(current, now, way)):
             # The one in use too, as another connection: the network may be a new one, or a mapping gone.
             self._tried = tuple(range(self._rungs))
-        elif now >= self._climb_at and self.current:
+        elif now >= self._climb_at and self.current and second is None:
             self._climb_at = now + CLIMB_EVERY_S
             self._tried = tuple(range(self.current))
         else:
@@ -172,14 +232,17 @@ class Ladder:
         return Try(self._tried)
 
     def _judge(
-        self, now: float, current: Health, trials: Mapping[int, Health], lost: bool
+        self, now: float, current: Health, trials: Mapping[int, Health], lost: bool, second: Second | None
     ) -> Decision | None:
         silent = lost or current.overdue(now) > SILENT_S
         best = self._best(now, current, trials, silent=silent)
         if best is not None:
             self._move(Chose)
-            return Move(best)
-        if now - self._began >= OPEN_S or (not silent and not is_bad(current, now) and not self._climbs):
+            divides = not silent and second is None and best > self.current
+            return Move(best, _good_way(current, now) if divides else None)
+        # Fewer pings than a trial's tell no more that it is well again than that it was ill.
+        is_well = now - self._began >= TRIAL_S and not silent and not is_bad(current, now)
+        if now - self._began >= OPEN_S or (is_well and not self._climbs):
             self._move(Ended)
             self._wait(now)
             return GiveUp()
@@ -194,6 +257,8 @@ class Ladder:
         if silent:
             answered = [rung for rung, health in trials.items() if health.rtt is not None]
             return min(answered, key=lambda rung: trials[rung].cost(now), default=None)
+        if now - self._began >= CLIMB_S:  # one without an answer in all that time is no choice
+            trials = {rung: health for rung, health in trials.items() if health.rtt is not None}
         bad = is_bad(current, now)
         known = {rung: health for rung, health in trials.items() if health.loss(now) is not None}
         patience = TRIAL_S if bad else CLIMB_S
@@ -222,9 +287,22 @@ class Ladder:
             raise LocalError(f"a ladder that is {self.stage.value} takes no {event.__name__}") from None
 
 
-def is_bad(health: Health, now: float) -> bool:
-    """Whether a voice suffers on this path: it is silent, loses, or is far too slow."""
+def is_bad(health: Health, now: float, way: Direction | None = None) -> bool:
+    """Whether a voice suffers on this path, or one way of it: it is silent, loses, or is far too slow."""
     if health.overdue(now) > SILENT_S:
         return True
-    loss = health.loss(now)
-    return loss is not None and (loss >= BAD_LOSS or health.cost(now) >= BAD_COST_S)
+    loss = health.loss(now, way)
+    if loss is None:
+        return False
+    ways = (None, *OTHER) if way is None else (way,)
+    return loss >= BAD_LOSS or max(health.cost(now, each) for each in ways) >= BAD_COST_S
+
+
+def _good_way(health: Health, now: float) -> Direction | None:
+    """The way that is good on a path of which the other one is bad."""
+    for way, other in OTHER.items():
+        loss = health.loss(now, way)
+        good = loss is not None and loss <= GOOD_LOSS and not is_bad(health, now, way)
+        if good and is_bad(health, now, other):
+            return way
+    return None

@@ -19,11 +19,22 @@ from relay.client.rungs import Destination
 from relay.client.transport import Handler, LegTransport, Transport, Trust, open_transport
 from relay.client.websocket import open_websocket
 from relay.errors import ErrorCode, PeerError
-from relay.protocol.datagram import Ping, Pong, decode_datagram, encode_datagram
+from relay.protocol.datagram import (
+    CONTROL,
+    PONG,
+    TALLIED,
+    Ping,
+    Pong,
+    Tallied,
+    Tally,
+    decode_datagram,
+    encode_datagram,
+)
 from relay.protocol.messages import Cli, Err, Message, Welcome
 
 ANSWER_S: Final = 5.0  # an answer is one round trip away; a relay that needs longer is not there
 LOOK_S: Final = 0.08  # whoever judges legs looks every 50 ms (climb.py)
+_ANSWERS: Final = (bytes((CONTROL, PONG)), bytes((CONTROL, TALLIED)))
 _OURS: Final = 0x8000_0000  # sequence numbers of a leg's own pings; the call's have this bit clear
 
 
@@ -79,6 +90,7 @@ class RelayLeg:
         self._owner = owner
         self._proxy = proxy
         self._loop = asyncio.get_running_loop()
+        self._forgiven = 0
         self._welcome: asyncio.Future[Message] = self._loop.create_future()
         self._waiting: dict[int, asyncio.Future[Message]] = {}
 
@@ -144,14 +156,22 @@ class RelayLeg:
 
     def ping(self, now: float, *, busy: bool) -> None:
         """Ask how the leg does, if it is time."""
-        number = self.health.ping(now, busy=busy)
-        if number is not None and self.transport is not None:
+        number, base = self.health.ping(now, busy=busy), self.health.tally(now)
+        if self.transport is None:
+            return
+        if number is not None:
             self.transport.send(encode_datagram(Ping(round(now * 1000) & 0xFFFF_FFFF, _OURS | number)))
+        if base is not None:
+            self.transport.send(encode_datagram(Tally(_OURS | base)))
 
     @property
     def unsent(self) -> int:
-        """Media dropped before the network."""
-        return self.transport.unsent if self.transport else 0
+        """Media dropped before the network since it was forgiven."""
+        return self.transport.unsent - self._forgiven if self.transport else 0
+
+    def forgive(self) -> None:
+        """What was dropped until now went by another leg, or is counted already."""
+        self._forgiven += self.unsent
 
     @property
     def repeated(self) -> int:
@@ -183,13 +203,16 @@ class RelayLeg:
 
     def on_datagram(self, data: bytes) -> None:
         """A datagram: the answers to our own pings stay here."""
-        if data[:2] == b"\x00\x02":
+        if data[:2] in _ANSWERS:
             try:
-                pong = decode_datagram(data)
+                answer = decode_datagram(data)
             except PeerError:
-                pong = None
-            if isinstance(pong, Pong) and pong.seq & _OURS:
-                self.health.on_pong(pong.seq & ~_OURS, self._loop.time())
+                answer = None
+            if isinstance(answer, Pong) and answer.seq & _OURS:
+                self.health.on_pong(answer.seq & ~_OURS, self._loop.time(), answer.answer_ms)
+                return
+            if isinstance(answer, Tallied):
+                self.health.on_tallied(answer.base & ~_OURS, answer.map)
                 return
         self._owner.on_leg_datagram(self, data)
 

@@ -66,7 +66,8 @@ class Heard:
     """One peer as we hear it."""
 
     jitter: JitterBuffer = field(default_factory=JitterBuffer)
-    flow: int | None = None
+    flows: dict[int, int] = field(default_factory=dict)
+    """On which flow of each leg."""
     arrivals: dict[int, Arrivals] = field(default_factory=dict)
     kid: int = 0
     newest_at: float = 0.0
@@ -97,6 +98,8 @@ class Reception:
         self._held: deque[tuple[float, int, bytes]] = deque()
         self._reported: dict[int, int] = {}
         self._told: dict[int, tuple[int, int]] = {}
+        self.ear = 0
+        """The leg that brings us media: reports tell of its flows."""
         self.unknown = 0
         self.malformed = 0
 
@@ -109,7 +112,7 @@ class Reception:
         self.forget_leg(leg)
         self._flows.update({(leg, flow): peer for peer, flow in flows.items()})
         for peer, flow in flows.items():
-            self.heard(peer).flow = flow
+            self.heard(peer).flows[leg] = flow
         held, self._held = self._held, deque()
         for at, where, payload in held:
             if now - at <= HELD_S:
@@ -120,6 +123,8 @@ class Reception:
     def forget_leg(self, leg: int) -> None:
         """A leg's flows mean nothing any more."""
         self._flows = {key: peer for key, peer in self._flows.items() if key[0] != leg}
+        for heard in self._heard.values():
+            heard.flows.pop(leg, None)
 
     def on_media(self, payload: bytes, now: float, leg: int = 0, *, direct_from: int | None = None) -> None:
         """A media datagram came: on a flow of a leg, or directly from a peer, whatever its flow says.
@@ -157,14 +162,15 @@ class Reception:
         """What came on each flow, for the leg report; empty if nothing came since the last one."""
         reports = []
         for peer, heard in self._heard.items():
-            if heard.flow is None or not heard.arrivals or self._reported.get(peer) == heard.received:
+            flow = heard.flows.get(self.ear)
+            if flow is None or not heard.arrivals or self._reported.get(peer) == heard.received:
                 continue
             self._reported[peer] = heard.received
             base, bits = heard.arrivals[heard.kid].report_map()
             delays = heard.jitter.delays()
             reports.append(
                 FlowReport(
-                    flow=heard.flow,
+                    flow=flow,
                     kid=heard.kid,
                     base=base,
                     map=bits,

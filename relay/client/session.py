@@ -3,8 +3,9 @@
     async with connect(url, token=...) as session:
         call = await session.join()
 
-A move is made before the old leg is broken: open, hello with the ticket, `rejoin`, both carry, `moved`. Must
-never live here: what a call does with its messages, when to move (ladder.py), a leg's own business (leg.py).
+A move is made before the old leg is broken: open, hello with the ticket, `rejoin`, both carry, `moved`; or
+`carry`, and each of the two carries one way. Must never live here: what a call does with its messages, when
+to move (ladder.py), which leg carries what (footing.py), a leg's own business (leg.py).
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from relay.client.call import Call
 from relay.client.climb import Climber, open_first
-from relay.client.errors import SessionError
+from relay.client.errors import RefusedError, SessionError
 from relay.client.following import Follower
+from relay.client.footing import Footing
+from relay.client.health import OTHER, Direction
 from relay.client.leg import RelayLeg
 from relay.client.life import CallState
 from relay.client.link import Credentials, TransportName
@@ -32,9 +35,10 @@ from relay.client.transport import LegTransport, Trust
 from relay.client.udp import UdpPort
 from relay.errors import ErrorCode, LocalError, PeerError
 from relay.protocol.address import Address
-from relay.protocol.datagram import Datagram, NewestWins, decode_datagram, encode_datagram
+from relay.protocol.datagram import Datagram, LegReport, NewestWins, decode_datagram, encode_datagram
 from relay.protocol.messages import (
     Bye,
+    Carry,
     Cli,
     Drain,
     Ended,
@@ -83,8 +87,8 @@ class Session:
         self._repairs = repair
         self._fresh_token = fresh_token
         self._loop = asyncio.get_running_loop()
-        self._main: RelayLeg | None = None
-        self._fading: RelayLeg | None = None
+        self._footing = Footing()
+        self._keeps: Direction | None = None  # the way for which the leg in use stays, at the next move
         self._left: list[RelayLeg] = []
         self._legs_made = 0
         self._alive: WeakSet[RelayLeg] = WeakSet()  # all legs, those under trial too
@@ -94,8 +98,6 @@ class Session:
         self._error: SessionError | None = None
         self._ticket: bytes | None = None
         self._asked_at: float | None = None  # when we last asked for our place on another leg
-        self._unsent_before = 0
-        self._repeated_before = 0
         self._observed: dict[int, tuple[str, int]] = {}
         self.moves = 0
         """How often the session moved to another leg."""
@@ -126,6 +128,18 @@ class Session:
     def rung(self) -> Destination | None:
         """Where we stand: transport, host and port of the leg in use."""
         return self._main.to if self._main is not None else None
+
+    @property
+    def up(self) -> Destination | None:
+        """Where what we say goes: another rung than `down` while only one way of a rung is bad."""
+        leg = self._footing.carrier("up")
+        return leg.to if leg is not None else None
+
+    @property
+    def down(self) -> Destination | None:
+        """Where what we hear comes from."""
+        leg = self._footing.carrier("down")
+        return leg.to if leg is not None else None
 
     @property
     def transport(self) -> TransportName:
@@ -161,12 +175,12 @@ class Session:
     @property
     def media_unsent(self) -> int:
         """Media dropped before the network, all legs of this session together."""
-        return self._unsent_before + (self._main.unsent if self._main else 0)
+        return self._footing.unsent
 
     @property
     def media_repeated(self) -> int:
         """Media that went again, since a relay did not get it, all legs of this session together."""
-        return self._repeated_before + (self._main.repeated if self._main else 0)
+        return self._footing.repeated
 
     async def join(self) -> Call:
         """Enter the call that the token names."""
@@ -227,8 +241,9 @@ class Session:
 
     async def open(self) -> None:
         """Race the rungs, shake hands and be admitted. SessionError with the relay's code if it will not."""
-        self._main = await open_first(self.make_leg, len(self._rungs), self._trust)
-        await self._main.hello(self._credentials, self._client)
+        leg = await open_first(self.make_leg, len(self._rungs), self._trust)
+        self._footing.step(leg)
+        await leg.hello(self._credentials, self._client)
 
     # ------------------------------------------------------------ what the call asks
 
@@ -246,14 +261,15 @@ class Session:
 
     def send_media(self, payload: bytes) -> None:
         """Send a media datagram, on both legs in the middle of a move."""
-        for leg in (self._main, self._fading, self._follower.leg):
-            if leg is not None:
-                leg.send_media(payload)
+        ahead = self._follower.leg
+        for leg in (*self._footing.mouths, *(() if ahead is None else (ahead,))):
+            leg.send_media(payload)
 
     def send_control(self, datagram: Datagram) -> None:
-        """Send a control datagram."""
-        if self._main is not None:
-            self._main.send(encode_datagram(datagram))
+        """Send a control datagram; what tells of flows by the leg that they are on."""
+        leg = self._footing.ear if isinstance(datagram, LegReport) else self._main
+        if leg is not None:
+            leg.send(encode_datagram(datagram))
 
     # ------------------------------------------------------------ what the legs tell
 
@@ -303,13 +319,13 @@ class Session:
         """A connection is over. Another leg may carry on, or be found."""
         self._observed.pop(leg.number, None)
         self._follower.on_closed(leg)
-        if leg is self._main:
+        was_main = leg is self._main
+        if was_main:
             self._follower.look()  # with nothing left here, what is ahead is where we are
-        if leg is self._fading:
-            self._fading = None
-        elif leg is self._main:
-            if self._fading is not None:
-                self._main, self._fading = self._fading, None  # the relay gives its place back too
+        self._footing.on_closed(leg)
+        if was_main:
+            if self._main is not leg:
+                self._on_footing()
             elif (
                 self._climber is not None
                 and self._is_in_call
@@ -320,6 +336,8 @@ class Session:
                 self._error = error
             if self.call is not None and self._main is leg:
                 self.call.on_leg_lost()
+        else:
+            self._on_footing()
         if leg in self._left:
             self._left.remove(leg)
         if self.call is not None:
@@ -333,6 +351,12 @@ class Session:
         return self._main
 
     @property
+    def second(self) -> tuple[RelayLeg, Direction] | None:
+        """Of two legs that carry one way each the one that is not main, and its way."""
+        beside, way = self._footing.beside, self._footing.way
+        return None if beside is None or way is None else (beside, way)
+
+    @property
     def is_talking(self) -> bool:
         """Whether both accepted, nobody has hung up, and the place is not lost: nobody fights for it."""
         is_open = self.call is not None and self.call.state in (CallState.OPEN, CallState.AWAY)
@@ -342,18 +366,56 @@ class Session:
         """We send from another address: the relay hears of it at once, not with the next thing we say."""
         if self.call is not None:
             self.call.on_moving()
-        if self._main is not None and self._main.quic is not None:
-            self._main.quic.announce_move()
+        for leg in self._footing.legs:
+            if leg.quic is not None:
+                leg.quic.announce_move()
 
     def make_leg(self, rung: int) -> RelayLeg:
         """A leg that is not open."""
         return self.make_leg_to(self._rungs[rung], rung)
 
-    async def move_to(self, leg: RelayLeg, token: bytes | None = None) -> None:
-        """Make this the leg in use: both carry for a moment, then the old one is let go."""
+    async def move_to(
+        self, leg: RelayLeg, token: bytes | None = None, *, keep: Direction | None = None
+    ) -> None:
+        """Make this the leg in use: both carry for a moment, then the old one is let go, or keeps one way."""
         ticket = self._follower.ticket or self._ticket
         assert ticket is not None
-        await self.take_place(leg, ticket, token)
+        self._keeps = keep
+        try:
+            await self.take_place(leg, ticket, token)
+        finally:
+            self._keeps = None
+        if keep is not None:
+            await self._divide(leg, keep)
+
+    async def unite(self, leg: RelayLeg) -> None:
+        """Of two legs that carry one way each this one carries all; the other one is let go. SessionError."""
+        self._footing.unsettle()
+        was_main = leg is self._main
+        await leg.request(Carry(c=self._credentials.call, way="both"))
+        if leg not in self._footing.legs:
+            return  # the other one died meanwhile, or this one did
+        old = self._footing.unite(leg)
+        self._on_footing()
+        if old is not None:
+            self._loop.call_later(SWITCH_S, self._let_go, old)
+        if not was_main:
+            self._on_switched()
+
+    async def _divide(self, leg: RelayLeg, keep: Direction) -> None:
+        """Share the ways out between the leg we came to and the one we left; else that one goes."""
+        old = self._footing.beside
+        if leg is not self._main or old is None:
+            return
+        try:
+            await leg.request(Carry(c=self._credentials.call, way=OTHER[keep]))
+        except (RefusedError, SessionError):  # a relay that knows no `carry`, or one of the two died
+            self._let_go(old)
+            return
+        if leg is self._main and old is self._footing.beside:
+            self._footing.divide(keep)
+            self._on_footing()
+            self._loop.call_later(SWITCH_S, self._footing.settle)
 
     # ------------------------------------------------------------ what the follower asks
 
@@ -408,6 +470,10 @@ class Session:
     # ------------------------------------------------------------ inside
 
     @property
+    def _main(self) -> RelayLeg | None:
+        return self._footing.main
+
+    @property
     def _may_move(self) -> bool:
         """A ticket is no credential by itself."""
         return self._credentials.pop_seed is not None or self._fresh_token is not None
@@ -453,6 +519,7 @@ class Session:
             self._switch_to(leg)
         if self.call is None:
             self.call = Call(self, message, self._identity, direct=self._direct)
+            self._on_footing()
             if self._may_move:
                 self._climber = Climber(self, len(self._rungs), self._trust)
         else:
@@ -460,24 +527,30 @@ class Session:
 
     def _switch_to(self, leg: RelayLeg) -> None:
         """From here on both legs carry; the old one for a moment."""
-        old, self._main = self._main, leg
         self._error = None
-        self.moves += 1
         self._cancel_recovery()
-        if self._fading is not None:
-            self._let_go(self._fading)
-        if old is not None:
-            self._unsent_before += old.unsent
-            self._repeated_before += old.repeated
-            if old.error is None:
-                self._fading = old
-                self._loop.call_later(SWITCH_S, self._let_go, old)
+        if self._footing.beside is not None:
+            self._let_go(self._footing.beside)
+        old = self._footing.step(leg)
+        self._on_footing()
+        if old is not None and self._keeps is None:
+            self._loop.call_later(SWITCH_S, self._let_go, old)
+        self._on_switched()
+
+    def _on_switched(self) -> None:
+        self.moves += 1
         if self.call is not None:
             self.call.on_leg_change()
 
+    def _on_footing(self) -> None:
+        """Other legs carry: reports go where the media comes from."""
+        if self.call is not None and self._footing.ear is not None:
+            self.call.hear_on(self._footing.ear.number)
+
     def _let_go(self, old: RelayLeg) -> None:
-        if self._fading is old:
-            self._fading = None
+        if self._footing.beside is old:
+            self._footing.leave()
+            self._on_footing()
             old.tell(Moved(c=self._credentials.call, ok=True))
             self._left.append(old)
             self._loop.call_later(CLOSING_S, old.close)

@@ -23,11 +23,11 @@ class _Side(asyncio.DatagramProtocol):
 
 
 class Proxy:
-    """One rung's path. `loss` 0-1 each way; `rebind` gives every client another source port."""
+    """One rung's path. `loss` 0-1 both ways, `up`, `down` one; `rebind` gives every client another port."""
 
     def __init__(self, relay: tuple[str, int]) -> None:
         self.relay = relay
-        self.loss = 0.0
+        self.loss = self.up = self.down = 0.0
         self.delay = 0.0
         self.port = 0
         self._loop = asyncio.get_running_loop()
@@ -60,7 +60,7 @@ class Proxy:
         self._backs.clear()
 
     def from_client(self, data: bytes, client: Any) -> None:
-        if self._dice.random() >= self.loss:
+        if self._dice.random() >= max(self.loss, self.up):
             task = self._loop.create_task(self._forward(data, client))
             self._forwarding.add(task)
             task.add_done_callback(self._forwarding.discard)
@@ -76,7 +76,7 @@ class Proxy:
         self._later(lambda: self._backs[client].sendto(data) if client in self._backs else None)
 
     def from_relay(self, data: bytes, client: Any) -> None:
-        if self._dice.random() >= self.loss and not self._front.is_closing():
+        if self._dice.random() >= max(self.loss, self.down) and not self._front.is_closing():
             self._later(lambda: None if self._front.is_closing() else self._front.sendto(data, client))
 
     def _later(self, send: Any) -> None:

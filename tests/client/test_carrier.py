@@ -1,7 +1,7 @@
 import pytest
 
 from relay.client.carrier import PROVE_S, TRANSITIONS, TRUST_S, Carrier, Way
-from relay.client.health import Health
+from relay.client.health import Direction, Health
 from relay.client.ladder import BAD_LOSS
 from relay.errors import LocalError
 
@@ -21,10 +21,10 @@ class Told(Health):
     def is_dead(self, now: float) -> bool:
         return self.dead
 
-    def loss(self, now: float) -> float:
+    def loss(self, now: float, way: Direction | None = None) -> float:
         return self.lost
 
-    def cost(self, now: float) -> float:
+    def cost(self, now: float, way: Direction | None = None) -> float:
         return 0.02
 
 

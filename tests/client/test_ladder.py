@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from relay.client.health import Health
+from relay.client.health import OTHER, Direction, Health
 from relay.client.ladder import (
     BACKOFF_S,
     CLIMB_EVERY_S,
@@ -19,8 +19,10 @@ from relay.client.ladder import (
     Ladder,
     Move,
     Race,
+    Second,
     Stage,
     Try,
+    Unite,
 )
 from relay.errors import LocalError
 
@@ -28,19 +30,44 @@ from relay.errors import LocalError
 class Path:
     """A path with a loss and a delay that the test changes."""
 
-    def __init__(self, rtt: float = 0.03, loss: float = 0.0, *, busy: bool = False, seed: int = 1) -> None:
+    def __init__(
+        self,
+        rtt: float = 0.03,
+        loss: float = 0.0,
+        *,
+        up: float = 0.0,
+        down: float = 0.0,
+        tells: bool = True,
+        busy: bool = False,
+        seed: int = 1,
+    ) -> None:
         self.health = Health()
         self.rtt, self.loss, self.busy = rtt, loss, busy
+        self.up, self.down, self.late, self.tells = up, down, 0.0, tells
         self._dice = random.Random(seed)
-        self._flying: list[tuple[float, int]] = []
+        self._flying: list[tuple[float, int, float]] = []
+        self._came: dict[int, float] = {}  # when
+
+    def like(self, other: Path) -> Path:
+        """As good or bad as that one is now."""
+        self.rtt, self.loss, self.late, self.tells = other.rtt, other.loss, other.late, other.tells
+        self.up, self.down = other.up, other.down
+        return self
 
     def live(self, now: float) -> None:
         number = self.health.ping(now, busy=self.busy)
-        if number is not None and self._dice.random() >= self.loss:
-            self._flying.append((now + self.rtt, number))
-        for at, answered in [each for each in self._flying if each[0] <= now]:
-            self._flying.remove((at, answered))
-            self.health.on_pong(answered, now)
+        on_the_way = self._dice.choice(("up", "down")) if self._dice.random() < self.loss else None
+        if number is not None and on_the_way != "up" and self._dice.random() >= self.up:
+            there = self._came[number] = now + self.late + self.rtt / 2
+            if on_the_way is None and self._dice.random() >= self.down:
+                self._flying.append((there + self.rtt / 2, number, there))
+        for each in [one for one in self._flying if one[0] <= now]:
+            self._flying.remove(each)
+            self.health.on_pong(each[1], now, round(1000 * each[2]))
+        base = self.health.tally(now)
+        if base is not None and self.tells and self._dice.random() >= max(self.loss, self.up, self.down):
+            came = (i for i in range(64) if self._came.get(base + i, now + 1) <= now)
+            self.health.on_tallied(base, sum(1 << i for i in came))
 
 
 class Climb:
@@ -50,7 +77,8 @@ class Climb:
         self.paths = paths
         self.ladder = Ladder(len(paths), current, 0.0)
         self.now = 0.0
-        self.in_use = Path(paths[current].rtt, paths[current].loss)
+        self.in_use = Path().like(paths[current])
+        self.second: tuple[int, Direction, Path] | None = None
         self.trials: dict[int, Path] = {}
         self.said: list[tuple[float, object]] = []
 
@@ -61,21 +89,34 @@ class Climb:
         while self.now < end:
             self.now = round(self.now + 0.01, 6)
             current = self.ladder.current
-            self.in_use.rtt, self.in_use.loss = self.paths[current].rtt, self.paths[current].loss
-            self.in_use.busy = self.in_use.health.is_doubtful(self.now)  # ask more when an answer is late
-            for path in (self.in_use, *self.trials.values()):
+            used, second = [self.in_use.like(self.paths[current])], None
+            if self.second is not None:
+                rung, way, beside = self.second
+                used.append(beside.like(self.paths[rung]))
+                second = Second(rung, way, beside.health)
+            for path in used:  # ask more when an answer is late
+                closely = self.ladder.looks_closely(self.now, second)
+                path.busy = path.health.is_doubtful(self.now) or closely
+            for path in (*used, *self.trials.values()):
                 path.live(self.now)
             up = {rung: path.health for rung, path in self.trials.items() if path.loss < 1}
-            decision = self.ladder.check(self.now, self.in_use.health, up)
+            decision = self.ladder.check(self.now, self.in_use.health, up, second=second)
             if decision is None:
                 continue
             self.said.append((self.now, decision))
             if isinstance(decision, Try):
                 self.trials = {
-                    rung: Path(self.paths[rung].rtt, self.paths[rung].loss, busy=True, seed=rung + 2)
-                    for rung in decision.rungs
+                    rung: Path(busy=True, seed=rung + 2).like(self.paths[rung]) for rung in decision.rungs
                 }
+            elif isinstance(decision, Unite):
+                assert self.second is not None
+                if decision.rung == self.second[0]:
+                    self.in_use = self.second[2]
+                self.second = None
+                self.ladder.on_moved(decision.rung, self.now, ok=True)
             elif isinstance(decision, Move):
+                kept = None if decision.keep is None else (current, decision.keep, self.in_use)
+                self.second = kept
                 self.in_use, self.trials = self.trials[decision.rung], {}
                 self.in_use.busy = False
                 self.ladder.on_moved(decision.rung, self.now, ok=True)
@@ -245,3 +286,107 @@ def test_a_move_that_failed_is_tried_again_later():
 def test_a_move_nobody_began_is_our_own_mistake():
     with pytest.raises(LocalError):
         Ladder(2, 0, 0.0).on_moved(1, 0.0, ok=True)
+
+
+# ---------------------------------------------------------------- one way each
+
+
+@pytest.mark.parametrize("bad", OTHER)
+def test_where_one_way_is_bad_the_other_one_stays(bad):
+    climb = Climb(Path(), Path(), Path(rtt=0.05))
+    climb.run(10.0)
+    for path in climb.paths[:2]:
+        setattr(path, bad, 0.25)
+    assert climb.run(8.0) == [Try((0, 1, 2)), Move(2, keep=OTHER[bad])]
+    assert climb.run(240.0) == []  # and nobody climbs to what is still bad
+    setattr(climb.paths[0], bad, 0.0)
+    assert climb.run(CLIMB_EVERY_S + CLIMB_S + 5) == [Unite(0)]
+    assert climb.run(120.0) == []
+    assert climb.ladder.current == 0
+
+
+def test_a_way_that_is_far_too_slow_is_left_alone():
+    climb = Climb(Path(), Path(rtt=0.05))
+    climb.run(10.0)
+    for _ in range(80):  # a queue that fills
+        climb.paths[0].late += 0.01
+        climb.run(0.25)
+    climb.run(12.0)
+    assert climb.said[-1][1] == Move(1, keep="down")
+
+
+def test_where_both_ways_are_bad_or_nobody_tells_which_all_moves():
+    for changes in ({"up": 0.15, "down": 0.15}, {"up": 0.25, "tells": False}):
+        climb = Climb(Path(), Path(rtt=0.05))
+        climb.run(10.0)
+        for name, value in changes.items():
+            setattr(climb.paths[0], name, value)
+        assert climb.run(12.0) == [Try((0, 1)), Move(1)]
+
+
+def test_nothing_is_kept_on_a_lower_rung():
+    climb = Climb(Path(), Path(up=0.25), current=1)
+    climb.run(FIRST_CLIMB_S - 3)
+    assert Move(0) in climb.run(12.0)
+
+
+def divided(bad: Direction = "up") -> Climb:
+    climb = Climb(Path(), Path(rtt=0.05), Path(rtt=0.05))
+    climb.run(10.0)
+    setattr(climb.paths[0], bad, 0.25)
+    climb.run(8.0)
+    assert climb.second is not None
+    climb.said.clear()
+    return climb
+
+
+@pytest.mark.parametrize("bad", OTHER)
+def test_a_leg_of_two_that_falls_silent_leaves_all_to_the_other_within_two_seconds(bad):
+    for silent in (0, 1):
+        climb = divided(bad)
+        current = climb.ladder.current
+        climb.paths[(0, current)[silent]].loss = 1.0
+        assert climb.run(2.0)[:1] == [Unite((current, 0)[silent])]
+
+
+def test_if_both_are_silent_whoever_answers_is_taken():
+    climb = divided()
+    current = climb.ladder.current
+    for rung in (0, current):
+        climb.paths[rung].loss = 1.0
+    climb.run(5.0)
+    assert climb.ladder.current == 3 - current
+    assert climb.second is None
+
+
+def test_when_the_way_that_was_kept_turns_bad_too_it_follows():
+    climb = divided()
+    climb.paths[0].down = 0.25
+    assert climb.run(8.0) == [Unite(climb.ladder.current)]
+
+
+def test_when_the_way_that_moved_turns_bad_the_better_rung_has_it_back_if_it_is_good_now():
+    climb = divided()
+    climb.paths[0].up = 0.0
+    climb.run(5.0)
+    climb.paths[climb.ladder.current].up = 0.25
+    assert climb.run(8.0)[:1] == [Unite(0)]
+
+
+def test_where_the_leg_below_turns_bad_and_the_one_above_still_is_a_third_is_looked_for():
+    climb = divided()
+    current = climb.ladder.current
+    climb.paths[current].up = 0.25
+    said = climb.run(20.0)
+    assert Move(3 - current) in said
+    assert climb.second is None
+
+
+def test_a_leg_in_use_that_is_closed_leaves_all_to_the_other():
+    climb = divided()
+    assert climb.second is not None
+    rung, way, path = climb.second
+    second = Second(rung, way, path.health)
+    assert climb.ladder.check(climb.now, climb.in_use.health, {}, lost=True, second=second) == Unite(0)
+    climb.ladder.on_moved(0, climb.now, ok=False)
+    assert climb.ladder.stage is Stage.STEADY

@@ -169,7 +169,7 @@ async def test_a_session_falls_back_to_websocket_where_udp_is_bad_and_climbs_bac
         await until(lambda: min(one.stats().received, two.stats().received) > 20)
         rungs[0].loss = 0.3
         await until(lambda: session.transport == "ws", 20)
-        await until(lambda: session._fading is None)
+        await until(lambda: session._footing.beside is None)
         assert await gaps((one, two), 1.0) <= 0.200
         rungs[0].loss = 0.0
         await until(lambda: session.transport == "quic", 20)

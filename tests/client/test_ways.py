@@ -1,0 +1,139 @@
+"""Only one way of UDP is bad: two legs carry one way each. A real daemon, both lanes, bad paths there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from client.proxy import Proxy
+from client.rig import Rig, daemon
+from client.test_direct_calls import until
+from client.test_moves import gaps, paths, talking
+from lanes import LANES
+from relay.client import Call, Session, ladder
+from relay.client.errors import RefusedError
+from relay.client.leg import RelayLeg
+from relay.errors import ErrorCode
+from relay.protocol.datagram import LegReport
+from relay.protocol.messages import Carry, Message
+
+LOSS = 0.3
+WAYS = {"up": ("ws", "quic"), "down": ("quic", "ws")}  # which way is bad: what carries up, what carries down
+
+
+@pytest.fixture(scope="module", params=LANES)
+def rig(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Rig]:
+    with daemon(tmp_path_factory.mktemp("ways"), lane=request.param) as running:
+        yield running
+
+
+@asynccontextmanager
+async def divided(rig: Rig, bad: str) -> AsyncIterator[tuple[Session, Call, Call, Proxy]]:
+    """Two who talk, and one way of the first one's UDP is bad: the ladder has seen to that."""
+    async with paths(rig, 1) as rungs, talking(rig, rungs, rig.wss) as (session, one, two):
+        await until(lambda: min(one.stats().received, two.stats().received) > 20)
+        setattr(rungs[0], bad, LOSS)
+        await until(lambda: session.up != session.down, 20)
+        await until(lambda: session._footing._is_settled)
+        yield session, one, two, rungs[0]
+
+
+def stands(session: Session) -> tuple[str, str]:
+    assert session.up is not None
+    assert session.down is not None
+    return session.up.transport, session.down.transport
+
+
+@pytest.mark.parametrize("bad", WAYS)
+async def test_only_the_bad_way_falls_back_and_climbs_when_it_is_good_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, bad: str
+) -> None:
+    monkeypatch.setattr(ladder, "CLIMB_EVERY_S", 3.0)
+    async with divided(rig, bad) as (session, one, two, path):
+        assert stands(session) == WAYS[bad]
+        await asyncio.sleep(0.2)  # the relay's own half second
+        before = [(call.stats().duplicates, call.stats().lost) for call in (one, two)]
+        assert await gaps((one, two), 2.0) <= 0.200
+        after = [(call.stats().duplicates, call.stats().lost) for call in (one, two)]
+        assert (
+            max(now[0] - then[0] for now, then in zip(after, before, strict=True)) <= 5
+        )  # once and not twice
+        assert max(now[1] - then[1] for now, then in zip(after, before, strict=True)) <= 2
+        assert rig.metric('relay_transports{transport="ws"}') == 1
+        setattr(path, bad, 0.0)
+        await until(lambda: session.up == session.down, 20)
+        assert session.transport == "quic"
+        assert await gaps((one, two), 1.5) <= 0.200
+        assert (session.error, session.moves) == (None, 2)
+        await until(lambda: rig.metric('relay_transports{transport="ws"}') == 0)
+        assert rig.metric("relay_imbalance") == 0
+
+
+@pytest.mark.parametrize("bad", WAYS)
+async def test_when_udp_dies_altogether_the_other_leg_carries_both_ways(rig: Rig, bad: str) -> None:
+    async with divided(rig, bad) as (session, one, two, path):
+        path.loss = 1.0
+        assert await until(lambda: session.second is None) <= 3.0
+        assert session.transport == "ws"
+        assert await gaps((one, two), 1.0) <= 0.200
+        assert session.error is None
+
+
+@pytest.mark.parametrize("bad", WAYS)
+async def test_when_the_connection_over_tcp_breaks_udp_carries_both_ways_again(rig: Rig, bad: str) -> None:
+    async with divided(rig, bad) as (session, one, two, path):
+        setattr(path, bad, 0.0)
+        main = session.main
+        assert main is not None
+        assert main.transport is not None
+        main.transport.close(ErrorCode.GENERAL, "as a router does that forgot a connection")
+        await until(lambda: session.second is None)
+        received = one.stats().received, two.stats().received
+        await until(lambda: one.stats().received > received[0] + 10, 1.0)
+        await until(lambda: two.stats().received > received[1] + 10, 1.0)
+        assert (session.transport, session.error) == ("quic", None)
+
+
+async def test_reports_tell_of_the_flows_on_the_leg_that_brings_media(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[str, LegReport]] = []
+    original = Session.send_control
+
+    def send_control(self: Session, datagram: Any) -> None:
+        if isinstance(datagram, LegReport) and self._footing.ear is not None:
+            flows = {flow for leg, flow in self.call._reception._flows if leg == self._footing.ear.number}
+            assert {report.flow for report in datagram.flows} <= flows
+            sent.append((self._footing.ear.to.transport, datagram))
+        original(self, datagram)
+
+    monkeypatch.setattr(Session, "send_control", send_control)
+    async with divided(rig, "up") as (session, *_):
+        sent.clear()
+        await until(lambda: len(sent) > 2)
+        assert stands(session) == ("ws", "quic")
+        assert {transport for transport, _ in sent} == {"quic"}
+
+
+async def test_with_a_relay_that_knows_no_carry_all_goes_by_the_new_leg(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = RelayLeg.request
+
+    async def request(self: RelayLeg, message: Message) -> Message:
+        if isinstance(message, Carry):
+            raise RefusedError(ErrorCode.VERSION, "unknown message type")
+        return await original(self, message)
+
+    monkeypatch.setattr(RelayLeg, "request", request)
+    async with paths(rig, 1) as rungs, talking(rig, rungs, rig.wss) as (session, one, two):
+        await until(lambda: min(one.stats().received, two.stats().received) > 20)
+        rungs[0].up = LOSS
+        await until(lambda: session.transport == "ws", 20)
+        await until(lambda: session._footing.beside is None)
+        assert stands(session) == ("ws", "ws")
+        assert await gaps((one, two), 1.0) <= 0.200
