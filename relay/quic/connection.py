@@ -344,6 +344,7 @@ class RelayQuic(_Promising):
         self._local_max_streams_uni.__class__ = _LifeLimit
         self._local_active_connection_id_limit = PEER_IDS
         self._consumed = 0
+        self._shared_rtt: tuple[float, ...] = ()  # what packet path and aioquic both know
         self._idle = 0.0
         self._known_secret: bytes | None = None
         self._known_facts: tuple[Any, ...] = ()
@@ -520,11 +521,13 @@ class RelayQuic(_Promising):
         self._loss.spaces = [self._space]
 
     def _tell_rtt(self) -> None:
+        """Samples that aioquic took itself. What it only holds is older than what the packet path knows."""
         loss = self._loss
         if loss._rtt_initialized:
             mine = (loss._rtt_latest, loss._rtt_smoothed, loss._rtt_variance, loss._rtt_min)
-            if mine != self.path.rtt():
+            if mine != self._shared_rtt:
                 self.path.set_rtt(*mine)
+                self._shared_rtt = mine
 
     def _take_rtt(self) -> None:
         """Samples of the packet path, into aioquic's own fields: it takes none from packets of ours."""
@@ -533,6 +536,7 @@ class RelayQuic(_Promising):
             loss = self._loss
             loss._rtt_latest, loss._rtt_smoothed, loss._rtt_variance, loss._rtt_min = rtt
             loss._rtt_initialized = True
+            self._shared_rtt = rtt
 
     @property
     def can_send_media(self) -> bool:

@@ -419,3 +419,17 @@ def test_a_client_is_told_what_became_of_its_datagrams_and_how_long_the_way_is()
         client.send_datagram_frame(b"\x059" + bytes(1000))
     client.datagrams_to_send(pair.now)
     assert client.has_waiting
+
+
+def test_what_the_packet_path_measured_since_is_not_overwritten_by_what_aioquic_only_holds() -> None:
+    pair = QuicPair()
+    pair.run(0.5)
+    server, newest = pair.connected(), (0.5, 0.4, 0.1, 0.02)
+    pair.path.set_rtt(*newest)
+    server.refresh()
+    assert pair.path.rtt() == newest
+    server.send_ping(1)  # an acknowledgement that aioquic takes a sample from
+    pair.run(0.5)
+    found = pair.path.rtt()
+    assert found is not None
+    assert found[0] == pytest.approx(2 * DELAY, abs=0.03)
