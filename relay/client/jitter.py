@@ -5,7 +5,9 @@
     pull           = the frame at the cursor | Conceal | None (silence: nothing is expected)
 
 The cursor walks the sender's media clock. It waits a step (one more concealment) when the target rises over
-the delay we play at, and leaves a frame out when it has been two frames too late for a second. Timestamps
+the delay we play at, and leaves a frame out when it has been two frames too late for a second. Where a queue
+on the way grows beyond the target, all that comes is late: then it goes back to what came, as nothing after
+that was played, and speech goes on later instead of not at all. Timestamps
 wrap each 163.84 s and may jump after a pause, so they are unwrapped by the arrival clock. Must never live
 here: sockets, clocks, decoding.
 """
@@ -21,6 +23,7 @@ STEP_MS: Final = 20.0  # what one pull plays
 MIN_TARGET_MS: Final = 40.0
 MAX_TARGET_MS: Final = 120.0
 MAX_REQUIRED_MS: Final = 200.0  # what a relay may ask for while much must be repaired
+MAX_BEHIND_MS: Final = 400.0  # nothing is played later than this after the fastest
 MAX_HELD: Final = 100  # frames; 2 s at 20 ms, more is an attack or a clock gone wild
 HISTORY_S: Final = 10.0
 PAUSE_STEPS: Final = 10  # 200 ms without a frame: the sender pauses, stop concealing
@@ -56,6 +59,25 @@ class JitterStats:
     duplicate: int = 0
 
 
+class _Least:
+    """The least of the last 10 s."""
+
+    def __init__(self) -> None:
+        self._rising: deque[tuple[float, float]] = deque()  # when, value; what a later one is below is gone
+
+    def add(self, value: float, now: float) -> None:
+        rising = self._rising
+        while rising and rising[-1][1] >= value:
+            rising.pop()
+        rising.append((now, value))
+        while rising[0][0] < now - HISTORY_S:
+            rising.popleft()
+
+    @property
+    def value(self) -> float:
+        return self._rising[0][1]
+
+
 class JitterBuffer:
     """One sender's frames. `now` and arrival are seconds of one monotonic clock."""
 
@@ -67,12 +89,12 @@ class JitterBuffer:
         self._frames: dict[int, tuple[bytes, int]] = {}  # unwrapped tick -> payload, duration in ticks
         self._newest: tuple[int, float] | None = None  # tick and arrival that unwrapping leans on
         self._history: deque[tuple[float, float]] = deque()  # arrival, raw delay ms
-        self._minima: deque[tuple[float, float]] = (
-            deque()
-        )  # rising part of the history: its first is the least
+        self._least = _Least()
+        self._way = _Least()  # counted from the end of what a packet holds, which is when it left
         self._until_relearn = 0
         self._interval: list[float] = []
         self._cursor: int | None = None  # tick to play next; None while buffering
+        self._played_to = 0  # end of the newest frame that was played, a tick
         self._missing = 0
         self._bridging = 0  # concealed steps since the last frame
         self._too_deep_since: float | None = None
@@ -94,11 +116,15 @@ class JitterBuffer:
 
     def push(self, ts: int, duration: int, payload: bytes, now: float) -> bool:
         """Take a frame: `ts` as on the wire, `duration` in ticks of 2.5 ms. False: of no use any more."""
+        newest = None if self._newest is None else self._newest[0]
         tick = self._unwrap(ts, now)
-        self._learn(tick, now)
+        self._learn(tick, duration, now)
         if self._cursor is not None and tick < self._cursor:
-            self.stats.late += 1
-            return False
+            is_next = newest is not None and tick > newest and tick >= self._played_to
+            if not is_next or self._delay_of(tick, now) > MAX_BEHIND_MS:
+                self.stats.late += 1
+                return False
+            self._cursor = tick
         if tick in self._frames:
             self.stats.duplicate += 1
             return False
@@ -129,7 +155,7 @@ class JitterBuffer:
             return self._gap()
         self.stats.concealed += self._bridging
         self._missing = self._bridging = 0
-        self._cursor += frame[1]
+        self._cursor = self._played_to = self._cursor + frame[1]
         self.stats.played += 1
         return frame[0]
 
@@ -154,29 +180,28 @@ class JitterBuffer:
             self._newest = (unwrapped, now)
         return unwrapped
 
-    def _learn(self, tick: int, now: float) -> None:
+    def _learn(self, tick: int, duration: int, now: float) -> None:
         raw = now * 1000 - tick * _TICK_MS
         self._history.append((now, raw))
-        while self._minima and self._minima[-1][1] >= raw:
-            self._minima.pop()
-        self._minima.append((now, raw))
         while self._history[0][0] < now - HISTORY_S:
             self._history.popleft()
-        while self._minima[0][0] < now - HISTORY_S:
-            self._minima.popleft()
-        delay = raw - self._minima[0][1]
-        self._interval.append(delay)
+        self._least.add(raw, now)
+        delay = raw - self._least.value
+        # Longer packets leave later after their begin: that is no queue, and must not be reported as one.
+        left = raw - duration * _TICK_MS
+        self._way.add(left, now)
+        self._interval.append(left - self._way.value)
         if len(self._interval) > 1000:  # nobody asks for reports: do not grow
             del self._interval[:500]
         self._until_relearn -= 1
         if self._until_relearn < 0 or delay > self._target:
             self._until_relearn = _RELEARN
-            p95 = _p95(sorted(value for _, value in self._history)) - self._minima[0][1]
+            p95 = _p95(sorted(value for _, value in self._history)) - self._least.value
             self._target = max(min(p95 + STEP_MS, self._ceiling), self._floor)
 
     def _delay_of(self, tick: int, now: float) -> float:
         """How long after the fastest possible arrival `tick` would be played now, ms."""
-        return now * 1000 - tick * _TICK_MS - self._minima[0][1]
+        return now * 1000 - tick * _TICK_MS - self._least.value
 
     def _start(self, now: float) -> bool:
         if not self._frames:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from relay.client.jitter import (
+    MAX_BEHIND_MS,
     MAX_HELD,
     MAX_REQUIRED_MS,
     MAX_TARGET_MS,
@@ -176,3 +179,52 @@ def test_the_relay_may_ask_for_more_delay_and_delays_are_reported_once() -> None
     assert delays is not None
     assert delays == pytest.approx((0.0, 10.0, 20.0))
     assert buffer.delays() is None
+
+
+def narrowing(n: int) -> float:
+    """Arrival over a link that becomes narrow at frame 50: the queue grows by half of what passes."""
+    return n * 0.020 + max(0.0, 0.010 * (n - 50))
+
+
+def test_a_queue_that_grows_beyond_the_target_stretches_speech_and_mutes_nobody() -> None:
+    out, buffer = play({n: narrowing(n) for n in range(80)}, 140)
+    played = [n for n, item in enumerate(out) if isinstance(item, bytes)]
+    assert [item for item in out if isinstance(item, bytes)] == [name(n) for n in range(80)]
+    assert max(after - before for before, after in pairwise(played)) <= 4
+    assert buffer.stats.late == 0
+
+
+@pytest.mark.parametrize(("behind_ms", "is_late"), [(MAX_BEHIND_MS - 20, False), (MAX_BEHIND_MS + 20, True)])
+def test_what_comes_later_than_is_worth_waiting_for_is_dropped(behind_ms: float, is_late: bool) -> None:
+    buffer = JitterBuffer(max_target_ms=900.0)
+    buffer.require(200.0)
+    for n in range(15):
+        buffer.push(n * TICKS, TICKS, name(n), 0.020 * n)
+    at = 0.0
+    while buffer._cursor is None or buffer._cursor < 15 * TICKS:
+        buffer.pull(at)
+        at += 0.020
+    arrival = 15 * 0.020 + behind_ms / 1000
+    buffer._cursor = 15 * TICKS + 1
+    assert buffer.push(15 * TICKS, TICKS, name(15), arrival) is not is_late
+
+
+def test_a_repeat_behind_what_was_played_or_beside_what_is_newer_does_not_turn_speech_back() -> None:
+    arrivals = {n: n * 0.020 for n in range(50)}
+    arrivals[20] = 22.9 * 0.020 + 0.001  # its place at the cursor has passed, and 21 and 22 have come
+    out, buffer = play(arrivals, 60)
+    assert buffer.stats.late == 1
+    assert out[23] == name(21)
+
+
+def test_longer_packets_are_no_queue_in_what_is_reported() -> None:
+    buffer = JitterBuffer()
+    for n in range(20):
+        buffer.push(n * TICKS, TICKS, name(n), n * 0.020 + 0.020)
+    assert buffer.delays() is not None
+    for n in range(5):
+        start = 20 + 3 * n
+        buffer.push(start * TICKS, 3 * TICKS, name(start), start * 0.020 + 0.060)
+    found = buffer.delays()
+    assert found is not None
+    assert found.p95 == pytest.approx(0.0, abs=0.001)
