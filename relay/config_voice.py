@@ -97,7 +97,7 @@ class AdaptConfig:
     queue_ms: Millis = 50
     """Queueing delay on the way to the listener above which nothing may be added, milliseconds; with a rising
     trend it is congestion."""
-    deep_queue_ms: Millis = 150
+    deep_queue_ms: Millis = 100
     """Above this a step down in congestion goes one level further, milliseconds, so that the queue is gone in
     two seconds."""
     queue_clear_ms: Millis = 20
@@ -106,6 +106,9 @@ class AdaptConfig:
     """Kendall's tau of the last five delays from which they rise, 0-1."""
     trend_s: Seconds = 0.4
     """How long queue and trend must agree, seconds."""
+    steep_ms: Millis = 80
+    """A queue that grows by so much in two looks is congestion without further proof, milliseconds. Less:
+    quicker, and jitter passes for a queue."""
     age_ms: Millis = 100
     """The oldest copy that waits in the relay is older than this: congestion, milliseconds."""
     acked_share: Share = 0.85
@@ -134,8 +137,9 @@ class AdaptConfig:
     """At most one step down in so long, seconds."""
     up_s: Seconds = 5.0
     """At most one step up in so long, seconds. A step up that fails doubles it for the leg."""
-    up_most_s: Seconds = 40.0
-    """Up to this, seconds."""
+    up_most_s: Seconds = 10.0
+    """Up to this, seconds. Longer: fewer queues that a step up begins on a way that stays narrow, and speech
+    that is low for longer after it became wide."""
     clean_budget: Share = 0.1
     """Repeats per media packet on a clean leg, saved up to clean_depth."""
     clean_depth: Annotated[int, Meta(ge=1, le=100)] = 10

@@ -532,6 +532,7 @@ class Daemon:
             ),
             tcp=self._tcp_counters(),
             legs=engine.legs,
+            ways=engine.ways,
             transports=engine.transports,
             calls=engine.calls_by_stage,
             events=self._events.counters() if self._events else SinkCounters(),

@@ -201,6 +201,7 @@ class Listener:
             sent_bps=self.sent.bps(now),
             acked_bps=self.acked.bps(now),
             report_age=self.owed.age_ms(now),
+            rise=self.trend.rise,
         )
         orders = self.controller.on_tick(signs, now)
         self.outcome.queue.append((now, self.down.queue_ms(now)))

@@ -77,6 +77,8 @@ class Signs:
     """How long the listener has owed a report: since the last one, or since what was sent after it."""
     is_stream: bool = False
     """TCP repairs by itself, and late."""
+    rise: float = 0.0
+    """By how much the queue grew over the last two ticks; 0 if it fell in either."""
     uplink_loss: float = 0.0
     """Share that the sender loses on the way to the relay; of several the greatest."""
 
@@ -300,21 +302,29 @@ class Controller(Machine[State]):
     def _is_short(self, signs: Signs) -> bool:
         return signs.acked_bps < self._config.acked_share * signs.sent_bps
 
+    def _is_draining(self, signs: Signs) -> bool:
+        return signs.trend <= -self._config.trend_from / 2
+
     def _is_growing(self, signs: Signs, now: float) -> bool:
-        """The four faces of congestion. Three need a queue: mere loss and pauses look the same without."""
+        """The five faces of congestion. Four need a queue: mere loss and pauses look the same without."""
         config = self._config
         has_queue = signs.queue > config.queue_ms
         is_rising = has_queue and signs.trend > config.trend_from
         is_short = signs.queue > config.queue_clear_ms and self._is_short(signs)
         rises = self._lasts("rising", is_rising, config.trend_s, now)
+        # A link that became narrow: by the time that a trend is certain its buffer is full.
+        is_queued = self._lasts("queued", signs.queue > config.queue_clear_ms, TICK_S, now)
+        is_steep = has_queue and is_queued and signs.rise >= config.steep_ms
         falls_short = self._lasts("short", is_short, config.acked_s, now)
-        is_full = has_queue and signs.loss is not None and signs.loss > config.congested_loss
-        return rises or falls_short or is_full or signs.age > config.age_ms
+        # What overflowed is remembered for longer than the queue lasts.
+        is_lossy = signs.loss is not None and signs.loss > config.congested_loss
+        is_full = has_queue and is_lossy and not self._is_draining(signs)
+        return rises or is_steep or falls_short or is_full or signs.age > config.age_ms
 
     def _is_starving(self, signs: Signs, now: float) -> bool:
-        """Long at the lowest rate; or little of it arrives, and less than is sent."""
+        """A queue that stays at the lowest rate; or little of what is sent arrives, and there is one."""
         config = self._config
-        is_lowest = self._steps.level == LOWEST
+        is_lowest = self._steps.level == LOWEST and signs.queue > config.queue_ms
         is_thin = (
             signs.acked_bps < config.starved_bps
             and self._is_short(signs)
@@ -328,10 +338,9 @@ class Controller(Machine[State]):
     def _step(self, signs: Signs, is_growing: bool, now: float) -> None:
         steps, state = self._steps, self._state
         if state is State.CONGESTED:
-            is_draining = signs.trend <= -self._config.trend_from / 2
-            if is_growing or (signs.queue > self._config.queue_ms and not is_draining):
+            if is_growing or (signs.queue > self._config.queue_ms and not self._is_draining(signs)):
                 # Straight to long packets: half-way there still fills the queue.
-                further = signs.queue > self._config.deep_queue_ms
+                further = signs.queue + signs.rise > self._config.deep_queue_ms
                 steps.down(now, to=max(steps.level + 1, LONG_PACKETS) + further, at_once=True)
             return
         if state is State.DARK:
@@ -345,8 +354,17 @@ class Controller(Machine[State]):
         wanted = {State.LOSSY_B: 1, State.HEAVY: LONG_PACKETS}.get(state, 0)
         if steps.level < wanted:
             steps.down(now, to=wanted)
+        elif steps.is_on_trial(now) and self._overflows(signs, now):
+            steps.undo(now)
         elif signs.queue < self._config.queue_clear_ms:
             steps.up(now, to=wanted)
+
+    def _overflows(self, signs: Signs, now: float) -> bool:
+        """Whether there is the begin of a queue: enough to undo a step up before anybody hears it."""
+        config = self._config
+        begin = (config.queue_clear_ms + config.queue_ms) / 2
+        is_rising = signs.queue > begin and signs.trend >= config.trend_from
+        return self._lasts("overflowing", is_rising, TICK_S, now)
 
     def _orders(self, signs: Signs, now: float) -> Orders:
         config, state = self._config, self._state

@@ -10,6 +10,8 @@ what follows from them.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from relay.core import events as ev
 from relay.core.adapt import Orders
 from relay.core.asking import Asking
@@ -43,6 +45,10 @@ class Adapting:
                 if leg.state is LegState.IN_CALL and leg.way is None and leg.repair == NONE:
                     self._watched[number] = leg
         return list(self._watched)
+
+    def states(self) -> Counter[str]:
+        """How many ways that are looked at stand in which state."""
+        return Counter(leg.adapted.value for leg in self._watched.values() if leg.state is LegState.IN_CALL)
 
     def on_measured(self, event: ev.Measured) -> None:
         """What the lane knows of some ways."""

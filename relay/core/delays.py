@@ -1,7 +1,7 @@
 """How much longer packets take than they could, and whether that rises.
 
     RelativeDelay.on_packet(sent_ms, arrived_ms) -> delay over its minimum of the last 10 s
-    Trend.on_delay(ms) -> Kendall's tau of the last 5
+    Trend.on_delay(ms) -> Kendall's tau of the last 5     Trend.rise -> ms, over the last 3
 
 Sender and receiver need no common clock: a difference that stays is taken off with the minimum. Must never
 live here: what is done about it.
@@ -48,6 +48,12 @@ class Trend:
     def note(self, delay_ms: float) -> None:
         """One more, of which nobody asks now."""
         self._delays.append(delay_ms)
+
+    @property
+    def rise(self) -> float:
+        """By how much the last three grew, ms; 0 if one of them was less than the one before."""
+        last = list(self._delays)[-3:]
+        return last[-1] - last[0] if len(last) == 3 and last == sorted(last) else 0.0
 
     def on_delay(self, delay_ms: float) -> float:
         """-1 all fall, 1 all rise; 0 until there are five."""

@@ -43,6 +43,7 @@ class Hearing:
         self._silence = 0.0
         self._jitter: list[float] = []
         self._playout = 0
+        self._bps = float(self._config.adapt.high_bps)
 
     @property
     def direction(self) -> Direction:
@@ -50,14 +51,23 @@ class Hearing:
         return self._direction
 
     def on_report(
-        self, flow: FlowReport, at_ms: int, rtt_up: float | None, rtt_down: float | None, now: float
+        self,
+        flow: FlowReport,
+        at_ms: int,
+        rtt_up: float | None,
+        rtt_down: float | None,
+        now: float,
+        *,
+        bps: float | None = None,
     ) -> bool:
         """What B says of A at `at_ms` by its clock. Round trips in seconds, None if nobody measured them.
 
+        `bps`: what A was asked to speak with; the least of a window counts. None: as much as we ask for.
         True when a window begins, for which they should be known. Reports that say hardly more than the last
         are left out: quality is judged of all listeners, and each five seconds only.
         """
         is_first = not self._settled
+        self._bps = min(self._bps, float(self._config.adapt.high_bps) if bps is None else bps)
         came_at = at_ms - flow.age_ms  # in an outage the newest came long before the report
         fresh = flow.newest - self._newest[0]
         if flow.kid in self._settled:
@@ -93,7 +103,7 @@ class Hearing:
             expected=expected,
             seconds=now - self._since,
             ptime=float(ptime),
-            bps=float(self._config.adapt.high_bps),  # what senders are asked for; nobody counts theirs
+            bps=self._bps,  # what A is asked for; nobody counts what A does
             lost_up=0.0,
             lost_down=self._lost / expected if expected else None,
             late=min(1.0, self._came_late / expected) if expected else None,

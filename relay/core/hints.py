@@ -66,6 +66,11 @@ class Teller:
         self._told_at: float | None = None
 
     @property
+    def told(self) -> Hint:
+        """What was told last, as far as it holds; else what a sender does anyway."""
+        return self._told
+
+    @property
     def is_usual(self) -> bool:
         """What was told last is what a sender does anyway."""
         return self._told == self._usual

@@ -37,7 +37,8 @@ class Listening:
             spoken_on = call.seats[index].leg_for("up")
             speaker = None if spoken_on is None else node.legs.get(spoken_on)
             rtt_up = None if speaker is None else _rtt_of(speaker)
-            if hearing.on_report(flow, report.t, rtt_up, _rtt_of(leg), node.now):
+            asked = None if speaker is None or speaker.teller is None else float(speaker.teller.told.bps)
+            if hearing.on_report(flow, report.t, rtt_up, _rtt_of(leg), node.now, bps=asked):
                 for one in (leg, speaker):
                     if one is not None:
                         node.put(ev.AskRoundTrip(one.number))

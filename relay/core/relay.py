@@ -174,6 +174,11 @@ class Relay:
         return Counter(leg.transport for leg in self._node.legs.values())
 
     @property
+    def ways(self) -> Counter[str]:
+        """How many listeners' ways that are looked at stand in which state."""
+        return self._adapting.states()
+
+    @property
     def legs(self) -> Counter[str]:
         """How many legs stand in which state."""
         # `_value_`: a scrape walks thousands in one turn of the loop, and `value` takes three times as long.

@@ -43,6 +43,7 @@ class Steps:
         self._moved_at = self._lowered_at = -inf
         self._tried_at: float | None = None  # a step up that has not proved itself
         self._wait = config.up_s
+        self._proven = LOWEST  # worse levels than this are left as soon as there is no queue
         self.level = 0
         self.speakers = config.speakers
 
@@ -62,14 +63,19 @@ class Steps:
         if to <= self.level and speakers == self.speakers:
             return
         self.level = max(self.level, min(to, LOWEST) if at_once else self.level + 1)
+        self._proven = LOWEST
         self.speakers = speakers
         self._moved_at = self._lowered_at = now
 
     def up(self, now: float, *, to: int) -> None:
         """A step back towards level `to` and all speakers, if it is time."""
-        if self._tried_at is not None and now - self._tried_at >= self._wait:
+        if self._tried_at is not None and not self.is_on_trial(now):
             self._tried_at, self._wait = None, self._config.up_s
         if to >= self.level and self.speakers == self._config.speakers:
+            return
+        if self.level > max(to, self._proven):
+            if now - self._moved_at >= self._config.clear_s:
+                self.level -= 1
             return
         if now - self._moved_at < self._wait:
             return
@@ -77,8 +83,19 @@ class Steps:
         self.speakers = min(self._config.speakers, self.speakers + 1)
         self._moved_at = self._tried_at = now
 
+    def is_on_trial(self, now: float) -> bool:
+        """The newest step was one up, and has not proved itself."""
+        return self._tried_at is not None and now - self._tried_at < self._config.up_s
+
+    def undo(self, now: float) -> None:
+        """The step up on trial is more than the way bears: one further down until its queue is gone."""
+        self.failed(now)
+        self._proven = min(self.level + 1, LOWEST)
+        self.level = min(self.level + 2, LOWEST)
+        self._moved_at = self._lowered_at = now
+
     def failed(self, now: float) -> None:
         """Congestion begins: if it follows a step up, that was too much."""
-        if self._tried_at is not None and now - self._tried_at < self._wait:
+        if self.is_on_trial(now):
             self._wait = min(2 * self._wait, self._config.up_most_s)
         self._tried_at = None

@@ -16,12 +16,12 @@ from math import ceil, inf
 from typing import Final
 
 from relay.config_voice import AdaptConfig
-from relay.core.adapt import Controller, Orders, Signs
+from relay.core.adapt import Controller, Orders, Signs, State
 from relay.core.delays import TREND_OVER, RelativeDelay, Trend
 from relay.core.events import Measure
 from relay.core.losses import Losses, Settled
 from relay.core.rates import ByteRate, Owed, packet_ms
-from relay.protocol.datagram import LegReport
+from relay.protocol.datagram import FlowReport, LegReport
 from relay.protocol.repair import MOST_ACK_SLACK, ack_slack
 
 USUAL_PTIME_MS: Final = 20
@@ -50,8 +50,9 @@ class Way:
         self._owed = Owed()
         self._round_trip = RelativeDelay()
         self._trend = Trend()
+        self._latest = Trend()
         self._excess = 0.0
-        self._reported: tuple[float, float] | None = None  # delay ms; when, seconds
+        self._reported: tuple[float, float, float] | None = None  # delay and its latest, ms; when, seconds
         self._newest: dict[tuple[int, int], tuple[int, int]] = {}  # of a flow and key: counter, listener's ms
         self._settled: dict[tuple[int, int], Settled] = {}
         self._slack = USUAL_SLACK_MS
@@ -76,9 +77,11 @@ class Way:
     def on_report(self, report: LegReport, now: float) -> None:
         """What the listener says came; of several flows the latest is what its queue is judged by."""
         self._owed.on_report()
-        delays = [flow.delay_mean / 10 for flow in report.flows if flow.delay_mean is not None]
+        delays = [
+            (flow.delay_mean / 10, _latest(flow)) for flow in report.flows if flow.delay_mean is not None
+        ]
         if delays:
-            self._reported = (min(delays), now)
+            self._reported = (*min(delays), now)
         held = max(flow.jb_ms for flow in report.flows)
         self._slack = float(held // 10 * 10) or USUAL_SLACK_MS  # it moves all the time
         patience = max(1, ceil(self._config.playout_ms / self.ptime))
@@ -115,7 +118,8 @@ class Way:
         elif measure.bytes_sent != before.bytes_sent:
             self._owed.on_sent(now)
         self._late.on_batch(measure.came - before.came, late, late, now)
-        queue = self._queue(measure, is_first or acked > 0, now)
+        queue, latest = self._queue(measure, is_first or acked > 0, now)
+        self._latest.note(latest)
         is_calm = self._is_calm(measure, lost + late, queue, now)
         if not is_calm or self._orders is None:
             self._wrong_at = now
@@ -126,6 +130,8 @@ class Way:
         orders, known = self._controller.on_tick(self._signs(measure, queue, now), now), self._orders
         if known is not None and orders.state is not known.state:
             self._missing, self._late = Losses(), Losses()  # of another repair, or of none
+            if known.state in (State.CONGESTED, State.STARVED):
+                self._losses = Losses()  # what overflowed tells nothing of a way without a queue
         self._orders = orders
         return orders
 
@@ -136,18 +142,20 @@ class Way:
         """
         for delay_ms in range(TREND_OVER - 1):
             self._trend.note(delay_ms / 10)
+            self._latest.note(delay_ms / 10)
         lost, runs = self._lost_before
         self._losses.on_batch(min(measure.acked, BEFORE), measure.lost - lost, measure.runs - runs, now)
         if measure.rtt is not None:
             self._round_trip.on_packet(1000 * (now - measure.rtt[3]), 1000 * now)
 
-    def _queue(self, measure: Measure, is_heard: bool, now: float) -> float:
-        """Queueing delay on the way down, ms."""
+    def _queue(self, measure: Measure, is_heard: bool, now: float) -> tuple[float, float]:
+        """Queueing delay on the way down, ms, and how long it may have become since."""
         if measure.rtt is not None and is_heard:
             self._excess = self._round_trip.on_packet(1000 * (now - measure.rtt[0]), 1000 * now)
-        if self._reported is None or now - self._reported[1] > FRESH_S:
-            return self._excess
-        return min(self._excess, self._reported[0])
+        if self._reported is None or now - self._reported[2] > FRESH_S:
+            return self._excess, self._excess
+        mean, latest, _ = self._reported
+        return min(self._excess, mean), min(self._excess, latest)
 
     def _is_calm(self, measure: Measure, missed: int, queue: float, now: float) -> bool:
         """Nothing to judge, which would cost the most here."""
@@ -187,4 +195,11 @@ class Way:
             sent_bps=sent,
             acked_bps=self._acked.bps(now),
             report_age=self._owed.age_ms(now),
+            rise=self._latest.rise,
         )
+
+
+def _latest(flow: FlowReport) -> float:
+    """Where delays stood at the end of a report's time if they rose all along, ms: its mean is the middle."""
+    mean, least, most = flow.delay_mean or 0, flow.delay_min or 0, flow.delay_p95 or 0
+    return max(mean, min(2 * mean - least, most)) / 10

@@ -170,6 +170,8 @@ class Snapshot:
     turn: TurnCounters = field(default_factory=TurnCounters)
     legs: Mapping[str, int] = field(default_factory=dict)
     """Live legs by state."""
+    ways: Mapping[str, int] = field(default_factory=dict)
+    """Listeners' ways that are looked at, by state."""
     calls: Mapping[str, int] = field(default_factory=dict)
     """Live calls by state."""
     events: SinkCounters = field(default_factory=SinkCounters)
@@ -293,6 +295,8 @@ class RelayCollector(Collector):
         yield from _turn(now.turn)
         yield from _engine(now.engine)
         yield _gauges("relay_legs", "Live legs, by state.", "state", now.legs)
+        ways = dict.fromkeys((state.value for state in State), 0) | dict(now.ways)
+        yield _gauges("relay_ways", "Listeners' ways that are looked at, by state.", "state", ways)
         by_transport = dict.fromkeys(TRANSPORTS, 0) | dict(now.transports)
         yield _gauges("relay_transports", "Live legs, by transport.", "transport", by_transport)
         yield _gauges("relay_calls", "Live calls, by state.", "state", now.calls)

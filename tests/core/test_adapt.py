@@ -51,7 +51,7 @@ FINE = Signs(
 SPOTTY = replace(FINE, loss=0.03)
 BURSTY = replace(FINE, loss=0.05, run=2.5)
 HEAVY = replace(BURSTY, residual=0.04)
-FULL = replace(FINE, queue=120.0, trend=1.0)
+FULL = replace(FINE, queue=90.0, trend=1.0)
 LATE = replace(FINE, age=101.0)
 SHORT = replace(FINE, queue=30.0, acked_bps=40_000.0)
 SILENT = replace(FINE, report_age=1001.0)
@@ -189,8 +189,30 @@ def test_congestion_steps_down_once_a_second_while_the_queue_stands():
 
 def test_a_deep_queue_is_answered_with_a_level_more():
     life = Life()
-    assert life.until(replace(FULL, queue=151.0), State.CONGESTED)
-    assert life.tick(replace(FULL, queue=151.0)).ask == Level(16_000, 60)
+    assert life.until(replace(FULL, queue=101.0), State.CONGESTED)
+    assert life.tick(replace(FULL, queue=101.0)).ask == Level(16_000, 60)
+
+
+def test_a_queue_that_grows_steeply_is_congestion_at_the_second_look_and_answered_with_a_level_more():
+    life = Life()
+    assert life.tick(replace(FINE, queue=60.0, rise=60.0)).state is State.CLEAN
+    orders = life.tick(replace(FINE, queue=90.0, rise=80.0))
+    assert (orders.state, orders.ask) == (State.CONGESTED, Level(16_000, 60))
+
+
+def test_one_late_look_is_no_queue_however_late():
+    life = Life()
+    for _ in range(50):
+        life.tick(FINE)
+        assert life.tick(replace(FINE, queue=400.0, rise=400.0)).state is State.CLEAN
+        life.tick(replace(FINE, queue=19.0))
+
+
+def test_what_overflowed_does_not_keep_the_rate_falling_while_the_queue_drains():
+    life = Life()
+    life.until(FULL, State.CONGESTED)
+    drains = replace(FULL, queue=200.0, trend=-0.8, loss=0.2)
+    assert life.tick(drains, 20).ask == Level(24_000, 60)
 
 
 def test_congestion_does_not_step_down_while_the_queue_drains_away():
@@ -198,7 +220,7 @@ def test_congestion_does_not_step_down_while_the_queue_drains_away():
     life.until(FULL, State.CONGESTED)
     assert life.tick(replace(FINE, queue=45.0), 20).ask == Level(24_000, 60)
     assert life.tick(replace(FINE, queue=140.0, trend=-0.4), 20).ask == Level(24_000, 60)
-    assert life.tick(replace(FINE, queue=140.0, trend=-0.3)).ask == Level(16_000, 60)
+    assert life.tick(replace(FINE, queue=100.0, trend=-0.3)).ask == Level(16_000, 60)
 
 
 def test_a_leg_at_the_lowest_rate_for_three_seconds_starves():
@@ -225,6 +247,33 @@ def test_a_sender_who_says_little_does_not_starve():
     life = Life()
     life.until(FULL, State.CONGESTED)
     assert life.tick(little, 50).state is State.CONGESTED
+
+
+def test_the_lowest_rate_without_a_queue_is_no_hunger():
+    life = Life()
+    life.until(FULL, State.CONGESTED)
+    while life.tick(FULL).ask.bps > 12_000:
+        pass
+    assert (
+        life.tick(replace(FINE, queue=45.0, acked_bps=20_000.0, sent_bps=20_000.0), 100).state
+        is State.CONGESTED
+    )
+
+
+def test_a_step_up_that_begins_to_fill_a_queue_is_undone_before_it_is_congestion():
+    life = Life()
+    life.until(FULL, State.CONGESTED)
+    life.until(FINE, State.CLEAN)
+    while life.tick(FINE).ask != Level(24_000, 40):
+        pass
+    begin = replace(FINE, queue=36.0, trend=0.8)
+    assert life.tick(begin).ask == Level(24_000, 40)
+    assert life.tick(begin).ask == Level(16_000, 60)  # so that what it filled drains
+    assert life.orders.state is State.CLEAN
+    assert life.tick(FINE, 9).ask == Level(16_000, 60)
+    assert life.tick(FINE, 2).ask == Level(24_000, 60)  # two seconds later where it stood before
+    assert life.tick(FINE, 35).ask == Level(24_000, 60)
+    assert life.tick(FINE, 5).ask == Level(24_000, 40)  # ten seconds after it was undone
 
 
 def test_a_starved_leg_is_fed_after_five_seconds_in_which_what_is_sent_arrives():
@@ -256,15 +305,14 @@ def test_no_step_up_while_something_waits():
     assert life.tick(replace(FINE, queue=20.0), 100).ask == Level(24_000, 60)
 
 
-def test_a_step_up_that_fills_the_queue_again_waits_twice_as_long():
+def test_a_step_up_that_fills_the_queue_at_once_waits_twice_as_long_and_no_longer():
     life = Life()
     life.until(FULL, State.CONGESTED)
     waits = []
     for _ in range(5):
-        assert life.tick(FINE).ask == Level(24_000, 60)
         waits.append(next(count for count in range(300) if life.tick(FINE).ask == Level(24_000, 40)))
-        life.until(FULL, State.CONGESTED)
-    assert [round(ticks * TICK_S) for ticks in waits] == [5, 10, 20, 40, 40]
+        life.until(replace(FULL, age=101.0), State.CONGESTED)
+    assert [round(ticks * TICK_S) for ticks in waits] == [5, 10, 10, 10, 10]
 
 
 @pytest.mark.parametrize(

@@ -52,3 +52,20 @@ def test_a_trend_needs_five_delays_and_forgets_the_sixth():
     assert [trend.on_delay(delay) for delay in (9, 8, 10, 20, 30)][:4] == [0, 0, 0, 0]
     assert trend.on_delay(40) == 1.0
     assert trend.on_delay(0) == pytest.approx(0.2)
+
+
+def test_a_rise_is_over_two_looks_and_none_if_either_fell():
+    trend = Trend()
+    assert trend.rise == 0.0
+    for delay, rise in (
+        (5, 0.0),
+        (9, 0.0),
+        (30, 25.0),
+        (30, 21.0),
+        (90, 60.0),
+        (80, 0.0),
+        (95, 0.0),
+        (99, 19.0),
+    ):
+        trend.note(delay)
+        assert trend.rise == rise

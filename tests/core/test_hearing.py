@@ -21,7 +21,7 @@ class Life:
         self.asked = 0
         self.got: set[int] = set()
 
-    def report(self, count=1, *, came=ALL, late=0, delays=(0, 20), jb=60, kid=0, rtt=0.04):
+    def report(self, count=1, *, came=ALL, late=0, delays=(0, 20), jb=60, kid=0, rtt=0.04, bps=None):
         for _ in range(count):
             self.now += 0.2
             self.newest += 10
@@ -30,7 +30,7 @@ class Life:
             base = max(0, self.newest - 63)
             bits = sum(1 << ctr - base for ctr in self.got if ctr >= base)
             flow = FlowReport(9, kid, base, bits, delays[0], delays[1], delays[1], 0, jb, self.late, 0)
-            self.asked += self.hearing.on_report(flow, round(1000 * self.now), rtt, rtt, self.now)
+            self.asked += self.hearing.on_report(flow, round(1000 * self.now), rtt, rtt, self.now, bps=bps)
         return self.hearing.direction.summary()
 
 
@@ -45,6 +45,16 @@ def test_a_direction_without_loss_is_good():
     assert summary.jitter_ms == 2.0
     assert summary.silence_s == 0.0
     assert not summary.is_poor
+
+
+def test_a_speaker_who_is_asked_for_little_is_heard_less_well_in_that_window():
+    life = Life()
+    usual = life.report(25)
+    life.report(5, bps=12_000)
+    low = life.report(20)
+    assert (usual.windows, low.windows) == (1, 2)
+    assert low.mos < usual.mos - 0.1
+    assert life.report(25).mos > low.mos
 
 
 def test_what_is_missing_counts_and_what_was_too_late_too():

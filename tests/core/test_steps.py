@@ -95,7 +95,7 @@ def test_a_failed_step_up_doubles_the_wait_up_to_its_ceiling():
         steps.down(now, to=LOWEST)
         assert steps.level == LOWEST
         waits.append(steps.wait_s)
-    assert waits == [10, 20, 40, 40, 40]
+    assert waits == [10, 10, 10, 10, 10]
 
 
 def test_a_step_up_that_lasted_ends_the_patience():
@@ -118,6 +118,23 @@ def test_congestion_long_after_a_step_up_is_not_its_fault():
     assert steps.wait_s == 5
     steps.failed(12.1)
     assert steps.wait_s == 5
+
+
+def test_a_step_that_is_undone_goes_one_further_and_comes_back_to_where_it_was_soon():
+    steps = lowest()
+    steps.up(7.0, to=0)
+    steps.up(12.0, to=0)
+    assert (steps.level, steps.is_on_trial(16.9), steps.is_on_trial(17.0)) == (2, True, False)
+    steps.undo(13.0)
+    assert (steps.level, steps.wait_s) == (4, 10)
+    steps.up(14.9, to=0)
+    assert steps.level == 4
+    steps.up(15.0, to=0)
+    assert (steps.level, steps.is_on_trial(15.0)) == (3, False)
+    steps.up(22.9, to=0)
+    assert steps.level == 3
+    steps.up(23.0, to=0)
+    assert (steps.level, steps.is_on_trial(23.0)) == (2, True)
 
 
 @given(st.lists(st.tuples(st.floats(0, 3), st.sampled_from("dfux"), st.integers(0, LOWEST)), max_size=60))

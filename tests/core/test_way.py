@@ -237,6 +237,14 @@ def test_a_queue_that_grows_when_somebody_begins_to_look_is_congestion_after_two
     life = Life()
     life.measure = FINE._replace(acked=9_000, rtt=(0.10, 0.07, 0.01, 0.04))
     life.way.on_measure(life.measure, life.now)
-    assert life.pass_(rtt=0.15).state is State.CLEAN
-    orders = life.pass_(rtt=0.20)
+    assert life.pass_(rtt=0.105).state is State.CLEAN
+    orders = life.pass_(rtt=0.110)
+    assert (orders.state, orders.ask.ptime) == (State.CONGESTED, 60)
+
+
+def test_a_queue_that_grows_steeply_is_congestion_at_the_second_look():
+    life = Life()
+    life.measure = FINE._replace(acked=9_000, rtt=(0.10, 0.07, 0.01, 0.04))
+    life.way.on_measure(life.measure, life.now)
+    orders = life.pass_(rtt=0.15)
     assert (orders.state, orders.ask.ptime) == (State.CONGESTED, 60)

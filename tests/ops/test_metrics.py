@@ -145,6 +145,7 @@ def test_node_facts_are_shown() -> None:
         lag_s=0.25,
         certificate_until=5.0,
         legs={"in_call": 2},
+        ways={"congested": 1},
         calls={"open": 1},
         events=SinkCounters(3, 4, {"spool_full": 5}),
         log_suppressed=6,
@@ -159,6 +160,7 @@ def test_node_facts_are_shown() -> None:
     assert shown["relay_loop_lag_seconds", ()] == 0.25
     assert shown["relay_certificate_not_after_seconds", ()] == 5
     assert shown["relay_legs", ("in_call",)] == 2
+    assert (shown["relay_ways", ("congested",)], shown["relay_ways", ("dark",)]) == (1, 0)
     assert shown["relay_calls", ("open",)] == 1
     assert shown["relay_events_written_total", ()] == 3
     assert shown["relay_events_waiting", ()] == 4
