@@ -25,9 +25,10 @@ def with_round_trip(net: Net, rtt_ms: float) -> Net:
 class _Way(asyncio.DatagramProtocol):
     """One direction: what its socket receives goes through the link and out of the other's."""
 
-    def __init__(self, net: Net, seed: int) -> None:
+    def __init__(self, net: Net, seed: int, *, keeps_times: bool) -> None:
+        self._keeps_times = keeps_times
         self.link: Link[bytes] = Link(net, seed)
-        self.bytes = self.packets = 0
+        self.bytes = self.packets = self.delivered = 0
         self.peer: Any = None
         self.out: Any = None
         self.entered: dict[bytes, float] = {}  # when it came here, until somebody asks
@@ -38,7 +39,8 @@ class _Way(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: Any) -> None:
         self.peer = addr
         now = time.monotonic()  # uvloop's clock knows whole milliseconds only
-        self.entered[data] = now
+        if self._keeps_times:
+            self.entered[data] = now
         self.bytes += len(data)
         self.packets += 1
         self.link.send(data, len(data), now)
@@ -62,19 +64,23 @@ class _Way(asyncio.DatagramProtocol):
     def _deliver(self) -> None:
         self._timer_at = inf
         for data in self.link.due(time.monotonic()):
+            self.delivered += 1
             self.out(data)
         self._arm()
 
 
 class LastMile:
-    """Open it, let the listener connect to `port`, `spoil` it when the speech begins."""
+    """Open it, let the listener connect to `port`, `spoil` it when the speech begins.
 
-    def __init__(self, relay: tuple[str, int], rtt_ms: float, seed: int) -> None:
+    `keeps_times`: of each packet, when it came here, until somebody takes it out of `entered`.
+    """
+
+    def __init__(self, relay: tuple[str, int], rtt_ms: float, seed: int, *, keeps_times: bool = True) -> None:
         self._relay = relay
         self._rtt_ms = rtt_ms
         calm = with_round_trip(Net(), rtt_ms)
-        self.down = _Way(calm, 2 * seed)
-        self.up = _Way(calm, 2 * seed + 1)
+        self.down = _Way(calm, 2 * seed, keeps_times=keeps_times)
+        self.up = _Way(calm, 2 * seed + 1, keeps_times=keeps_times)
         self.port = 0
         self._transports: list[asyncio.DatagramTransport] = []
 
@@ -89,10 +95,10 @@ class LastMile:
         self.port = front.get_extra_info("sockname")[1]
         return self
 
-    def spoil(self, net: Net) -> None:
-        """From now on the network is like this, each way for itself."""
-        for way in (self.down, self.up):
-            way.link.become(with_round_trip(net, self._rtt_ms))
+    def spoil(self, net: Net, up: Net | None = None) -> None:
+        """From now on the network is like this, each way for itself; `up`: that way is another one."""
+        for way, its in ((self.down, net), (self.up, up or net)):
+            way.link.become(with_round_trip(its, self._rtt_ms))
 
     async def close(self) -> None:
         """Nothing passes any more."""

@@ -31,6 +31,7 @@ from relay.config import (
     render,
 )
 from relay.config_turn import RelayAddress, TurnConfig
+from relay.config_voice import AdaptConfig
 from relay.protocol import token
 from relay.protocol.ids import CallId, Jti, Sub
 from relay.protocol.keys import write_key
@@ -52,7 +53,7 @@ class RelayBox:
     lane: str
 
     @classmethod
-    def start(cls, world: World) -> RelayBox:
+    def start(cls, world: World, adapt: AdaptConfig | None = None) -> RelayBox:
         """Start it and wait until it serves. LabError if it does not."""
         folder = world.folder / "relay"
         folder.mkdir()
@@ -69,6 +70,7 @@ class RelayBox:
             listen["web"] = ("0.0.0.0:443",)
         config = Config(
             listen=ListenConfig(**listen),
+            adapt=adapt or AdaptConfig(),
             tls=TlsConfig(cert, key),
             cluster=ClusterConfig(str(folder / "cluster.key")),
             tokens=TokenConfig((IssuerConfig("lab", public_of(seed).hex()),)),

@@ -1,4 +1,11 @@
-"""`./scripts/lab voice`: real speech by real calls over networks that lose it, and what PESQ thinks of it.
+"""`./scripts/lab voice`: real speech by real calls over networks that hurt, in stages.
+
+    clips    over networks that lose it, and what PESQ thinks of it: here
+    steps    over a last mile that becomes narrow and wide again: steps.py
+    beside   beside a download by TCP, in network namespaces: beside.py
+    walk     through all kinds of bad weather, one after the other: walk.py
+
+Of the first:
 
     speech.py      clips of several talkers        schemes.py     how they are brought over
     voicecall.py   the calls                       lastmile.py    the listener's network
@@ -24,9 +31,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Final
+from typing import Any, Final, get_args
 
-from lab import estimator, plot, scoring, speech
+from lab import beside, estimator, plot, scoring, speech, steps, walk
 from lab.cells import GRID, JUDGED, LEAD_S, QUICK, Cell, Job, Key, batches, finish, is_void
 from lab.schemes import SCHEMES
 from lab.voicecall import Order
@@ -35,6 +42,8 @@ from load.daemon import Daemon, imbalance, total
 from relay.config_voice import AdaptConfig, QualityConfig
 from relay.protocol.token import to_text
 
+STAGES: Final = ("clips", "steps", "beside", "walk")
+MINUTES: Final = 5.0
 VOIDS: Final = 2
 QUICK_VOIDS: Final = 1  # a minute is short
 CLIPS: Final = 24
@@ -191,7 +200,7 @@ def judge_deadlines(bar: Bar, cells: dict[Key, Cell], lag_ms: float) -> None:
         bar(f"{name}_ms", max(cell.oldest[name] for cell in cells.values()), "<=", TIMER_MS + lag_ms)
 
 
-def measure(arguments: Namespace, result: report.Report, folder: Path) -> int:
+def measure_clips(arguments: Namespace, result: report.Report, folder: Path) -> None:
     """Everything with both daemons up."""
     is_quick = arguments.quick
     clips = speech.clips(QUICK_CLIPS if is_quick else arguments.clips)
@@ -240,7 +249,6 @@ def measure(arguments: Namespace, result: report.Report, folder: Path) -> int:
         picture=str(picture) if has_picture else "matplotlib is not installed",
         recordings=str(folder),
     )
-    return result.finish(as_json=arguments.json)
 
 
 def by_talker(cells: dict[Key, Cell], clips: list[speech.Clip]) -> dict[str, dict[str, float]]:
@@ -254,19 +262,61 @@ def by_talker(cells: dict[Key, Cell], clips: list[speech.Clip]) -> dict[str, dic
     return found
 
 
+def measure(arguments: Namespace, result: report.Report) -> None:
+    """The stages that were asked for; by default all, without root none that needs it."""
+    if "clips" in arguments.stage:
+        folder = arguments.out or Path(tempfile.mkdtemp(prefix="relay-voice-"))
+        folder.mkdir(parents=True, exist_ok=True)
+        measure_clips(arguments, result, folder)
+    if "steps" in arguments.stage:
+        lanes = arguments.lane or (["auto"] if arguments.quick else ["native", "python"])
+        steps.measure(result, lanes, arguments.seed, quick=arguments.quick)
+    if "beside" in arguments.stage:
+        beside.measure(result, arguments.seed, quick=arguments.quick)
+    if "walk" in arguments.stage:
+        walk.measure(result, arguments.seed, arguments.minutes)
+
+
+def default_stages(*, quick: bool, is_root: bool) -> list[str]:
+    """What runs if nothing was asked for."""
+    if quick:
+        return ["clips", "steps"]
+    return [stage for stage in STAGES if is_root or stage != "beside"]
+
+
 def main() -> int:
     """Run, print, tell by the exit status."""
     parser = report.arguments("voice", __doc__)
     parser.add_argument("--clips", type=int, default=CLIPS, help=f"calls of each cell (default {CLIPS})")
     parser.add_argument("--no-grid", dest="grid", action="store_false", help="judged cells alone, no curves")
     parser.add_argument("--out", type=Path, help="folder for recordings and the picture")
+    parser.add_argument(
+        "--stage",
+        action="append",
+        choices=STAGES,
+        help="one of the stages; may be given several times (default all; with --quick clips and steps)",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=MINUTES,
+        help=f"length of the walk (default {MINUTES:g}; the bar is 30)",
+    )
+    parser.add_argument(
+        "--lane",
+        action="append",
+        choices=get_args(steps.Lane),
+        help="which lanes steps run on (default native and python; with --quick what there is)",
+    )
     arguments = parser.parse_args()
+    is_root = os.geteuid() == 0
+    arguments.stage = arguments.stage or default_stages(quick=arguments.quick, is_root=is_root)
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
     result = report.Report("voice", seed=arguments.seed, quick=arguments.quick)
-    folder = arguments.out or Path(tempfile.mkdtemp(prefix="relay-voice-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return measure(arguments, result, folder)
+    result.detail(stages=arguments.stage)
+    measure(arguments, result)
+    return result.finish(as_json=arguments.json)
 
 
 if __name__ == "__main__":
