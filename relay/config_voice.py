@@ -119,6 +119,10 @@ class AdaptConfig:
     """Loss above this with a full queue: congestion, 0-1."""
     clear_s: Seconds = 2.0
     """Congestion ends when the queue has been gone for so long, seconds."""
+    stood_s: Seconds = 5.0
+    """Or when it neither grew nor went for so long, seconds: then it is others who fill it."""
+    stood_most_ms: Millis = 150
+    """What others may fill before it counts as congestion again, milliseconds, for probation_s."""
     starved_bps: Annotated[int, Meta(ge=1_000, le=1_000_000)] = 30_000
     """Acknowledged bits per second below which a congested leg starves; on the wire, all included."""
     starved_s: Seconds = 3.0

@@ -142,6 +142,10 @@ class QueueGone:
     """No queue on the way, none here."""
 
 
+class QueueStands:
+    """What waits neither grows nor goes: others fill the queue, or the way became longer."""
+
+
 class Starving:
     """The least that is worth sending does not get through."""
 
@@ -164,6 +168,7 @@ _HOLDS: Final[Mapping[type, str]] = {
     HeavyLoss: "heavy_after_s",
     HeavyGone: "heavy_rest_s",
     QueueGone: "clear_s",
+    QueueStands: "stood_s",
     Fed: "fed_s",
 }
 
@@ -202,6 +207,7 @@ class Controller(Machine[State]):
             ReportsMissing: State.DARK,
             QueueGone: State.CLEAN,
             Starving: State.STARVED,
+            QueueStands: State.CLEAN,
         },
         State.STARVED: {
             ReportsMissing: State.DARK,
@@ -218,6 +224,7 @@ class Controller(Machine[State]):
         self._steps = Steps(config)
         self._peak_bps = 0.0  # most acknowledged since congestion began
         self._congested_at: float | None = None  # the newest tick in congestion
+        self._stood = 0.0  # the queue that stood whatever was sent: others fill it
         self._formed: _Form = _OFF  # the newest that was in use
         self._formed_at = -inf
 
@@ -234,6 +241,7 @@ class Controller(Machine[State]):
         if self._congested_at is not None:
             self._peak_bps = max(self._peak_bps, signs.acked_bps)
         self._step(signs, is_growing, now)
+        self._note_standing(signs, now)
         return self._orders(signs, now)
 
     def is_at_rest(self, now: float) -> bool:
@@ -241,9 +249,8 @@ class Controller(Machine[State]):
 
         Then a tick with signs in which nothing is wrong would change nothing, and may be left out.
         """
-        is_watched = self._congested_at is not None and now - self._congested_at < self._config.probation_s
         is_best = self._steps.level == 0 and self._steps.speakers == self._config.speakers
-        return self._state is State.CLEAN and is_best and not self._since and not is_watched
+        return self._state is State.CLEAN and is_best and not self._since and not self._is_watched(now)
 
     # ------------------------------------------------------------ findings
 
@@ -260,7 +267,7 @@ class Controller(Machine[State]):
         self._since.clear()
         if event is QueueGrew:
             self._steps.failed(now)
-            self._peak_bps = 0.0
+            self._peak_bps = self._stood = 0.0
 
     def _lasts(self, finding: object, is_so: bool, seconds: float, now: float) -> bool:
         """Whether it has been so for `seconds`, as far as ticks tell."""
@@ -283,7 +290,7 @@ class Controller(Machine[State]):
         loss, residual = signs.loss, signs.residual
         is_dark = signs.report_age > 1000 * config.dark_s
         has_no_queue = signs.queue < config.queue_clear_ms and signs.age <= config.age_ms
-        is_lossy = loss is not None and loss >= config.lossy_from and signs.queue < config.queue_ms
+        is_lossy = loss is not None and loss >= config.lossy_from and signs.queue < self._bearable
         is_bursty = signs.run >= config.burst_from
         return {
             ReportsMissing: is_dark,
@@ -295,12 +302,33 @@ class Controller(Machine[State]):
             HeavyGone: residual is not None and residual < config.heavy_below,
             QueueGrew: is_growing,
             QueueGone: has_no_queue,
+            QueueStands: not is_growing and signs.age <= config.age_ms and signs.queue <= self._bearable,
             Starving: self._is_starving(signs, now),
             Fed: has_no_queue and not self._is_short(signs),
         }
 
+    @property
+    def _bearable(self) -> float:
+        """What may wait without being our doing, ms."""
+        return max(self._config.queue_ms, self._stood)
+
+    def _note_standing(self, signs: Signs, now: float) -> None:
+        """What of the queue our going down does not drain."""
+        if not self._is_watched(now):
+            self._stood = 0.0
+        is_down = self._steps.level >= LONG_PACKETS and self._steps.lasts(now) >= self._config.clear_s
+        is_tight = self._state in (State.CONGESTED, State.STARVED)
+        if is_tight and is_down and not self._is_draining(signs):
+            self._stood = max(self._stood, min(signs.queue, self._config.stood_most_ms))
+
+    def _is_watched(self, now: float) -> bool:
+        """Congestion is not long ago."""
+        return self._congested_at is not None and now - self._congested_at < self._config.probation_s
+
     def _is_short(self, signs: Signs) -> bool:
-        return signs.acked_bps < self._config.acked_share * signs.sent_bps
+        """Less is acknowledged than is sent and not lost, so that it waits."""
+        came = signs.sent_bps * (1 - (signs.loss or 0.0))
+        return signs.acked_bps < self._config.acked_share * came
 
     def _is_draining(self, signs: Signs) -> bool:
         return signs.trend <= -self._config.trend_from / 2
@@ -308,7 +336,7 @@ class Controller(Machine[State]):
     def _is_growing(self, signs: Signs, now: float) -> bool:
         """The five faces of congestion. Four need a queue: mere loss and pauses look the same without."""
         config = self._config
-        has_queue = signs.queue > config.queue_ms
+        has_queue = signs.queue > self._bearable
         is_rising = has_queue and signs.trend > config.trend_from
         is_short = signs.queue > config.queue_clear_ms and self._is_short(signs)
         rises = self._lasts("rising", is_rising, config.trend_s, now)
@@ -338,7 +366,7 @@ class Controller(Machine[State]):
     def _step(self, signs: Signs, is_growing: bool, now: float) -> None:
         steps, state = self._steps, self._state
         if state is State.CONGESTED:
-            if is_growing or (signs.queue > self._config.queue_ms and not self._is_draining(signs)):
+            if is_growing or (signs.queue > self._bearable and not self._is_draining(signs)):
                 # Straight to long packets: half-way there still fills the queue.
                 further = signs.queue + signs.rise > self._config.deep_queue_ms
                 steps.down(now, to=max(steps.level + 1, LONG_PACKETS) + further, at_once=True)
@@ -401,7 +429,7 @@ class Controller(Machine[State]):
     def _wanted(self, signs: Signs) -> _Form:
         state = self._state
         is_tight = state in (State.CONGESTED, State.STARVED, State.DARK)
-        if is_tight or signs.is_stream or signs.queue > self._config.queue_ms:
+        if is_tight or signs.is_stream or signs.queue > self._bearable:
             return _OFF
         if state is State.CLEAN:  # nothing leaves while nothing is lost; a copy would
             return (Mode.REPEATS, ()) if signs.maps_acks else _OFF
@@ -433,7 +461,7 @@ class Controller(Machine[State]):
         budget, depth = config.budget, config.budget * a_second
         if self._state is State.CLEAN:
             budget, depth = config.clean_budget, float(config.clean_depth)
-        if self._congested_at is not None and now - self._congested_at < config.probation_s:
+        if self._is_watched(now):
             headroom = max(0.0, self._peak_bps - signs.media_bps)
             most = config.probation_share * headroom / max(signs.media_bps, 1.0)
             budget, depth = min(budget, most), min(depth, most * a_second)

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Final
 
 HISTORY_MS: Final = 10_000
 SLICE_MS: Final = 500  # minima are kept by slice: 20 numbers, whatever the packet rate
 TREND_OVER: Final = 5
+WORTH_MS: Final = 15.0  # between two looks; one late packet more or less is no rise
 
 
 class RelativeDelay:
@@ -51,9 +52,10 @@ class Trend:
 
     @property
     def rise(self) -> float:
-        """By how much the last three grew, ms; 0 if one of them was less than the one before."""
+        """By how much the last three grew, ms; 0 unless both times by what is worth it."""
         last = list(self._delays)[-3:]
-        return last[-1] - last[0] if len(last) == 3 and last == sorted(last) else 0.0
+        steps = [after - before for before, after in pairwise(last)]
+        return sum(steps) if len(steps) == 2 and min(steps) >= WORTH_MS else 0.0
 
     def on_delay(self, delay_ms: float) -> float:
         """-1 all fall, 1 all rise; 0 until there are five."""

@@ -52,6 +52,10 @@ class Steps:
         """How long the next step up waits, seconds."""
         return self._wait
 
+    def lasts(self, now: float) -> float:
+        """Seconds since the newest step, whichever way."""
+        return now - self._moved_at
+
     def down(self, now: float, *, to: int, at_once: bool = False) -> None:
         """A step towards level `to`, if it is time; in congestion `at_once`, which takes a speaker away too.
 
@@ -59,10 +63,11 @@ class Steps:
         """
         if now - self._lowered_at < self._config.down_s:
             return
+        to = min(to, LOWEST)
         speakers = max(1, self.speakers - 1) if at_once else self.speakers
         if to <= self.level and speakers == self.speakers:
             return
-        self.level = max(self.level, min(to, LOWEST) if at_once else self.level + 1)
+        self.level = max(self.level, to if at_once else self.level + 1)
         self._proven = LOWEST
         self.speakers = speakers
         self._moved_at = self._lowered_at = now

@@ -230,4 +230,6 @@ async def place_all(orders: list[Order]) -> None:
 
 
 if __name__ == "__main__":
+    with contextlib.suppress(OSError):  # clients and last mile are punctual even when both CPUs are busy
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     uvloop.run(place_all([Order(**order) for order in json.loads(sys.stdin.readline())]))
