@@ -137,9 +137,9 @@ sink = "off"
 
 
 @contextlib.contextmanager
-def daemon(folder: Path, **more: Any) -> Iterator[Rig]:
+def daemon(folder: Path, lane: str = "auto", **more: Any) -> Iterator[Rig]:
     """A running node; see `prepare`."""
-    node, command = prepare(folder, **more)
+    node, command = prepare(folder, lane, **more)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(str(folder / "notify"))
         notified.settimeout(READY_S)

@@ -13,6 +13,7 @@ class Leg:
     def __init__(self) -> None:
         self.error: object = None
         self.unsent = 0
+        self.repeated = 0
 
     def forgive(self) -> None:
         self.unsent = 0
@@ -108,3 +109,21 @@ def test_what_was_not_sent_is_counted_once_and_not_where_another_leg_sent_it():
     assert one.unsent == 5
     new.unsent = 1
     assert one.unsent == 6
+
+
+def test_what_went_again_is_counted_of_every_leg_once():
+    old, new, newest = Leg(), Leg(), Leg()
+    one = footing(old)
+    old.repeated = 2
+    one.step(new)
+    new.repeated = 3
+    assert one.repeated == 5
+    one.leave()
+    assert one.repeated == 5
+    new.error = "gone"
+    one.step(newest)
+    newest.repeated = 1
+    assert one.repeated == 6
+    one.step(Leg())
+    one.on_closed(one.main)
+    assert one.repeated == 6
