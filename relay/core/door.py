@@ -123,6 +123,7 @@ class Door:
     def _rights(self, place: Place) -> Verdict:
         """What the person of a ticket may do: as it stands here, else as the other node says."""
         node = self._node
+        node.recall(place.call)
         call = node.calls.get(place.call)
         if place.told is not None and (call is None or call.seat_of(place.sub) is None):
             node.check_memory(place.call, place.sub)
@@ -136,6 +137,7 @@ class Door:
     def seat_of(self, place: Place) -> Participant:
         """Where that is. PeerError when the call or the place is not there any more."""
         node = self._node
+        node.recall(place.call)
         node.check_memory(place.call, place.sub)
         call = node.calls.get(place.call)
         seat = None if call is None else call.seat_of(place.sub)

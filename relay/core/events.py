@@ -166,13 +166,14 @@ class CallTold:
 
 
 @dataclass(frozen=True, slots=True)
-class CallRemembered:
-    """A call of the process before (`Remember`), which lived until then, monotonic seconds.
+class CallsRemembered:
+    """Calls of the process before (`Remember`), which lived until then, monotonic seconds.
 
-    `legs`: those that the lane carries on, of all calls, and when each was heard last.
+    `legs`: those that the lane carries on, and when each was heard last. Who of them is in none of these
+    calls is closed.
     """
 
-    data: bytes = field(repr=False)
+    calls: Mapping[CallId, bytes] = field(repr=False)
     legs: Mapping[int, float]
     until: float
 
@@ -196,7 +197,7 @@ Input = (
     | ConfigChanged
     | DrainRequested
     | CallTold
-    | CallRemembered
+    | CallsRemembered
     | Tick
 )
 

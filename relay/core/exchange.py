@@ -49,6 +49,7 @@ class Exchange:
         node = self._node
         if claims.cid != join.c:
             raise PeerError(ErrorCode.CALL_NOT_FOUND, "no such call")
+        node.recall(claims.cid)
         node.check_memory(claims.cid, claims.sub)
         if not node.drain.takes_joins:
             raise PeerError(ErrorCode.DRAINING, "this node is leaving")

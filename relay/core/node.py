@@ -51,6 +51,8 @@ class Node:
         self.outputs: deque[Output] = deque()
         self.remembers = False
         """Whether calls are remembered for a process that comes after a crash (remembering.py)."""
+        self.recall: Callable[[CallId], None] = lambda _: None
+        """Somebody asks for this call: if it is remembered from before a crash, it is taken up now."""
         self.changed: dict[CallId, None] = {}
         """Calls that may have changed since that was last looked at."""
         self.counters: Counter[tuple[str, str]] = Counter()

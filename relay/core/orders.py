@@ -137,6 +137,8 @@ class Orders:
                 node.close_leg(leg, error.code)
 
     def _call(self, cid: CallId | None) -> Call:
+        if cid is not None:
+            self._node.recall(cid)
         call = None if cid is None else self._node.calls.get(cid)
         if call is None or call.is_over:
             raise PeerError(ErrorCode.CALL_NOT_FOUND, "no such call")

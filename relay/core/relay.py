@@ -46,7 +46,7 @@ from relay.core.switch import Switch
 from relay.core.talk import Talk
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control, datagram
-from relay.protocol.ids import CallId, Kid
+from relay.protocol.ids import Kid
 from relay.protocol.token import kid_of
 
 __all__ = ["EngineKeys", "Relay", "issuers_of"]
@@ -95,7 +95,7 @@ class Relay:
             ev.CommandReceived: self._orders.on_command,
             ev.ConfigChanged: self._on_config,
             ev.DrainRequested: self._leaving.on_request,
-            ev.CallRemembered: self._remembering.on_remembered,
+            ev.CallsRemembered: self._remembering.on_remembered,
             ev.CallTold: lambda event: self._adoption.on_told(event.ticket),
             ev.Tick: lambda _: None,
         }
@@ -183,14 +183,6 @@ class Relay:
         """How many legs stand in which state."""
         # `_value_`: a scrape walks thousands in one turn of the loop, and `value` takes three times as long.
         return Counter(leg.state._value_ for leg in self._node.legs.values())
-
-    def knows(self, call: CallId) -> bool:
-        """Whether this call goes on here."""
-        return call in self._node.calls
-
-    def known_legs(self) -> frozenset[int]:
-        """Numbers of all legs."""
-        return frozenset(self._node.legs)
 
     def remember(self) -> None:
         """From now on say what must be remembered of calls (`ev.Remember`)."""
@@ -444,6 +436,8 @@ class Relay:
             elif kind == "punch":
                 assert isinstance(key, bytes)
                 self._punching.on_due(node.calls[key])
+            elif kind == "revive":
+                self._remembering.on_turn()
             elif kind == "recall":
                 assert isinstance(key, int)
                 self._remembering.on_due(key)

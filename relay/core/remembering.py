@@ -1,7 +1,8 @@
 """What a node remembers of its calls for the process that comes after a crash, and how that one takes it up.
 
     after every input   calls that changed -> Remember(call, bytes), before anybody hears of it
-    at the next start   CallRemembered(bytes) -> the same call, its people on the legs that they had
+    at the next start   CallsRemembered -> the same calls, their people on the legs that they had; a few at
+                        a time, so that audio of those goes on meanwhile, and at once if somebody asks
 
 The lane carries these legs on without a handshake (`edge/rebirth.py`), so gates, mutes and blocks hold as
 they did, and consent lapses by the clock that it had. Nothing can be said on such a leg but datagrams: its
@@ -21,12 +22,12 @@ from relay.core import admission, handover
 from relay.core.adoption import Adoption
 from relay.core.call import Call
 from relay.core.consent import Fact
-from relay.core.events import CallRemembered, Remember, SendDatagram, SetBudget
+from relay.core.events import CallsRemembered, CloseLeg, Remember, SendDatagram, SetBudget
 from relay.core.leg import Leg
 from relay.core.node import HERE, Node
 from relay.core.participant import Participant, Presence
 from relay.core.switch import Switch
-from relay.errors import LocalError, PeerError
+from relay.errors import ErrorCode, LocalError, PeerError
 from relay.protocol import control
 from relay.protocol import handover as tickets
 from relay.protocol.address import Address
@@ -36,6 +37,7 @@ from relay.protocol.ids import CallId
 
 EACH_S: Final = 0.004  # of the time over which all are asked to come back: a handshake takes 1.5 ms
 LEAST_S: Final = 1.0  # of that time
+AT_ONCE: Final = 2  # calls taken up: some 2 ms
 AGAIN_S: Final = 1.0  # a datagram may be lost
 WITHIN_S: Final = 30.0  # to come back; silence ends a leg sooner
 
@@ -70,6 +72,8 @@ class Remembering:
         self._adoption = adoption
         self._switch = switch
         self._known: dict[CallId, bytes] = {}
+        self._told = CallsRemembered({}, {}, 0.0)
+        self._waiting: dict[CallId, bytes] = {}  # to be taken up
         self._asked = 0
         self._revived: set[int] = set()
 
@@ -111,25 +115,53 @@ class Remembering:
 
     # ------------------------------------------------------------ taken up
 
-    def on_remembered(self, event: CallRemembered) -> None:
-        """Take a call up as it was, with the legs that the lane carries on. Unreadable: counted."""
+    def on_remembered(self, event: CallsRemembered) -> None:
+        """There are calls to be taken up, soon."""
+        self._told = event
+        self._waiting = dict(event.calls)
+        self._node.recall = self._recall
+        self._node.deadlines.set(("revive", 0), self._node.now)
+
+    def on_turn(self) -> None:
+        """Take a few of them up."""
+        node = self._node
+        for cid in list(self._waiting)[:AT_ONCE]:
+            self._recall(cid)
+        if self._waiting:
+            node.deadlines.set(("revive", 0), node.now)
+            return
+        node.recall = lambda _: None
+        for leg in self._told.legs:
+            if leg not in node.legs:
+                node.put(CloseLeg(leg, ErrorCode.RESUME_UNKNOWN, ""))
+
+    def _recall(self, cid: CallId) -> None:
+        """Take this call up, if it is one of them."""
+        data = self._waiting.pop(cid, None)
+        if data is not None and not self._revive(data):
+            self._node.count("revive_refused")
+            self._node.put(Remember(cid, b""))
+
+    def _revive(self, data: bytes) -> bool:
+        """The call as it was, with the legs that the lane carries on. False: it cannot be had."""
+        told = self._told
         try:
-            told = _DECODER.decode(event.data)
-            body = tickets.decode_body(told.call)
-            self._adoption.take(self._until(body, event.until))
+            one = _DECODER.decode(data)
+            body = tickets.decode_body(one.call)
+            self._adoption.take(self._until(body, told.until))
             call = self._node.calls[body.c]
         except (msgspec.MsgspecError, PeerError, LocalError, KeyError):
-            self._node.count("revive_refused")
-            return
+            return False
         call.was_here = True
-        for one in told.seated:
-            seat = call.seats.get(one.index)
-            if one.leg in event.legs and seat is not None and seat.state is Presence.AWAY:
-                over = max(LEAST_S, EACH_S * len(event.legs))
-                self._seat(call, seat, one, event.legs[one.leg], over)
+        over = max(LEAST_S, EACH_S * len(told.legs))
+        for seated in one.seated:
+            seat = call.seats.get(seated.index)
+            if seated.leg in told.legs and seat is not None and seat.state is Presence.AWAY:
+                self._seat(call, seat, seated, told.legs[seated.leg], over)
         self._switch.sync(call)
         self._node.watch_call(call)
         self._node.count("call_revived")
+        return True
 
     def _until(self, body: HandedCall, last: float) -> HandedCall:
         """What was true when the call changed last was true until the end: who was there has just gone."""

@@ -245,13 +245,8 @@ class Driver:
         revived = self._endpoint.revive(keep)
         for leg in revived.legs():
             self._live[leg] = revived
-        legs = revived.legs()
-        for cid, data in list(keep.calls()):
-            self.feed(ev.CallRemembered(data, legs, keep.beaten))
-            if not self.engine.knows(CallId(cid)):
-                keep.call(cid, b"")
-        for leg in legs.keys() - self.engine.known_legs():
-            revived.close(leg, ErrorCode.NO_ERROR, "")
+        calls = {CallId(cid): data for cid, data in keep.calls()}
+        self.feed(ev.CallsRemembered(calls, revived.legs(), keep.beaten))
         return len(revived)
 
     def _send_stream(self, out: ev.SendStream) -> None:

@@ -17,9 +17,10 @@ from relay.core.reasons import DropReason
 from relay.edge.assembly import Node
 from relay.edge.keep import Keep
 from relay.edge.marks import BLOCK
-from relay.protocol import control, media, token
+from relay.errors import ErrorCode
+from relay.protocol import command, control, media, token
 from relay.protocol.datagram import NewestWins, decode_datagram
-from relay.protocol.ids import Jti
+from relay.protocol.ids import CallId, Jti
 
 
 class Life:
@@ -282,3 +283,33 @@ def test_a_process_that_comes_much_later_opens_nothing(world: Mortal) -> None:
     bob.say(bob.media(0))
     world.run(0.2)
     assert heard(ann) == heard(bob) == []
+
+
+def test_a_call_that_is_asked_for_before_its_turn_is_there(world: Mortal) -> None:
+    calls = [CallId(bytes([number]) * 16) for number in range(12)]
+    people = [Person(world, 1000 + 2 * n + side, cid) for n, cid in enumerate(calls) for side in (0, 1)]
+    for person in people:
+        person.join()
+    for person in people:
+        person.ask(control.Accept(c=person.cid))
+    world.crash()
+    assert 0 < world.node.engine.calls < len(calls)  # a few at a time
+    now = int(world.wall())
+    answers = []
+    for cid in reversed(calls):
+        id = Jti(world.rng.randbytes(16))
+        order = command.Command(op="end", cid=cid, id=id, iat=now, exp=now + 60)
+        world.node.driver.command(command.mint(order, ISSUER), lambda *answer: answers.append(answer))
+    assert [code for code, _ in answers] == [ErrorCode.NO_ERROR] * len(calls)
+
+
+def test_what_cannot_be_read_any_more_is_let_go_with_its_legs(world: Mortal) -> None:
+    in_call(world)
+    world.keep.call(CID, b"noise")
+    world.crash()
+    assert world.node.engine.calls == 0
+    assert world.node.engine.counters["revive_refused", ""] == 1
+    assert world.endpoint.revived is not None
+    assert len(world.endpoint.revived) == 0
+    assert list(Keep.of(world.keep.fd).calls()) == []
+    assert list(Keep.of(world.keep.fd).legs()) == []
