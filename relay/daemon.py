@@ -39,13 +39,11 @@ from relay.edge.pulse import LOOK_S, Probe, Progress, Pulse
 from relay.edge.raw import RawEdge
 from relay.edge.sockets import Sockets, keep_udp
 from relay.edge.turn_server import TurnServer, read_context, read_secrets
-from relay.edge.web import WebEdge
 from relay.errors import ConfigError
 from relay.ops.commands import CommandServer
 from relay.ops.events import EventWriter
 from relay.ops.health import Facts, LagMeter, Report, free_descriptors, judge
 from relay.ops.history import History
-from relay.ops.http import OpsServer
 from relay.ops.logs import Logs
 from relay.ops.metrics import Exporter, PacketCounters, SinkCounters, Snapshot, TcpCounters, TurnCounters
 from relay.protocol.demux import StreamKind
@@ -55,6 +53,8 @@ from relay.quic.connection import server_configuration
 if TYPE_CHECKING:
     from relay.edge.lane_native import NativeLane
     from relay.edge.threads import LaneThreads
+    from relay.edge.web import WebEdge
+    from relay.ops.http import OpsServer
 
 log = logging.getLogger("relay.daemon")
 HOUSEKEEPING = 1.0  # seconds between reports of who was heard
@@ -105,6 +105,14 @@ def read_certificate(config: Config) -> tuple[QuicConfiguration, ssl.SSLContext]
         raise ConfigError("tls", f"cannot be used: {error}", "PEM: leaf first; its private key") from None
 
 
+def import_web() -> tuple[type[WebEdge], type[OpsServer]]:
+    """The servers on TCP, with the library that they need: for a thread, since that takes a while."""
+    from relay.edge.web import WebEdge
+    from relay.ops.http import OpsServer
+
+    return WebEdge, OpsServer
+
+
 class Reader(Protocol):
     """What brings packets from sockets."""
 
@@ -146,8 +154,7 @@ class Daemon:
         self.node = Node(config, read_keys(config), self._quic, loop, self, watcher=loop)
         self._turn = TurnServer(loop, self.node, config)
         self._lag = LagMeter(loop)
-        self._exporter = Exporter(self.snapshot)
-        self._http = OpsServer(self._exporter.answer, self.report)
+        self._http: OpsServer | None = None
         self._commands = CommandServer(self.node.driver.command)
         self._sockets: Sockets
         self._keep: Keep | None = None
@@ -200,6 +207,7 @@ class Daemon:
             manager.notify("READY=1")
             self._tell_status()
             self._sockets.keep()
+            await self._open_late()
             log.info(
                 "serving",
                 extra={
@@ -208,7 +216,7 @@ class Daemon:
                     "kept_sockets": self._sockets.were_kept,
                     "web_ports": self._web.listener.ports if self._web else [],
                     "turn_ports": self._turn.ports,
-                    "metrics": self._http.address,
+                    "metrics": self._http.address if self._http else "",
                 },
             )
             if self._config.lane == "auto" and self.node.lane.name == "python":
@@ -261,12 +269,22 @@ class Daemon:
         wait_s = self._config.listen.batch_ms / 1000
         return [udp.Reader(self._loop, sock, endpoint, wait_s) for sock in self._sockets.udp]
 
-    def _open_web(self) -> None:
+    async def _open_late(self) -> None:
+        """What listens on TCP, by sockets that were bound with the others: who comes earlier waits there.
+
+        The library that serves it takes a fifth of a start, which holds up neither audio nor handshakes.
+        """
+        web, http = await asyncio.to_thread(import_web)
+        if self._sockets.web:
+            self._open_web(web)
+        if self._sockets.metrics is not None:
+            self._http = http(Exporter(self.snapshot).answer, self.report)
+            await self._http.start(self._sockets.metrics)
+
+    def _open_web(self, edge: type[WebEdge]) -> None:
         listen = self._config.listen
-        if not self._sockets.web:
-            return
         node = self.node
-        self._web = WebEdge(
+        self._web = edge(
             self._loop,
             self._config.limits,
             self._tls,
@@ -289,11 +307,6 @@ class Daemon:
             self._web.listener.listen(sock)
 
     async def _open_listeners(self) -> None:
-        self._open_web()
-        if self._sockets.metrics is not None:
-            await self._http.start(self._sockets.metrics)
-        elif self._config.listen.metrics:
-            await self._http.start(self._config.listen.metrics)
         self._turn.start(self._config)
         if self._config.listen.command_socket:
             await self._commands.start(self._config.listen.command_socket)
@@ -302,7 +315,8 @@ class Daemon:
         self._lag.stop()
         self._turn.close()
         await self._commands.close()
-        await self._http.close()
+        if self._http is not None:
+            await self._http.close()
         if self._raw is not None:
             self._raw.close()
         if self._web is not None:

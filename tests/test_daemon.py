@@ -231,7 +231,8 @@ def test_sockets_handed_over_by_the_service_manager_are_served(daemon: Daemon) -
             stderr=subprocess.DEVNULL,
         )
         try:
-            assert notified.recv(200).startswith(b"READY=1")
+            while not notified.recv(200).startswith(b"READY=1"):
+                pass
             with socket.create_connection(metrics.getsockname(), timeout=5) as asked:
                 asked.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
                 assert b"200 OK" in asked.recv(200)

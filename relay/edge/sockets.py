@@ -33,8 +33,6 @@ class Sockets:
         datagram = [sock for sock in public if sock.type == socket.SOCK_DGRAM]
         stream = [sock for sock in public if sock.type == socket.SOCK_STREAM]
         metrics = handed.take(METRICS)
-        self.metrics = metrics.pop(0) if metrics else None
-        _close(metrics)
         self.were_kept = 0
         """How many of them are from before a restart."""
         self.are_handed = bool(datagram)
@@ -46,6 +44,10 @@ class Sockets:
         _close([*kept[0], *kept[1]])  # of addresses that are no longer wanted
         for sock in self.udp:
             udp.prepare(sock, listen)
+        self.metrics = metrics.pop(0) if metrics else None
+        if self.metrics is None and listen.metrics:
+            self.metrics = tcp.bind(listen.metrics, "listen.metrics")
+        _close(metrics)
 
     @property
     def udp(self) -> list[socket.socket]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from relay.edge import tcp, udp
 from relay.edge.manager import Handed
 from relay.edge.sockets import KEPT_UDP, KEPT_WEB, METRICS, PUBLIC, Sockets
 
-SMALL = {"receive_buffer": 65_536, "send_buffer": 65_536}
+SMALL: Any = {"receive_buffer": 65_536, "send_buffer": 65_536, "metrics": ""}
 
 
 def at(sock: socket.socket) -> str:
