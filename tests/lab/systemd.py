@@ -200,6 +200,12 @@ def watch(run: Run) -> None:
     out.detail(heard_while_busy=told["share"])
     service.drop_in(None)
     service.restart()
+    if not run.is_quick:
+        service.signal("SIGSTOP")
+        time.sleep(5)
+        service.signal("SIGCONT")
+        time.sleep(2)
+        out.bar("restarts after 5 s of being stopped", int(service.properties()["NRestarts"]), "==", 0)
     seconds = 12.0 if run.is_quick else 60.0
     say(f"  nothing happens for {seconds:g} s ...")
     time.sleep(seconds)
