@@ -18,6 +18,7 @@ _Item = (
     | tuple[Literal["unknown"], bytes, _Address, int, float]
     | tuple[Literal["admit"], bytes, _Address, int, float, bytes, bytes | None]  # original, retry source
     | tuple[Literal["control"], int, bytes, float]
+    | tuple[Literal["gap"], int, int, int, int, int]
     | tuple[Literal["ack"], int, tuple[tuple[int, int], ...], int, float]  # newest first; delay
     | tuple[Literal["rekey"], int]
     | tuple[Literal["waiting"], int]
@@ -74,8 +75,8 @@ class Lane:
     def close_leg(self, leg: int) -> None:
         """Forget a leg; copies still queued for it are dropped as peer_gone."""
 
-    def open_flow(self, leg: int, flow: int, *, index: int, group: bool) -> None:
-        """Accept an uplink flow. LookupError: no such leg."""
+    def open_flow(self, leg: int, flow: int, *, index: int, group: bool, watched: bool) -> None:
+        """Accept an uplink flow; of a watched one gaps are told. LookupError: no such leg."""
 
     def close_flow(self, leg: int, flow: int) -> tuple[int, int, int, int, dict[str, int], int]:
         """Forget an uplink flow: received, accepted, copies, lost, dropped by reason, mended."""
@@ -103,6 +104,9 @@ class Lane:
         ack_slack: float,
     ) -> None:
         """How copies that a listener missed go again. ValueError: no such mode."""
+
+    def resend(self, leg: int, out: int, kid: int, base: int, bits: int, now: float) -> int:
+        """Kept copies whose counters end in base + i leave for each bit i; how many."""
 
     def troubled(self) -> list[int]:
         """Legs on whose ways something went wrong since they were measured last, each once."""

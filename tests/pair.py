@@ -164,7 +164,7 @@ class Client:
             self.send(control.Ping(t=1))
             nonce = self.last(control.Challenge).n
             pop = token.pop_sign(key or KEY, nonce, claims.sub, claims.cid)
-        fields: dict[str, Any] = {"tok": self.raw, "pop": pop, "leg": self.transport}
+        fields: dict[str, Any] = {"tok": self.raw, "pop": pop, "leg": self.transport, "caps": self.world.caps}
         return self.ask(control.Hello(**fields | changes))
 
     def join(self) -> Any:
@@ -270,6 +270,8 @@ class World:
         keys = EngineKeys({token.kid_of(PUBLIC): PUBLIC}, [TICKET_KEY])
         self.engine = Relay(self.config, keys, self.random.randbytes)
         self.lane = PyLane()
+        self.caps = control.Caps()
+        """What clients say they can do."""
         self.now = 0.0
         self.wall = WALL
         self.clients: dict[int, Client] = {}
@@ -330,8 +332,8 @@ class World:
                 lane.close_leg(leg)
             case ev.SetBudget(leg, up, down, pps):
                 lane.open_leg(leg, pps=pps, up_bps=up, down_bps=down)
-            case ev.OpenFlow(leg, flow, index, group):
-                lane.open_flow(leg, flow, index=index, group=group)
+            case ev.OpenFlow(leg, flow, index, group, watched):
+                lane.open_flow(leg, flow, index=index, group=group, watched=watched)
             case ev.Route(leg, flow, targets, closed):
                 lane.route(leg, flow, targets, closed)
             case ev.CloseFlow(leg, flow):

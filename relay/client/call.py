@@ -57,7 +57,15 @@ MAX_APP: Final = 900  # with headers and tag within the 1024 bytes of a media da
 class Call:
     """One call as this participant lives it. All methods belong to one event loop."""
 
-    def __init__(self, leg: Leg, joined: Joined, identity: Ed25519PrivateKey, *, direct: bool = True) -> None:
+    def __init__(
+        self,
+        leg: Leg,
+        joined: Joined,
+        identity: Ed25519PrivateKey,
+        *,
+        direct: bool = True,
+        nack: bool = False,
+    ) -> None:
         self._leg = leg
         self._loop = asyncio.get_running_loop()
         self._begun = self._loop.time()
@@ -78,6 +86,7 @@ class Call:
         self._why: tuple[str, int | None] | None = None
         self._bitrate = 24_000
         self._wishes = Wishes()
+        self._nacks = nack
         self.on_app: Callable[[bytes], None] | None = None
         """Called with what the other side gave to `send_app`."""
         self.leg_stats: LegStats | None = None
@@ -350,7 +359,12 @@ class Call:
         """A media datagram on one of our legs."""
         if self._direct is not None:
             self._direct.on_relayed()
-        self._reception.on_media(payload, self._loop.time(), leg)
+        now = self._loop.time()
+        self._reception.on_media(payload, now, leg)
+        if self._nacks and self._reporter.rtt is not None:
+            nack = self._reception.ask(leg, payload[0], now, self._reporter.rtt)
+            if nack is not None:
+                self._leg.send_control(nack)
 
     def hear_on(self, leg: int) -> None:
         """This leg brings us media: what is reported is reported there."""

@@ -30,7 +30,10 @@ from relay.protocol.messages import (
 )
 
 TransportName = Literal["quic", "ws", "tls"]
-CAPS: Final = Caps(dg=1024, suites=(5, 4), dred=False, red=False, dtx=False, nack=False, lr=False)
+
+
+def _caps(nack: bool) -> Caps:
+    return Caps(dg=1024, suites=(5, 4), dred=False, red=False, dtx=False, nack=nack, lr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,15 @@ class Credentials:
 class Link:
     """One leg's control stream. Write what `take` returns; `feed` what arrives."""
 
-    def __init__(self, credentials: Credentials, client: Cli, transport: TransportName = "quic") -> None:
+    def __init__(
+        self,
+        credentials: Credentials,
+        client: Cli,
+        transport: TransportName = "quic",
+        *,
+        nacks: bool = False,
+    ) -> None:
+        self._nacks = nacks
         self.welcome: Welcome | None = None
         self._transport: Final = transport
         self._credentials = credentials
@@ -127,7 +138,7 @@ class Link:
             tok=own.token,
             resume=own.ticket,
             pop=proof,
-            caps=CAPS,
+            caps=_caps(self._nacks),
             leg=self._transport,
             cli=self._client,
         )

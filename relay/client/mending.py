@@ -3,6 +3,7 @@
     beside(packet)     it leaves, and these repeats with it
     alone()            nothing left for a while: one repeat, once per pause
     on_fate            a packet with this datagram came, or was lost
+    asked              the relay names what it misses, to a client that sees no acknowledgements
 
 While nothing is lost the relay holds its acknowledgements of audio (relay/quic/acks.py), so their absence
 says nothing then, and only what later ones leave out goes again. Once losses are more than single ones the
@@ -18,7 +19,8 @@ from math import inf
 from typing import Final
 
 from relay.errors import PeerError
-from relay.protocol import media, repair
+from relay.protocol import media, nack, repair
+from relay.protocol.datagram import Nack
 from relay.quic.acks import ACK_HOLD, ACK_PROMISE, AGAIN_S, AUDIO_ACK_HOLD, TORN_S
 
 RING: Final = 64  # datagrams kept
@@ -42,6 +44,7 @@ _EARLY_S: Final = 0.002  # timers come a little early, and floats are not exact
 class _Kept:
     sent: repair.Sent
     again: bytes  # with R set
+    asked: int = 0  # so often it left because of that
 
 
 @dataclass(slots=True)
@@ -61,6 +64,7 @@ class Mending:
         self.counters = Mended()
         self._kept: dict[tuple[int, int], _Kept] = {}  # by KID and CTR, in the order in which they left
         self._left = CALM_BUDGET[1]
+        self._asked_left = nack.SAVED
         self._lost_at = -inf
         self._torn_until = -inf
         self._left_at = -inf
@@ -89,6 +93,7 @@ class Mending:
             return []
         budget, depth = TORN_BUDGET if now < self._torn_until else CALM_BUDGET
         self._left = repair.earn(self._left, budget, depth)
+        self._asked_left = repair.earn(self._asked_left, nack.SHARE, nack.SAVED)
         self._charge(len(payload), now)
         self._pace(header, now)
         again = self._again(header, room, repair.MOST, now)
@@ -104,6 +109,21 @@ class Mending:
         """The repeat that leaves by itself, if any, when `pause_due` says so. There is one try in a pause."""
         self._is_pause_used = True
         return self._again(None, room, 1, now)
+
+    def asked(self, ask: Nack, room: int, now: float) -> list[bytes]:
+        """Repeats that the relay names: each twice at most, for one packet in five, one packet full."""
+        self._expire(now)
+        again: list[bytes] = []
+        for (kid, ctr), one in self._kept.items():
+            if one.asked >= nack.TRIES or not nack.wants(ask, kid, ctr):
+                continue
+            if one.sent.size > room or self._asked_left < 1 or not self._takes(len(one.again), now):
+                break
+            again.append(one.again)
+            one.asked += 1
+            room -= one.sent.size
+            self._asked_left -= 1
+        return again
 
     def pause_due(self) -> float | None:
         """When something should be repeated by itself if nothing leaves before; None: nothing to repeat."""

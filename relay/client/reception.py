@@ -19,8 +19,9 @@ from relay.client.jitter import JitterBuffer
 from relay.client.keyring import KeyRing
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import media
-from relay.protocol.datagram import FlowReport
+from relay.protocol.datagram import FlowReport, Nack
 from relay.protocol.messages import RrEntry
+from relay.protocol.nack import SPAN, Asker
 
 HELD_PACKETS: Final = 10
 HELD_S: Final = 0.200
@@ -53,6 +54,10 @@ class Arrivals:
     def lost(self) -> int:
         """Counters between the first and the newest that have not come (yet)."""
         return self.newest - self.first + 1 - self.count
+
+    def missing(self, span: int) -> int:
+        """Bit i, of so many: newest - 1 - i has not come."""
+        return ~(self.map >> 1) & ((1 << min(span, self.newest - self.first)) - 1)
 
     def report_map(self) -> tuple[int, int]:
         """(base, map) of the leg report: bit i is base + i, base = max(0, newest - 63)."""
@@ -95,6 +100,7 @@ class Reception:
         self._on_app = on_app
         self._heard: dict[int, Heard] = {}
         self._flows: dict[tuple[int, int], int] = {}
+        self._askers: dict[tuple[int, int], Asker] = {}
         self._held: deque[tuple[float, int, bytes]] = deque()
         self._reported: dict[int, int] = {}
         self._told: dict[int, tuple[int, int]] = {}
@@ -125,6 +131,7 @@ class Reception:
         self._flows = {key: peer for key, peer in self._flows.items() if key[0] != leg}
         for heard in self._heard.values():
             heard.flows.pop(leg, None)
+        self._askers = {key: asker for key, asker in self._askers.items() if key[0] != leg}
 
     def on_media(self, payload: bytes, now: float, leg: int = 0, *, direct_from: int | None = None) -> None:
         """A media datagram came: on a flow of a leg, or directly from a peer, whatever its flow says.
@@ -157,6 +164,19 @@ class Reception:
         self._mark(heard, header, now)
         for one in frames:
             self._play(peer, heard, one, now)
+
+    def ask(self, leg: int, flow: int, now: float, rtt: float) -> Nack | None:
+        """What to ask the relay for by name, now that something came on this flow of a leg; `rtt` to it."""
+        peer = self._flows.get((leg, flow))
+        heard = None if peer is None else self._heard.get(peer)
+        if heard is None or heard.kid not in heard.arrivals:
+            return None
+        asker = self._askers.get((leg, flow))
+        if asker is None:
+            asker = self._askers[leg, flow] = Asker(flow)
+        arrivals = heard.arrivals[heard.kid]
+        slack = heard.jitter.target_ms / 1000
+        return asker.on_packet(heard.kid, arrivals.newest, arrivals.missing(SPAN), now, rtt, slack)
 
     def flow_reports(self, now: float) -> tuple[FlowReport, ...]:
         """What came on each flow, for the leg report; empty if nothing came since the last one."""

@@ -35,7 +35,7 @@ from relay.client.transport import LegTransport, Trust
 from relay.client.udp import UdpPort
 from relay.errors import ErrorCode, LocalError, PeerError
 from relay.protocol.address import Address
-from relay.protocol.datagram import Datagram, LegReport, NewestWins, decode_datagram, encode_datagram
+from relay.protocol.datagram import Datagram, LegReport, Nack, NewestWins, decode_datagram, encode_datagram
 from relay.protocol.messages import (
     Bye,
     Carry,
@@ -74,6 +74,7 @@ class Session:
         *,
         direct: bool = True,
         repair: bool = True,
+        nack: bool = False,
         fresh_token: FreshToken | None = None,
         proxy: str | None = None,
     ) -> None:
@@ -85,6 +86,7 @@ class Session:
         self._client = client
         self._direct = direct
         self._repairs = repair
+        self._nacks = nack
         self._fresh_token = fresh_token
         self._loop = asyncio.get_running_loop()
         self._footing = Footing()
@@ -243,7 +245,7 @@ class Session:
         """Race the rungs, shake hands and be admitted. SessionError with the relay's code if it will not."""
         leg = await open_first(self.make_leg, len(self._rungs), self._trust)
         self._footing.step(leg)
-        await leg.hello(self._credentials, self._client)
+        await leg.hello(self._credentials, self._client, nacks=self._nacks)
 
     # ------------------------------------------------------------ what the call asks
 
@@ -313,6 +315,8 @@ class Session:
             if leg is self._main and self._climber is not None:
                 self._climber.renew()  # a node that crashed has nothing but datagrams to say it by
             return
+        if isinstance(control, Nack) and leg.transport is not None:
+            leg.transport.resend(control)
         self.call.on_control(control)
 
     def on_leg_closed(self, leg: RelayLeg, error: SessionError) -> None:
@@ -462,7 +466,7 @@ class Session:
         if token is None and self._credentials.pop_seed is None and self._fresh_token is not None:
             token = await self._fresh_token()
         credentials = replace(self._credentials, ticket=ticket, token=token)
-        await leg.hello(credentials, self._client)
+        await leg.hello(credentials, self._client, nacks=self._nacks)
         last = self.call.newest() if self.call is not None else {}
         self._asked_at = self._loop.time()
         await leg.request(Rejoin(c=self._credentials.call, rt=ticket, last=last))
@@ -495,7 +499,7 @@ class Session:
         if welcome.ack is not None:
             transport.hold_acks(welcome.ack / 1000)
         if self._repairs:
-            transport.repair(1000 * welcome.lim.up, welcome.lim.pps)
+            transport.repair(1000 * welcome.lim.up, welcome.lim.pps, by_name=self._nacks)
 
     def _on_call_message(self, leg: RelayLeg, message: Message) -> None:
         is_behind = leg.is_behind and leg is not self._main
@@ -518,7 +522,7 @@ class Session:
         if leg is not self._main:
             self._switch_to(leg)
         if self.call is None:
-            self.call = Call(self, message, self._identity, direct=self._direct)
+            self.call = Call(self, message, self._identity, direct=self._direct, nack=self._nacks)
             self._on_footing()
             if self._may_move:
                 self._climber = Climber(self, len(self._rungs), self._trust)
@@ -585,6 +589,7 @@ async def connect(
     client: Cli = DEFAULT_CLIENT,
     direct: bool = True,
     repair: bool = True,
+    nack: bool = False,
     fallbacks: Sequence[str] | None = None,
     fresh_token: FreshToken | None = None,
     proxy: str | None = None,
@@ -595,7 +600,8 @@ async def connect(
     seed of the key that signs the end-to-end agreement (a fresh one if absent). `ca` is a PEM file of the CA,
     or of the relay's own certificate to pin exactly that one; `insecure` checks nothing. `direct=False` never
     tells the other side an address of ours; the relay tells none either unless both tokens allow it.
-    `repair=False` sends nothing again that the relay does not get.
+    `repair=False` sends nothing again that the relay does not get. `nack` is what a client does that sees no
+    acknowledgements, as a web page: it asks by name for what it misses, and sends again what the relay names.
     `fallbacks` are further addresses of the relay, best first, to which the session moves by itself when this
     one is bad; with `pop_seed`, or with `fresh_token`, which gets a token of the same call. `proxy` is
     the HTTP proxy for wss addresses, "http://[user:password@]host:port"; else HTTPS_PROXY and NO_PROXY count.
@@ -611,6 +617,7 @@ async def connect(
         client,
         direct=direct,
         repair=repair,
+        nack=nack,
         fresh_token=fresh_token,
         proxy=proxy,
     )

@@ -22,6 +22,7 @@ from relay.client.transport import MAX_DATAGRAM, Handler, Trust
 from relay.errors import ErrorCode, LocalError
 from relay.outlet import is_idle
 from relay.protocol.control import MAX_FRAME, FrameReader
+from relay.protocol.datagram import Nack
 from relay.protocol.records import CONTROL, LAST_DATAGRAM
 
 QUEUE_FRAMES: Final = 10
@@ -82,9 +83,13 @@ class StreamTransport(ABC):
         """Nothing: TCP acknowledges by itself."""
         del seconds
 
-    def repair(self, bits_per_s: float, packets_per_s: float) -> None:
+    def repair(self, bits_per_s: float, packets_per_s: float, *, by_name: bool = False) -> None:
         """Nothing: TCP repairs by itself."""
-        del bits_per_s, packets_per_s
+        del bits_per_s, packets_per_s, by_name
+
+    def resend(self, ask: Nack) -> None:
+        """Nothing, either."""
+        del ask
 
     async def rebind(self) -> int:
         """TCP does not move: LocalError. `Session.rejoin` makes a new leg."""

@@ -24,6 +24,7 @@ from relay.client.udp import UdpPort, open_port
 from relay.client.whereabouts import Whereabouts
 from relay.errors import ErrorCode, LocalError
 from relay.protocol.address import Address
+from relay.protocol.datagram import Nack
 from relay.quic.connection import ClientQuic
 
 ALPN: Final = "vrl/1"
@@ -92,8 +93,14 @@ class LegTransport(Protocol):
     def hold_acks(self, seconds: float) -> None:
         """Hold acknowledgements of audio that long while nothing is missing, where the transport has any."""
 
-    def repair(self, bits_per_s: float, packets_per_s: float) -> None:
-        """Send again what the relay does not get, within these rights, where the transport loses anything."""
+    def repair(self, bits_per_s: float, packets_per_s: float, *, by_name: bool = False) -> None:
+        """Send again what the relay does not get, within these rights, where the transport loses anything.
+
+        `by_name`: what it names (`resend`), else what it does not acknowledge.
+        """
+
+    def resend(self, ask: Nack) -> None:
+        """The relay names what it misses."""
 
     def close(self, code: int = ErrorCode.NO_ERROR, reason: str = "") -> None:
         """Close with an application code; `on_closed` is called at once."""
@@ -204,12 +211,21 @@ class Transport:
         """Hold acknowledgements of audio that long while nothing is missing; within what we promised."""
         self._quic.hold_acks(seconds)
 
-    def repair(self, bits_per_s: float, packets_per_s: float) -> None:
-        """Send again what the relay does not acknowledge, within these rights (mending.py)."""
+    def repair(self, bits_per_s: float, packets_per_s: float, *, by_name: bool = False) -> None:
+        """See `LegTransport`; mending.py has the rule."""
         if self._mending is None:
             self._mending = Mending()
-            self._quic.watch_datagrams(self._on_fate, self._on_round_trip)
+            if not by_name:
+                self._quic.watch_datagrams(self._on_fate, self._on_round_trip)
         self._mending.grant(bits_per_s, packets_per_s, self._loop.time())
+
+    def resend(self, ask: Nack) -> None:
+        """See `LegTransport`."""
+        if self._mending is None or self.is_closed or self._quic.has_waiting:
+            return
+        for again in self._mending.asked(ask, MAX_DATAGRAM - ACK_ROOM, self._loop.time()):
+            self._quic.send_datagram_frame(again)
+        self.flush()
 
     async def rebind(self) -> int:
         """Move to a new local port within the connection; the relay is told by a full-size packet at once.

@@ -71,6 +71,14 @@ class Adapting:
         self._asking.on_turn()
         self._holding.on_turn()
 
+    def on_trouble(self, leg: Leg) -> None:
+        """Its listener says that something is missing: look at its way as after any loss."""
+        node = self._node
+        if leg.way is None:
+            leg.way = Way(node.config.adapt, *leg.losses)
+            self._watched[leg.number] = leg
+        leg.way.on_trouble(node.now)
+
     def on_report(self, leg: Leg, report: LegReport) -> None:
         """What a listener says came."""
         if leg.way is not None:

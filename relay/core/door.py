@@ -87,6 +87,7 @@ class Door:
         place = None if hello.resume is None else self.open_ticket(hello.resume)
         verdict = self._identify(leg, hello, place)
         claims = verdict.claims
+        leg.nacks = hello.caps.nack
         leg.client = client_of(hello.cli, node.config.clients)
         # Times limit joining, not the call: counted in monotonic seconds, no clock jump stretches them.
         patience = node.config.limits.hello_s

@@ -17,6 +17,7 @@ from relay.core.adapt import Mode
 from relay.core.reasons import DropReason
 from relay.errors import ErrorCode
 from relay.protocol.address import Address
+from relay.protocol.datagram import Nack
 from relay.protocol.ids import CallId, Kid
 
 
@@ -129,6 +130,17 @@ class RoundTrips:
 
 
 @dataclass(frozen=True, slots=True)
+class Gap:
+    """A packet of a watched uplink flow came. Bit i of `missing`, of 16: newest - 1 - i has not."""
+
+    leg: int
+    flow: int
+    kid: int
+    newest: int
+    missing: int
+
+
+@dataclass(frozen=True, slots=True)
 class FlowClosed:
     """Answer to CloseFlow: the lane let go of the uplink flow."""
 
@@ -192,6 +204,7 @@ Input = (
     | Heard
     | Measured
     | RoundTrips
+    | Gap
     | FlowClosed
     | CommandReceived
     | ConfigChanged
@@ -255,6 +268,7 @@ class OpenFlow:
     flow: int
     index: int  # participant index 0-31; the SFrame KID must carry it
     group: bool  # KID layout: index<<3 in groups, index<<2 in 1:1
+    watched: bool = False  # say when packets of it are missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +309,14 @@ class SetRepair:
 
     leg: int
     repair: Repair
+
+
+@dataclass(frozen=True, slots=True)
+class Resend:
+    """The listener on this leg asks for copies again; those that are kept may leave."""
+
+    leg: int
+    nack: Nack
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,6 +406,7 @@ Output = (
     | OpenFlow
     | Route
     | SetRepair
+    | Resend
     | AskRoundTrip
     | CloseFlow
     | CallEvent

@@ -26,6 +26,7 @@ from relay.errors import ErrorCode
 from relay.protocol.address import Address
 from relay.protocol.control import FrameReader
 from relay.protocol.ids import CallId, Kid, Sub
+from relay.protocol.nack import Asker
 from relay.protocol.token import Claims
 
 LINGER_S = 5.0  # after `ended`: time for a last feedback or report, then the leg is closed
@@ -132,9 +133,18 @@ class Leg(Machine[LegState]):
         """What whoever it hears is asked for on its behalf; None: nothing special."""
         self.teller: Teller | None = None
         """Its own encoder was asked for something."""
+        self.nacks = False
+        """Its client sees no acknowledgements: what it sends is watched, and asked for again by name."""
+        self.asker: Asker | None = None
+        """What it was asked for."""
         self.path_rtt: float | None = None
         """Round trip, seconds, as acknowledgements tell, a few seconds ago."""
         self._until: float | None = now + limits.hello_s
+
+    @property
+    def round_trip(self) -> float | None:
+        """Round trip, seconds: by acknowledgements, else by a ping of ours."""
+        return self.rtt if self.path_rtt is None else self.path_rtt
 
     def next_deadline(self) -> float | None:
         """When the state's patience ends; a leg in a call is watched by its call."""

@@ -36,9 +36,9 @@ class Listening:
                 hearing = seat.hearings[index] = Hearing(node.config, node.now)
             spoken_on = call.seats[index].leg_for("up")
             speaker = None if spoken_on is None else node.legs.get(spoken_on)
-            rtt_up = None if speaker is None else _rtt_of(speaker)
+            rtt_up = None if speaker is None else speaker.round_trip
             asked = None if speaker is None or speaker.teller is None else float(speaker.teller.told.bps)
-            if hearing.on_report(flow, report.t, rtt_up, _rtt_of(leg), node.now, bps=asked):
+            if hearing.on_report(flow, report.t, rtt_up, leg.round_trip, node.now, bps=asked):
                 for one in (leg, speaker):
                     if one is not None:
                         node.put(ev.AskRoundTrip(one.number))
@@ -49,8 +49,3 @@ class Listening:
             leg = self._node.legs.get(number)
             if leg is not None:
                 leg.path_rtt = seconds
-
-
-def _rtt_of(leg: Leg) -> float | None:
-    """Round trip, seconds: by acknowledgements, else by a ping of ours."""
-    return leg.rtt if leg.path_rtt is None else leg.path_rtt

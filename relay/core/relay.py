@@ -32,6 +32,7 @@ from relay.core.guests import Guests
 from relay.core.leaving import Leaving
 from relay.core.leg import Leg, LegState
 from relay.core.listening import Listening
+from relay.core.missing import Missing
 from relay.core.moderation import Moderation
 from relay.core.node import Node
 from relay.core.orders import Orders
@@ -82,6 +83,7 @@ class Relay:
         self._leaving = Leaving(node, self._parting)
         self._adapting = Adapting(node)
         self._listening = Listening(node)
+        self._missing = Missing(node, self._adapting)
         self._inputs: Mapping[type, Callable[[Any], None]] = {
             ev.LegOpened: self._door.on_opened,
             ev.StreamReceived: self._on_stream,
@@ -91,6 +93,7 @@ class Relay:
             ev.Heard: self._on_heard,
             ev.Measured: self._adapting.on_measured,
             ev.RoundTrips: self._listening.on_round_trips,
+            ev.Gap: self._missing.on_gap,
             ev.FlowClosed: self._parting.on_flow_closed,
             ev.CommandReceived: self._orders.on_command,
             ev.ConfigChanged: self._on_config,
@@ -298,6 +301,8 @@ class Relay:
         elif isinstance(value, datagram.Tally):
             tallied = datagram.Tallied(value.base, leg.pings.map(value.base))
             node.put(ev.SendDatagram(leg.number, datagram.encode_datagram(tallied)))
+        elif isinstance(value, datagram.Nack):
+            self._missing.on_nack(leg, value)
         elif isinstance(value, datagram.LegReport):
             self._adapting.on_report(leg, value)
             found = self._find(leg)

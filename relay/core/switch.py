@@ -34,7 +34,8 @@ class Switch:
         """The lane takes this uplink flow, and counts it for the call."""
         call.flows[leg.number, flow] = one
         self._node.counting[leg.number, flow] = call
-        self._node.put(OpenFlow(leg.number, flow, one.index, group=not call.is_pair))
+        watched = leg.nacks and self._node.config.adapt.enabled
+        self._node.put(OpenFlow(leg.number, flow, one.index, group=not call.is_pair, watched=watched))
 
     def close_uplink(self, leg: Leg) -> None:
         """The leg sends no media any more; the lane answers with what it counted."""

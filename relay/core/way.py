@@ -74,6 +74,10 @@ class Way:
         """All has been well for so long that nobody need look any more."""
         return self._controller.is_at_rest(now) and now - self._wrong_at >= self._config.armed_s
 
+    def on_trouble(self, now: float) -> None:
+        """Something is wrong, whoever says so."""
+        self._wrong_at = now
+
     def on_report(self, report: LegReport, now: float) -> None:
         """What the listener says came; of several flows the latest is what its queue is judged by."""
         self._owed.on_report()

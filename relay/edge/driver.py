@@ -86,7 +86,10 @@ class Driver:
             ev.SendDatagram: self._send_datagram,
             ev.CloseLeg: self._close_leg,
             ev.SetBudget: self._set_budget,
-            ev.OpenFlow: lambda out: lane.open_flow(out.leg, out.flow, index=out.index, group=out.group),
+            ev.OpenFlow: lambda out: lane.open_flow(
+                out.leg, out.flow, index=out.index, group=out.group, watched=out.watched
+            ),
+            ev.Resend: self._resend,
             ev.AskRoundTrip: lambda out: self._asked.add(out.leg),
             ev.SetRepair: lambda out: lane.tell_repair(out.leg, out.repair),
             ev.Route: lambda out: lane.route(out.leg, out.flow, out.targets, out.closed),
@@ -117,6 +120,9 @@ class Driver:
 
     def datagram(self, leg: int, data: bytes) -> None:
         self.feed(ev.DatagramReceived(leg, data))
+
+    def gap(self, leg: int, flow: int, kid: int, newest: int, missing: int) -> None:
+        self.feed(ev.Gap(leg, flow, kid, newest, missing))
 
     def moved(self, leg: int, address: Address) -> None:
         self.feed(ev.AddressMoved(leg, address))
@@ -248,6 +254,9 @@ class Driver:
         calls = {CallId(cid): data for cid, data in keep.calls()}
         self.feed(ev.CallsRemembered(calls, revived.legs(), keep.beaten))
         return len(revived)
+
+    def _resend(self, out: ev.Resend) -> None:
+        self._lane.resend(out.leg, out.nack, self._clock())
 
     def _send_stream(self, out: ev.SendStream) -> None:
         if out.leg in self._live:

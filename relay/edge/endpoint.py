@@ -39,6 +39,7 @@ from relay.edge.lane import (
     Admitted,
     Broken,
     ControlDatagram,
+    Gap,
     Item,
     Known,
     Lane,
@@ -101,6 +102,9 @@ class Handler(Protocol):
 
     def datagram(self, leg: int, data: bytes) -> None:
         """A control datagram."""
+
+    def gap(self, leg: int, flow: int, kid: int, newest: int, missing: int) -> None:
+        """Packets of a watched flow have not come: see `relay.edge.lane.Gap`."""
 
     def moved(self, leg: int, address: Address) -> None:
         """The peer's validated address changed."""
@@ -356,11 +360,13 @@ class Endpoint(Ledger):
             self.on_broken(item.leg)
 
     def _deal_with_note(
-        self, peer: Peer, note: ControlDatagram | AckShown | RekeyWanted | Broken, now: float
+        self, peer: Peer, note: ControlDatagram | Gap | AckShown | RekeyWanted | Broken, now: float
     ) -> None:
         if isinstance(note, ControlDatagram):
             if peer.state is PeerState.OPEN:
                 self._handler.datagram(peer.leg, note.payload)
+        elif isinstance(note, Gap):
+            self._handler.gap(*note)
         elif isinstance(note, AckShown):
             peer.quic.show_ack(note.ranges, note.delay, note.at)
             self._settle(peer, now)

@@ -19,6 +19,7 @@ from relay.config import Config, LimitsConfig
 from relay.core.events import FlowCounters, Measure, Repair
 from relay.core.reasons import DropReason
 from relay.errors import ConfigError
+from relay.protocol.datagram import Nack
 from relay.quic.space import PathState
 
 
@@ -68,7 +69,8 @@ class RepairCounters:
     beside: int = 0  # repeats in a packet that left anyway
     distant: int = 0  # the same, at a fixed distance
     alone: int = 0  # repeats in a pause
-    bytes: int = 0  # of all three, datagrams
+    asked: int = 0  # repeats that the listener named
+    bytes: int = 0  # of all four, datagrams
     refused: int = 0  # repeats that the listener's rights do not allow
 
     def copy(self) -> RepairCounters:
@@ -200,6 +202,16 @@ class Waiting(NamedTuple):
     leg: int
 
 
+class Gap(NamedTuple):
+    """A packet of a watched flow came. Bit i of `missing`, of 16: newest - 1 - i has not."""
+
+    leg: int
+    flow: int
+    kid: int
+    newest: int
+    missing: int
+
+
 class Broken(NamedTuple):
     """Something raised that never should, over a packet of this leg."""
 
@@ -222,7 +234,17 @@ class ToClient(NamedTuple):
 
 
 Item = (
-    Known | Unknown | Admitted | ControlDatagram | AckShown | RekeyWanted | Waiting | Broken | Stun | ToClient
+    Known
+    | Unknown
+    | Admitted
+    | ControlDatagram
+    | Gap
+    | AckShown
+    | RekeyWanted
+    | Waiting
+    | Broken
+    | Stun
+    | ToClient
 )
 Packet = tuple[int, bytes, NetworkAddress]  # number of the socket, bytes, destination
 
@@ -254,8 +276,11 @@ class Lane(Protocol):
     def close_leg(self, leg: int) -> None:
         """Forget a leg; copies that wait for it are dropped as peer_gone, its flows end."""
 
-    def open_flow(self, leg: int, flow: int, *, index: int, group: bool) -> None:
-        """Accept an uplink flow of participant `index`; nobody hears it until `route`."""
+    def open_flow(self, leg: int, flow: int, *, index: int, group: bool, watched: bool = False) -> None:
+        """Accept an uplink flow of participant `index`; nobody hears it until `route`.
+
+        Of a `watched` one `take` tells what is missing, with each packet that comes meanwhile.
+        """
 
     def close_flow(self, leg: int, flow: int) -> FlowCounters:
         """Forget an uplink flow and return what was counted for it; its copies that wait are gate_closed."""
@@ -316,6 +341,12 @@ class Lane(Protocol):
         """From now on copies that this listener missed go again like this; at first none do.
 
         Nothing happens for a leg without a packet path. After `Repair()` it is as if it was never told.
+        """
+
+    def resend(self, leg: int, ask: Nack, now: float) -> int:
+        """The listener names copies that it misses: those of them that are kept leave with the next `flush`.
+
+        How many: each leaves so twice at most, one of five copies, and as many as one packet holds.
         """
 
     def troubled(self) -> list[int]:

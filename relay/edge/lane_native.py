@@ -23,6 +23,7 @@ from relay.edge.lane import (
     Broken,
     ControlDatagram,
     FrontKeys,
+    Gap,
     Item,
     Known,
     LaneCounters,
@@ -38,6 +39,7 @@ from relay.edge.lane import (
     Waiting,
 )
 from relay.errors import LocalError
+from relay.protocol.datagram import Nack
 from relay.quic.space import PathState
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ _ITEMS: Final[dict[str, Callable[..., Item]]] = {
     "unknown": lambda data, address, sock, _: Unknown(data, address, sock),
     "admit": lambda data, address, sock, _, original, retry: Admitted(data, address, sock, original, retry),
     "control": lambda leg, payload, _: ControlDatagram(leg, payload),
+    "gap": Gap,
     "ack": AckShown,
     "rekey": RekeyWanted,
     "waiting": Waiting,
@@ -108,9 +111,9 @@ class NativeLane:
     def close_leg(self, leg: int) -> None:
         self._lane.close_leg(leg)
 
-    def open_flow(self, leg: int, flow: int, *, index: int, group: bool) -> None:
+    def open_flow(self, leg: int, flow: int, *, index: int, group: bool, watched: bool = False) -> None:
         try:
-            self._lane.open_flow(leg, flow, index=index, group=group)
+            self._lane.open_flow(leg, flow, index=index, group=group, watched=watched)
         except LookupError as error:
             raise LocalError(f"no such leg: {leg}") from error
 
@@ -243,6 +246,9 @@ class NativeLane:
             max_age=repair.max_age,
             ack_slack=repair.ack_slack,
         )
+
+    def resend(self, leg: int, ask: Nack, now: float) -> int:
+        return self._lane.resend(leg, *ask, now)
 
     def troubled(self) -> list[int]:
         return self._lane.troubled()

@@ -26,6 +26,7 @@ from relay.edge.lane import (
     Broken,
     ControlDatagram,
     FrontKeys,
+    Gap,
     Item,
     Known,
     Packet,
@@ -43,6 +44,7 @@ from relay.edge.relays import Relay, Relays
 from relay.edge.repeats import Ring
 from relay.edge.routes import Routes, _Leg
 from relay.protocol import frames
+from relay.protocol.datagram import Nack
 from relay.protocol.relayed import SEND, message_type, parse_channel_data
 from relay.quic.acks import ACK_HOLD
 from relay.quic.connection import MAX_PACKET
@@ -197,6 +199,17 @@ class PyLane(Routes, Relays):
             path.ring = Ring(self.repairs)
         path.ring.tell(repair)
 
+    def resend(self, leg: int, ask: Nack, now: float) -> int:
+        owner = self._connections.get(leg)
+        ring = None if owner is None else owner.path.ring
+        if owner is None or ring is None or not owner.path.room(now):
+            return 0
+        again = ring.asked(ask, now, MAX_PACKET - PACKET_OVERHEAD, self._charger(owner, now))
+        if again:
+            self._seal(owner, again, 0, now)
+            ring.left(owner.path.last_number, [], 0, now)
+        return len(again)
+
     def close_leg(self, leg: int) -> None:
         super().close_leg(leg)
         ring = self._ring(leg)
@@ -245,7 +258,7 @@ class PyLane(Routes, Relays):
             path.rtt(),
             kept.acked,
             kept.late,
-            kept.beside + kept.distant + kept.alone,
+            kept.beside + kept.distant + kept.alone + kept.asked,
             kept.bytes,
             self.mended(owner.leg),
         )
@@ -350,13 +363,13 @@ class PyLane(Routes, Relays):
             self._known.append((None, owner))
         owner.shown.add(ack, now)
 
-    def _control(self, owner: _Connection, payload: bytes) -> None:
+    def _control(self, owner: _Connection, note: ControlDatagram | Gap) -> None:
         if owner.notes >= NOTES_PER_LEG or self._controls >= SLOW_QUEUE:
             self._notes_lost += 1
             return
         owner.notes += 1
         self._controls += 1
-        self._known.append((ControlDatagram(owner.leg, payload), owner))
+        self._known.append((note, owner))
 
     def _receive_fast(
         self, owner: _Connection, data: bytes, address: NetworkAddress, sock: int, now: float
@@ -388,7 +401,7 @@ class PyLane(Routes, Relays):
             self._show(owner, opened.ack, now)
         for payload in opened.datagrams:
             if payload[:1] == b"\0":
-                self._control(owner, payload)
+                self._control(owner, ControlDatagram(owner.leg, payload))
             else:
                 self.deliver(owner.leg, payload, now)
         self._list_ack(owner)
@@ -398,6 +411,11 @@ class PyLane(Routes, Relays):
         if owner is not None:
             owner.path.worsened()
             self._note_trouble(owner)
+
+    def _gap(self, leg: int, flow: int, kid: int, newest: int, missing: int) -> None:
+        owner = self._connections.get(leg)
+        if owner is not None:
+            self._control(owner, Gap(leg, flow, kid, newest, missing))
 
     def deliver(self, leg: int, payload: bytes, now: float) -> DropReason | None:
         try:
@@ -453,7 +471,7 @@ class PyLane(Routes, Relays):
         elif isinstance(item, Known):
             owner.waiting -= 1
             self._packets -= 1
-        elif isinstance(item, ControlDatagram):
+        elif isinstance(item, ControlDatagram | Gap):
             owner.notes -= 1
             self._controls -= 1
         elif item is None:

@@ -2,6 +2,7 @@
 
     beside        a packet leaves anyway -> the repeats that go along, by relay/protocol/repair.py
     alone         nothing leaves for a while -> one repeat, once per pause
+    asked         the listener names what it misses -> repeats by themselves, each copy twice at most
     left          which packet took what along          acknowledged   that packet came
 
 A copy is kept until any packet that carried it was acknowledged, it is too old to be played, or its gate
@@ -18,7 +19,8 @@ from relay.core.adapt import Mode
 from relay.core.events import Repair
 from relay.edge.lane import RepairCounters
 from relay.edge.routes import room_of
-from relay.protocol import media, repair
+from relay.protocol import media, nack, repair
+from relay.protocol.datagram import Nack
 
 RING: Final = 64  # copies of one flow
 RING_BYTES: Final = 24 * 1024  # of a leg: 64 of voice
@@ -29,7 +31,7 @@ MARGIN: Final = 0.002  # s: timers come a little early, and floats are not exact
 
 
 class _Kept:
-    __slots__ = ("again", "carriers", "ctr", "kid", "out", "room", "sent")
+    __slots__ = ("again", "asked", "carriers", "ctr", "kid", "out", "room", "sent")
 
     def __init__(self, out: int, kid: int, ctr: int, sent: repair.Sent, again: bytes, carrier: int) -> None:
         self.out = out
@@ -37,6 +39,7 @@ class _Kept:
         self.ctr = ctr
         self.sent = sent
         self.again = again  # with R set
+        self.asked = 0  # so often it left because of that
         self.room = room_of(len(again)) + BESIDE
         self.carriers = [carrier]
 
@@ -52,6 +55,8 @@ class Ring:
         self._kept: list[_Kept] = []  # in the order in which they left
         self._held = 0
         self._going: list[_Kept] = []  # chosen for the packet that is about to leave
+        self._is_asked = False  # these
+        self._asked_left = nack.SAVED  # repeats that may be asked for
         self._left_at = 0.0
         self._is_pause_used = False
 
@@ -78,12 +83,13 @@ class Ring:
         `rtt`: smoothed and variance. `takes` charges bytes to the listener's rights, or refuses.
         """
         rule = self._rule
-        self._going = []
+        self._going, self._is_asked = [], False
         if rule.mode is Mode.OFF:
             return []
         assert self._left is not None  # it was told
         for _ in copies:
             self._left = repair.earn(self._left, rule.budget, rule.depth)
+            self._asked_left = repair.earn(self._asked_left, nack.SHARE, nack.SAVED)
         self._expire(now)
         if rule.mode is Mode.COPIES:
             for copy in copies:
@@ -96,11 +102,26 @@ class Ring:
         self, now: float, rtt: tuple[float, float] | None, room: int, takes: Callable[[int], bool]
     ) -> list[bytes]:
         """The repeat that leaves by itself, if any, when `pause_due` says so. There is one try in a pause."""
-        self._going = []
+        self._going, self._is_asked = [], False
         self._is_pause_used = True
         self._expire(now)
         if rtt is not None:
             self._again(now, rtt, room, 1, takes)
+        return [one.again for one in self._going]
+
+    def asked(self, ask: Nack, now: float, room: int, takes: Callable[[int], bool]) -> list[bytes]:
+        """What leaves by itself since the listener asks for it: within its own allowance."""
+        self._going = []
+        self._expire(now)
+        for one in self._kept:
+            if one.out != ask.flow or one.asked >= nack.TRIES or not nack.wants(ask, one.kid, one.ctr):
+                continue
+            if one.sent.size > room or self._asked_left < 1 or not self._take(one, takes):
+                break
+            one.asked += 1
+            room -= one.sent.size
+            self._asked_left -= 1
+        self._is_asked = True
         return [one.again for one in self._going]
 
     def pause_due(self, rtt: tuple[float, float] | None) -> float | None:
@@ -159,9 +180,12 @@ class Ring:
             del one.carriers[:-CARRIERS]
         size = sum(len(one.again) for one in self._going)
         is_distant = self._rule.mode is Mode.COPIES
+        is_asked, self._is_asked = self._is_asked, False
         for counters in self._both:
             counters.bytes += size
-            if not copies:
+            if is_asked:
+                counters.asked += len(self._going)
+            elif not copies:
                 counters.alone += len(self._going)
             elif is_distant:
                 counters.distant += len(self._going)

@@ -22,6 +22,7 @@ from relay.edge.bucket import Bucket
 from relay.edge.lane import LaneCounters
 from relay.errors import ErrorCode, LocalError, PeerError
 from relay.protocol import media
+from relay.protocol.nack import SPAN
 from relay.protocol.repair import reference
 
 QUEUE_BYTES = 5 * 1024  # waiting for one leg, as below: 26 copies of voice; or more, for one flow's frames
@@ -61,6 +62,11 @@ class _Seen:
             self.first = min(self.first, ctr)
         self.unique += 1
         return True
+
+    @property
+    def missing(self) -> int:
+        """Bit i, of 16: highest - 1 - i has not come."""
+        return ~(self.bits >> 1) & ((1 << min(SPAN, self.highest - self.first)) - 1)
 
     @property
     def lost(self) -> int:
@@ -123,11 +129,13 @@ class _Flow:
         "received",
         "seen",
         "targets",
+        "watched",
     )
 
-    def __init__(self, index: int, group: bool) -> None:
+    def __init__(self, index: int, group: bool, watched: bool) -> None:
         self.index = index
         self.group = group
+        self.watched = watched
         self.targets: tuple[tuple[_Leg, int], ...] = ()
         self.closed = DropReason.GATE_CLOSED
         self.seen: dict[int, _Seen] = {}
@@ -217,10 +225,10 @@ class Routes:
         for flow in gone.flows.values():
             self._silence(flow)
 
-    def open_flow(self, leg: int, flow: int, *, index: int, group: bool) -> None:
+    def open_flow(self, leg: int, flow: int, *, index: int, group: bool, watched: bool = False) -> None:
         flows = self._leg(leg).flows
         replaced = flows.get(flow)
-        flows[flow] = _Flow(index, group)
+        flows[flow] = _Flow(index, group, watched)
         if replaced is not None:
             self._silence(replaced)
 
@@ -290,6 +298,11 @@ class Routes:
         if judged.repeat:
             flow.mended += 1
             self._mended(leg)
+        if flow.watched:
+            seen = flow.seen[judged.kid]
+            missing = seen.missing
+            if missing:
+                self._gap(leg, payload[0], judged.kid, seen.highest, missing)
         for listener, out in flow.targets:
             try:
                 self._enqueue(listener, out, media.with_flow(payload, out, False), since, now)
@@ -315,6 +328,9 @@ class Routes:
 
     def _mended(self, leg: int) -> None:
         """What the leg had lost on its way up came as a repeat."""
+
+    def _gap(self, leg: int, flow: int, kid: int, newest: int, missing: int) -> None:
+        """Packets before the newest of a watched flow have not come."""
 
     def _enqueue(self, listener: _Leg, out: int, copy: bytes, since: float, now: float) -> None:
         counters = self.counters

@@ -62,6 +62,7 @@ class RepairCounters(Protocol):
     beside: int
     distant: int
     alone: int
+    asked: int
     bytes: int
     refused: int
 
@@ -214,6 +215,7 @@ ENGINE: Final[Mapping[str, Family]] = {
     "leg_lost": Family(
         "relay_legs_lost", "Legs that went away by themselves, by close code seen.", "code", (*CODES, "other")
     ),
+    "nack": Family("relay_nacks", "Requests to send audio again, by direction.", "direction", ("sent",)),
     "address_moved": Family("relay_legs_moved", "Address changes of live legs.", "label", ("",)),
     "command": Family("relay_commands", "Signed commands, by outcome.", "code", CODES),
     "control_datagram": Family("relay_control_datagrams", "Control datagrams taken, by type.", "type"),
@@ -457,7 +459,7 @@ def _repairs(now: RepairCounters) -> Iterator[Metric]:
     yield GaugeMetricFamily("relay_repair_holding", "Copies kept now.", value=now.holding)
     settled = {"acked": now.acked, "late": now.late, "ended": now.ended}
     yield _counters("relay_repair_settled", "Copies kept no longer, by what became of them.", "fate", settled)
-    forms = {"beside": now.beside, "distant": now.distant, "alone": now.alone}
+    forms = {"beside": now.beside, "distant": now.distant, "alone": now.alone, "asked": now.asked}
     yield _counters("relay_repair_repeats", "Repeats sent, by form.", "form", forms)
     yield CounterMetricFamily("relay_repair_bytes", "Bytes of repeats.", value=now.bytes)
     yield CounterMetricFamily(

@@ -30,6 +30,7 @@ from relay.client.call import Call
 from relay.client.e2ee import OpenKey, Suite
 from relay.client.keyring import KeyRing
 from relay.client.link import Credentials, Link
+from relay.client.mending import BURST_S, Mending
 from relay.client.reception import Reception
 from relay.config import LimitsConfig
 from relay.core import events
@@ -38,6 +39,7 @@ from relay.edge.lane_py import PyLane
 from relay.errors import PeerError
 from relay.protocol import control, datagram, keys, media
 from relay.protocol.address import Address
+from relay.protocol.datagram import Nack
 from relay.protocol.ids import CallId, Sub
 
 logging.getLogger("quic").setLevel(logging.CRITICAL)  # its client complains about each close
@@ -307,6 +309,34 @@ def answer(data: bytes) -> None:
     link.take()
 
 
+def mend(data: bytes) -> None:
+    """Whatever a relay acknowledges, loses and names, what goes again is what was sent, and within rights."""
+    mending, now, ctr = Mending(), 0.0, 0
+    mending.grant(80_000, 100, now)
+    sent, repeats = set[bytes](), 0
+    for kind, value in zip(data[::2], data[1::2], strict=False):
+        again: list[bytes] = []
+        now += value / 1000
+        if kind % 4 == 0:
+            payload = media.encode_header(4, 0, ctr, pp=value % 4) + bytes(20 + value)
+            ctr += 1
+            sent.add(payload)
+            again = mending.beside(payload, 4 * value, now)
+        elif kind % 4 == 1:
+            came = media.encode_header(4, 0, max(0, ctr - value), repeat=kind > 127) + bytes(60)
+            mending.on_fate(came, value % 2 == 0, now)
+        elif kind % 4 == 2:
+            mending.on_round_trip(value / 1000, kind / 1000, now)
+            again = mending.alone(1000, now)
+        else:
+            again = mending.asked(
+                Nack(4, kind % 2, max(0, ctr - value) & 0xFFFF, kind << 8 | value), 1000, now
+            )
+        assert {media.with_flow(one, 4, False) for one in again} <= sent
+        repeats += sum(map(len, again))
+    assert repeats <= 80_000 / 8 * (now + BURST_S)
+
+
 class _Leg:
     """A leg that takes everything, and the part of an event loop that a call uses."""
 
@@ -438,6 +468,7 @@ TARGETS = [
     Target("client-media", hear, [bytes.fromhex(row["datagram"]) for row in load("media-sealed")["packets"]]),
     Target("client-link", answer, [each[2:] for each in _MESSAGES]),
     Target("client-call", obey, [each + other for each in _TALK for other in _TALK]),
+    Target("client-mending", mend, [bytes((0, 20)) * 9 + bytes((1, 0, 2, 1, 3, 9)) * 9, bytes(range(64))]),
     Target("client-url", read_url, [b"quic://[::1]:443", b"quic://relay.example"], local_errors=True),
     Target(
         "config",

@@ -638,6 +638,7 @@ class Passing(NamedTuple):
 
 
 PING = datagram.encode_datagram(datagram.Ping(1, 1))
+NACK = datagram.encode_datagram(datagram.Nack(1, 0, 0, 0xFFFF))
 RR = control.Rr(c=OTHER_CALL, s=())
 
 
@@ -652,6 +653,10 @@ PASSING = [
     Passing("a leg report of nine flows", [b"\x00\x03" + bytes(6) + b"\x09" + bytes(252)], D.MALFORMED),
     Passing("a leg report of no flow", [b"\x00\x03" + bytes(7)], D.MALFORMED),
     Passing("a nack for flow 0", [b"\x00\x04" + bytes(6)], D.MALFORMED),
+    Passing("a nack for flow 63", [b"\x00\x04\x3f" + bytes(5)], D.MALFORMED),
+    Passing("a nack cut short", [NACK[:-1]], D.MALFORMED),
+    Passing("a nack with a tail", [NACK + b"\x00"], D.MALFORMED),
+    Passing("more than 200 nacks at once", [NACK] * 201, D.OVER_BUDGET),
     Passing("a newest-wins message that is no msgpack", [b"\x00\x10\xc1"], D.MALFORMED),
     Passing("an older newest-wins message", [_newest(9), _newest(8)], D.STALE),
     Passing("the same newest-wins message again", [_newest(9), _newest(9)], D.STALE),

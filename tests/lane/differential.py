@@ -23,6 +23,7 @@ from relay.edge.lane_py import PyLane
 from relay.edge.path import Path
 from relay.errors import LocalError
 from relay.protocol import frames, media
+from relay.protocol.datagram import Nack
 from relay.quic.space import KeySet, PathState
 
 LEGS = 4
@@ -173,6 +174,7 @@ class Duel:
             (1, self.keys),
             (2, self.control),
             (2, self.repair),
+            (3, self.resend),
             (1, self.measure),
             (1, self.come_and_go),
             (1, self.deliver),
@@ -282,7 +284,8 @@ class Duel:
         flow = self.rng.randrange(1, 63)
         group = self.rng.random() < 0.5
         index = leg % (4 if not group else 32)
-        self.both("open_flow", lambda lane: lane.open_flow(leg, flow, index=index, group=group))
+        rights = {"index": index, "group": group, "watched": self.rng.random() < 0.5}
+        self.both("open_flow", lambda lane: lane.open_flow(leg, flow, **rights))
         self.clients[leg].flow = flow, index, group
         self.flows[leg].append(flow)
 
@@ -528,6 +531,21 @@ class Duel:
             ack_slack=self.rng.choice((0.0, 0.01, 0.025)),
         )
         self.both("tell_repair", lambda lane: lane.tell_repair(leg, rule))
+
+    def resend(self) -> None:
+        """A listener asks for what it was sent, or was not."""
+        leg = self.rng.choice([*self.clients, *self.clients, *self.streams, 0])
+        plain = self.lanes[0]
+        assert isinstance(plain, PyLane)
+        ring = plain._ring(leg)
+        kept = [] if ring is None else ring._kept
+        out, kid, ctr = self.rng.randrange(1, 63), self.rng.randrange(256), self.rng.randrange(1 << 16)
+        if kept and self.rng.random() < 0.9:
+            one = self.rng.choice(kept)
+            out, kid, ctr = one.out, one.kid, one.ctr
+        bits = self.rng.choice((0xFFFF, 0x1FF, 1, self.rng.randrange(1 << 16)))
+        ask = Nack(out, kid, ctr - self.rng.choice((0, 0, 3, 8, 16, 200)) & 0xFFFF, bits)
+        self.both("resend", lambda lane: lane.resend(leg, ask, self.now))
 
     def measure(self) -> None:
         """What is known of the ways to all listeners, and of which of them that is worth asking."""

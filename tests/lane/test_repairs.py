@@ -12,9 +12,10 @@ from lanes import LANES, make_lane
 from relay.core.adapt import Mode
 from relay.core.events import Measure, Repair
 from relay.core.reasons import DropReason
-from relay.edge.lane import Lane
+from relay.edge.lane import Gap, Lane
 from relay.edge.repeats import BESIDE, RING, RING_BYTES
 from relay.protocol import frames, media
+from relay.protocol.datagram import Nack
 
 START = 100.0
 PLENTY = 10**8
@@ -430,3 +431,104 @@ def test_a_lost_packet_that_comes_as_a_repeat_goes_on_as_an_original_once_and_is
     assert pair.measure().mended == 0
     counted = lane.close_flow(1, 4)
     assert (counted.received, counted.accepted, counted.mended, counted.lost) == (5, 3, 1, 0)
+
+
+def ask(*ctrs: int, flow: int = 9, kid: int = 0) -> Nack:
+    base = min(ctrs)
+    return Nack(flow, kid, base & 0xFFFF, sum(1 << (ctr - base) for ctr in ctrs))
+
+
+def test_what_a_listener_names_leaves_by_itself_and_each_twice_at_most(lane: Lane) -> None:
+    pair = Pair(lane, REPEATS)
+    copies = [pair.turn(ctr)[0] for ctr in range(3)]
+    for _ in range(2):
+        assert lane.resend(2, ask(0, 2), pair.now) == 2
+        assert pair.flush() == [[again(copies[0]), again(copies[2])]]
+    assert lane.resend(2, ask(0, 2), pair.now) == 0
+    assert pair.flush() == []
+    assert (lane.repairs.asked, lane.repairs.alone, lane.repairs.beside) == (4, 0, 0)
+    assert pair.measure().repeats == 4
+    assert lane.repairs.imbalance() == 0
+    pair.acknowledge(4)  # the second of the two packets: what was in it is settled
+    assert lane.repairs.holding == 1
+
+
+@pytest.mark.parametrize(
+    "named", [ask(5, 6), ask(0, flow=10), ask(0, kid=4), ask(0x10000 - 16), Nack(9, 0, 0, 0)]
+)
+def test_a_request_for_what_was_never_sent_gets_nothing(lane: Lane, named: Nack) -> None:
+    pair = Pair(lane, REPEATS)
+    for ctr in range(3):
+        pair.turn(ctr)
+    assert lane.resend(2, named, pair.now) == 0
+    assert lane.resend(77, named, pair.now) == 0
+    assert pair.flush() == []
+
+
+def test_requests_without_end_get_one_packet_in_five(lane: Lane) -> None:
+    pair = Pair(lane, replace(REPEATS, budget=0.0, depth=0.0, max_age=1e9))
+    served = 0
+    for ctr in range(200):
+        pair.turn(ctr)
+        served += lane.resend(2, Nack(9, 0, max(0, ctr - 15), 0xFFFF), pair.now)
+        pair.flush()
+    assert served <= 0.2 * 200 + 10
+    assert served > 0.2 * 200
+
+
+def test_what_is_too_old_or_was_acknowledged_or_has_no_ring_does_not_leave(lane: Lane) -> None:
+    pair = Pair(lane, REPEATS)
+    pair.turn(0)
+    pair.turn(1)
+    pair.acknowledge(1)
+    assert lane.resend(2, ask(0, 1), pair.now) == 1
+    pair.flush()
+    pair.now += 0.2
+    assert lane.resend(2, ask(0, 1), pair.now) == 0
+    lane.tell_repair(2, Repair())
+    pair.turn(2)
+    assert lane.resend(2, ask(2), pair.now) == 0
+
+
+def test_named_repeats_are_within_the_listeners_rights_and_one_packet(lane: Lane) -> None:
+    pair = Pair(lane, replace(REPEATS, max_age=10.0))
+    for ctr in range(16):
+        pair.say(ctr, size=400)
+        pair.flush()
+        pair.now += 0.02
+    assert lane.resend(2, Nack(9, 0, 0, 0xFFFF), pair.now) == 2  # of 400 bytes no more fit
+    pair.flush()
+    lane.open_leg(2, pps=1000, up_bps=PLENTY, down_bps=8)
+    lane.deliver(1, media.encode_header(4, 0, 16) + bytes(900), pair.now)
+    pair.flush()
+    for _ in range(60):
+        lane.resend(2, Nack(9, 0, 0, 0xFFFF), pair.now)
+    assert lane.repairs.refused >= 1
+
+
+def test_of_a_watched_flow_it_is_told_what_is_missing_and_of_no_other(lane: Lane) -> None:
+    pair = Pair(lane, None)
+    lane.open_flow(1, 4, index=0, group=False, watched=True)
+    lane.route(1, 4, [(2, 9)], None)
+
+    def gaps() -> list[Gap]:
+        return [item for item in lane.take(100) if isinstance(item, Gap)]
+
+    for ctr in (10, 11, 14):
+        pair.say(ctr)
+    assert gaps() == [Gap(1, 4, 0, 14, 0b11)]
+    pair.say(15)
+    pair.say(13)
+    assert gaps() == [Gap(1, 4, 0, 15, 0b110), Gap(1, 4, 0, 15, 0b100)]
+    pair.say(12)
+    assert gaps() == []
+    pair.say(100)
+    assert gaps() == [Gap(1, 4, 0, 100, 0xFFFF)]
+    for ctr in range(101, 401, 3):
+        pair.say(ctr)
+    assert len(gaps()) == 32  # among the control datagrams that may wait
+    lane.open_flow(1, 4, index=0, group=False)
+    lane.route(1, 4, [(2, 9)], None)
+    for ctr in (10, 14):
+        pair.say(ctr)
+    assert gaps() == []

@@ -17,6 +17,7 @@ from relay.protocol import (
     demux,
     frames,
     media,
+    nack,
     peers,
     records,
     relayed,
@@ -99,6 +100,23 @@ def read_datagram(data: bytes) -> None:
     value = datagram.decode_datagram(data)
     if value is not None and not (isinstance(value, datagram.NewestWins) and value.body is None):
         assert datagram.decode_datagram(datagram.encode_datagram(value)) == value
+    if isinstance(value, datagram.Nack):
+        named = [ctr for ctr in range(1 << 16) if nack.wants(value, value.kid, ctr)]
+        assert len(named) == value.map.bit_count()
+
+
+def ask_again(data: bytes) -> None:
+    """Whatever is missing, a request is one that can be written, of packets that are."""
+    asker, now, newest = nack.Asker(5), 0.0, 0
+    for at in range(0, len(data) - 4, 5):
+        ahead, kid, high, low, wait = data[at : at + 5]
+        newest, now, missing = newest + ahead, now + wait / 1000, high << 8 | low
+        asked = asker.on_packet(kid % 3, newest, missing, now, 0.02, 0.13)
+        if asked is not None:
+            assert datagram.decode_datagram(datagram.encode_datagram(asked)) == asked
+            gone = [i for i in range(nack.SPAN) if missing >> i & 1]
+            assert asked.map.bit_count() <= len(gone)
+            assert sum(nack.wants(asked, kid % 3, newest - 1 - i) for i in gone) == asked.map.bit_count()
 
 
 def read_control(data: bytes) -> None:
@@ -273,6 +291,7 @@ TARGETS = [
         _hex([_MEDIA["golden"]["A"], _MEDIA["golden"]["B"], *_MEDIA["accepted"]], "datagram"),
     ),
     Target("datagram", read_datagram, _hex(_DATAGRAM["datagrams"] + _DATAGRAM["refused"], "datagram")),
+    Target("asker", ask_again, [bytes((1, 0, 0, 3, 20)) * 8, bytes((3, 0, 255, 255, 60)) * 8]),
     Target("control", read_control, _BODIES),
     Target("stream", read_stream, _hex(_CONTROL["frames"], "frame")),
     Target("records", read_records, [b"\0\2\0\1\0\4\xc0\x93\6\0\0\3\1\2\3", b"\x40\1\xc0"]),

@@ -284,6 +284,15 @@ impl Core {
         Ok(())
     }
 
+    /// Tell the loop of gaps in an uplink flow from now on.
+    pub fn watch_flow(&self, leg: u64, flow: u8) -> Result<(), Missing> {
+        let owner = self.leg(leg)?;
+        if let Some(media) = owner.state.lock().media.as_mut() {
+            media.watch_flow(flow);
+        }
+        Ok(())
+    }
+
     /// Forget an uplink flow and return what was counted for it; its copies that still wait never leave.
     pub fn close_flow(&self, leg: u64, flow: u8) -> FlowCounters {
         let Ok(leg) = self.leg(leg) else {

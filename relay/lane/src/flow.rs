@@ -60,6 +60,16 @@ pub struct Heard {
     pub since: f64,
     /// It came as a repeat, since the original was lost.
     pub is_mended: bool,
+    /// Of a watched flow: what is missing now, if anything.
+    pub gap: Option<Gap>,
+}
+
+/// Packets of a watched flow that have not come; bit i of `missing`: `newest - 1 - i`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    pub kid: u8,
+    pub newest: u32,
+    pub missing: u16,
 }
 
 /// What was counted for one uplink flow.
@@ -122,6 +132,7 @@ impl Pace {
 pub struct Flow {
     index: u32,
     group: bool,
+    watched: bool,
     targets: Targets,
     closed: Reason,
     /// At most 8 key ids carry the flow's own index.
@@ -138,6 +149,7 @@ impl Flow {
         Self {
             index,
             group,
+            watched: false,
             targets: Arc::new([]),
             closed: Reason::GateClosed,
             seen: Few::new(),
@@ -151,6 +163,11 @@ impl Flow {
             lost: 0,
             counters: FlowCounters::default(),
         }
+    }
+
+    /// Tell of gaps from now on.
+    pub fn watch(&mut self) {
+        self.watched = true;
     }
 
     pub fn targets(&self) -> Targets {
@@ -179,6 +196,7 @@ impl Flow {
             targets: self.targets.clone(),
             since: self.pace.on_packet(header, now),
             is_mended: header.repeat,
+            gap: self.gap(header.kid),
         })
     }
 
@@ -194,6 +212,19 @@ impl Flow {
             }
             Err(reason) => bump(&mut counters.dropped, *reason, 1),
         }
+    }
+
+    fn gap(&self, kid: u8) -> Option<Gap> {
+        if !self.watched {
+            return None;
+        }
+        let (_, seen) = self.seen.iter().find(|known| known.0 == kid)?;
+        let missing = seen.missing();
+        (missing != 0).then_some(Gap {
+            kid,
+            newest: seen.highest,
+            missing,
+        })
     }
 
     /// Packets that came as repeats alone.

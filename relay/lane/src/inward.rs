@@ -24,7 +24,7 @@ use std::sync::Arc;
 use crate::cid::Cid;
 use crate::core::{contain, Core, Judge, Leg, Verdict};
 use crate::counters::{bump, Counters};
-use crate::flow::{Heard, Targets};
+use crate::flow::{Gap, Heard, Targets};
 use crate::header::MAX_UDP;
 use crate::path::Opened;
 use crate::reason::Reason;
@@ -249,6 +249,9 @@ impl Core {
                 if heard.is_mended {
                     path.worsened();
                 }
+                if let (Some(gap), Some(flow)) = (heard.gap, payload.first()) {
+                    self.tell_gap(&mut work.counters, &mut work.staged, leg, *flow, gap);
+                }
                 work.deliveries.push(Delivery {
                     targets: heard.targets,
                     since: heard.since,
@@ -264,6 +267,27 @@ impl Core {
             work.hold_ack(at, leg.clone());
         }
         Fast::Media(plain)
+    }
+
+    /// What is missing of a flow, for the loop, among the leg's control datagrams.
+    fn tell_gap(
+        &self,
+        counters: &mut Counters,
+        staged: &mut Vec<Staged>,
+        leg: &Arc<Leg>,
+        flow: u8,
+        gap: Gap,
+    ) {
+        if leg.notes.load(Ordering::Relaxed) >= self.config.notes_per_leg {
+            return counters.lose_note();
+        }
+        leg.notes.fetch_add(1, Ordering::Relaxed);
+        let item = Item::Gap {
+            leg: leg.number,
+            flow,
+            gap,
+        };
+        staged.push(Staged::note(item, leg));
     }
 
     fn is_same_address(&self, own: u16, other: u16) -> bool {
@@ -315,6 +339,10 @@ impl Core {
             if state.has_path && heard.as_ref().is_ok_and(|heard| heard.is_mended) {
                 state.path.worsened();
                 note_trouble(&mut work.troubled, leg, &mut state.path.trouble);
+            }
+            let gap = heard.as_ref().ok().and_then(|heard| heard.gap);
+            if let (Some(gap), Some(flow), true) = (gap, payload.first(), state.has_path) {
+                self.tell_gap(&mut work.counters, &mut work.staged, owner, *flow, gap);
             }
         });
         let heard = heard?;

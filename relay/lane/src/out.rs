@@ -24,6 +24,7 @@ use crate::flow::Target;
 use crate::media::{set_flow, MAX_SIZE};
 use crate::path::{ACK_HOLD, EARLY, MAX_PACKET};
 use crate::reason::Reason;
+use crate::repeats::Ask;
 use crate::slow::Item;
 use crate::work::{note_trouble, Outgoing, Work};
 
@@ -150,6 +151,35 @@ impl Core {
         }
         let lost = state.path.lost().wrapping_sub(lost);
         work.counters.count_lost(lost);
+    }
+
+    /// A listener names copies that it misses: those of them that are kept leave by themselves. How many.
+    pub fn resend(&self, work: &mut Work, leg: u64, ask: &Ask, now: f64) -> usize {
+        let owner = self.legs.read().get(&leg).cloned();
+        let mut count = 0;
+        let Some(owner) = owner else {
+            return count;
+        };
+        contain(work, Some(leg), |work, _| {
+            let mut guard = owner.state.lock();
+            let state = &mut *guard;
+            let lost = state.path.lost();
+            if state.ring.is_some() && state.path.room(now) {
+                let mut media = state.media.as_mut();
+                let takes = |size| media.as_mut().is_some_and(|media| media.charge(size, now));
+                if let Some(ring) = state.ring.as_mut() {
+                    ring.asked(ask, now, MAX_PACKET.saturating_sub(PACKET_OVERHEAD), takes);
+                    count = ring.going().count();
+                    ring.settle(&mut work.counters.repairs);
+                }
+                if count > 0 {
+                    self.seal(leg, state, work, now);
+                }
+            }
+            let lost = state.path.lost().wrapping_sub(lost);
+            work.counters.count_lost(lost);
+        });
+        count
     }
 
     /// Copies for a leg until `room` bytes are used: one on a stream (none: nothing waits, and the loop will be

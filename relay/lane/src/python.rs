@@ -24,7 +24,7 @@ use crate::core::{Core, CoreConfig};
 use crate::counters::{named, ByReason};
 use crate::desk::{Measure, Missing};
 use crate::reason::Reason;
-use crate::repeats::{Mode, Rule};
+use crate::repeats::{Ask, Mode, Rule};
 use crate::socket::Marks;
 use crate::table::Rights;
 use crate::work::{Outgoing, Work, MAX_WORKERS};
@@ -136,9 +136,20 @@ impl Lane {
         self.core.close_leg(leg);
     }
 
-    #[pyo3(signature = (leg, flow, *, index, group))]
-    fn open_flow(&self, leg: u64, flow: u8, index: u32, group: bool) -> PyResult<()> {
-        Ok(self.core.open_flow(leg, flow, index, group)?)
+    #[pyo3(signature = (leg, flow, *, index, group, watched))]
+    fn open_flow(
+        &self,
+        leg: u64,
+        flow: u8,
+        index: u32,
+        group: bool,
+        watched: bool,
+    ) -> PyResult<()> {
+        self.core.open_flow(leg, flow, index, group)?;
+        if watched {
+            self.core.watch_flow(leg, flow)?;
+        }
+        Ok(())
     }
 
     fn close_flow<'py>(&self, py: Python<'py>, leg: u64, flow: u8) -> PyResult<Closed<'py>> {
@@ -220,6 +231,19 @@ impl Lane {
         Ok(())
     }
 
+    fn resend(&self, leg: u64, out: u8, kid: u8, base: u16, bits: u16, now: f64) -> usize {
+        let work = &mut self.desk.lock().work;
+        let ask = Ask {
+            out,
+            kid,
+            base,
+            bits,
+        };
+        let count = self.core.resend(work, leg, &ask, now);
+        self.core.finish(work);
+        count
+    }
+
     fn troubled(&self) -> Vec<u64> {
         self.core.troubled()
     }
@@ -258,7 +282,7 @@ impl Lane {
     }
 
     /// Kept copies and repeats, by what became of them: see `relay.edge.lane.RepairCounters`.
-    fn repairs(&self) -> [u64; 10] {
+    fn repairs(&self) -> [u64; 11] {
         self.core.counters().repairs.figures().map(|figure| *figure)
     }
 

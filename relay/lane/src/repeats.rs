@@ -3,6 +3,7 @@
 //! ```text
 //! beside        a packet leaves anyway -> the repeats that go along, by repair.rs
 //! alone         nothing leaves for a while -> one repeat, once per pause
+//! asked         the listener names what it misses -> repeats by themselves, each copy twice at most
 //! left          which packet took what along          acknowledged   that packet came
 //! ```
 //!
@@ -37,6 +38,12 @@ const CARRIERS: usize = 16;
 const GAP: f64 = 0.070;
 /// Seconds: timers come a little early, and floats are not exact.
 const MARGIN: f64 = 0.002;
+/// Of what the listener asks for (relay/protocol/nack.py): repeats of one copy, packets that one datagram may
+/// name, repeats that each copy earns, and repeats saved up.
+const TRIES: u8 = 2;
+const SPAN: u16 = 16;
+const ASKED_SHARE: f64 = 0.2;
+const ASKED_SAVED: f64 = 10.0;
 
 /// How lost copies are made good.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,14 +106,16 @@ pub struct Tally {
     pub beside: u64,
     pub distant: u64,
     pub alone: u64,
-    /// Of all three, datagrams.
+    /// Repeats that the listener named.
+    pub asked: u64,
+    /// Of all four, datagrams.
     pub bytes: u64,
     /// Repeats that the listener's rights do not allow.
     pub refused: u64,
 }
 
 impl Tally {
-    pub fn figures(&mut self) -> [&mut u64; 10] {
+    pub fn figures(&mut self) -> [&mut u64; 11] {
         [
             &mut self.kept,
             &mut self.acked,
@@ -116,6 +125,7 @@ impl Tally {
             &mut self.beside,
             &mut self.distant,
             &mut self.alone,
+            &mut self.asked,
             &mut self.bytes,
             &mut self.refused,
         ]
@@ -126,6 +136,7 @@ impl Tally {
         self.beside
             .wrapping_add(self.distant)
             .wrapping_add(self.alone)
+            .wrapping_add(self.asked)
     }
 
     /// How many kept copies are not accounted for; 0 unless there is a bug.
@@ -141,11 +152,30 @@ impl Tally {
 struct Kept {
     out: u8,
     kid: u8,
+    /// So often it left because it was asked for.
+    asked: u8,
     ctr: u32,
     sent: Sent,
     /// With R set.
     again: Vec<u8>,
     carriers: Few<u64, 2>,
+}
+
+/// What a listener asks for: bit i of `bits` wants the packet whose counter ends in `base + i`.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    pub out: u8,
+    pub kid: u8,
+    pub base: u16,
+    pub bits: u16,
+}
+
+impl Ask {
+    fn wants(&self, one: &Kept) -> bool {
+        let behind = (one.ctr as u16).wrapping_sub(self.base);
+        let is_named = behind < SPAN && self.bits.checked_shr(behind.into()).unwrap_or(0) & 1 == 1;
+        one.out == self.out && one.kid == self.kid && one.asked < TRIES && is_named
+    }
 }
 
 /// One listener's.
@@ -160,8 +190,11 @@ pub struct Ring {
     /// In the order in which they left.
     kept: Vec<Kept>,
     held: usize,
-    /// Places of those chosen for the packet that is about to leave.
+    /// Places of those chosen for the packet that is about to leave, and whether they were asked for.
     going: Few<usize, 4>,
+    is_asked: bool,
+    /// Repeats that may be asked for; None: never told.
+    asked_left: Option<f64>,
     left_at: f64,
     is_pause_used: bool,
     /// Buffers of those that are over, for the pool.
@@ -235,13 +268,15 @@ impl Ring {
         mut room: usize,
         mut takes: impl FnMut(usize) -> bool,
     ) {
-        self.going.clear();
+        self.cancel();
         if self.rule.mode == Mode::Off {
             return;
         }
         for _ in copies.clone() {
             let left = self.left.unwrap_or(0.0);
             self.left = Some(earn(left, self.rule.budget, self.rule.depth));
+            let left = self.asked_left.unwrap_or(ASKED_SAVED);
+            self.asked_left = Some(earn(left, ASKED_SHARE, ASKED_SAVED));
         }
         self.expire(now);
         if self.rule.mode == Mode::Copies {
@@ -261,11 +296,39 @@ impl Ring {
         room: usize,
         mut takes: impl FnMut(usize) -> bool,
     ) {
-        self.going.clear();
+        self.cancel();
         self.is_pause_used = true;
         self.expire(now);
         if let Some(rtt) = rtt {
             self.again(now, rtt, room, 1, &mut takes);
+        }
+    }
+
+    /// Choose what leaves by itself since the listener asks for it: within its own allowance.
+    pub fn asked(
+        &mut self,
+        ask: &Ask,
+        now: f64,
+        mut room: usize,
+        mut takes: impl FnMut(usize) -> bool,
+    ) {
+        self.going.clear();
+        self.expire(now);
+        self.is_asked = true;
+        for place in 0..self.kept.len() {
+            let Some(one) = self.kept.get(place).filter(|one| ask.wants(one)) else {
+                continue;
+            };
+            let size = one.sent.size;
+            let left = self.asked_left.unwrap_or(ASKED_SAVED);
+            if size > room || left < 1.0 || self.take(place, &mut takes).is_none() {
+                break;
+            }
+            if let Some(one) = self.kept.get_mut(place) {
+                one.asked = one.asked.saturating_add(1);
+            }
+            room = room.saturating_sub(size);
+            self.asked_left = Some(left - 1.0);
         }
     }
 
@@ -280,6 +343,7 @@ impl Ring {
     /// The packet did not leave.
     pub fn cancel(&mut self) {
         self.going.clear();
+        self.is_asked = false;
     }
 
     /// When something should be repeated by itself if nothing leaves before; None: nothing to repeat.
@@ -390,7 +454,9 @@ impl Ring {
             let size = u64::try_from(one.again.len()).unwrap_or(0);
             self.tally.bytes = self.tally.bytes.wrapping_add(size);
         }
-        let form = if copies.is_empty() {
+        let form = if mem::take(&mut self.is_asked) {
+            &mut self.tally.asked
+        } else if copies.is_empty() {
             &mut self.tally.alone
         } else if self.rule.mode == Mode::Copies {
             &mut self.tally.distant
@@ -446,6 +512,7 @@ impl Ring {
         self.kept.push(Kept {
             out: header.flow,
             kid: header.kid,
+            asked: 0,
             ctr: header.ctr,
             sent,
             again: copy,

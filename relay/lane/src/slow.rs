@@ -24,6 +24,7 @@ use std::sync::Arc;
 use crate::cid::Cid;
 use crate::core::Leg;
 use crate::counters::Counters;
+use crate::flow::Gap;
 use crate::frames::{Ack, MAX_RANGES};
 use crate::ranges::Ranges;
 use crate::reason::Reason;
@@ -62,6 +63,8 @@ pub enum Item {
     },
     /// A datagram for the engine.
     Control { leg: u64, payload: Vec<u8>, at: f64 },
+    /// What is missing of a watched flow; waits among the control datagrams.
+    Gap { leg: u64, flow: u8, gap: Gap },
     /// Acknowledgements of a leg whose QUIC stack has packets out; ranges newest first, half-open. `delay` and
     /// `at` are those of the newest. While it waits the ranges are in the leg.
     Ack {
@@ -228,7 +231,7 @@ impl Slow {
             }
             Item::Known { .. } => (self.packets, limits.per_leg),
             Item::Unknown { .. } | Item::Admit { .. } => (self.unknown.len(), limits.per_leg),
-            Item::Control { .. } => (self.controls, limits.per_leg),
+            Item::Control { .. } | Item::Gap { .. } => (self.controls, limits.per_leg),
             // once per leg, key phase, connection or allocation, and the loop must know
             _ => (0, limits.per_leg),
         };
@@ -318,7 +321,7 @@ impl Slow {
         if let Some(leg) = &staged.leg {
             if is_packet {
                 leg.waiting.fetch_sub(1, Ordering::Relaxed);
-            } else if matches!(staged.item, Item::Control { .. }) {
+            } else if matches!(staged.item, Item::Control { .. } | Item::Gap { .. }) {
                 leg.notes.fetch_sub(1, Ordering::Relaxed);
             }
         }
@@ -329,7 +332,7 @@ impl Slow {
     fn count(&mut self, staged: &Staged, by: usize) {
         let figure = match staged.item {
             Item::Known { .. } if !staged.is_half_open => &mut self.packets,
-            Item::Control { .. } => &mut self.controls,
+            Item::Control { .. } | Item::Gap { .. } => &mut self.controls,
             Item::Admit { .. } => &mut self.admits,
             _ => return,
         };

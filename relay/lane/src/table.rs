@@ -144,6 +144,13 @@ impl Media {
         }
     }
 
+    /// Tell of gaps in a flow from now on.
+    pub fn watch_flow(&mut self, number: u8) {
+        if let Some(flow) = self.flow(number) {
+            flow.watch();
+        }
+    }
+
     /// Forget an uplink flow and return what was counted for it.
     pub fn close_flow(&mut self, number: u8) -> FlowCounters {
         let Some(at) = self.flows.iter().position(|known| known.0 == number) else {

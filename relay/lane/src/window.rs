@@ -67,6 +67,13 @@ impl Seen {
             .is_some_and(|behind| behind >= WINDOW)
     }
 
+    /// Bit i: highest - 1 - i has not come.
+    pub fn missing(&self) -> u16 {
+        let span = self.highest.saturating_sub(self.first).min(u16::BITS);
+        let known = u16::MAX.checked_shr(u16::BITS - span).unwrap_or(0);
+        !((u128::from(self.bits) >> 1) as u16) & known
+    }
+
     /// Packets that never came: the numbers between the first and the highest that were not marked.
     pub fn lost(&self) -> u64 {
         let span = u64::from(self.highest.saturating_sub(self.first)).saturating_add(1);

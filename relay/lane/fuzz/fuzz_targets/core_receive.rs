@@ -11,6 +11,7 @@ use _lane::cid::Cid;
 use _lane::core::{Core, CoreConfig, Leg};
 use _lane::path::Facts;
 use _lane::reason::Reason;
+use _lane::repeats::{Ask, Mode, Rule};
 use _lane::slow::Item;
 use _lane::table::Rights;
 use _lane::work::Work;
@@ -63,6 +64,22 @@ struct Node {
     now: f64,
     /// Packets given to the core that the loop may still get.
     given: Vec<Vec<u8>>,
+}
+
+/// Repair as a byte says.
+fn rule(choice: u8) -> Rule {
+    Rule {
+        mode: match choice % 4 {
+            0 => Mode::Off,
+            1 => Mode::Copies,
+            _ => Mode::Repeats,
+        },
+        budget: f64::from(choice >> 6) / 3.0,
+        depth: f64::from(choice >> 4),
+        distances: [u32::from(choice >> 5) + 1].as_slice().into(),
+        max_age: f64::from(choice >> 2 & 7) * 0.05,
+        ack_slack: 0.01,
+    }
 }
 
 fn address(leg: u8) -> SocketAddr {
@@ -168,6 +185,21 @@ impl Node {
             }
             4 | 5 => self.acknowledge(leg, input),
             6 | 7 => self.now += f64::from(input.byte()) * 0.002,
+            8 if op >> 4 == 1 => self.core.tell_repair(u64::from(leg), rule(input.byte())),
+            8 if op >> 4 == 2 => {
+                let _ = self.core.watch_flow(u64::from(leg), 1);
+            }
+            8 if op >> 4 == 3 => {
+                let [out, kid, ctr, bits] = [(); 4].map(|()| input.byte());
+                let ask = Ask {
+                    out,
+                    kid,
+                    base: u16::from(ctr),
+                    bits: u16::from(bits) << 4 | 0xF,
+                };
+                self.core
+                    .resend(&mut self.work, u64::from(leg), &ask, self.now);
+            }
             8 => self.core.flush(&mut self.work, self.now),
             9 => self.core.acks(&mut self.work, self.now),
             10 => {

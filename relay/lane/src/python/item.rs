@@ -44,6 +44,9 @@ pub fn tuple<'py>(py: Python<'py>, item: Item) -> PyResult<Bound<'py, PyTuple>> 
         Item::Control { leg, payload, at } => {
             ("control", leg, PyBytes::new(py, &payload), at).into_pyobject(py)
         }
+        Item::Gap { leg, flow, gap } => {
+            ("gap", leg, flow, gap.kid, gap.newest, gap.missing).into_pyobject(py)
+        }
         Item::Ack {
             leg,
             ranges,
