@@ -174,6 +174,11 @@ class Daemon:
         if self._history is not None:
             self._history.record(record)
 
+    def rated(self, rated: ev.Rated) -> None:
+        """Stars for a call that is recorded."""
+        if self._history is not None:
+            self._history.record(rated)
+
     def event(self, event: ev.CallEvent) -> None:
         """News for the product's back end."""
         if self._events is not None:
@@ -521,6 +526,7 @@ class Daemon:
             node=self._config.node.id,
             region=self._config.node.region,
             datapath=self.node.lane.name,
+            tallies=engine.node.tallies.copy(),
             engine={**engine.counters, **self.node.turn.engine.counters},
             turn=self._turn_counters(),
             media=self.node.lane.counters.copy(),

@@ -63,6 +63,7 @@ class Adapting:
                 leg.way = Way(node.config.adapt, *leg.losses)
                 self._watched[leg.number] = leg
             self._holding.on_mended(leg, measure.mended)
+            node.tallies.on_state(leg.adapted.value, leg.way.since_look(node.now))
             orders = leg.way.on_measure(measure, node.now)
             if orders is not None:
                 self._carry_out(leg, leg.way, measure, orders)

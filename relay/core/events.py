@@ -377,6 +377,15 @@ class CallRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Rated:
+    """Stars, 1 to 5, that a person gave a call whose record was written; ids as hex text."""
+
+    call: str
+    sub: str
+    stars: int
+
+
+@dataclass(frozen=True, slots=True)
 class CommandDone:
     """Answer for a CommandReceived; `code` NO_ERROR when it took effect."""
 
@@ -411,6 +420,7 @@ Output = (
     | CloseFlow
     | CallEvent
     | CallRecord
+    | Rated
     | CommandDone
     | CompanyChanged
     | Stopped

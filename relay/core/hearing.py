@@ -35,6 +35,8 @@ class Hearing:
         self._newest = (0, 0)  # counter, listener's ms
         self._ptime = USUAL_PTIME_MS
         self._missing = 0  # in a row, up to now
+        self.window: Window | None = None
+        """The newest that is over."""
         self._begin(now)
 
     def _begin(self, now: float) -> None:
@@ -63,8 +65,9 @@ class Hearing:
         """What B says of A at `at_ms` by its clock. Round trips in seconds, None if nobody measured them.
 
         `bps`: what A was asked to speak with; the least of a window counts. None: as much as we ask for.
-        True when a window begins, for which they should be known. Reports that say hardly more than the last
-        are left out: quality is judged of all listeners, and each five seconds only.
+        True when a window begins, for which they should be known; `window` is the one before, if any. Reports
+        that say hardly more than the last are left out: quality is judged of all listeners, and each five
+        seconds only.
         """
         is_first = not self._settled
         self._bps = min(self._bps, float(self._config.adapt.high_bps) if bps is None else bps)
@@ -93,7 +96,9 @@ class Hearing:
         self._playout = flow.jb_ms
         if now - self._since < self._config.quality.window_s:
             return is_first
-        self._direction.on_window(self._window(ptime, rtt_up, rtt_down, now))
+        window = self._window(ptime, rtt_up, rtt_down, now)
+        self._direction.on_window(window)
+        self.window = window
         self._begin(now)
         return True
 

@@ -39,6 +39,8 @@ class Listening:
             rtt_up = None if speaker is None else speaker.round_trip
             asked = None if speaker is None or speaker.teller is None else float(speaker.teller.told.bps)
             if hearing.on_report(flow, report.t, rtt_up, leg.round_trip, node.now, bps=asked):
+                if hearing.window is not None:
+                    node.tallies.on_window(hearing.window, leg.transport)
                 for one in (leg, speaker):
                     if one is not None:
                         node.put(ev.AskRoundTrip(one.number))
@@ -49,3 +51,4 @@ class Listening:
             leg = self._node.legs.get(number)
             if leg is not None:
                 leg.path_rtt = seconds
+                self._node.tallies.on_round_trip(seconds, leg.transport)

@@ -22,6 +22,7 @@ from relay.core.memory import Memory
 from relay.core.participant import Participant
 from relay.core.policy import PolicyTable
 from relay.core.record import EventKind
+from relay.core.tallies import Tallies
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control
 from relay.protocol.ids import CallId, Sub
@@ -56,6 +57,7 @@ class Node:
         self.changed: dict[CallId, None] = {}
         """Calls that may have changed since that was last looked at."""
         self.counters: Counter[tuple[str, str]] = Counter()
+        self.tallies = Tallies()
         self.leg_quota: Quota[str] = Quota(config.limits.legs)
         self.call_quota: Quota[str] = Quota(config.limits.calls)
         self.device_quota: Quota[tuple[CallId, Sub]] = Quota(config.limits.ringing_legs)

@@ -150,6 +150,8 @@ class Participant(Machine[Presence]):
         """Newest reception report of this listener, per participant heard."""
         self.hearings: dict[int, Hearing] = {}
         """How well this listener hears, per participant heard."""
+        self.stars: int | None = None
+        """What this person thought of the call, 1 to 5."""
         self.direct_s = 0.0
         """Seconds of media that went to others directly, past periods only."""
         self._overlaps = TokenBucket(1 / OVERLAP_EVERY_S, OVERLAPS, now)

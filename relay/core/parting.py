@@ -131,6 +131,9 @@ class Parting:
         if call is None:
             return
         call.flows.pop((event.leg, event.flow)).count(event.counters)
+        counters, leg = event.counters, self._node.legs.get(event.leg)
+        if leg is not None:
+            self._node.tallies.on_uplink(counters.accepted, counters.lost, leg.transport)
         if call.state is Stage.ENDED:
             self._settle(call)
 
@@ -146,6 +149,9 @@ class Parting:
         node.deadlines.set(("notice", call.cid), None)
         node.deadlines.set(("punch", call.cid), None)
         if call.was_here:
+            hearings = (hearing for one in call.everyone() for hearing in one.hearings.values())
+            summaries = [hearing.direction.summary() for hearing in hearings]
+            node.tallies.on_call(summaries, node.config.quality.poor_silence_s)
             node.put(record_call(call, node.config.node.region))
 
     def _say_ended(

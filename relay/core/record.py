@@ -67,6 +67,11 @@ def _directly(one: Participant) -> dict[str, float]:
     return {"direct_s": round(one.direct_s, 1)} if one.direct_s else {}
 
 
+def _rated(one: Participant) -> dict[str, float]:
+    """What the person thought of it, if that was said before the record was written."""
+    return {} if one.stars is None else {"stars": float(one.stars)}
+
+
 def _mended(one: Participant) -> dict[str, float]:
     """How many packets came as repeats, since the originals were lost on their way to us."""
     return {"mended": float(one.totals["mended"])} if one.totals["mended"] else {}
@@ -90,7 +95,8 @@ def record_participant(one: Participant, ended_wall: float, why: str) -> Partici
         quality=quality_of(one.quality.values())
         | judged_of(one.hearings.values())
         | _directly(one)
-        | _mended(one),
+        | _mended(one)
+        | _rated(one),
     )
 
 

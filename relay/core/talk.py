@@ -13,6 +13,7 @@ from typing import Final
 
 from relay.core.call import Call
 from relay.core.consent import Fact
+from relay.core.events import Rated
 from relay.core.leg import Leg
 from relay.core.node import Node
 from relay.core.participant import Participant
@@ -84,7 +85,14 @@ class Talk:
     def on_feedback(self, leg: Leg, feedback: control.Feedback, id: int) -> None:
         """Stars for a call, during or just after it."""
         self._charge_news(leg)
-        self._node.event(EventKind.FEEDBACK, CallId(feedback.c), sub=_own(leg), stars=feedback.stars)
+        node, cid, sub = self._node, CallId(feedback.c), _own(leg)
+        node.event(EventKind.FEEDBACK, cid, sub=sub, stars=feedback.stars)
+        call = node.calls.get(cid)
+        seat = None if call is None else next((one for one in call.everyone() if one.sub.hex() == sub), None)
+        if seat is not None:
+            seat.stars = feedback.stars
+        else:
+            node.put(Rated(cid.hex(), sub, feedback.stars))
         self._node.answer(leg, id)
 
     def on_report(self, leg: Leg, about: Sub | None, report: control.Report, id: int) -> None:

@@ -57,6 +57,7 @@ class Way:
         self._settled: dict[tuple[int, int], Settled] = {}
         self._slack = USUAL_SLACK_MS
         self._judged_slack = -inf
+        self._looked_at: float | None = None
         self._wrong_at = -inf  # when something was wrong last
         self.ptime = USUAL_PTIME_MS
 
@@ -73,6 +74,11 @@ class Way:
     def is_over(self, now: float) -> bool:
         """All has been well for so long that nobody need look any more."""
         return self._controller.is_at_rest(now) and now - self._wrong_at >= self._config.armed_s
+
+    def since_look(self, now: float) -> float:
+        """Seconds since this was asked last; 0 at first."""
+        before, self._looked_at = self._looked_at, now
+        return 0.0 if before is None else now - before
 
     def on_trouble(self, now: float) -> None:
         """Something is wrong, whoever says so."""

@@ -39,6 +39,9 @@ class Sinks(Protocol):
     def record(self, record: ev.CallRecord) -> None:
         """A call ended."""
 
+    def rated(self, rated: ev.Rated) -> None:
+        """Stars for a call that is recorded."""
+
     def event(self, event: ev.CallEvent) -> None:
         """News for the product's back end."""
 
@@ -96,6 +99,7 @@ class Driver:
             ev.CloseFlow: self._close_flow,
             ev.CallEvent: sinks.event,
             ev.CallRecord: sinks.record,
+            ev.Rated: sinks.rated,
             ev.CommandDone: self._command_done,
             ev.CompanyChanged: lambda out: self.on_company(out),
             ev.Stopped: lambda _: sinks.stopped(),

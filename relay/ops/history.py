@@ -21,7 +21,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from relay.core.events import CallRecord, ParticipantRecord
+from relay.core.events import CallRecord, ParticipantRecord, Rated
 from relay.errors import ConfigError
 from relay.ops.metrics import SinkCounters
 
@@ -123,6 +123,15 @@ def insert(connection: sqlite3.Connection, node: str, record: CallRecord) -> Non
         )
 
 
+def rate(connection: sqlite3.Connection, rated: Rated) -> None:
+    """Add stars to the newest record of that call; nothing if there is none."""
+    connection.execute(
+        "UPDATE participants SET quality = json_set(quality, '$.stars', ?) WHERE sub = ? AND record ="
+        " (SELECT id FROM calls WHERE call = ? ORDER BY id DESC LIMIT 1)",
+        (float(rated.stars), rated.sub, rated.call),
+    )
+
+
 def prune(connection: sqlite3.Connection, before: float) -> int:
     """Erase calls that ended before this wall-clock second; how many."""
     erased = connection.execute("DELETE FROM calls WHERE ended_at < ?", (before,)).rowcount
@@ -201,7 +210,7 @@ class History:
         self._path = path
         self._node = node
         self._wall = wall
-        self._queue: queue.Queue[CallRecord | threading.Event] = queue.Queue(queue_size)
+        self._queue: queue.Queue[CallRecord | Rated | threading.Event] = queue.Queue(queue_size)
         self._written = 0
         self._dropped: Counter[str] = Counter()
         self._stop = threading.Event()
@@ -213,8 +222,8 @@ class History:
             prune(connection, self._wall() - self.retention_days * DAY)
         self._thread.start()
 
-    def record(self, record: CallRecord) -> None:
-        """Take a finished call. Full queue: dropped, counted as queue_full."""
+    def record(self, record: CallRecord | Rated) -> None:
+        """Take a finished call, or stars for one. Full queue: dropped, counted as queue_full."""
         try:
             self._queue.put_nowait(record)
         except queue.Full:
@@ -254,7 +263,7 @@ class History:
         prune_at = time.monotonic() + PRUNE_EVERY
         while not (self._stop.is_set() and self._queue.empty()):
             batch = self._take()
-            self._write(connection, [one for one in batch if isinstance(one, CallRecord)])
+            self._write(connection, [one for one in batch if not isinstance(one, threading.Event)])
             for one in batch:
                 if isinstance(one, threading.Event):
                     one.set()
@@ -262,7 +271,7 @@ class History:
                 prune_at = time.monotonic() + PRUNE_EVERY
                 self._prune(connection)
 
-    def _take(self) -> list[CallRecord | threading.Event]:
+    def _take(self) -> list[CallRecord | Rated | threading.Event]:
         try:
             batch = [self._queue.get(timeout=0.25)]  # so that close() and pruning are noticed
         except queue.Empty:
@@ -274,12 +283,15 @@ class History:
                 break
         return batch
 
-    def _write(self, connection: sqlite3.Connection, records: list[CallRecord]) -> None:
+    def _write(self, connection: sqlite3.Connection, records: list[CallRecord | Rated]) -> None:
         while records:
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 for record in records:
-                    insert(connection, self._node, record)
+                    if isinstance(record, Rated):
+                        rate(connection, record)
+                    else:
+                        insert(connection, self._node, record)
                 connection.execute("COMMIT")
             except (TypeError, ValueError):  # a bug of ours; it must not stop what comes after
                 connection.execute("ROLLBACK")

@@ -8,18 +8,20 @@ a call or an address. Must never live here: counting, and names of reasons.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol, get_args
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from relay import __version__
 from relay.core.adapt import State
 from relay.core.reasons import DropReason
+from relay.core.tallies import Histogram, Tallies
 from relay.errors import ErrorCode
 from relay.protocol.messages import Why
 
@@ -165,6 +167,7 @@ class Snapshot:
     packets: PacketCounters = field(default_factory=PacketCounters)
     relays: RelayCounters | None = None
     repairs: RepairCounters | None = None
+    tallies: Tallies = field(default_factory=Tallies)
     tcp: TcpCounters = field(default_factory=TcpCounters)
     transports: Mapping[str, int] = field(default_factory=dict)
     """Live legs by transport."""
@@ -294,6 +297,7 @@ class RelayCollector(Collector):
             yield from _repairs(now.repairs)
         if now.relays is not None:
             yield from _relays(now.relays)
+        yield from _quality(now.tallies)
         yield from _turn(now.turn)
         yield from _engine(now.engine)
         yield _gauges("relay_legs", "Live legs, by state.", "state", now.legs)
@@ -465,6 +469,52 @@ def _repairs(now: RepairCounters) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "relay_repair_refused", "Repeats beyond the listener's rights.", value=now.refused
     )
+
+
+def _quality(now: Tallies) -> Iterator[Metric]:
+    yield _histograms(
+        "relay_call_mos", "Estimated quality of each direction of a call, at its end.", (), {(): now.mos}
+    )
+    yield CounterMetricFamily("relay_calls_judged", "Calls that listeners reported on.", value=now.judged)
+    yield CounterMetricFamily("relay_poor_calls", "Of these, those with a poor direction.", value=now.poor)
+    yield CounterMetricFamily(
+        "relay_one_way_calls",
+        "Of these, those in which one side heard nothing for long while the other was sending.",
+        value=now.one_way,
+    )
+    yield CounterMetricFamily(
+        "relay_gaps_60ms", "Pauses of 60 ms in what listeners got, after repair.", value=now.gaps
+    )
+    yield _histograms(
+        "relay_leg_residual_loss_ratio",
+        "Loss after repair: down, in windows of 5 s, of all the way to a listener; up, of each uplink.",
+        ("transport", "direction"),
+        {key: now.loss[key] for key in itertools.product(TRANSPORTS, ("up", "down"))},
+    )
+    yield _histograms(
+        "relay_leg_rtt_seconds",
+        "Round trips to legs that are heard or hear, each 5 s.",
+        ("transport",),
+        {(transport,): now.rtt[transport] for transport in TRANSPORTS},
+    )
+    seconds = {state.value: now.state_s[state.value] for state in State}
+    family = CounterMetricFamily(
+        "relay_leg_state_seconds", "Time of ways that were looked at, by state.", labels=["state"]
+    )
+    for state, spent in seconds.items():
+        family.add_metric([state], spent)
+    yield family
+
+
+def _histograms(
+    name: str, text: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], Histogram]
+) -> Metric:
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for key, one in values.items():
+        bounds = [*map(str, map(float, one.bounds)), "+Inf"]
+        buckets = list(zip(bounds, map(float, one.cumulative()), strict=True))
+        family.add_metric(key, buckets, sum_value=one.total)
+    return family
 
 
 def _relays(now: RelayCounters) -> Iterator[Metric]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.core.events import CallRecord, ParticipantRecord
+from relay.core.events import CallRecord, ParticipantRecord, Rated
 from relay.errors import ConfigError
 from relay.ops import history
 from relay.ops.history import DAY, History, database, erase, insert, prune, query
@@ -291,3 +291,21 @@ def test_the_file_is_in_write_ahead_mode(path: Path) -> None:
         assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
         assert connection.execute("PRAGMA secure_delete").fetchone()[0] == 1
         assert isinstance(connection, sqlite3.Connection)
+
+
+def test_stars_that_come_after_the_record_are_added_to_the_newest_of_that_call(path: Path) -> None:
+    records = writer(path)
+    records.start()
+    records.record(call(7))
+    records.record(call(7))
+    records.record(call(8))
+    records.record(Rated(f"{7:032x}", BOB, 4))
+    records.record(Rated(f"{99:032x}", BOB, 1))
+    assert records.flush()
+    records.close()
+    with database(path) as connection:
+        found = query(connection, call=f"{7:032x}")
+    stars = [[one["quality"].get("stars") for one in record["participants"]] for record in found]
+    assert stars == [[None, 4.0], [None, None]]
+    assert found[0]["participants"][1]["quality"]["loss"] == 0.003
+    assert records.counters().written == 5

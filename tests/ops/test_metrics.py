@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from relay import __version__
 from relay.core.reasons import DropReason
+from relay.core.tallies import Tallies
 from relay.edge.lane import LaneCounters, RelayCounters, RepairCounters
 from relay.errors import ErrorCode
 from relay.ops.metrics import (
@@ -92,14 +93,15 @@ def test_media_counters_are_shown_as_the_lane_counts_them() -> None:
 
 
 def test_repeats_are_shown_by_form_and_kept_copies_by_fate() -> None:
-    counted = RepairCounters(10, 6, 2, 1, 1, 4, 3, 2, 900, 5)
+    counted = RepairCounters(10, 6, 2, 1, 1, 4, 3, 2, 7, 900, 5)
     shown = scrape(snapshot(repairs=counted))
     assert {
-        form: shown["relay_repair_repeats_total", (form,)] for form in ("beside", "distant", "alone")
+        form: shown["relay_repair_repeats_total", (form,)] for form in ("beside", "distant", "alone", "asked")
     } == {
         "beside": 4,
         "distant": 3,
         "alone": 2,
+        "asked": 7,
     }
     settled = _sum(shown, "relay_repair_settled_total")
     assert shown["relay_repair_kept_total", ()] == settled + shown["relay_repair_holding", ()] == 10
@@ -245,3 +247,29 @@ def test_what_turn_holds_and_refuses_is_shown_and_every_code_is_there_from_the_s
         0,
     )
     assert shown["relay_turn_streams_dropped_total", ("queue_full",)] == 0
+
+
+def test_quality_is_shown_in_fixed_buckets_that_add_up() -> None:
+    tallies = Tallies()
+    tallies.on_round_trip(0.05, "quic")
+    tallies.on_round_trip(2.0, "quic")
+    tallies.mos.add(3.0)
+    tallies.on_state("heavy", 2.5)
+    tallies.on_uplink(98, 2, "wt")
+    shown = scrape(snapshot(tallies=tallies))
+    assert shown["relay_leg_rtt_seconds_bucket", ("0.08", "quic")] == 1
+    assert shown["relay_leg_rtt_seconds_bucket", ("+Inf", "quic")] == 2
+    assert shown["relay_leg_rtt_seconds_count", ("quic",)] == 2
+    assert shown["relay_leg_rtt_seconds_sum", ("quic",)] == 2.05
+    assert shown["relay_leg_rtt_seconds_count", ("ws",)] == 0
+    assert [shown["relay_call_mos_bucket", (bound,)] for bound in ("2.6", "3.1", "4.5", "+Inf")] == [
+        0,
+        1,
+        1,
+        1,
+    ]
+    assert shown["relay_leg_residual_loss_ratio_bucket", ("up", "0.02", "wt")] == 1
+    assert shown["relay_leg_state_seconds_total", ("heavy",)] == 2.5
+    assert shown["relay_leg_state_seconds_total", ("dark",)] == 0
+    for name in ("relay_calls_judged", "relay_poor_calls", "relay_one_way_calls", "relay_gaps_60ms"):
+        assert shown[name + "_total", ()] == 0

@@ -415,6 +415,9 @@ impl Node {
                 }
                 Item::Unknown { data, .. } => assert!(self.given.contains(&data)),
                 Item::Control { payload, .. } => assert_eq!(payload[0], 0),
+                Item::Gap { leg, flow, gap } => {
+                    assert!(leg < u64::from(LEGS) && flow == 1 && gap.missing != 0)
+                }
                 Item::Ack { leg, ranges, .. } => {
                     assert!(leg < u64::from(LEGS) && !ranges.is_empty())
                 }
