@@ -105,6 +105,9 @@ class Lane:
     ) -> None:
         """How copies that a listener missed go again. ValueError: no such mode."""
 
+    def shape(self, leg: int, hold: float, frames: int, redundancy: bool) -> None:
+        """What of its copies leaves, and how; see `relay.core.events.Shape`."""
+
     def resend(self, leg: int, out: int, kid: int, base: int, bits: int, now: float) -> int:
         """Kept copies whose counters end in base + i leave for each bit i; how many."""
 

@@ -255,7 +255,6 @@ _ADAPT_RISES: Final = (
     ("queue_clear_ms", "queue_ms"),
     ("queue_ms", "deep_queue_ms"),
     ("dark_s", "floor_s"),
-    ("floor_s", "gone_s"),
     ("up_s", "up_most_s"),
     ("low_bps", "mid_bps"),
     ("mid_bps", "high_bps"),

@@ -129,14 +129,10 @@ class AdaptConfig:
     """A leg congested at the lowest rate for so long starves, seconds."""
     fed_s: Seconds = 5.0
     """A starved leg without a queue for so long is no longer, seconds."""
-    pause_bps: Annotated[int, Meta(ge=1_000, le=1_000_000)] = 20_000
-    """A starved leg that carries less than this, bits per second, is offered a pause."""
     dark_s: Seconds = 1.0
     """A listener who owes reports for so long is dark: nothing is raised, nothing repeated, seconds."""
     floor_s: Seconds = 4.0
     """For so long: the sender is asked for the lowest rate, seconds."""
-    gone_s: Seconds = 15.0
-    """For so long: the leg is given up, seconds."""
     down_s: Seconds = 1.0
     """At most one step down in so long, seconds."""
     up_s: Seconds = 5.0

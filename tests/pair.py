@@ -319,7 +319,9 @@ class World:
             if isinstance(current, ev.LegLost):
                 self.lane.close_leg(current.leg)
 
-    def _carry_out(self, output: ev.Output, inputs: list[ev.Input]) -> None:
+    def _carry_out(  # noqa: C901 - one case per kind of order
+        self, output: ev.Output, inputs: list[ev.Input]
+    ) -> None:
         lane = self.lane
         match output:
             case ev.SendStream(leg, data):
@@ -334,6 +336,8 @@ class World:
                 lane.open_leg(leg, pps=pps, up_bps=up, down_bps=down)
             case ev.OpenFlow(leg, flow, index, group, watched):
                 lane.open_flow(leg, flow, index=index, group=group, watched=watched)
+            case ev.SetShape(leg, shape):
+                lane.shape(leg, shape)
             case ev.Route(leg, flow, targets, closed):
                 lane.route(leg, flow, targets, closed)
             case ev.CloseFlow(leg, flow):

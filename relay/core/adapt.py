@@ -105,13 +105,12 @@ class Orders:
     """Wait for what may share a packet."""
     hold_frame: bool
     """Send two frames per packet."""
+    redundancy: bool
+    """Let pass what senders add as mere redundancy."""
     ask: Level
     """What senders are asked for, as far as this listener goes."""
     fec: int
     """Per cent of loss that the sender's codec shall protect against; 0: none."""
-    offers_pause: bool
-    is_gone: bool
-    """Drop the leg, or move it to another way."""
 
 
 class Spotty:
@@ -411,10 +410,9 @@ class Controller(Machine[State]):
             speakers=self._steps.speakers,
             coalesce=is_tight,
             hold_frame=state is State.STARVED,
+            redundancy=state in (State.LOSSY_I, State.LOSSY_B, State.HEAVY),
             ask=ladder(config)[self._steps.level],
             fec=self._fec(signs),
-            offers_pause=state is State.STARVED and signs.acked_bps < config.pause_bps,
-            is_gone=state is State.DARK and signs.report_age > 1000 * config.gone_s,
         )
 
     def _form(self, signs: Signs, now: float) -> _Form:

@@ -11,6 +11,7 @@ what follows from them.
 from __future__ import annotations
 
 from collections import Counter
+from typing import Final
 
 from relay.core import events as ev
 from relay.core.adapt import Orders
@@ -23,6 +24,15 @@ from relay.core.way import Way
 from relay.protocol.datagram import LegReport
 
 NONE = ev.Repair()
+PLAIN = ev.Shape()
+COALESCE_S: Final = 0.005  # what speakers say in so long may share a packet
+LATE_S: Final = 0.010  # by which the second of two packets may come late
+
+
+def _shape_of(orders: Orders, ptime: int) -> ev.Shape:
+    if orders.hold_frame:
+        return ev.Shape(ptime / 1000 + LATE_S, 2, orders.redundancy)
+    return ev.Shape(COALESCE_S if orders.coalesce else 0.0, 1, orders.redundancy)
 
 
 class Adapting:
@@ -100,9 +110,15 @@ class Adapting:
             leg.losses = leg.way.losses
         leg.way = None
         self._watched.pop(leg.number, None)
+        self._shape(leg, PLAIN)
         if not is_armed and leg.repair != NONE:
             leg.repair = NONE
             self._node.put(ev.SetRepair(leg.number, NONE))
+
+    def _shape(self, leg: Leg, shape: ev.Shape) -> None:
+        if shape != leg.shape:
+            leg.shape = shape
+            self._node.put(ev.SetShape(leg.number, shape))
 
     def _carry_out(self, leg: Leg, way: Way, measure: ev.Measure, orders: Orders) -> None:
         node = self._node
@@ -120,6 +136,7 @@ class Adapting:
         if repair != leg.repair:
             leg.repair = repair
             node.put(ev.SetRepair(leg.number, repair))
+        self._shape(leg, _shape_of(orders, way.ptime))
         rtt = 0.0 if measure.rtt is None else 1000 * measure.rtt[1]
         self._holding.on_orders(leg, orders.playout, rtt, way.loss or 0.0)
         self._asking.on_wish(leg, Hint(*orders.ask, fec=orders.fec))

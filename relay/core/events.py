@@ -312,6 +312,26 @@ class SetRepair:
 
 
 @dataclass(frozen=True, slots=True)
+class Shape:
+    """What a listener's way bears of what it hears."""
+
+    hold: float = 0.0
+    """Seconds for which a copy waits for others that may share its packet; 0: none does."""
+    frames: int = 1
+    """Copies of each flow that wait for each other, so long as `hold` lasts."""
+    redundancy: bool = True
+    """Whether what is redundancy alone (drop class 2) goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetShape:
+    """From now on the leg hears like this."""
+
+    leg: int
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
 class Resend:
     """The listener on this leg asks for copies again; those that are kept may leave."""
 
@@ -415,6 +435,7 @@ Output = (
     | OpenFlow
     | Route
     | SetRepair
+    | SetShape
     | Resend
     | AskRoundTrip
     | CloseFlow

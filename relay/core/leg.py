@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from relay.config import LimitsConfig
 from relay.core.adapt import State
-from relay.core.events import Repair
+from relay.core.events import Repair, Shape
 from relay.core.flows import FlowNumbers
 from relay.core.hints import Hint, Teller
 from relay.core.limits import TokenBucket
@@ -123,6 +123,7 @@ class Leg(Machine[LegState]):
         self.adapted = State.CLEAN
         """The state of that way when it was told last; with it go the next three."""
         self.repair = Repair()
+        self.shape = Shape()
         self.playout = 0
         self.needs = 0
         """What the listener must hold for repair on its own way, ms; with what others need: `playout`."""

@@ -34,3 +34,4 @@ class DropReason(StrEnum):
     INTERNAL = "internal"  # a bug here: must stay 0
     NO_PERMISSION = "no_permission"  # TURN: the allocation has none for this peer, or none any more
     NO_CHANNEL = "no_channel"  # TURN: the number is bound to no peer, or not any more
+    NOT_WANTED = "not_wanted"  # more than the listener's way bears: redundancy

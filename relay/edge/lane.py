@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from aioquic.quic.connection import NetworkAddress
 
 from relay.config import Config, LimitsConfig
-from relay.core.events import FlowCounters, Measure, Repair
+from relay.core.events import FlowCounters, Measure, Repair, Shape
 from relay.core.reasons import DropReason
 from relay.errors import ConfigError
 from relay.protocol.datagram import Nack
@@ -341,6 +341,12 @@ class Lane(Protocol):
         """From now on copies that this listener missed go again like this; at first none do.
 
         Nothing happens for a leg without a packet path. After `Repair()` it is as if it was never told.
+        """
+
+    def shape(self, leg: int, shape: Shape) -> None:
+        """From now on the leg hears like this, until `close_leg`; nothing for a leg that is not open.
+
+        Copies for a leg without a packet path never wait for each other.
         """
 
     def resend(self, leg: int, ask: Nack, now: float) -> int:

@@ -15,7 +15,7 @@ from aioquic.quic.connection import NetworkAddress
 
 from relay import _lane
 from relay.config import LimitsConfig
-from relay.core.events import FlowCounters, Measure, Repair
+from relay.core.events import FlowCounters, Measure, Repair, Shape
 from relay.core.reasons import DropReason
 from relay.edge.lane import (
     AckShown,
@@ -246,6 +246,9 @@ class NativeLane:
             max_age=repair.max_age,
             ack_slack=repair.ack_slack,
         )
+
+    def shape(self, leg: int, shape: Shape) -> None:
+        self._lane.shape(leg, shape.hold, shape.frames, shape.redundancy)
 
     def resend(self, leg: int, ask: Nack, now: float) -> int:
         return self._lane.resend(leg, *ask, now)

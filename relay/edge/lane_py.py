@@ -13,6 +13,7 @@ import heapq
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from enum import Enum
 
 from aioquic.quic.connection import NetworkAddress
 from aioquic.quic.rangeset import RangeSet
@@ -61,8 +62,16 @@ PACKET_OVERHEAD = 60  # short header, ACK frame and tag, upper bound for one of 
 DATAGRAM_OVERHEAD = 3  # frame type and two-byte length
 
 
+class _Wait(Enum):
+    """What something in the heap of `PyLane` waits for."""
+
+    ACK = 0  # an acknowledgement that is held
+    PAUSE = 1  # a pause of speech, in which something may be repeated
+    HOLD = 2  # what may share a packet
+
+
 class _Connection:
-    __slots__ = ("awaits_pause", "ids", "leg", "look", "notes", "path", "shown", "waiting")
+    __slots__ = ("awaits_pause", "holds", "ids", "leg", "look", "notes", "path", "shown", "waiting")
 
     def __init__(self, leg: int, path: Path) -> None:
         self.leg = leg
@@ -75,6 +84,7 @@ class _Connection:
             None  # when to look for a due acknowledgement: heap entries of other times are void
         )
         self.awaits_pause = False  # in it, too
+        self.holds = False  # in it: copies wait for what may share their packet
 
 
 class _Shown:
@@ -139,7 +149,7 @@ class PyLane(Routes, Relays):
         self._troubled: list[int] = []
         self._controls = 0
         self._notes_lost = 0
-        self._acks: list[tuple[float, int, _Connection, bool]] = []  # a heap; True: waits for a pause
+        self._acks: list[tuple[float, int, _Connection, _Wait]] = []  # a heap
         self.repairs = RepairCounters()
         self._order = 0
         self._outgoing: list[tuple[Packet, int]] = []  # and how many copies are inside
@@ -484,19 +494,23 @@ class PyLane(Routes, Relays):
 
     def flush(self, now: float) -> list[Packet]:
         for leg in self.take_ready():
-            self._flush_leg(leg, now)
+            self._flush_held(leg, now)
         while self._acks and self._acks[0][0] <= now + EARLY:
-            due, _, owner, is_pause = heapq.heappop(self._acks)
-            if is_pause:
+            due, _, owner, wait = heapq.heappop(self._acks)
+            if wait is _Wait.PAUSE:
                 owner.awaits_pause = False
+            elif wait is _Wait.HOLD:
+                owner.holds = False
             elif due == owner.look:
                 owner.look = None
             else:
                 continue  # it was due earlier, and was looked at
             if owner.leg in self._connections:
                 try:
-                    if is_pause:
+                    if wait is _Wait.PAUSE:
                         self._flush_alone(owner, now)
+                    elif wait is _Wait.HOLD:
+                        self._flush_held(owner.leg, now)
                     else:
                         self._flush_ack(owner, now)
                 except Exception as error:  # the others' leave all the same
@@ -519,6 +533,16 @@ class PyLane(Routes, Relays):
 
     def _announce(self, leg: int) -> None:
         self._announced.append(Waiting(leg))
+
+    def _flush_held(self, leg: int, now: float) -> None:
+        """As `_flush_leg`, once nothing is waited for any more."""
+        due = self.held_until(leg)
+        owner = self._connections.get(leg)
+        if due is None or due <= now + EARLY or owner is None:
+            self._flush_leg(leg, now)
+        elif not owner.holds:
+            owner.holds = True
+            self._push(due, owner, _Wait.HOLD)
 
     def _flush_leg(self, leg: int, now: float) -> None:
         """Seal the audio that waits for a leg, as far as its path takes it."""
@@ -597,7 +621,7 @@ class PyLane(Routes, Relays):
         due = ring.pause_due(_smoothed(owner.path))
         if due is not None:
             owner.awaits_pause = True
-            self._push(due, owner, True)
+            self._push(due, owner, _Wait.PAUSE)
 
     def _charger(self, owner: _Connection, now: float) -> Callable[[int], bool]:
         return lambda size: self.charge(owner.leg, size, now)
@@ -633,11 +657,11 @@ class PyLane(Routes, Relays):
 
     def _push_ack(self, owner: _Connection, due: float) -> None:
         owner.look = due
-        self._push(due, owner, False)
+        self._push(due, owner, _Wait.ACK)
 
-    def _push(self, due: float, owner: _Connection, is_pause: bool) -> None:
+    def _push(self, due: float, owner: _Connection, wait: _Wait) -> None:
         self._order += 1
-        heapq.heappush(self._acks, (due, self._order, owner, is_pause))
+        heapq.heappush(self._acks, (due, self._order, owner, wait))
 
     def use_front(self, keys: FrontKeys, limits: LimitsConfig) -> None: ...
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from relay.config import LimitsConfig
-from relay.core.events import FlowCounters
+from relay.core.events import FlowCounters, Shape
 from relay.core.reasons import DropReason
 from relay.edge.bucket import Bucket
 from relay.edge.lane import LaneCounters
@@ -174,12 +174,13 @@ class _Copy(NamedTuple):
 
 
 class _Leg:
-    __slots__ = ("down", "flows", "held", "number", "packets", "queues", "up", "waiting")
+    __slots__ = ("down", "flows", "held", "number", "packets", "queues", "shape", "up", "waiting")
 
     def __init__(self, number: int, packets: Bucket, up: Bucket, down: Bucket) -> None:
         self.number = number
         self.flows: dict[int, _Flow] = {}
         self.queues: dict[int, deque[_Copy]] = {}
+        self.shape = Shape()
         self.waiting = 0  # copies in all queues
         self.held = 0  # bytes that they take
         self.packets = packets
@@ -246,6 +247,20 @@ class Routes:
             mended=gone.mended,
             dropped=gone.dropped,
         )
+
+    def shape(self, leg: int, shape: Shape) -> None:
+        owner = self._legs.get(leg)
+        if owner is not None:
+            owner.shape = shape
+
+    def held_until(self, leg: int) -> float | None:
+        """Until when what waits for the leg waits for what may share its packet; None: for nothing."""
+        owner = self._legs.get(leg)
+        if owner is None or owner.shape.hold <= 0:
+            return None
+        wanted = len(owner.queues) * owner.shape.frames
+        oldest = self.oldest(leg)
+        return None if oldest is None or owner.waiting >= wanted else oldest + owner.shape.hold
 
     def route(
         self, leg: int, flow: int, targets: Sequence[tuple[int, int]], closed: DropReason | None
@@ -337,6 +352,9 @@ class Routes:
         counters.copies += 1
         if self._legs.get(listener.number) is not listener:
             counters.dropped_out[DropReason.PEER_GONE] += 1
+            return
+        if not listener.shape.redundancy and copy[1] >> media.PP_SHIFT & 3 == media.PP_REDUNDANT:
+            counters.dropped_out[DropReason.NOT_WANTED] += 1
             return
         queue = listener.queues.get(out)
         if queue is None:

@@ -139,3 +139,31 @@ def test_switched_off_in_mid_call_repair_ends_and_listeners_hold_what_they_like(
     count = len(orders(world))
     pass_(world, bob.leg, 5, lost=3)
     assert len(orders(world)) == count
+
+
+def shapes(world):
+    return [output.shape for output in world.outputs if isinstance(output, ev.SetShape)]
+
+
+def test_a_congested_listener_gets_packets_that_are_shared_and_one_who_starves_two_frames_in_each(world):
+    _, bob = world.talking()
+    pass_(world, bob.leg, 1)
+    assert shapes(world) == [ev.Shape(redundancy=False)]
+    for rtt in range(60):
+        world.measured = world.measured._replace(rtt=(0.1 + rtt / 100, 0.1 + rtt / 100, 0.002, 0.04))
+        pass_(world, bob.leg, 1)
+    assert shapes(world)[1] == ev.Shape(hold=0.005, redundancy=False)
+    assert (shapes(world)[-1].frames, shapes(world)[-1].hold) == (2, 0.03)
+    assert orders(world)[-1].repair.mode is Mode.OFF
+
+
+def test_a_lossy_listener_gets_redundancy_and_one_who_is_let_go_all_there_is(world):
+    _, bob = world.talking()
+    pass_(world, bob.leg, 20)
+    pass_(world, bob.leg, 5, lost=3)
+    assert shapes(world)[-1] == ev.Shape()
+    pass_(world, bob.leg, 120)
+    assert shapes(world)[-1] == ev.Shape(redundancy=False)
+    while world.engine.watched():
+        pass_(world, bob.leg, 1)
+    assert shapes(world)[-1] == ev.Shape()

@@ -378,12 +378,19 @@ def _choke(lane: PyLane) -> None:
     assert lane.dequeue(2, 0.0) is None
 
 
+def _pad(lane: PyLane) -> None:
+    lane.shape(2, events.Shape(redundancy=False))
+    for ctr in range(9):
+        assert lane.deliver(1, voice(ctr, pp=media.PP_REDUNDANT), 0.0) is None
+
+
 COPIES = [
     Copies("a listener who takes nothing loses the oldest frame", _overfill, D.QUEUE_FULL),
     Copies("a frame older than 100 ms is not sent", _stall, D.STALE),
     Copies("a listener who leaves takes its queue along", _leave, D.PEER_GONE),
     Copies("nothing is queued for a listener who left", _speak_to_the_dead, D.PEER_GONE),
     Copies("a listener gets no more than its token allows", _choke, D.OVER_BUDGET),
+    Copies("redundancy without end goes to nobody whose way does not bear it", _pad, D.NOT_WANTED),
 ]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from lane.differential_turn import TurnLife
 from relay.config import LimitsConfig
 from relay.core.adapt import Mode
-from relay.core.events import Repair
+from relay.core.events import Repair, Shape
 from relay.core.reasons import DropReason
 from relay.edge.lane import Known, Lane
 from relay.edge.lane_native import NativeLane
@@ -175,6 +175,7 @@ class Duel:
             (2, self.control),
             (2, self.repair),
             (3, self.resend),
+            (2, self.shape),
             (1, self.measure),
             (1, self.come_and_go),
             (1, self.deliver),
@@ -546,6 +547,16 @@ class Duel:
         bits = self.rng.choice((0xFFFF, 0x1FF, 1, self.rng.randrange(1 << 16)))
         ask = Nack(out, kid, ctr - self.rng.choice((0, 0, 3, 8, 16, 200)) & 0xFFFF, bits)
         self.both("resend", lambda lane: lane.resend(leg, ask, self.now))
+
+    def shape(self) -> None:
+        """A listener hears otherwise; now and then one that is not open."""
+        leg = self.rng.choice([*self.clients, *self.clients, *self.streams, 0])
+        shape = Shape(
+            hold=self.rng.choice((0.0, 0.0, 0.005, 0.07)),
+            frames=self.rng.choice((1, 1, 2)),
+            redundancy=self.rng.random() < 0.7,
+        )
+        self.both("shape", lambda lane: lane.shape(leg, shape))
 
     def measure(self) -> None:
         """What is known of the ways to all listeners, and of which of them that is worth asking."""

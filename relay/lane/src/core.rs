@@ -118,6 +118,8 @@ pub(crate) struct LegState {
     pub ack_look: Option<f64>,
     /// In somebody's heap as waiting for a pause.
     pub is_pause_held: bool,
+    /// In somebody's heap as holding copies.
+    pub is_holding: bool,
     pub has_path: bool,
     pub stream: Stream,
     /// Bit n: in the ready list of worker n.
@@ -226,6 +228,7 @@ impl Leg {
                 listed: 0,
                 ack_look: None,
                 is_pause_held: false,
+                is_holding: false,
             }),
         }
     }

@@ -18,7 +18,7 @@ use crate::path::{Path, Trouble};
 use crate::reason::Reason;
 use crate::repeats::{Ring, Rule, Tally};
 use crate::rtt::Sample;
-use crate::table::{Media, Rights};
+use crate::table::{Media, Rights, Shape};
 
 /// Legs made at a time: some 200 kB.
 const NURSERY: usize = 64;
@@ -188,6 +188,15 @@ impl Core {
         } else if state.has_path {
             state.ring.get_or_insert_default();
             self.repair(&mut state, |ring| ring.tell(rule));
+        }
+    }
+
+    /// From now on a leg hears like this.
+    pub fn form(&self, leg: u64, shape: Shape) {
+        if let Ok(owner) = self.leg(leg) {
+            if let Some(media) = owner.state.lock().media.as_mut() {
+                media.form(shape);
+            }
         }
     }
 

@@ -26,7 +26,8 @@ use crate::path::{ACK_HOLD, EARLY, MAX_PACKET};
 use crate::reason::Reason;
 use crate::repeats::Ask;
 use crate::slow::Item;
-use crate::work::{note_trouble, Outgoing, Work};
+use crate::table::Media;
+use crate::work::{note_trouble, Outgoing, Wait, Work};
 
 /// Short header, ACK frame and tag, upper bound for one of ours.
 const PACKET_OVERHEAD: usize = 60;
@@ -53,6 +54,9 @@ impl Core {
         };
         if let Some(reason) = target.ended() {
             return work.counters.drop_out(reason, 1);
+        }
+        if media.is_unwanted(payload) {
+            return work.counters.drop_out(Reason::NotWanted, 1);
         }
         let mut copy = work.pool.copy(payload);
         set_flow(&mut copy, target.out, false);
@@ -82,10 +86,23 @@ impl Core {
             contain(work, Some(leg.number), |work, _| {
                 let mut state = leg.state.lock();
                 state.listed &= !work.bit;
-                self.flush_leg(&leg, &mut state, work, now);
+                self.flush_held(&leg, &mut state, work, now);
             });
         }
         work.ready = ready;
+    }
+
+    /// As `flush_leg`, once nothing is waited for any more.
+    fn flush_held(&self, leg: &Arc<Leg>, state: &mut LegState, work: &mut Work, now: f64) {
+        let due = state.media.as_ref().and_then(Media::held_until);
+        match due.filter(|due| *due > now + EARLY && state.has_path) {
+            None => self.flush_leg(leg, state, work, now),
+            Some(_) if state.is_holding => {}
+            Some(due) => {
+                state.is_holding = true;
+                work.await_others(due, leg.clone());
+            }
+        }
     }
 
     /// Seal what waits for one leg, as far as its path takes it.
@@ -298,8 +315,13 @@ impl Core {
             contain(work, Some(held.leg.number), |work, _| {
                 let mut guard = held.leg.state.lock();
                 let state = &mut *guard;
-                if held.is_pause {
-                    return self.flush_alone(&held.leg, state, work, now);
+                match held.wait {
+                    Wait::Ack => {}
+                    Wait::Pause => return self.flush_alone(&held.leg, state, work, now),
+                    Wait::Hold => {
+                        state.is_holding = false;
+                        return self.flush_held(&held.leg, state, work, now);
+                    }
                 }
                 if state.ack_look != Some(held.due) {
                     return; // it was due earlier, and somebody has looked
@@ -339,9 +361,16 @@ impl Core {
         while let Some(held) = work.acks.pop() {
             contain(work, Some(held.leg.number), |work, _| {
                 let mut state = held.leg.state.lock();
-                if held.is_pause {
-                    state.is_pause_held = false; // another thread will wait, from the next packet on
-                    return;
+                match held.wait {
+                    Wait::Ack => {}
+                    Wait::Pause => {
+                        state.is_pause_held = false; // another thread will wait, from the next packet on
+                        return;
+                    }
+                    Wait::Hold => {
+                        state.is_holding = false;
+                        return self.flush_leg(&held.leg, &mut state, work, now);
+                    }
                 }
                 if state.ack_look != Some(held.due) {
                     return;

@@ -26,7 +26,7 @@ use crate::desk::{Measure, Missing};
 use crate::reason::Reason;
 use crate::repeats::{Ask, Mode, Rule};
 use crate::socket::Marks;
-use crate::table::Rights;
+use crate::table::{Rights, Shape};
 use crate::work::{Outgoing, Work, MAX_WORKERS};
 use crate::worker::{Pacing, Prepared, Workers};
 
@@ -229,6 +229,15 @@ impl Lane {
         };
         self.core.tell_repair(leg, rule);
         Ok(())
+    }
+
+    fn shape(&self, leg: u64, hold: f64, frames: usize, redundancy: bool) {
+        let shape = Shape {
+            hold,
+            frames,
+            redundancy,
+        };
+        self.core.form(leg, shape);
     }
 
     fn resend(&self, leg: u64, out: u8, kid: u8, base: u16, bits: u16, now: f64) -> usize {

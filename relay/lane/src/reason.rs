@@ -50,6 +50,7 @@ reasons! {
     Internal => "internal",
     NoPermission => "no_permission",
     NoChannel => "no_channel",
+    NotWanted => "not_wanted",
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@
 //! The same verdicts in the same order as `relay/edge/routes.py`, which is its oracle. Must never live here:
 //! locks, sockets, encryption, or a reason for a gate to be open.
 
+use std::mem::size_of;
+
 use crate::bucket::Bucket;
 use crate::counters::{bump, Counters};
 use crate::few::{heap, Few};
@@ -16,6 +18,9 @@ use crate::flow::{Flow, FlowCounters, Heard, Targets};
 use crate::media;
 use crate::reason::Reason;
 use crate::work::Pool;
+
+/// The drop class of redundancy alone.
+const REDUNDANT: u8 = 2;
 
 /// What a token grants: packets/s and bits/s up, bits/s down.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +42,14 @@ impl Rights {
             (down, f64::max(down * burst_s, 2.0 * largest)),
         ]
     }
+}
+
+/// What a listener's way bears of what it hears; as `relay.core.events.Shape`.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub hold: f64,
+    pub frames: usize,
+    pub redundancy: bool,
 }
 
 struct Copy {
@@ -75,6 +88,8 @@ pub struct Media {
     /// Copies in all queues, and the bytes that these take.
     waiting: usize,
     held: usize,
+    /// None: all there is, at once.
+    shape: Option<Box<Shape>>,
 }
 
 impl Media {
@@ -91,6 +106,7 @@ impl Media {
             queues: Few::new(),
             waiting: 0,
             held: 0,
+            shape: None,
         }
     }
 
@@ -106,6 +122,26 @@ impl Media {
     pub fn mended(&self) -> u64 {
         let each = self.flows.iter().map(|(_, flow)| flow.mended());
         each.fold(0, u64::wrapping_add)
+    }
+
+    /// From now on the leg hears like this.
+    pub fn form(&mut self, shape: Shape) {
+        self.shape = Some(Box::new(shape));
+    }
+
+    /// Whether a copy is more than the leg's way bears.
+    pub fn is_unwanted(&self, copy: &[u8]) -> bool {
+        let class = copy.get(1).map(|head| head >> 2 & 3);
+        let shape = self.shape.as_ref();
+        shape.is_some_and(|shape| !shape.redundancy && class == Some(REDUNDANT))
+    }
+
+    /// Until when what waits waits for what may share its packet; None: for nothing.
+    pub fn held_until(&self) -> Option<f64> {
+        let shape = self.shape.as_ref().filter(|shape| shape.hold > 0.0)?;
+        let wanted = self.queues.len().saturating_mul(shape.frames);
+        let oldest = self.oldest().filter(|_| self.waiting < wanted)?;
+        Some(oldest + shape.hold)
     }
 
     /// Copies waiting.
@@ -124,7 +160,8 @@ impl Media {
             })
             .sum();
         let flows: usize = self.flows.iter().map(|(_, flow)| flow.heap()).sum();
-        queued + flows + heap(&self.flows) + heap(&self.queues)
+        let shape = self.shape.as_ref().map_or(0, |_| size_of::<Shape>());
+        queued + flows + shape + heap(&self.flows) + heap(&self.queues)
     }
 
     /// As a bug might leave it: the next copy for it panics.

@@ -106,13 +106,23 @@ impl Pool {
     }
 }
 
-/// A held acknowledgement or a pause to come, in a heap whose top is the earliest.
+/// A held acknowledgement, a pause to come or copies that wait for others, in a heap whose top is the earliest.
 pub(crate) struct Held {
     pub due: f64,
     pub order: u64,
     pub leg: Arc<Leg>,
-    /// Not an acknowledgement but a pause of speech is waited for, in which something may be repeated.
-    pub is_pause: bool,
+    pub wait: Wait,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// An acknowledgement that is held.
+    Ack,
+    /// A pause of speech, in which something may be repeated.
+    Pause,
+    /// What may share a packet.
+    Hold,
 }
 
 impl PartialEq for Held {
@@ -283,22 +293,27 @@ impl Work {
     }
 
     pub(crate) fn hold_ack(&mut self, due: f64, leg: Arc<Leg>) {
-        self.hold(due, leg, false);
+        self.hold(due, leg, Wait::Ack);
     }
 
     /// Look then whether something shall be repeated alone.
     pub(crate) fn await_pause(&mut self, due: f64, leg: Arc<Leg>) {
-        self.hold(due, leg, true);
+        self.hold(due, leg, Wait::Pause);
     }
 
-    fn hold(&mut self, due: f64, leg: Arc<Leg>, is_pause: bool) {
+    /// Look then whether what waits for the leg leaves.
+    pub(crate) fn await_others(&mut self, due: f64, leg: Arc<Leg>) {
+        self.hold(due, leg, Wait::Hold);
+    }
+
+    fn hold(&mut self, due: f64, leg: Arc<Leg>, wait: Wait) {
         self.order = self.order.wrapping_add(1);
         let order = self.order;
         self.acks.push(Held {
             due,
             order,
             leg,
-            is_pause,
+            wait,
         });
     }
 }
