@@ -6,7 +6,8 @@
 
 Rungs are numbered, 0 the best, and judged by the same pings. Trials run beside the rung in use, which goes on
 carrying, so that a try costs nothing but its pings. Where only one way of it is bad, and the rung that is
-taken stands lower, the good way stays: two legs carry one way each until one of them should carry all.
+taken stands lower, the good way stays, and it climbs alone where only one way of a better rung is good: two
+legs carry one way each until one of them should carry all.
 Must never live here: sockets, clocks, what a rung is.
 """
 
@@ -135,7 +136,7 @@ Decision = Try | Move | Unite | GiveUp
 
 @dataclass(frozen=True, slots=True)
 class Second:
-    """The older of two legs that carry one way each: it stands higher."""
+    """The older of two legs that carry one way each."""
 
     rung: int
     way: Direction
@@ -209,10 +210,12 @@ class Ladder:
         if self._climb_at is None or now < self._climb_at + CLIMB_S:
             return None
         self._climb_at = now + CLIMB_EVERY_S
-        known = second.health.loss(now)
-        good = known is not None and known <= GOOD_LOSS and not is_bad(second.health, now)
-        dear = second.health.cost(now) - ALIKE_S > current.cost(now) / CLEARLY
-        return second.rung if good and not dear else None
+        rungs = {self.current: current, second.rung: second.health}
+        high, low = min(rungs), max(rungs)
+        known = rungs[high].loss(now)
+        good = known is not None and known <= GOOD_LOSS and not is_bad(rungs[high], now)
+        dear = rungs[high].cost(now) - ALIKE_S > rungs[low].cost(now) / CLEARLY
+        return high if good and not dear else None
 
     def _begin(self, now: float, current: Health, lost: bool, second: Second | None) -> Decision | None:
         if self._climb_at is None:
@@ -240,6 +243,10 @@ class Ladder:
             self._move(Chose)
             divides = not silent and second is None and best > self.current
             return Move(best, _good_way(current, now) if divides else None)
+        half = None if silent or second is not None else self._half(now, current, trials)
+        if half is not None:
+            self._move(Chose)
+            return half
         # Fewer pings than a trial's tell no more that it is well again than that it was ill.
         is_well = now - self._began >= TRIAL_S and not silent and not is_bad(current, now)
         if now - self._began >= OPEN_S or (is_well and not self._climbs):
@@ -275,6 +282,16 @@ class Ladder:
         good = [rung for rung in ready if (known[rung].loss(now) or 0.0) <= GOOD_LOSS]
         worth = [rung for rung in good if CLEARLY * known[rung].cost(now) <= current.cost(now)]
         return min(worth, default=None)
+
+    def _half(self, now: float, current: Health, trials: Mapping[int, Health]) -> Move | None:
+        """A better rung of which only one way is good, known for long enough: that way may climb."""
+        if not self._climbs or any(health.age(now) < CLIMB_S for health in trials.values()):
+            return None
+        for rung, health in sorted(trials.items()):
+            way = _good_way(health, now)
+            if way is not None and health.cost(now, way) - ALIKE_S <= current.cost(now, way) / CLEARLY:
+                return Move(rung, OTHER[way])
+        return None
 
     def _wait(self, now: float) -> None:
         self._try_at = now + BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]

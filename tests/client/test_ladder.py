@@ -341,6 +341,18 @@ def divided(bad: Direction = "up") -> Climb:
 
 
 @pytest.mark.parametrize("bad", OTHER)
+def test_where_only_one_way_of_a_better_rung_is_good_that_way_climbs_and_the_other_one_follows(bad):
+    climb = Climb(Path(), Path(rtt=0.05), current=1)
+    setattr(climb.paths[0], bad, 0.25)
+    climb.run(1.0)
+    assert climb.run(FIRST_CLIMB_S + CLIMB_S + 2) == [Try((0,)), Move(0, keep=bad)]
+    assert (climb.ladder.current, climb.run(100.0)) == (0, [])
+    setattr(climb.paths[0], bad, 0.0)
+    assert climb.run(CLIMB_EVERY_S + CLIMB_S + 1) == [Unite(0)]
+    assert climb.run(100.0) == []
+
+
+@pytest.mark.parametrize("bad", OTHER)
 def test_a_leg_of_two_that_falls_silent_leaves_all_to_the_other_within_two_seconds(bad):
     for silent in (0, 1):
         climb = divided(bad)
