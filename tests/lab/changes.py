@@ -11,12 +11,15 @@ from typing import Final, Literal
 from lab.nats import Builder, Site, rules
 from lab.topology import Net
 
-Weather = Literal["good", "bad", "blocked"]
-BAD_LOSS: Final = 20  # of 100 packets, each way
+Weather = Literal["good", "bad", "blocked", "bad up", "bad down"]
+BAD_LOSS: Final = 20  # of 100 packets, each way or one
+_RELAYS_PORTS: Final = "{ 443, 3478 }"
 _WEATHER: Final[dict[Weather, str]] = {
     "good": "",
     "bad": f"meta l4proto udp numgen random mod 100 < {BAD_LOSS} drop",
     "blocked": "meta l4proto udp drop",
+    "bad up": f"udp dport {_RELAYS_PORTS} numgen random mod 100 < {BAD_LOSS} drop",
+    "bad down": f"udp sport {_RELAYS_PORTS} numgen random mod 100 < {BAD_LOSS} drop",
 }
 _SECOND_GATEWAY: Final = "192.168.2.1"
 _SECOND_CLIENT: Final = "192.168.2.10"

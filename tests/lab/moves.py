@@ -4,6 +4,7 @@
     addresses       one uplink goes with its address, another comes; the application calls `session.rebind()`,
                     as the system's notice of a new network makes it do
     weather         UDP turns bad (20 % loss), is blocked, is good again
+    ways            UDP turns bad one way only: that way falls back, the other one stays, and it climbs again
 
     control         a call whose network nobody touches, beside all of them: where it breaks the bound of a
                     bar that failed, the machine was too busy to judge; the stage is void and made again
@@ -38,13 +39,20 @@ ADDRESS_MS: Final = 300.0
 PLANNED_MS: Final = 60.0
 REBINDINGS: Final = 100
 CHANGES: Final = 20
+STARVED_MS: Final = 200.0  # a client that did not run for so long takes that for its network
 AFTER_S: Final = 2.0  # how long after a change its gap is looked for
 EVERY_S: Final = 2.5
 SWITCH_S: Final = 0.5  # both legs carry for less than that
 LATE_S: Final = 0.1  # what was lost before the switch is not the switch's fault
 UNPLANNED_S: Final = 12.0  # after UDP was blocked a switch is no plan but rescue
 APART_S: Final = 3.5  # ladders that all try at once, each three handshakes, ask a small machine for too much
-PHASE_S: Final[dict[Weather, float]] = {"good": 75.0, "bad": 15.0, "blocked": 15.0}
+PHASE_S: Final[dict[Weather, float]] = {
+    "good": 75.0,
+    "bad": 15.0,
+    "blocked": 15.0,
+    "bad up": 20.0,
+    "bad down": 20.0,
+}
 FLIPS: Final[tuple[Weather, ...]] = ("bad", "blocked", "good", "blocked", "good")
 
 
@@ -75,6 +83,14 @@ WEATHER: Final = (
     Call("address-restricted", "address-restricted", False),
     Call("cgn", "full-cone", True),
 )
+WAYS: Final[dict[Weather, Call]] = {"bad up": WEATHER[0], "bad down": WEATHER[3]}
+"""Which way turns bad for which of the calls that may not go direct."""
+STANDS: Final[dict[Weather, tuple[str, str]]] = {
+    "bad up": ("ws-443", "quic"),
+    "bad down": ("quic", "ws-443"),
+    "good": ("quic", "quic"),
+}
+"""What then carries up and down."""
 CONTROL: Final = Call("open", "symmetric", True)
 VOIDS: Final = 2
 
@@ -93,6 +109,8 @@ class Campaign:
     """Switches between rungs that both lose packets: their gaps are the weather's, too."""
     calls: int = 0
     lost: list[str] = field(default_factory=list)
+    landed: list[bool] = field(default_factory=list)
+    """Whether each way stood where it should at the end of each phase."""
     seen: int = 0
     """How often the relay said that it sees another address."""
     switches: list[dict[str, Any]] = field(default_factory=list)
@@ -111,7 +129,7 @@ class Campaign:
                 "count": len(values),
                 **{f"p{round(100 * share)}": percentile(values, share) for share in (0.5, 0.9, 0.99, 1.0)},
             }
-        return {**told, "switches": self.switches}
+        return {**told, "landed": self.landed, "switches": self.switches}
 
 
 def kind_of_switch(at: float, rung: str | None, phases: list[tuple[float, Weather]]) -> str:
@@ -123,6 +141,14 @@ def kind_of_switch(at: float, rung: str | None, phases: list[tuple[float, Weathe
         return "rescued"
     is_tcp = rung is not None and rung.startswith("ws")
     return "stormy" if weather == "bad" and not is_tcp else "planned"
+
+
+def stands_as_it_should(weather: Weather, stands: dict[str, str | None]) -> bool:
+    """Whether each way goes by what this weather leaves it."""
+    return all(
+        (stands[way] or "").startswith(wanted)
+        for way, wanted in zip(("up", "down"), STANDS[weather], strict=True)
+    )
 
 
 class Moves:
@@ -191,6 +217,29 @@ class Moves:
             getattr(campaign, f"{kind}_ms").append(gap)
         self._end(campaign, talk)
         set_weather(self._world.net, site, "good")
+
+    def ways(self, campaign: Campaign, call: Call, flips: tuple[Weather, ...]) -> None:
+        """One way of a's UDP as `flips` says: whether that way alone moves, and what is heard meanwhile."""
+        talk = self._begin(campaign, call)
+        if talk is None:
+            return
+        person = self._people[call.a, call.side]
+        for flip in flips:
+            set_weather(self._world.net, person.site, flip)
+            began = time.monotonic()
+            while time.monotonic() < began + PHASE_S[flip]:
+                time.sleep(1.0)
+                talk.collect()
+            talk.check_alive()
+            campaign.changes += 1
+            campaign.gaps_ms.append(1000 * talk.gap(began, began + PHASE_S[flip]))
+            campaign.landed.append(stands_as_it_should(flip, talk.stands))
+        talk.collect()
+        for switch in talk.switches:
+            gap = 1000 * talk.gap(switch["at"] + LATE_S, switch["at"] + SWITCH_S)
+            campaign.planned_ms.append(gap)
+        self._end(campaign, talk)
+        set_weather(self._world.net, person.site, "good")
 
     def _change_often(
         self,
@@ -281,10 +330,25 @@ def change_weather(
     return {made.name: made}, [pool.submit(begin_later, *each) for each in enumerate(WEATHER)]
 
 
+def change_ways(
+    moves: Moves, mobile: Mobile, quick: bool, pool: ThreadPoolExecutor
+) -> tuple[dict[str, Campaign], Jobs]:
+    """UDP turns bad one way, another one for each of two calls, and is good again."""
+    made = Campaign("ways")
+    flips: dict[Weather, tuple[Weather, ...]] = {bad: (bad,) if quick else (bad, "good") for bad in WAYS}
+
+    def begin_later(number: int, bad: Weather) -> None:
+        time.sleep(number * APART_S)
+        moves.ways(made, WAYS[bad], flips[bad])
+
+    return {made.name: made}, [pool.submit(begin_later, *each) for each in enumerate(WAYS)]
+
+
 Stage = Callable[[Moves, Mobile, bool, ThreadPoolExecutor], tuple[dict[str, Campaign], Jobs]]
 STAGES: Final[dict[str, Stage]] = {
     "mappings are forgotten and addresses change (a minute and a half)": change_mappings,
     "UDP turns bad, is blocked, is good again (three and a half minutes)": change_weather,
+    "UDP turns bad one way, and is good again (a minute and three quarters)": change_ways,
 }
 
 
@@ -330,6 +394,8 @@ def timed(made: dict[str, Campaign]) -> list[tuple[str, float | None, float]]:
     if "weather" in made:
         planned = percentile(made["weather"].planned_ms, 0.99)
         bars.append(("planned_switch_gap_p99_ms", planned, PLANNED_MS))
+    if "ways" in made:
+        bars.append(("one_way_switch_gap_p99_ms", percentile(made["ways"].planned_ms, 0.99), PLANNED_MS))
     return bars
 
 
@@ -338,7 +404,9 @@ def disturbed(made: dict[str, Campaign], control: Campaign) -> list[str]:
     gap = percentile(control.gaps_ms, 0.99)
     if gap is None:
         return []
-    return [name for name, value, bound in timed(made) if value is not None and value > bound < gap]
+    starved = "ways" in made and False in made["ways"].landed and gap > STARVED_MS
+    found = [name for name, value, bound in timed(made) if value is not None and value > bound < gap]
+    return [*found, *(["ways_that_stood_wrong"] if starved else [])]
 
 
 def judge(result: report.Report, made: dict[str, Campaign], controls: Sequence[Campaign]) -> None:
@@ -348,6 +416,8 @@ def judge(result: report.Report, made: dict[str, Campaign], controls: Sequence[C
     result.bar("rebindings", rebindings, ">=", REBINDINGS, is_speed=True)
     result.bar("address_changes", made["addresses"].changes, ">=", CHANGES, is_speed=True)
     result.bar("udp_flips", made["weather"].changes, ">=", CHANGES, is_speed=True)
+    result.bar("ways_that_stood_wrong", made["ways"].landed.count(False), "==", 0, is_speed=True)
+    result.bar("one_way_flips", len(made["ways"].landed), ">=", len(WAYS))
     for name, value, bound in timed(made):
         result.bar(name, value, "<=", bound, is_speed=True)
 

@@ -86,8 +86,11 @@ class Sdk:
         """What the SDK itself says of its rung; counters judge."""
         rung = getattr(session, "rung", None)
         way = getattr(call, "way", None)
+        up, down = getattr(session, "up", None), getattr(session, "down", None)
         return {
             "rung": None if rung is None else f"{rung.transport}-{rung.port}",
+            "up": None if up is None else f"{up.transport}-{up.port}",
+            "down": None if down is None else f"{down.transport}-{down.port}",
             "way": None if way is None else way.value,
             "moves": getattr(session, "moves", 0),
         }

@@ -29,6 +29,8 @@ class Talk:
     switches: list[dict[str, Any]] = field(default_factory=list)
     seen: list[Any] = field(default_factory=list)
     """Addresses by which the relay saw the first of the two, one after the other."""
+    stands: dict[str, Any] = field(default_factory=dict)
+    """What carries for the first of the two, as its SDK says: `up`, `down`."""
     lost: str | None = None
     """Why the call is over, if it is."""
 
@@ -62,8 +64,10 @@ class Talk:
                 self.lost = self.lost or f"{person.site.kind}: {error}"
                 continue
             arrivals += found["times"]
-            if person is self.people[0] and state["seen"] not in self.seen[-1:]:
-                self.seen.append(state["seen"])
+            if person is self.people[0]:
+                self.stands = {"up": state["up"], "down": state["down"]}
+                if state["seen"] not in self.seen[-1:]:
+                    self.seen.append(state["seen"])
             self.switches += [{"side": person.site.side, **one} for one in found["switches"]]
             if state["why"] or state["error"]:
                 self.lost = self.lost or f"{person.site.kind}: {state['why']} {state['error']}"

@@ -71,3 +71,23 @@ def test_a_switch_is_planned_unless_udp_is_gone_or_the_new_rung_is_as_bad() -> N
     assert kind_of_switch(26.0, "ws-443", phases) == "rescued"
     assert kind_of_switch(39.0, "ws-443", phases) == "rescued"
     assert kind_of_switch(100.0, "quic-443", phases) == "planned"
+
+
+def test_each_way_goes_by_what_the_weather_leaves_it() -> None:
+    assert moves.stands_as_it_should("bad up", {"up": "ws-443", "down": "quic-3478"})
+    assert not moves.stands_as_it_should("bad up", {"up": "ws-443", "down": "ws-443"})
+    assert moves.stands_as_it_should("bad down", {"up": "quic-443", "down": "ws-443"})
+    assert moves.stands_as_it_should("good", {"up": "quic-443", "down": "quic-443"})
+    assert not moves.stands_as_it_should("good", {"up": None, "down": "quic-443"})
+
+
+def test_switches_of_one_way_have_the_bound_of_planned_ones() -> None:
+    ways = Campaign("ways", planned_ms=[40.0, 70.0])
+    assert timed({"ways": ways}) == [("one_way_switch_gap_p99_ms", 70.0, 60.0)]
+    assert disturbed({"ways": ways}, untouched(50.0)) == []
+
+
+def test_a_way_that_stood_wrong_says_nothing_where_clients_starved() -> None:
+    ways = Campaign("ways", planned_ms=[40.0], landed=[True, False])
+    assert disturbed({"ways": ways}, untouched(250.0)) == ["ways_that_stood_wrong"]
+    assert disturbed({"ways": ways}, untouched(150.0)) == []
