@@ -154,6 +154,7 @@ class Ladder:
         self._began = now
         self._failures = 0
         self._try_at = now
+        self._ill_since: float | None = None  # one of two legs looks bad on its way
         self._climb_at: float | None = None  # counted from the first check: nobody climbs before they talk
 
     def check(
@@ -174,6 +175,10 @@ class Ladder:
             if united is not None:
                 self._move(Chose)
                 return Unite(united)
+            if second is None:
+                self._ill_since = None
+            elif self._ill_since is not None:
+                return None
             return self._begin(now, current, lost, second)
         if self.stage is Stage.TRYING:
             return self._judge(now, current, trials, lost, second)
@@ -181,12 +186,14 @@ class Ladder:
 
     def looks_closely(self, now: float, second: Second | None) -> bool:
         """Whether the legs in use should be asked as often as trials."""
-        is_time = second is not None and self._climb_at is not None and now >= self._climb_at
-        return is_time or self.stage is Stage.TRYING
+        if self.stage is Stage.TRYING or second is None:
+            return self.stage is Stage.TRYING
+        return self._ill_since is not None or (self._climb_at is not None and now >= self._climb_at)
 
     def on_moved(self, rung: int, now: float, *, ok: bool) -> None:
         """The move is over: on the new rung, or still on the old one."""
         self._move(Ended)
+        self._ill_since = None
         if ok:
             self.current = rung
             self._failures = 0
@@ -200,13 +207,18 @@ class Ladder:
         silent = lost or current.overdue(now) > SILENT_S
         if silent or second.health.overdue(now) > SILENT_S:
             both = silent and second.health.overdue(now) > SILENT_S
+            self._ill_since = None
             return None if both else second.rung if silent else self.current
         for way, worse, better, rung in (
             (second.way, second.health, current, self.current),
             (OTHER[second.way], current, second.health, second.rung),
         ):
             if is_bad(worse, now, way) and better.cost(now, way) < CLEARLY * worse.cost(now, way):
-                return rung
+                self._ill_since = now if self._ill_since is None else self._ill_since
+                return (
+                    rung if now - self._ill_since >= TRIAL_S else None
+                )  # two pings of sixteen are soon lost
+        self._ill_since = None
         if self._climb_at is None or now < self._climb_at + CLIMB_S:
             return None
         self._climb_at = now + CLIMB_EVERY_S

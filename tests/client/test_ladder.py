@@ -377,6 +377,16 @@ def test_when_the_way_that_was_kept_turns_bad_too_it_follows():
     assert climb.run(8.0) == [Unite(climb.ladder.current)]
 
 
+def test_a_way_that_looks_bad_for_a_moment_is_looked_at_closely_before_it_is_left():
+    climb = divided()
+    climb.run(2.0)
+    climb.paths[0].down = 0.4
+    while not climb.ladder.looks_closely(climb.now, Second(0, "down", climb.second[2].health)):
+        climb.run(0.05)
+    climb.paths[0].down = 0.0
+    assert climb.run(20.0) == []
+
+
 def test_when_the_way_that_moved_turns_bad_the_better_rung_has_it_back_if_it_is_good_now():
     climb = divided()
     climb.paths[0].up = 0.0
