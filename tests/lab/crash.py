@@ -4,9 +4,9 @@
     the people      SDK sessions of this process, each says a word (sealed, as media) several times a second
     some calls      in a tenth one side has muted itself; a few are not answered: nothing may pass there
 
-A word is its sender's, the second it was said, and a number. After each kill: how long until the process says it
-is ready, until the first word of each direction of each call, and until each person sits on a new leg and has
-had an answer there. Must never live here: how the service is kept.
+A word is its sender's, the second it was said, and a number. After each kill: how long until the process says
+it is ready, until the first word of each direction of each call, and until each person sits on a new leg and
+has had an answer there. Must never live here: how the service is kept.
 """
 
 from __future__ import annotations
