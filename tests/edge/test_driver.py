@@ -43,6 +43,7 @@ class World(Network):
         self.config = replace(config, lane=lane)
         self.keys = NodeKeys.of([ClusterKey(bytes(32))], self.config)
         self.records: list[ev.CallRecord] = []
+        self.ratings: list[ev.Rated] = []
         self.news: list[ev.CallEvent] = []
         self.has_stopped = False
         self.rng = random.Random(9)
@@ -70,6 +71,9 @@ class World(Network):
 
     def record(self, record: ev.CallRecord) -> None:
         self.records.append(record)
+
+    def rated(self, rated: ev.Rated) -> None:
+        self.ratings.append(rated)
 
     def event(self, event: ev.CallEvent) -> None:
         self.news.append(event)

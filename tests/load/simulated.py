@@ -88,6 +88,9 @@ class Nowhere:
     def record(self, record: ev.CallRecord) -> None:
         """Nothing."""
 
+    def rated(self, rated: ev.Rated) -> None:
+        """Nothing."""
+
     def event(self, event: ev.CallEvent) -> None:
         """Nothing."""
 
