@@ -68,8 +68,8 @@ async def test_a_crash_costs_a_call_the_time_of_a_start_and_control_comes_back(n
             talk.cancel()
         await asyncio.gather(*talks, return_exceptions=True)
         await of_bob.hangup()
-        assert rig.metric("relay_call_revived_total") == 1
-        assert rig.metric("relay_revive_refused_total") == 0
+        assert rig.metric("relay_calls_revived_total") == 1
+        assert rig.metric("relay_calls_lost_by_crash_total") == 0
         assert rig.metric("relay_imbalance") == 0
 
 
@@ -79,4 +79,4 @@ async def test_a_service_that_stopped_as_told_leaves_nothing_behind(node: Node) 
     await asyncio.to_thread(supervisor.kill, signal.SIGTERM)
     assert "memory" not in supervisor.stored
     await asyncio.to_thread(supervisor.start)
-    assert rig.metric("relay_call_revived_total") == 0
+    assert rig.metric("relay_calls_revived_total") == 0

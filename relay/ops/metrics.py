@@ -238,6 +238,12 @@ ENGINE: Final[Mapping[str, Family]] = {
         "way",
         ("in", "out"),
     ),
+    "call_revived": Family(
+        "relay_calls_revived", "Calls that went on after a crash of this daemon.", "label", ("",)
+    ),
+    "revive_refused": Family(
+        "relay_calls_lost_by_crash", "Calls from before a crash that could not go on.", "label", ("",)
+    ),
     "handover_refused": Family(
         "relay_handover_refused", "Calls of the other generation not taken up, by error.", "code", CODES
     ),

@@ -134,7 +134,7 @@ def test_what_the_lane_counted_adds_up():
     one = somebody()
     one.count(FlowCounters(5, 3, 6, 1, {DropReason.MUTED: 2}))
     one.count(FlowCounters(1, 0, 0, 0, {DropReason.MUTED: 1}))
-    assert one.totals == {"received": 6, "accepted": 3, "copies": 6, "lost": 1}
+    assert one.totals == {"received": 6, "accepted": 3, "copies": 6, "lost": 1, "mended": 0}
     assert one.dropped == {"muted": 3}
 
 
