@@ -78,8 +78,11 @@ class Lane:
     def open_flow(self, leg: int, flow: int, *, index: int, group: bool, watched: bool) -> None:
         """Accept an uplink flow; of a watched one gaps are told. LookupError: no such leg."""
 
-    def close_flow(self, leg: int, flow: int) -> tuple[int, int, int, int, dict[str, int], int]:
-        """Forget an uplink flow: received, accepted, copies, lost, dropped by reason, mended."""
+    def close_flow(self, leg: int, flow: int) -> tuple[int, int, int, int, dict[str, int], int, float | None]:
+        """Forget an uplink flow: received, accepted, copies, lost, dropped by reason, mended, first heard."""
+
+    def flowing(self, flows: Sequence[tuple[int, int]]) -> list[tuple[int, int, float, int]]:
+        """Of these flows those that somebody heard: leg, flow, since when, datagrams."""
 
     def route(self, leg: int, flow: int, targets: Sequence[tuple[int, int]], closed: str | None) -> None:
         """Copy the flow to `targets` (leg, flow) from now on. LookupError: something is not open."""
@@ -181,6 +184,9 @@ class Lane:
 
     def counters(self) -> tuple[int, int, int, int, int, dict[str, int], dict[str, int]]:
         """Media datagrams: in, accepted, copies, sent, queued, dropped, dropped on the way out."""
+
+    def residence(self) -> tuple[list[int], float]:
+        """How long copies that left were here: counts by bucket (`relay.core.spread`), and the sum, s."""
 
     def packets(self) -> _Packets:
         """UDP packets: received = media + relayed + sum(front) + sum(dropped) + waiting + taken."""

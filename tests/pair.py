@@ -382,6 +382,10 @@ class World:
             while (copy := self.lane.dequeue(leg, self.now)) is not None:
                 self.clients[leg].heard.append(copy)
 
+    def flow(self) -> None:
+        """What the edge tells once a second: which flows of fresh calls are heard."""
+        self.feed(ev.Flowing(self.lane.flowing(self.engine.unheard())))
+
     def command(self, op: str, **fields: Any) -> ErrorCode:
         """Mint and give a command; its outcome."""
         now = int(self.wall)

@@ -74,6 +74,7 @@ class Absence:
     def _silence(self, call: Call, seat: Participant) -> None:
         self._seating.end_beside(call, seat)
         seat.on_silenced(self._node.now)
+        self._node.vitals.on_silenced(call)
         for pair in call.paths_of(seat.index):
             pair.on_lost(self._node.now)
         self._node.tell(call.others(seat), control.Peer(c=call.cid, p=seat.index, ev="away"))
@@ -113,7 +114,9 @@ class Absence:
             node.refuse(leg, again)
         if not call.was_here:
             call.was_here = True
+            node.vitals.on_adopted(call)
             node.event(EventKind.ADOPTED, call)
+        node.vitals.on_returned(call)
         if not was_here:
             node.tell(call.others(seat), control.Peer(c=call.cid, p=seat.index, ev="back"))
             self._node.note(call, seat, EventKind.ARRIVED if arrives else EventKind.BACK)

@@ -94,6 +94,18 @@ class FlowCounters:
     lost: int = 0
     dropped: Mapping[DropReason, int] = field(default_factory=dict)
     mended: int = 0  # of the accepted: they came as repeats, since the originals were lost
+    first: float | None = None
+    """When the first one was copied to a listener, monotonic seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flowing:
+    """What went on to listeners so far, of uplink flows (leg, flow) that the engine asked about.
+
+    When the first datagram did, monotonic seconds, and how many did. Flows of which none did are left out.
+    """
+
+    of: Mapping[tuple[int, int], tuple[float, int]]
 
 
 class Measure(NamedTuple):
@@ -205,6 +217,7 @@ Input = (
     | Measured
     | RoundTrips
     | Gap
+    | Flowing
     | FlowClosed
     | CommandReceived
     | ConfigChanged

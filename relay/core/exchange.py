@@ -55,7 +55,7 @@ class Exchange:
             raise PeerError(ErrorCode.DRAINING, "this node is leaving")
         known = node.calls.get(claims.cid)
         terms = self._terms(known, claims)
-        call = known or self._open(claims)
+        call = known or self._open(claims, leg)
         seat = call.seat_of(claims.sub)
         if seat is None:
             seat = call.seat(claims, node.now, node.wall)
@@ -64,9 +64,11 @@ class Exchange:
         up = self._seating.sit(call, seat, leg)
         if not call.was_here:  # announced by another node, and its people are not here yet
             call.was_here = True
+            node.vitals.on_adopted(call)
             node.event(EventKind.ADOPTED, call)
         seat.on_joined(claims, leg.number, node.now)
         seat.kid = leg.kid
+        node.vitals.on_joined(call)
         call.admit_rights(seat)
         call.terms = call.terms.and_also(terms)
         self._seating.greet(call, seat, leg, up, id)
@@ -89,7 +91,7 @@ class Exchange:
             raise PeerError(ErrorCode.FORBIDDEN, "the call is of another size")
         return self._node.policy.meet(claims, [seat.claims for seat in others])
 
-    def _open(self, claims: Claims) -> Call:
+    def _open(self, claims: Claims, leg: Leg) -> Call:
         node = self._node
         if not node.drain.takes_calls:
             raise PeerError(ErrorCode.DRAINING, "this node takes no new calls")
@@ -97,6 +99,7 @@ class Exchange:
             raise PeerError(ErrorCode.OVERLOADED, "too many calls here", retry_ms=5000)
         call = Call(claims.cid, claims, node.config.limits, node.now, node.wall)
         node.calls[call.cid] = call
+        node.vitals.on_opened(call, leg)
         node.count("call_opened", "pair" if call.is_pair else "group")
         node.event(EventKind.RINGING, call, sub=claims.sub.hex())
         return call
@@ -143,7 +146,7 @@ class Exchange:
             self._seating.dismiss(call, seat, number, Why.ANSWERED_ELSEWHERE)
         forget_routes(seat)
         seat.on_accepted(leg.number, suites)
-        seat.client = leg.client
+        seat.client, seat.transport = leg.client, leg.transport
         assert leg.claims is not None  # it sits here
         seat.claims, seat.kid = leg.claims, leg.kid  # its own token's rights, not those of the last to ring
         call.admit_rights(seat)
@@ -156,6 +159,7 @@ class Exchange:
         if call.state is Stage.RINGING and sum(other.is_accepted for other in call.here()) == PAIR:
             call.on_answered(node.now, node.wall)
             self._ringing.on_settled(call.cid)
+            node.vitals.on_answered(call)
             node.event(EventKind.ANSWERED, call)
         self._switch.sync(call)
         self._node.watch_call(call)

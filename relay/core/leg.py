@@ -140,6 +140,8 @@ class Leg(Machine[LegState]):
         """What it was asked for."""
         self.path_rtt: float | None = None
         """Round trip, seconds, as acknowledgements tell, a few seconds ago."""
+        self.is_telling = False
+        """Whether its client says what it gets: it sent a control datagram."""
         self._until: float | None = now + limits.hello_s
 
     @property

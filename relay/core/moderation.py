@@ -74,6 +74,8 @@ class Moderation:
         """Set one of the two mutes; everybody in the call hears of it after the lane does."""
         call.gate.set(Fact.HARD_MUTED if hard else Fact.MUTED, target.index, on)
         self._switch.sync(call)
+        if on:
+            self._node.vitals.on_muted(call, target.index)
         news = control.Mute(c=call.cid, p=target.index, on=on, hard=hard)
         # Who mutes itself needs no news of it.
         self._node.tell(call.here() if hard else call.others(target), news)

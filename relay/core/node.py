@@ -23,6 +23,7 @@ from relay.core.participant import Participant
 from relay.core.policy import PolicyTable
 from relay.core.record import EventKind
 from relay.core.tallies import Tallies
+from relay.core.vitals import Vitals
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control
 from relay.protocol.ids import CallId, Sub
@@ -30,7 +31,7 @@ from relay.protocol.ids import CallId, Sub
 HERE = "here"  # the one key of a quota that belongs to the whole node
 
 Due = tuple[str, int | CallId]
-"""What a deadline is about: ("leg", number), ("call", id), ("punch", id), ("notice", id) or ("drain", 0)."""
+"""A deadline is about ("leg", number), ("drain", 0), or "call", "pulse", "punch", "notice" with a call."""
 
 
 class Node:
@@ -66,6 +67,7 @@ class Node:
         self.ended: Memory[CallId] = Memory(remembered)
         self.removed: Memory[tuple[CallId, Sub]] = Memory(remembered)
         self.guests = Guests(self)
+        self.vitals = Vitals(self)
 
     def on_config(self, config: Config) -> None:
         """A reload. What is running keeps what it was given; new things get the new settings."""

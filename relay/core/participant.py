@@ -126,6 +126,8 @@ class Participant(Machine[Presence]):
         self.legs: list[int] = []
         """Devices that ring; exactly one after the accept, none while gone."""
         self.client: dict[str, str] = {}
+        self.transport = ""
+        """That of the leg which counts: the accepted one, else the last that rang."""
         self.suites: tuple[int, ...] = ()
         self.beside: Beside | None = None
         """A second leg: for the seconds of a move, or as long as each of the two carries one way."""

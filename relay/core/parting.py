@@ -113,7 +113,6 @@ class Parting:
             node.count("call_moved", "out")
             node.event(EventKind.MOVED, call)
         elif call.was_here:
-            node.count("call_ended", why.value)
             node.event(EventKind.ENDED, call, outcome=why.value, reason=reason)
         self._settle(call)
 
@@ -130,7 +129,9 @@ class Parting:
         call = self._node.counting.pop((event.leg, event.flow), None)
         if call is None:
             return
-        call.flows.pop((event.leg, event.flow)).count(event.counters)
+        one = call.flows.pop((event.leg, event.flow))
+        one.count(event.counters)
+        self._node.vitals.on_flow_closed(call, one, event.counters)
         counters, leg = event.counters, self._node.legs.get(event.leg)
         if leg is not None:
             self._node.tallies.on_uplink(counters.accepted, counters.lost, leg.transport)
@@ -144,6 +145,7 @@ class Parting:
         call.on_settled()
         del node.calls[call.cid]
         node.guests.on_settled(call)
+        node.vitals.on_settled(call)
         node.call_quota.release(HERE)
         node.deadlines.set(("call", call.cid), None)
         node.deadlines.set(("notice", call.cid), None)

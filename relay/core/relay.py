@@ -45,6 +45,7 @@ from relay.core.ringing import Ringing
 from relay.core.seating import Seating
 from relay.core.switch import Switch
 from relay.core.talk import Talk
+from relay.core.vitals import Vitals
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control, datagram
 from relay.protocol.ids import Kid
@@ -94,6 +95,7 @@ class Relay:
             ev.Measured: self._adapting.on_measured,
             ev.RoundTrips: self._listening.on_round_trips,
             ev.Gap: self._missing.on_gap,
+            ev.Flowing: node.vitals.on_flowing,
             ev.FlowClosed: self._parting.on_flow_closed,
             ev.CommandReceived: self._orders.on_command,
             ev.ConfigChanged: self._on_config,
@@ -205,6 +207,15 @@ class Relay:
         """Legs of which `Measured` is wanted on the next turn, besides those that the lane names."""
         return self._adapting.watched()
 
+    def unheard(self) -> list[tuple[int, int]]:
+        """Uplink flows of which `Flowing` is wanted: those of calls that were answered a moment ago."""
+        return self._node.vitals.unheard()
+
+    @property
+    def vitals(self) -> Vitals:
+        """How its calls are, in sums; to be read only."""
+        return self._node.vitals
+
     @property
     def spent_tokens(self) -> int:
         """Token ids remembered against replay."""
@@ -294,6 +305,7 @@ class Relay:
             node.count("dropped", DropReason.MALFORMED.value)
             return
         node.count("control_datagram", type(value).__name__.lower() if value is not None else "unknown")
+        leg.is_telling = True
         if isinstance(value, datagram.Ping):
             leg.pings.on_ping(value.seq)
             pong = datagram.Pong(value.ms, value.seq, round(node.now * 1000) & _U32)
@@ -438,6 +450,9 @@ class Relay:
             elif kind == "call":
                 assert isinstance(key, bytes)
                 self._absence.on_due(node.calls[key])
+            elif kind == "pulse":
+                assert isinstance(key, bytes)
+                node.vitals.on_due(node.calls[key])
             elif kind == "punch":
                 assert isinstance(key, bytes)
                 self._punching.on_due(node.calls[key])

@@ -153,6 +153,7 @@ class Remembering:
         except (msgspec.MsgspecError, PeerError, LocalError, KeyError):
             return False
         call.was_here = True
+        self._node.vitals.on_adopted(call)
         over = max(LEAST_S, EACH_S * len(told.legs))
         for seated in one.seated:
             seat = call.seats.get(seated.index)

@@ -39,7 +39,7 @@ class Seating:
         assert up is not None  # a leg enters one call, once: its first number is always free
         leg.on_entered(call.cid, seat.index, up)
         self._node.watch_leg(leg)
-        seat.client = leg.client
+        seat.client, seat.transport = leg.client, leg.transport
         return up
 
     def greet(self, call: Call, seat: Participant, leg: Leg, up: int, id: int) -> None:
@@ -79,6 +79,7 @@ class Seating:
     def recall(self, call: Call, seat: Participant) -> None:
         """The accepted leg is gone, or did not work: the second one takes its place."""
         seat.recall()
+        seat.transport = self._node.legs[seat.legs[0]].transport
         seat.told = (0, {}, 0)  # who comes back to a leg may know nothing of it
         self._switch.sync(call)
 

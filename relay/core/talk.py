@@ -85,6 +85,7 @@ class Talk:
     def on_feedback(self, leg: Leg, feedback: control.Feedback, id: int) -> None:
         """Stars for a call, during or just after it."""
         self._charge_news(leg)
+        self._node.count("stars", str(feedback.stars))
         node, cid, sub = self._node, CallId(feedback.c), _own(leg)
         node.event(EventKind.FEEDBACK, cid, sub=sub, stars=feedback.stars)
         call = node.calls.get(cid)

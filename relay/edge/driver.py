@@ -218,6 +218,18 @@ class Driver:
                 self.feed(ev.Heard(fresh))
             yield
 
+    def report_flowing(self) -> Iterator[None]:
+        """Tell the engine what goes on of the flows that it asks about, those of fresh calls; some at a step.
+
+        Run it through about once a second.
+        """
+        flows = self.engine.unheard()
+        for start in range(0, len(flows), HEARD_AT_ONCE):
+            found = self._lane.flowing(flows[start : start + HEARD_AT_ONCE])
+            if found:
+                self.feed(ev.Flowing(found))
+            yield
+
     def measure_ways(self, *, adapts: bool) -> Iterator[None]:
         """Tell the engine what it asked of legs, and if it `adapts`, of those that suffer; some at a step.
 

@@ -18,6 +18,7 @@ from aioquic.quic.connection import NetworkAddress
 from relay.config import Config, LimitsConfig
 from relay.core.events import FlowCounters, Measure, Repair, Shape
 from relay.core.reasons import DropReason
+from relay.core.spread import Spread
 from relay.errors import ConfigError
 from relay.protocol.datagram import Nack
 from relay.quic.space import PathState
@@ -284,6 +285,13 @@ class Lane(Protocol):
 
     def close_flow(self, leg: int, flow: int) -> FlowCounters:
         """Forget an uplink flow and return what was counted for it; its copies that wait are gate_closed."""
+
+    def flowing(self, flows: Sequence[tuple[int, int]]) -> dict[tuple[int, int], tuple[float, int]]:
+        """Of these uplink flows (leg, flow) those that somebody heard: since when, and how many datagrams."""
+
+    @property
+    def residence(self) -> Spread:
+        """How long copies that left were here, seconds, as of now."""
 
     def route(
         self, leg: int, flow: int, targets: Sequence[tuple[int, int]], closed: DropReason | None

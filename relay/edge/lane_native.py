@@ -17,6 +17,7 @@ from relay import _lane
 from relay.config import LimitsConfig
 from relay.core.events import FlowCounters, Measure, Repair, Shape
 from relay.core.reasons import DropReason
+from relay.core.spread import RESIDENCE, Spread
 from relay.edge.lane import (
     AckShown,
     Admitted,
@@ -118,8 +119,11 @@ class NativeLane:
             raise LocalError(f"no such leg: {leg}") from error
 
     def close_flow(self, leg: int, flow: int) -> FlowCounters:
-        received, accepted, copies, lost, dropped, mended = self._lane.close_flow(leg, flow)
-        return FlowCounters(received, accepted, copies, lost, dict(_counter(dropped)), mended)
+        received, accepted, copies, lost, dropped, mended, first = self._lane.close_flow(leg, flow)
+        return FlowCounters(received, accepted, copies, lost, dict(_counter(dropped)), mended, first)
+
+    def flowing(self, flows: Sequence[tuple[int, int]]) -> dict[tuple[int, int], tuple[float, int]]:
+        return {(leg, flow): (at, count) for leg, flow, at, count in self._lane.flowing(flows)}
 
     def route(
         self, leg: int, flow: int, targets: Sequence[tuple[int, int]], closed: DropReason | None
@@ -322,6 +326,11 @@ class NativeLane:
         return LaneCounters(
             media_in, accepted, copies, sent, queued, _counter(dropped), _counter(dropped_out)
         )
+
+    @property
+    def residence(self) -> Spread:
+        counts, total = self._lane.residence()
+        return Spread(RESIDENCE, counts, total)
 
     def packets(self) -> PacketCounts:
         counts = self._lane.packets()

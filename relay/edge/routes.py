@@ -18,6 +18,7 @@ from typing import NamedTuple
 from relay.config import LimitsConfig
 from relay.core.events import FlowCounters, Shape
 from relay.core.reasons import DropReason
+from relay.core.spread import RESIDENCE, Spread
 from relay.edge.bucket import Bucket
 from relay.edge.lane import LaneCounters
 from relay.errors import ErrorCode, LocalError, PeerError
@@ -122,6 +123,7 @@ class _Flow:
         "closed",
         "copies",
         "dropped",
+        "first",
         "group",
         "index",
         "mended",
@@ -144,6 +146,7 @@ class _Flow:
         self.accepted = 0
         self.mended = 0
         self.copies = 0
+        self.first: float | None = None
         self.dropped: dict[DropReason, int] = {}
         self._latest = -1
         self._lost = 0
@@ -197,6 +200,7 @@ class Routes:
         self._stream_queue = _queue_limits(limits.queue_tcp_frames, limits.queue_tcp_ms)
         self._burst_seconds = limits.burst_ms / 1000
         self.counters = LaneCounters()
+        self.residence = Spread(RESIDENCE)
         self._legs: dict[int, _Leg] = {}
         self._ready: dict[int, None] = {}
         self._streams: dict[int, bool] = {}  # legs without a path: whether the loop was told of what waits
@@ -246,6 +250,7 @@ class Routes:
             lost=gone.lost,
             mended=gone.mended,
             dropped=gone.dropped,
+            first=gone.first,
         )
 
     def shape(self, leg: int, shape: Shape) -> None:
@@ -261,6 +266,15 @@ class Routes:
         wanted = len(owner.queues) * owner.shape.frames
         oldest = self.oldest(leg)
         return None if oldest is None or owner.waiting >= wanted else oldest + owner.shape.hold
+
+    def flowing(self, flows: Sequence[tuple[int, int]]) -> dict[tuple[int, int], tuple[float, int]]:
+        found = {}
+        for key in flows:
+            owner = self._legs.get(key[0])
+            flow = owner.flows.get(key[1]) if owner is not None else None
+            if flow is not None and flow.first is not None:
+                found[key] = flow.first, flow.accepted
+        return found
 
     def route(
         self, leg: int, flow: int, targets: Sequence[tuple[int, int]], closed: DropReason | None
@@ -308,6 +322,8 @@ class Routes:
             flow.dropped[judged] = flow.dropped.get(judged, 0) + 1
             return judged
         flow.accepted += 1
+        if flow.first is None:
+            flow.first = now
         counters.accepted += 1
         since = flow.pace.on_packet(judged.kid, judged.ctr, judged.repeat, now)
         if judged.repeat:
@@ -427,6 +443,7 @@ class Routes:
                     counters.dropped_out[DropReason.OVER_BUDGET] += 1
                 else:
                     counters.sent += 1
+                    self.residence.add(now - arrived)
                     return since, copy
         return None
 

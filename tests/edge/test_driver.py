@@ -415,3 +415,17 @@ def test_a_way_that_loses_packets_in_a_row_is_repaired_and_nothing_leaves_twice_
     assert world.lane.repairs.imbalance() == 0
     assert [stats.mp for stats in bob.all(control.LegStats)] == [world.config.adapt.playout_ms]
     assert ann.all(control.LegStats) == []
+
+
+def test_a_fresh_call_has_audio_as_soon_as_both_are_heard_whichever_lane_carries_it(world: World) -> None:
+    people = in_call(world)
+    for one in people:
+        one.say(one.media(0))
+    world.run(0.2)
+    assert len(list(world.node.driver.report_flowing())) == 1
+    vitals = world.node.engine.vitals
+    assert vitals.counted["setup_fail"] == [0, 1]
+    assert vitals.first_audio["caller"].total == vitals.first_audio["callee"].total == 1
+    assert world.lane.residence.total == 2
+    world.run(12.0)
+    assert list(world.node.driver.report_flowing()) == []

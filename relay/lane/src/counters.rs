@@ -13,6 +13,7 @@
 
 use crate::reason::Reason;
 use crate::repeats::Tally;
+use crate::residence::{Left, Residence};
 use crate::traffic::Traffic;
 
 /// Counts by reason.
@@ -40,7 +41,7 @@ impl Kinds {
 }
 
 /// The counters of a lane, or what a thread counted since it merged last.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Counters {
     // UDP packets
     pub udp_in: u64,
@@ -78,6 +79,11 @@ pub struct Counters {
     /// What was kept to be repeated, and what was.
     pub repairs: Tally,
 
+    /// How long copies were here.
+    pub residence: Residence,
+    /// Copies that left in this turn; a thread's own, no part of the common ones.
+    pub left: Left,
+
     // what went through relayed addresses
     pub relays: Traffic,
 }
@@ -101,6 +107,7 @@ impl Counters {
         for (mine, theirs) in self.repairs.figures().into_iter().zip(repairs) {
             *mine = mine.wrapping_add(std::mem::take(theirs));
         }
+        self.residence.merge(&mut delta.residence);
         self.relays.merge(&mut delta.relays);
         for (kind, count) in &mut delta.front.0 {
             self.front.add(kind, std::mem::take(count));

@@ -319,6 +319,13 @@ impl Core {
         counters
     }
 
+    /// Since when somebody hears a flow, and how many datagrams of it.
+    pub fn heard(&self, leg: u64, flow: u8) -> Option<(f64, u64)> {
+        let leg = self.leg(leg).ok()?;
+        let state = leg.state.lock();
+        state.media.as_ref()?.heard(flow)
+    }
+
     /// Copy the flow to `targets` (leg, flow) from now on; none means drop, by the name in `closed`. Copies
     /// that wait for a target which is no longer named are dropped by that name too. When a target is missing
     /// nobody hears the flow any more: those it had may be the ones who shall not.

@@ -73,7 +73,7 @@ pub struct Gap {
 }
 
 /// What was counted for one uplink flow.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct FlowCounters {
     pub received: u64,
     pub accepted: u64,
@@ -82,6 +82,8 @@ pub struct FlowCounters {
     pub dropped: ByReason,
     /// Of the accepted: they came as repeats, since the originals were lost.
     pub mended: u64,
+    /// When the first one was copied to a listener.
+    pub first: Option<f64>,
 }
 
 /// Seconds of speech in one packet, until the flow has shown it.
@@ -201,7 +203,7 @@ impl Flow {
     }
 
     /// A datagram of this flow came, and this became of it.
-    pub fn count(&mut self, verdict: &Result<Heard, Reason>) {
+    pub fn count(&mut self, verdict: &Result<Heard, Reason>, now: f64) {
         let counters = &mut self.counters;
         counters.received = counters.received.wrapping_add(1);
         match verdict {
@@ -209,6 +211,7 @@ impl Flow {
                 counters.accepted = counters.accepted.wrapping_add(1);
                 counters.mended = counters.mended.wrapping_add(heard.is_mended.into());
                 counters.copies = counters.copies.wrapping_add(heard.targets.len() as u64);
+                counters.first.get_or_insert(now);
             }
             Err(reason) => bump(&mut counters.dropped, *reason, 1),
         }
@@ -230,6 +233,11 @@ impl Flow {
     /// Packets that came as repeats alone.
     pub fn mended(&self) -> u64 {
         self.counters.mended
+    }
+
+    /// Since when somebody hears it, and how many datagrams.
+    pub fn heard(&self) -> Option<(f64, u64)> {
+        Some((self.counters.first?, self.counters.accepted))
     }
 
     /// All that was counted.

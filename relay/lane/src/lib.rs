@@ -15,7 +15,7 @@
 //! relays traffic  all allocations and whose a packet is; what went through them
 //! relaying        their packets: from clients to peers and back
 //! core            all legs: inward (packets in), out (packets out), desk (what Python changes)
-//! work slow counters   what a thread keeps, what waits for the loop, what was counted
+//! work slow counters residence   what a thread keeps, what waits for the loop, what was counted, for how long
 //! front retry budget     packets of nobody: proofs and answers that keep no memory of a source
 //! worker          the threads: wait, read, hand to the core, send
 //! socket          batches of UDP packets in and out, waiting, steering: all of the crate's `unsafe`
@@ -54,6 +54,7 @@ pub mod relaying;
 pub mod relays;
 pub mod repair;
 pub mod repeats;
+pub mod residence;
 pub mod retry;
 pub mod rtt;
 pub mod seal;

@@ -229,6 +229,7 @@ impl Core {
             if is_stream && copies.is_empty() {
                 state.stream = Stream::Quiet;
             }
+            work.settle_left(now);
         });
         copies
     }

@@ -75,8 +75,8 @@ fn wall() -> f64 {
     since.unwrap_or_default().as_secs_f64()
 }
 
-/// received, accepted, copies, lost, dropped by reason, mended
-type Closed<'py> = (u64, u64, u64, u64, Bound<'py, PyDict>, u64);
+/// received, accepted, copies, lost, dropped by reason, mended, when first heard
+type Closed<'py> = (u64, u64, u64, u64, Bound<'py, PyDict>, u64, Option<f64>);
 /// media_in, accepted, copies, sent, queued, dropped by reason, dropped_out by reason
 type MediaCounts<'py> = (
     u64,
@@ -162,7 +162,21 @@ impl Lane {
             counted.lost,
             dropped,
             counted.mended,
+            counted.first,
         ))
+    }
+
+    fn flowing(&self, flows: Vec<(u64, u8)>) -> Vec<(u64, u8, f64, u64)> {
+        let heard = |(leg, flow): &(u64, u8)| {
+            let (since, count) = self.core.heard(*leg, *flow)?;
+            Some((*leg, *flow, since, count))
+        };
+        flows.iter().filter_map(heard).collect()
+    }
+
+    fn residence(&self) -> (Vec<u64>, f64) {
+        let residence = self.core.counters().residence;
+        (residence.counts.to_vec(), residence.seconds())
     }
 
     #[pyo3(signature = (leg, flow, targets, closed))]
@@ -346,6 +360,7 @@ impl Lane {
             let work = &mut self.desk.lock().work;
             self.core.flush(work, now);
             self.core.acks(work, now);
+            work.settle_left(now);
             self.core.finish(work);
             mem::take(&mut work.out)
         };

@@ -201,6 +201,11 @@ impl Media {
         Some(self.flow(number)?.route(targets, closed))
     }
 
+    /// Since when somebody hears a flow, and how many datagrams of it.
+    pub fn heard(&self, number: u8) -> Option<(f64, u64)> {
+        self.flows.iter().find(|known| known.0 == number)?.1.heard()
+    }
+
     /// Who hears a flow; None when there is no such flow.
     pub fn targets(&self, number: u8) -> Option<Targets> {
         let flow = self.flows.iter().find(|known| known.0 == number)?;
@@ -251,7 +256,7 @@ impl Media {
             }
             flow.admit(&header, now)
         });
-        flow.count(&verdict);
+        flow.count(&verdict, now);
         verdict
     }
 
@@ -341,6 +346,7 @@ impl Media {
                     Reason::Stale
                 } else if self.down.take(copy.data.len() as f64, now) {
                     counters.copies_sent = counters.copies_sent.wrapping_add(1);
+                    counters.left.note(copy.arrived);
                     return Some((copy.since, copy.data));
                 } else {
                     Reason::OverBudget

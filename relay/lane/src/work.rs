@@ -231,6 +231,19 @@ impl Work {
         self.acks.peek().map(|held| held.due)
     }
 
+    /// Whether copies left since the last `settle_left`.
+    pub fn has_left(&self) -> bool {
+        !self.counters.left.is_empty()
+    }
+
+    /// Those that left are with the kernel now.
+    pub fn settle_left(&mut self, now: f64) {
+        let Counters {
+            left, residence, ..
+        } = &mut self.counters;
+        left.settle(now, residence);
+    }
+
     /// What was taken for a packet that is never sealed: nobody else's packet may take it along.
     pub(crate) fn abandon_batch(&mut self) {
         for (_, copy) in self.batch.drain(..) {

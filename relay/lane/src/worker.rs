@@ -316,6 +316,9 @@ impl Worker {
         self.core.acks(&mut self.work, now);
         self.send_to_peers();
         self.send(); // what is sealed is out of reach for a gate that closes: strangers must not hold it up
+        if self.work.has_left() {
+            self.work.settle_left(monotonic());
+        }
         self.core.judge(&mut self.work, now, unix_time());
         self.send();
         if taken > 0 {

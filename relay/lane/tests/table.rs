@@ -109,6 +109,7 @@ fn each_refusal_has_its_name_and_its_place_in_the_order() {
         lost: 0,
         dropped,
         mended: 0,
+        first: Some(T0),
     };
     assert_eq!(table.core.close_flow(1, 1), counted);
     assert_eq!(table.core.close_flow(1, 1), FlowCounters::default());
