@@ -320,6 +320,9 @@ class HealthConfig:
     """Statistics older than this, seconds."""
     free_descriptors: Annotated[int, Meta(ge=1, le=1_000_000)] = 64
     """Fewer free file descriptors than this."""
+    packets_per_s: Annotated[int, Meta(ge=0, le=100_000_000)] = 0
+    """What this machine bears, packets in and out a second, for the saturation that the region's health
+    counts with (`./scripts/bench lane` measures it). 0: not known; processor and event loop tell alone."""
     certificate_days: Annotated[float, Meta(ge=0, le=365)] = 3.0
     """The certificate ends sooner than this: a warning in /readyz; once it has ended: 503. Days."""
 

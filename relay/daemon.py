@@ -17,6 +17,7 @@ import gc
 import itertools
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -40,12 +41,15 @@ from relay.edge.raw import RawEdge
 from relay.edge.sockets import Sockets, keep_udp
 from relay.edge.turn_server import TurnServer, read_context, read_secrets
 from relay.errors import ConfigError
+from relay.ops import watch
 from relay.ops.commands import CommandServer
 from relay.ops.events import EventWriter
 from relay.ops.health import Facts, LagMeter, Report, free_descriptors, judge
 from relay.ops.history import History
 from relay.ops.logs import Logs
-from relay.ops.metrics import Exporter, PacketCounters, SinkCounters, Snapshot, TcpCounters, TurnCounters
+from relay.ops.metrics import Exporter
+from relay.ops.snapshot import PacketCounters, SinkCounters, Snapshot, TcpCounters, TurnCounters
+from relay.ops.watch import Watch
 from relay.protocol.demux import StreamKind
 from relay.protocol.keys import ClusterKey
 from relay.quic.connection import server_configuration
@@ -138,7 +142,7 @@ class Daemon:
         self._loop = loop
         self._started = time.time()
         self._done = asyncio.Event()
-        self._stats_at = time.monotonic()
+        self._stats_at = self._began = time.monotonic()
         self._history = (
             History(
                 config.records.path,
@@ -155,6 +159,13 @@ class Daemon:
         self._turn = TurnServer(loop, self.node, config)
         self._lag = LagMeter(loop)
         self._http: OpsServer | None = None
+        self._watch = Watch(
+            config.node.region,
+            self.node.engine.vitals,
+            lambda: self.node.lane.counters,
+            lambda: self.node.lane.residence,
+            len(os.sched_getaffinity(0)),
+        )
         self._commands = CommandServer(self.node.driver.command)
         self._sockets: Sockets
         self._keep: Keep | None = None
@@ -283,7 +294,7 @@ class Daemon:
         if self._sockets.web:
             self._open_web(web)
         if self._sockets.metrics is not None:
-            self._http = http(Exporter(self.snapshot).answer, self.report)
+            self._http = http(Exporter(self.snapshot).answer, self.report, self.health)
             await self._http.start(self._sockets.metrics)
 
     def _open_web(self, edge: type[WebEdge]) -> None:
@@ -381,16 +392,31 @@ class Daemon:
         keep_udp(self._sockets.udp)
 
     async def _housekeep(self) -> None:
-        """Once a second: who was heard, and what goes on."""
+        """Once a second: who was heard, what is heard in fresh calls, how node and region are."""
         while True:
             await asyncio.sleep(HOUSEKEEPING)
             for _ in self.node.driver.report_heard():
                 await asyncio.sleep(0)
+            for _ in self.node.driver.report_flowing():
+                await asyncio.sleep(0)
             self.node.endpoint.accepting = self.node.engine.drain_state in ("running", "draining")
+            self._look()
             self._stats_at = time.monotonic()
             if self._keep is not None:
                 self._keep.beat(self._stats_at)
             self._tell_status()
+
+    def _look(self) -> None:
+        """How busy the machine is, and each half minute how the region is."""
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        counts = self.node.lane.packets()
+        facts = watch.Facts(
+            cpu_s=used.ru_utime + used.ru_stime,
+            packets=counts.received + counts.sent + self.node.endpoint.outbox.sent,
+            lag_p99_s=self._lag.p99_s,
+            packets_per_s=self._config.health.packets_per_s,
+        )
+        self._watch.on_second(facts, time.monotonic(), time.time())
 
     async def _adapt(self) -> None:
         """Five times a second: what the ways are like on which something went wrong."""
@@ -467,6 +493,7 @@ class Daemon:
             state=self.node.engine.drain_state,
             lag_s=self._lag.worst_s,
             stats_age_s=time.monotonic() - self._stats_at,
+            health_age_s=time.monotonic() - max(self._watch.sampled_at, self._began),
             free_descriptors=free_descriptors(),
             wall=time.time(),
             certificate_until=self._certificate_until(),
@@ -484,6 +511,10 @@ class Daemon:
             sinks_failing=tuple(name for name, sink in sinks if sink is not None and sink.is_failing),
         )
         return judge(facts, self._config.health)
+
+    def health(self) -> dict[str, object]:
+        """What /health answers: how the region is, as this node sees it."""
+        return {"node": self._config.node.id, **self._watch.standing(time.monotonic()).body()}
 
     def _tcp_counters(self) -> TcpCounters:
         streams, web = self.node.streams, self._web
@@ -551,6 +582,10 @@ class Daemon:
                 http_answered=dict(endpoint.http_answered),
             ),
             tcp=self._tcp_counters(),
+            talk=self._watch.talk(time.monotonic()),
+            standing=self._watch.standing(time.monotonic()),
+            residence=self.node.lane.residence.copy(),
+            stress=self._watch.stress,
             legs=engine.legs,
             ways=engine.ways,
             transports=engine.transports,

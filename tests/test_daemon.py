@@ -82,7 +82,12 @@ async def test_a_call_leaves_a_record_events_and_balanced_counters(daemon: Daemo
     await ann.hangup()
     metrics = await asyncio.to_thread(daemon.metrics)
     assert total(metrics, "relay_media_received_total") == 50
-    assert metrics['relay_calls_ended_total{outcome="completed"}'] == 1
+    assert metrics['relay_calls_ended_total{reason="completed",transport="quic",variant="control"}'] == 1
+    assert metrics['relay_call_setups_total{result="ok",transport="quic",variant="control"}'] == 1
+    assert metrics['relay_first_audio_seconds_count{direction="caller",variant="control"}'] == 1
+    assert total(metrics, "relay_residence_seconds_count") == 50
+    assert metrics['relay_health_state{state="unknown",variant="control"}'] == 1
+    assert metrics['relay_call_seconds_total{variant="control"}'] > 0.4
     assert imbalance(metrics) == 0
 
     def recorded() -> bool:

@@ -29,9 +29,12 @@ from relay.config import FROZEN, Config
 from relay.core.drain import DrainState
 from relay.core.reasons import DropReason
 from relay.core.ringing import Why
+from relay.core.spread import RESIDENCE, Spread
 from relay.errors import ErrorCode
 from relay.ops import metrics
 from relay.ops.health import Facts, judge
+from relay.ops.region import Standing, State
+from relay.ops.snapshot import Snapshot, TalkCounters
 from relay.protocol import control, messages
 from relay.protocol.command import Command
 from relay.protocol.token import Claims
@@ -307,10 +310,10 @@ def test_metrics_in_the_text_exist() -> None:
     assert named - families == set()
 
 
-def snapshot() -> metrics.Snapshot:
+def snapshot() -> Snapshot:
     from relay.edge.lane import LaneCounters, RelayCounters, RepairCounters
 
-    return metrics.Snapshot(
+    return Snapshot(
         "n",
         "r",
         "python",
@@ -319,14 +322,17 @@ def snapshot() -> metrics.Snapshot:
         relays=RelayCounters(),
         repairs=RepairCounters(),
         certificate_until=1.0,
+        talk=TalkCounters("control", {}, {}, {}, {}, {}, {}, {}, 0.0, 0.0),
+        standing=Standing("r", "control", "1", State.OK, 100.0, "", 1, 0.0, {}, ()),
+        residence=Spread(RESIDENCE),
     )
 
 
 def test_findings_of_health_are_all_told() -> None:
     worst = Facts(
         state="draining", lag_s=9, stats_age_s=99, free_descriptors=0, certificate_until=1.0, wall=2.0,
-        issuers=0, datapath="python", wants_native=True, internal_errors=1, legs=9, max_legs=1,
-        sinks_failing=("records", "events"),
+        health_age_s=99, issuers=0, datapath="python", wants_native=True, internal_errors=1, legs=9,
+        max_legs=1, sinks_failing=("records", "events"),
     )  # fmt: skip
     found = {finding.name for finding in judge(worst, Config().health).findings}
     assert found <= set(code(section("docs/operations.md", "Metrics and health")))

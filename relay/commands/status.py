@@ -48,6 +48,9 @@ ROWS = (
     ("records dropped", "relay_records_dropped_total"),
 )
 
+TIMES = ("first_audio", "residence", "leg_rtt")
+"""Indicators in seconds; gaps are per minute, all others shares."""
+
 Sample = tuple[str, dict[str, str], float]
 
 
@@ -66,17 +69,24 @@ def add(subcommands: Subcommands) -> None:
 
 
 def run(arguments: argparse.Namespace, printer: Printer) -> int:
-    """Read /readyz and /metrics, print both."""
+    """Read /readyz, /health and /metrics, print all."""
     base = _base(arguments)
     is_ready, findings = _ready(base)
+    health = _health(base)
     samples = _samples(base)
     if printer.is_json:
         numbers = {_spelled(name, labels): value for name, labels, value in samples}
         lane = _label(samples, "relay_lane_info", "datapath")
-        facts = {"ok": is_ready, "state": _state(samples), "lane": lane, "findings": findings}
+        facts = {
+            "ok": is_ready,
+            "state": _state(samples),
+            "lane": lane,
+            "findings": findings,
+            "health": health,
+        }
         printer.result(facts | {"metrics": numbers}, "")
     else:
-        _show(is_ready, findings, samples)
+        _show(is_ready, findings, health, samples)
     return 0 if is_ready else 1
 
 
@@ -117,6 +127,14 @@ def _ready(base: str) -> tuple[bool, list[dict[str, str]]]:
         raise RelayError(f"{base}/readyz: not an answer of relay") from None
 
 
+def _health(base: str) -> dict[str, Any]:
+    try:
+        body: Any = json.loads(_get(base + "/health"))
+        return {"state": str(body["state"]), **body}
+    except (ValueError, KeyError, TypeError):
+        raise RelayError(f"{base}/health: not an answer of relay") from None
+
+
 def _samples(base: str) -> list[Sample]:
     try:
         families = list(text_string_to_metric_families(_get(base + "/metrics")))
@@ -141,7 +159,9 @@ def _state(samples: list[Sample]) -> str:
     return next((labels["state"] for name, labels, value in samples if name == "relay_state" and value), "?")
 
 
-def _show(is_ready: bool, findings: list[dict[str, str]], samples: list[Sample]) -> None:
+def _show(
+    is_ready: bool, findings: list[dict[str, str]], health: dict[str, Any], samples: list[Sample]
+) -> None:
     console = Console()
     node, region, version = (_label(samples, "relay_info", each) for each in ("node", "region", "version"))
     console.print(
@@ -151,9 +171,36 @@ def _show(is_ready: bool, findings: list[dict[str, str]], samples: list[Sample])
     )
     for finding in findings:
         console.print(f"  {finding['severity']}: {finding['name']}: {finding['detail']}", highlight=False)
+    _show_region(console, health)
     table = Table("what", "total", "of which")
     for title, metric in ROWS:
         found = [(labels, value) for name, labels, value in samples if name == metric]
         parts = [f"{next(iter(labels.values()))} {value:.0f}" for labels, value in found if labels and value]
         table.add_row(title, f"{sum(value for _, value in found):.0f}", ", ".join(parts))
     console.print(table)
+
+
+def _show_region(console: Console, health: dict[str, Any]) -> None:
+    """The region in one line, then its indicators, the worst first."""
+    score = "-" if health["score"] is None else f"{health['score']:.0f}"
+    worst = f", because of {health['worst']}" if health["worst"] else ""
+    age = "no news yet" if health["age_s"] is None else f"last news {health['age_s']:.0f} s ago"
+    line = f"region {health['region']}: {health['state']}, score {score}{worst}; {age}"
+    console.print(line, highlight=False)
+    table = Table("indicator, last 15 min", "value", "certain", "warn", "bad", "events", "score")
+    rows = sorted(health["slis"].items(), key=lambda row: (row[0] in health["thin"], row[1]["score"]))
+    for name, one in rows:
+        figures = [_figure(name, one[key]) for key in ("value", "judged", "warn", "bad")]
+        events = "-" if name == "saturation" else str(one["events"])
+        points = "too few" if name in health["thin"] else f"{one['score']:.0f}"
+        table.add_row(name, *figures, events, points)
+    console.print(table)
+
+
+def _figure(name: str, value: float) -> str:
+    """With its unit."""
+    if name in TIMES:
+        return f"{1000 * value:.4g} ms"
+    if name == "gaps":
+        return f"{value:.3g} /min"
+    return f"{100 * value:.3g} %"

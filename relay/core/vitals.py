@@ -87,6 +87,11 @@ class Vitals:
         """Seconds that answered calls lasted, running ones up to now."""
         return self._talked_s + self._talking * now - self._talking_since
 
+    def active(self) -> Counter[str]:
+        """Answered calls that run, by transport."""
+        calls = (call for call in self._node.calls.values() if call.state is Stage.ACTIVE)
+        return Counter(map(rung_of, calls))
+
     def unheard(self) -> list[tuple[int, int]]:
         """Uplink flows (leg, flow) of calls that were answered a moment ago: `Flowing` is wanted of them."""
         return [key for call in self._unheard.values() for key in call.flows]

@@ -26,8 +26,8 @@ from typing import Any, Final
 from relay.config import EventsConfig
 from relay.core.events import CallEvent
 from relay.errors import ConfigError
-from relay.ops.metrics import SinkCounters
 from relay.ops.outlets import FileOutlet, Outlet, SocketOutlet
+from relay.ops.snapshot import SinkCounters
 
 log = logging.getLogger(__name__)
 

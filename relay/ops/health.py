@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Protocol
 
 from relay.config import HealthConfig
+from relay.ops.region import OLD_S
 
 LAG_EVERY = 0.1  # seconds between two looks at the clock
-LAG_WINDOW = 50  # looks kept: the worst of the last 5 s
+LAG_WINDOW = 50  # looks: the worst of the last 5 s
+LAG_MINUTE = 600  # looks: the 99th percentile of a minute
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Facts:
     state: str = "running"
     lag_s: float = 0.0
     stats_age_s: float = 0.0
+    health_age_s: float = 0.0
+    """Since somebody last looked how the region is."""
     free_descriptors: int = 1_000_000
     wall: float = 0.0
     certificate_until: float | None = None
@@ -84,6 +88,10 @@ def judge(facts: Facts, config: HealthConfig) -> Report:
         (
             facts.stats_age_s > config.stats_s,
             Finding("stale_statistics", "dead", f"{facts.stats_age_s:.1f} s old, limit {config.stats_s:g} s"),
+        ),
+        (
+            facts.health_age_s > OLD_S,
+            Finding("stale_health", "unready", f"nobody looked at the region for {facts.health_age_s:.0f} s"),
         ),
         (facts.state != "running", Finding("draining", "unready", facts.state)),
         (
@@ -166,6 +174,7 @@ class LagMeter:
     def __init__(self, loop: Clock) -> None:
         self._loop = loop
         self._lags: deque[float] = deque(maxlen=LAG_WINDOW)
+        self._minute: deque[float] = deque(maxlen=LAG_MINUTE)
         self._due = 0.0
         self._timer: Timer | None = None
 
@@ -186,8 +195,15 @@ class LagMeter:
         overdue = self._loop.time() - self._due if self._timer is not None else 0.0
         return max(0.0, overdue, *self._lags)
 
+    @property
+    def p99_s(self) -> float:
+        """What 99 of 100 looks of the last minute did not exceed, seconds; 0 before the first."""
+        lags = sorted(self._minute)
+        return max(0.0, lags[len(lags) * 99 // 100]) if lags else 0.0
+
     def _look(self) -> None:
         now = self._loop.time()
         self._lags.append(now - self._due)
+        self._minute.append(now - self._due)
         self._due = now + LAG_EVERY
         self._timer = self._loop.call_at(self._due, self._look)

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from relay.core.events import CallRecord, ParticipantRecord, Rated
 from relay.errors import ConfigError
-from relay.ops.metrics import SinkCounters
+from relay.ops.snapshot import SinkCounters
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The operator's HTTP listener: GET /metrics, /healthz, /readyz, and nothing else.
+"""The operator's HTTP listener: GET /metrics, /health, /healthz, /readyz, and nothing else.
 
 On its own address, away from the public side. It reads, and can change nothing. Must never live here: what
 the answers contain.
@@ -21,13 +21,21 @@ MAX_BODY = 1024
 
 
 class OpsServer:
-    """One listener. `metrics(accept)` gives body and content type, `report()` the present findings."""
+    """One listener.
+
+    `metrics(accept)` gives body and content type, `report()` the present findings about the node, `health()`
+    a JSON value that says how the region is.
+    """
 
     def __init__(
-        self, metrics: Callable[[str], Awaitable[tuple[bytes, str]]], report: Callable[[], Report]
+        self,
+        metrics: Callable[[str], Awaitable[tuple[bytes, str]]],
+        report: Callable[[], Report],
+        health: Callable[[], dict[str, object]],
     ) -> None:
         self._metrics = metrics
         self._report = report
+        self._health = health
         self._runner: web.AppRunner | None = None
         self.address = ""
         """Where it listens, once started: host:port."""
@@ -36,6 +44,7 @@ class OpsServer:
         """Listen on "host:port" or on an inherited socket. ConfigError when the address cannot be had."""
         app = web.Application(client_max_size=MAX_BODY)
         app.router.add_get("/metrics", self._get_metrics)
+        app.router.add_get("/health", self._get_health)
         app.router.add_get("/healthz", self._get_healthz)
         app.router.add_get("/readyz", self._get_readyz)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
@@ -65,6 +74,11 @@ class OpsServer:
     async def _get_metrics(self, request: web.Request) -> web.Response:
         body, content_type = await self._metrics(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={**HEADERS, "Content-Type": content_type})
+
+    async def _get_health(self, _: web.Request) -> web.Response:
+        """200 whatever the state is: it is news about the region, not a reason to restart or to drain."""
+        text = json.dumps(self._health()) + "\n"
+        return web.Response(text=text, content_type="application/json", headers=HEADERS)
 
     async def _get_healthz(self, _: web.Request) -> web.Response:
         report = self._report()

@@ -16,10 +16,13 @@ import pytest
 
 from relay.cli import DONE, FAILED, USAGE, main
 from relay.core.reasons import DropReason
+from relay.core.spread import LOSS, Spread
 from relay.edge.lane import LaneCounters
 from relay.ops.health import Finding, Report
 from relay.ops.http import OpsServer
-from relay.ops.metrics import Exporter, PacketCounters, Snapshot
+from relay.ops.metrics import Exporter
+from relay.ops.region import Region, Sample
+from relay.ops.snapshot import PacketCounters, Snapshot
 
 DRAINING = Finding("draining", "unready", "draining")
 
@@ -40,7 +43,10 @@ class Node:
             calls={"talking": 1},
         )
         exporter = Exporter(lambda: self.now)
-        self.server = OpsServer(exporter.answer, lambda: Report(self.findings))
+        self.region = Region("eu", "1.0")
+        self.server = OpsServer(
+            exporter.answer, lambda: Report(self.findings), lambda: self.region.standing(100.0).body()
+        )
 
     async def status(self, *words: str) -> tuple[int, str, str]:
         """Exit status, standard output and standard error of `relay status --url URL WORDS`."""
@@ -92,6 +98,26 @@ async def test_a_node_that_is_not_ready_is_told_with_its_findings_and_exits_with
     assert status == FAILED
     assert "not ready" in out
     assert "unready: draining: draining" in out
+
+
+async def test_the_region_is_told_in_a_line_and_its_indicators_in_a_table_the_worst_first(node: Node) -> None:
+    status, out, _ = await node.status()
+    assert (status, "region eu: unknown, score -; no news yet" in out) == (DONE, True)
+    counted = {"setup_fail": (0, 500), "drop": (25, 500), "one_way": (1, 20)}
+    spread = {"leg_loss": {"quic down": Spread(LOSS, [0, 0, 0, 0, 500, 0, 0, 0, 0, 0])}}
+    for at in (0.0, 30.0, 60.0, 90.0):
+        now = Sample(at, at, counted, spread=spread, saturation=0.3) if at else Sample(at)
+        node.region.on_sample(now)
+    _, out, _ = await node.status()
+    words = " ".join(out.split())
+    assert "region eu: degraded, score 60, because of drop; last news 10 s ago" in words
+    assert "│ drop │ 5 % │ 2.79 % │ 2 % │ 4 % │ 500 │ 60 │" in words
+    assert "│ saturation │ 30 % │ 30 % │ 80 % │ 95 % │ - │ 100 │" in words
+    assert words.index("│ drop") < words.index("│ saturation") < words.index("│ one_way")
+    assert "│ too few │" in words
+    assert "0 ms" in words
+    _, out, _ = await node.status("--json")
+    assert json.loads(out)["health"]["worst"] == "drop"
 
 
 @contextlib.contextmanager

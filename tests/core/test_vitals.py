@@ -279,6 +279,12 @@ def test_a_call_counts_for_the_worst_transport_in_it_and_as_fallback_on_tcp(worl
     assert vitals(world).ended == {("ws", "completed"): 1}
 
 
+def test_running_calls_are_told_by_transport(world):
+    world.talking()
+    world.pair()
+    assert vitals(world).active() == {"quic": 1}
+
+
 def test_a_transport_nobody_knows_counts_for_none(world):
     world.talking()
     for seat in only(world).everyone():

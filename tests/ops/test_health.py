@@ -32,6 +32,7 @@ def test_a_node_without_findings_is_alive_and_ready() -> None:
         ({"legs": 10, "max_legs": 10}, "full"),
         ({"issuers": 0}, "no_issuer"),
         ({"dead_threads": 1}, "threads"),
+        ({"health_age_s": 60.1}, "stale_health"),
         ({"certificate_until": 100.0, "wall": 100.0}, "certificate"),
     ],
 )
@@ -64,6 +65,7 @@ def test_a_warning_is_told_and_leaves_the_node_ready(change: dict[str, object], 
         {"lag_s": 0.25},
         {"free_descriptors": 64},
         {"stats_age_s": 5.0},
+        {"health_age_s": 60.0},
         {"legs": 9, "max_legs": 10},
         {"certificate_until": 3 * DAY, "wall": 0.0},
         {"datapath": "python"},
@@ -120,6 +122,19 @@ def test_the_meter_shows_the_worst_lag_of_the_last_five_seconds() -> None:
     assert meter.worst_s == pytest.approx(0.3)
     clock.step(late=0.001)
     assert meter.worst_s == pytest.approx(0.001)
+
+
+def test_the_meter_tells_what_99_of_100_looks_of_a_minute_did_not_exceed() -> None:
+    clock = SimulatedClock()
+    meter = LagMeter(clock)
+    assert meter.p99_s == 0.0
+    meter.start()
+    for step in range(600):
+        clock.step(late=0.2 if step % 100 < 2 else 0.001)
+    assert meter.p99_s == pytest.approx(0.2)
+    for step in range(600):
+        clock.step(late=0.2 if step % 200 == 0 else 0.001)
+    assert meter.p99_s == pytest.approx(0.001)
 
 
 def test_a_look_that_is_overdue_counts_already() -> None:

@@ -24,7 +24,7 @@ class Stage:
     def __init__(self) -> None:
         self.findings: tuple[Finding, ...] = ()
         self.accepts: list[str] = []
-        self.server = OpsServer(self.metrics, lambda: Report(self.findings))
+        self.server = OpsServer(self.metrics, lambda: Report(self.findings), lambda: {"state": "bad"})
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         self.accepts.append(accept)
@@ -53,6 +53,12 @@ async def test_metrics_are_served_with_their_content_type(stage: Stage) -> None:
     assert headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert headers["Cache-Control"] == "no-store"
     assert stage.accepts == ["*/*"]
+
+
+async def test_how_the_region_is_stands_in_health_and_is_no_reason_to_restart(stage: Stage) -> None:
+    status, body, headers = await get(stage, "/health")
+    assert (status, json.loads(body)) == (200, {"state": "bad"})
+    assert headers["Content-Type"].startswith("application/json")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import inf
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -10,19 +11,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from relay import __version__
 from relay.core.reasons import DropReason
+from relay.core.spread import FIRST_AUDIO, RESIDENCE, Spread
 from relay.core.tallies import Tallies
 from relay.edge.lane import LaneCounters, RelayCounters, RepairCounters
 from relay.errors import ErrorCode
-from relay.ops.metrics import (
-    ENGINE,
-    SINK_DROPS,
-    STATES,
-    Exporter,
-    PacketCounters,
-    SinkCounters,
-    Snapshot,
-    TurnCounters,
-)
+from relay.ops.engine_metrics import ENGINE
+from relay.ops.families import STATES
+from relay.ops.metrics import SINK_DROPS, Exporter
+from relay.ops.region import Standing, State
+from relay.ops.slis import Reading
+from relay.ops.snapshot import PacketCounters, SinkCounters, Snapshot, TalkCounters, TurnCounters
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
 
@@ -128,10 +126,10 @@ def test_conservation_can_be_checked_from_one_scrape() -> None:
 
 
 def test_engine_counters_get_their_family_and_label() -> None:
-    engine = Counter({("refused", "call_full"): 2, ("call_ended", "missed"): 4, ("admitted", "ws"): 1})
+    engine = Counter({("refused", "call_full"): 2, ("stars", "4"): 4, ("admitted", "ws"): 1})
     shown = scrape(snapshot(engine=engine))
     assert shown["relay_refused_total", ("call_full",)] == 2
-    assert shown["relay_calls_ended_total", ("missed",)] == 4
+    assert shown["relay_call_stars_total", ("4",)] == 4
     assert shown["relay_legs_admitted_total", ("ws",)] == 1
     assert shown["relay_legs_admitted_total", ("quic",)] == 0
 
@@ -208,7 +206,7 @@ def test_no_two_engine_families_share_a_name() -> None:
 
 
 async def test_an_answer_is_made_of_one_snapshot_taken_before_its_text() -> None:
-    counted = Counter({("call_ended", "completed"): 1})
+    counted = Counter({("stars", "5"): 1})
     taken: list[Snapshot] = []
 
     def take() -> Snapshot:
@@ -217,7 +215,7 @@ async def test_an_answer_is_made_of_one_snapshot_taken_before_its_text() -> None
 
     exporter = Exporter(take)
     body, _ = await exporter.answer("")
-    assert b'relay_calls_ended_total{outcome="completed"} 1.0' in body
+    assert b'relay_call_stars_total{stars="5"} 1.0' in body
     assert len(taken) == 1
 
 
@@ -273,3 +271,86 @@ def test_quality_is_shown_in_fixed_buckets_that_add_up() -> None:
     assert shown["relay_leg_state_seconds_total", ("dark",)] == 0
     for name in ("relay_calls_judged", "relay_poor_calls", "relay_one_way_calls", "relay_gaps_60ms"):
         assert shown[name + "_total", ()] == 0
+
+
+def talk() -> TalkCounters:
+    audio = Spread(FIRST_AUDIO)
+    audio.add(0.3)
+    return TalkCounters(
+        variant="control",
+        setups={("ws", "fail"): 2},
+        ended={("quic", "completed"): 3, ("tls", "gone"): 1},
+        active={"quic": 4},
+        counted={"drop": (1, 9)},
+        first_audio={"caller": audio},
+        funnel={("joined", "phone"): 5},
+        leaks={("joined", "busy", "phone"): 1},
+        talked_s=61.5,
+        judged_s=30.0,
+    )
+
+
+def test_calls_are_shown_by_what_became_of_them_transport_and_variant_all_from_the_start() -> None:
+    shown = scrape(snapshot(talk=talk()))
+    assert shown["relay_call_setups_total", ("fail", "ws", "control")] == 2
+    assert shown["relay_call_setups_total", ("ok", "quic", "control")] == 0
+    assert shown["relay_calls_ended_total", ("completed", "quic", "control")] == 3
+    assert shown["relay_calls_ended_total", ("gone", "tls", "control")] == 1
+    assert shown["relay_calls_ended_total", ("drain", "wt", "control")] == 0
+    assert shown["relay_calls_active", ("quic", "control")] == 4
+    assert shown["relay_sli_events_total", ("drop", "control")] == 9
+    assert shown["relay_sli_bad_total", ("drop", "control")] == 1
+    assert shown["relay_call_funnel_total", ("phone", "joined", "control")] == 5
+    assert shown["relay_call_funnel_total", ("other", "ten_seconds", "control")] == 0
+    assert shown["relay_call_leaks_total", ("phone", "busy", "joined", "control")] == 1
+    assert shown["relay_call_seconds_total", ("control",)] == 61.5
+    assert shown["relay_leg_seconds_total", ("down", "control")] == 30
+
+
+def test_buckets_are_cumulative_and_end_with_infinity() -> None:
+    shown = scrape(snapshot(talk=talk(), residence=Spread(RESIDENCE, [5, 3, 0, 0, 0, 0, 0, 0, 2], 1.5)))
+    found = {
+        key[1]: value for (name, key), value in shown.items() if name == "relay_residence_seconds_bucket"
+    }
+    assert list(found.values()) == [5, 8, 8, 8, 8, 8, 8, 8, 10]
+    assert list(found)[-1] == "+Inf"
+    assert shown["relay_residence_seconds_sum", ("python",)] == 1.5
+    assert shown["relay_first_audio_seconds_count", ("caller", "control")] == 1
+
+
+def test_how_the_region_is_is_shown_as_one_of_four_states_with_its_indicators() -> None:
+    bad = Reading(0.05, 0.03, 200)
+    standing = Standing("fra", "control", "1", State.DEGRADED, 50.0, "drop", 2, 4.0, {"drop": bad}, ())
+    shown = scrape(snapshot(standing=standing, stress=0.4, state="draining"))
+    states = {labels[0]: value for (name, labels), value in shown.items() if name == "relay_health_state"}
+    assert states == {"ok": 0, "degraded": 1, "bad": 0, "unknown": 0}
+    assert shown["relay_health_score", ("control",)] == 50
+    assert shown["relay_health_age_seconds", ("control",)] == 4
+    assert shown["relay_sli_value", ("drop", "control")] == 0.05
+    assert shown["relay_sli_score", ("drop", "control")] == pytest.approx(50)
+    assert shown["relay_sli_window_events", ("drop", "control")] == 200
+    assert (shown["relay_stress_ratio", ()], shown["relay_draining", ()]) == (0.4, 1)
+
+
+def test_a_region_of_which_nothing_is_known_has_a_state_and_neither_score_nor_age() -> None:
+    nothing = Standing("fra", "control", "1", State.UNKNOWN, None, "", 0, inf, {}, ())
+    names = {name for name, _ in scrape(snapshot(standing=nothing))}
+    assert "relay_health_state" in names
+    assert not names & {"relay_health_score", "relay_health_age_seconds"}
+
+
+def test_drops_and_media_of_all_parts_stand_in_one_family_each() -> None:
+    media = LaneCounters(media_in=10, sent=5)
+    media.dropped[DropReason.MUTED] = 3
+    media.dropped_out[DropReason.STALE] = 1
+    packets = PacketCounters(dropped={DropReason.MUTED: 2}, handled={"quic": 7})
+    shown = scrape(snapshot(media=media, packets=packets, repairs=RepairCounters(beside=2, distant=1)))
+    assert shown["relay_dropped_total", ("in", "muted")] == 5
+    assert shown["relay_dropped_total", ("out", "stale")] == 1
+    assert shown["relay_dropped_total", ("out", "muted")] == 0
+    assert [
+        shown["relay_packets_total", key] for key in (("in", "primary"), ("out", "copy"), ("out", "repeat"))
+    ] == [10, 5, 3]
+    assert shown["relay_packets_total", ("in", "control")] == 7
+    bare = scrape(snapshot(relays=None))
+    assert bare["relay_packets_total", ("out", "repeat")] == 0
