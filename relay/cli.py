@@ -32,6 +32,7 @@ examples:
   relay call --url quic://127.0.0.1:4433 --token-file a.tok --in a.wav --out heard.wav
   relay command end --key issuer.key --call 101112131415161718191a1b1c1d1e1f
   relay status
+  relay explain 101112131415                        what happened in a call
 
 exit status: 0 done, 1 tried and failed, 2 wrong usage or configuration
 """
@@ -45,6 +46,7 @@ MODULES: Final = {
     "token": "token",
     "command": "order",
     "records": "records",
+    "explain": "explain",
     "status": "status",
     "demo": "demo",
 }

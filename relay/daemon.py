@@ -45,7 +45,7 @@ from relay.ops import watch
 from relay.ops.commands import CommandServer
 from relay.ops.events import EventWriter
 from relay.ops.health import Facts, LagMeter, Report, free_descriptors, judge
-from relay.ops.history import History
+from relay.ops.history import History, summary
 from relay.ops.logs import Logs
 from relay.ops.metrics import Exporter
 from relay.ops.snapshot import PacketCounters, SinkCounters, Snapshot, TcpCounters, TurnCounters
@@ -181,7 +181,7 @@ class Daemon:
 
     def record(self, record: ev.CallRecord) -> None:
         """A call ended."""
-        log.info("call ended", extra={"outcome": record.outcome, "seconds": _talked(record)})
+        log.info("call ended", extra=summary(record))
         if self._history is not None:
             self._history.record(record)
 
@@ -250,6 +250,7 @@ class Daemon:
     def _start_sinks(self) -> None:
         if self._history is not None:
             self._history.start()
+            self._watch.usual.load(self._history.fallback_by_hour())
         if self._events is not None:
             self._events.start()
 
@@ -619,10 +620,6 @@ def tidy(full: bool) -> None:
     elif gc.get_count()[0] < YOUNG:
         gc.collect(0)
     gc.freeze()
-
-
-def _talked(record: ev.CallRecord) -> float:
-    return round(record.ended_at - record.answered_at, 1) if record.answered_at is not None else 0.0
 
 
 def run(config: Config, path: str | None = None, assignments: Sequence[str] = ()) -> int:

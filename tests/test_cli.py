@@ -347,6 +347,28 @@ def test_an_order_to_nobody_fails_in_one_line(key: Path, tmp_path: Path, run_jso
     assert "No such file" in facts["error"]
 
 
+# ---------------------------------------------------------------- serve
+
+
+@pytest.mark.parametrize(("words", "format_"), [([], "json"), (["--log-format", "text"], "text")])
+def test_logs_are_for_people_when_serve_is_told_so_and_stay_it_over_a_reload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], format_: str
+) -> None:
+    from relay import daemon
+    from relay.config import load
+
+    seen = []
+
+    def serve(config: Config, path: str, assignments: list[str]) -> int:
+        seen.append((config.log.format, load(path, assignments).log.format))
+        return 0
+
+    monkeypatch.setattr(daemon, "run", serve)
+    (tmp_path / "c.toml").write_text("")
+    assert main(["serve", "--config", str(tmp_path / "c.toml"), *words]) == DONE
+    assert seen == [(format_, format_)]
+
+
 # ---------------------------------------------------------------- records, status, call
 
 
@@ -375,6 +397,63 @@ def test_records_are_shown_as_a_table(records: Path, capsys: pytest.CaptureFixtu
     text = capsys.readouterr().out
     assert "completed" in text
     assert "2 calls" in text
+
+
+STORY = ((0.0, "leg", "quic"), (1.0, "accepted", ""), (3.5, "way", "lossy_b"))
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Path:
+    path = tmp_path / "told.sqlite"
+    mark = {"mos": 3.9, "residual_loss": 0.01, "direct_s": 4.0}
+    people = (
+        ParticipantRecord(
+            SUB, 0, 1.0, 9.0, True, "completed", {"os": "linux", "sdk": "py"}, 99, 98, 98, 1,
+            {"muted": 1}, mark, "quic", STORY,
+        ),
+        ParticipantRecord(PEER, 1, 2.0, 9.0, False, "gone", {}, 0, 0, 0, 0, {}, {}),
+    )  # fmt: skip
+    with database(path) as connection:
+        insert(connection, "n1", CallRecord(CALL, 1.0, 2.0, 9.0, "completed", "", "eu", people))
+        insert(connection, "n1", CallRecord(SUB, 1.0, None, 9.5, "failed", "gone", "eu", ()))
+    return path
+
+
+def test_a_call_is_explained_leg_by_leg_by_the_reference_that_logs_and_clients_say(
+    told: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", CALL[:12], "--file", str(told)]) == DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"call {CALL[:12]} at n1 in eu"
+    assert lines[1].endswith("UTC: rang 1.0 s, talked 7.0 s, completed")
+    assert "participant 0 (linux py), accepted" in lines
+    assert "       3.5 s  way: lossy_b" in lines
+    assert "       8.0 s  ended: completed" in lines
+    assert "  sent      99 packets came, 1 lost on the way (1.0 %); dropped: muted 1" in lines
+    assert "  heard     mos 3.9, residual_loss 0.01" in lines
+    assert "  directly  4 s past the relay" in lines
+    assert "participant 1 (unknown client), never accepted" in lines
+    assert "       1.0 s  joined: an older version kept no more" in lines
+    assert not any(SUB in line or PEER in line for line in lines)
+
+
+def test_a_call_that_nobody_answered_is_explained(told: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", SUB, "--file", str(told)]) == DONE
+    assert "rang 8.5 s, was not answered, failed (gone)" in capsys.readouterr().out
+
+
+def test_a_call_is_explained_to_machines_too(told: Path, run_json: Json) -> None:
+    status, facts = run_json("explain", CALL[:8].upper(), "--file", str(told))
+    assert status == DONE
+    assert [tuple(line) for line in facts["calls"][0]["participants"][0]["story"]] == list(STORY)
+
+
+def test_a_call_without_a_record_and_what_is_no_reference_are_told_apart(told: Path, run_json: Json) -> None:
+    status, facts = run_json("explain", "ffffffffffff", "--file", str(told))
+    assert (status, "no record" in facts["error"]) == (FAILED, True)
+    for wrong in ("1011", "zz" * 6, "10111213*", "10" * 17):
+        status, facts = run_json("explain", wrong, "--file", str(told))
+        assert (status, facts["key"]) == (USAGE, "CALL")
 
 
 def test_a_pseudonym_is_erased(records: Path, run_json: Json) -> None:

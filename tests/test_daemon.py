@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,6 +104,34 @@ async def test_a_call_leaves_a_record_events_and_balanced_counters(daemon: Daemo
     assert kinds[0] == "call.ringing"
     assert "call.answered" in kinds
     assert daemon.complaints() == []
+
+
+async def test_a_call_has_one_reference_in_record_events_log_client_and_explain(daemon: Daemon) -> None:
+    call = secrets.token_bytes(16)
+    ann, _ = await _talk(daemon, call, 0.3)
+    await ann.hangup()
+    await asyncio.to_thread(until, lambda: has_logged(daemon, "call ended"), "a line of its end")
+    (line,) = [one for one in daemon.log() if one.get("message") == "call ended"]
+    assert line["call"] == ann.reference == call.hex()[:12]
+    assert (line["outcome"], line["people"], line["transports"]) == ("completed", 2, ["quic"])
+    records = daemon.folder / "records.sqlite"
+    words = ["explain", ann.reference, "--file", str(records), "--json"]
+
+    def explained() -> dict[str, Any]:
+        run = subprocess.run(
+            [sys.executable, "-m", "relay", *words], capture_output=True, text=True, check=False
+        )
+        return dict(json.loads(run.stdout))
+
+    await asyncio.to_thread(until, lambda: explained()["ok"], "a record")
+    (told,) = (await asyncio.to_thread(explained))["calls"]
+    assert told["call"] == call.hex()
+    kinds = [kind for _, kind, _ in told["participants"][0]["story"]]
+    assert kinds[:3] == ["leg", "accepted", "heard"]
+    events = (daemon.folder / "events.jsonl").read_text().splitlines()
+    assert all(json.loads(each)["data"]["call"].startswith(ann.reference) for each in events)
+    written = [json.dumps(one) for one in daemon.log() if one.get("message") != "serving"]
+    assert not any(call.hex() in each or "127.0.0.1" in each for each in written)
 
 
 async def test_a_signed_command_ends_a_call_within_100_ms(daemon: Daemon) -> None:

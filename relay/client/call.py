@@ -29,6 +29,7 @@ from relay.client.voice import Listener, Speaker
 from relay.client.wishes import Wishes
 from relay.errors import ErrorCode, LocalError, PeerError
 from relay.protocol.datagram import Datagram
+from relay.protocol.ids import reference
 from relay.protocol.media import PP_SPEECH
 from relay.protocol.messages import (
     Accept,
@@ -98,6 +99,11 @@ class Call:
         self.on_joined(joined)
 
     # ------------------------------------------------------------ what the application asks
+
+    @property
+    def reference(self) -> str:
+        """What the relay's logs call this call, and `relay explain` takes: the first digits of its id."""
+        return reference(self.id)
 
     @property
     def id(self) -> bytes:

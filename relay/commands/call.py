@@ -73,6 +73,7 @@ class Outcome:
     """What `run` tells at the end."""
 
     call: str = ""
+    reference: str = ""
     sas: str | None = None
     why: str = "failed"
     has_talked: bool = False
@@ -97,6 +98,7 @@ def run(arguments: argparse.Namespace, printer: Printer) -> int:
     facts = {
         "ok": ok,
         "call": outcome.call,
+        "reference": outcome.reference,
         "why": outcome.why,
         "sas": outcome.sas,
         "out": arguments.sink,
@@ -122,7 +124,7 @@ async def _call(arguments: argparse.Namespace, printer: Printer, outcome: Outcom
         client=client.ClientInfo(sdk="py", app="relay-cli", os=_system(), dev="desktop"),
     ) as session:
         call = await session.join()
-        outcome.call = call.id.hex()
+        outcome.call, outcome.reference = call.id.hex(), call.reference
         if arguments.decline:
             await call.decline(arguments.decline)
             outcome.why = "declined_by_us"
@@ -217,7 +219,7 @@ def _system() -> str:
 
 
 def _told(outcome: Outcome, sink: str | None) -> str:
-    text = f"call {outcome.why}"
+    text = f"call {outcome.reference} {outcome.why}" if outcome.reference else f"call {outcome.why}"
     if outcome.stats:
         stats = outcome.stats
         text += ": " + ", ".join(f"{name} {stats[name]}" for name in ("sent", "received", "lost", "late"))

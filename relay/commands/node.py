@@ -25,6 +25,11 @@ def add(subcommands: Subcommands) -> None:
         epilog="signals: HUP reads the configuration again, TERM drains, a second TERM hurries\n",
     )
     serve.add_argument("--config", default=DEFAULT_PATH, metavar="FILE", help="(%(default)s)")
+    serve.add_argument(
+        "--log-format",
+        choices=("json", "text"),
+        help="text for people (as --set log.format=...; else the file's)",
+    )
     _add_set(serve)
     check = declare(
         subcommands,
@@ -54,8 +59,10 @@ def run_serve(arguments: argparse.Namespace, printer: Printer) -> int:
     put_off()
     from relay import daemon  # pulls in the event loop and QUIC, which no other subcommand needs
 
-    config = load(arguments.config, arguments.set)
-    return daemon.run(config, arguments.config, arguments.set or ())
+    assignments = list(arguments.set)
+    if arguments.log_format:
+        assignments.append(f"log.format={arguments.log_format}")
+    return daemon.run(load(arguments.config, assignments), arguments.config, assignments)
 
 
 def run_check(arguments: argparse.Namespace, printer: Printer) -> int:

@@ -50,7 +50,7 @@ def add(subcommands: Subcommands) -> None:
 
 def run_list(arguments: argparse.Namespace, printer: Printer) -> int:
     """Print calls."""
-    with history.database(_path(arguments), create=False) as connection:
+    with history.database(records_path(arguments), create=False) as connection:
         calls = history.query(
             connection,
             call=_hex(arguments.call, "--call"),
@@ -69,13 +69,14 @@ def run_list(arguments: argparse.Namespace, printer: Printer) -> int:
 def run_erase(arguments: argparse.Namespace, printer: Printer) -> int:
     """Erase; how many rows named the pseudonym."""
     sub = hex_bytes(arguments.sub, 16, "HEX").hex()
-    with history.database(_path(arguments), create=False) as connection:
+    with history.database(records_path(arguments), create=False) as connection:
         erased = history.erase(connection, sub)
     printer.result({"ok": True, "erased": erased}, f"erased from {erased} call{'' if erased == 1 else 's'}")
     return 0
 
 
-def _path(arguments: argparse.Namespace) -> str:
+def records_path(arguments: argparse.Namespace) -> str:
+    """Where the records are, by --file or --config. ConfigError when none are kept."""
     path = str(arguments.file or load(arguments.config).records.path)
     if not path:
         raise ConfigError("records.path", "is empty: this node keeps no records", "name --file")

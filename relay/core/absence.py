@@ -20,6 +20,7 @@ from relay.core.parting import Parting
 from relay.core.record import EventKind
 from relay.core.ringing import Cause
 from relay.core.seating import Seating
+from relay.core.story import Kind
 from relay.core.switch import Switch
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control
@@ -75,6 +76,7 @@ class Absence:
         self._seating.end_beside(call, seat)
         seat.on_silenced(self._node.now)
         self._node.vitals.on_silenced(call)
+        seat.story.add(self._node.wall, Kind.AWAY)
         for pair in call.paths_of(seat.index):
             pair.on_lost(self._node.now)
         self._node.tell(call.others(seat), control.Peer(c=call.cid, p=seat.index, ev="away"))
@@ -120,6 +122,7 @@ class Absence:
         if not was_here:
             node.tell(call.others(seat), control.Peer(c=call.cid, p=seat.index, ev="back"))
             self._node.note(call, seat, EventKind.ARRIVED if arrives else EventKind.BACK)
+            seat.story.add(node.wall, Kind.BACK)
         self._switch.sync(call)
         self._node.watch_call(call)
 

@@ -20,6 +20,7 @@ from relay.core.hints import Hint
 from relay.core.holding import Holding
 from relay.core.leg import Leg, LegState
 from relay.core.node import Node
+from relay.core.story import Kind
 from relay.core.way import Way
 from relay.protocol.datagram import LegReport
 
@@ -125,6 +126,8 @@ class Adapting:
         if leg.adapted is not orders.state:
             leg.adapted = orders.state
             node.count("leg_adapted", orders.state.value)
+            assert leg.call is not None  # only legs in calls are measured
+            node.calls[leg.call].seats[leg.index].story.add(node.wall, Kind.WAY, orders.state.value)
         repair = ev.Repair(
             mode=orders.mode,
             budget=orders.budget,

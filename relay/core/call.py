@@ -137,7 +137,7 @@ class Call(Machine[Stage]):
             self.past.append(former)
             self.gate.clear(index)
             del self._by_sub[former.sub]
-        newcomer = Participant(index, claims, self._limits, now, wall)
+        newcomer = Participant(index, claims, self._limits, now, wall, self.started_wall)
         self.seats[index] = newcomer
         self._by_sub[claims.sub] = index
         return newcomer

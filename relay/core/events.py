@@ -393,6 +393,10 @@ class ParticipantRecord:
     lost: int
     dropped: Mapping[str, int]
     quality: Mapping[str, float]
+    transport: str = ""
+    """What carried it last."""
+    story: Sequence[Sequence[Any]] = ()
+    """What happened, in order: seconds since the call began, kind, detail (relay/core/story.py)."""
 
 
 @dataclass(frozen=True, slots=True)

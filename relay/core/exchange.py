@@ -18,6 +18,7 @@ from relay.core.policy import Terms
 from relay.core.record import EventKind
 from relay.core.ringing import Cause, Ringing, Why
 from relay.core.seating import Seating
+from relay.core.story import Kind
 from relay.core.switch import Switch, forget_routes
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control
@@ -153,6 +154,7 @@ class Exchange:
         call.gate.set(Fact.ACCEPTED, seat.index, True)
         call.gate.set(Fact.ALIVE, seat.index, True)
         call.epoch += 1
+        seat.story.add(node.wall, Kind.ACCEPTED)
         node.answer(leg, id)
         node.tell(call.others(seat), control.Peer(c=call.cid, p=seat.index, ev="accept"))
         self._node.note(call, seat, EventKind.ACCEPTED)

@@ -15,6 +15,7 @@ from relay.core.participant import Participant
 from relay.core.parting import Parting
 from relay.core.record import EventKind
 from relay.core.ringing import Cause
+from relay.core.story import Kind
 from relay.core.switch import Switch
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control, token
@@ -76,6 +77,7 @@ class Moderation:
         self._switch.sync(call)
         if on:
             self._node.vitals.on_muted(call, target.index)
+        target.story.add(self._node.wall, Kind.MUTED if on else Kind.UNMUTED, "moderator" if hard else "self")
         news = control.Mute(c=call.cid, p=target.index, on=on, hard=hard)
         # Who mutes itself needs no news of it.
         self._node.tell(call.here() if hard else call.others(target), news)

@@ -22,6 +22,7 @@ from relay.core.hearing import Hearing
 from relay.core.limits import TokenBucket
 from relay.core.machine import Machine, Table
 from relay.core.reasons import DropReason
+from relay.core.story import Story
 from relay.protocol.ids import Kid, Sub
 from relay.protocol.token import Claims
 
@@ -116,8 +117,18 @@ class Participant(Machine[Presence]):
         Presence.LEFT: {Joined: Presence.JOINED},
     }
 
-    def __init__(self, index: int, claims: Claims, limits: LimitsConfig, now: float, wall: float) -> None:
+    def __init__(
+        self,
+        index: int,
+        claims: Claims,
+        limits: LimitsConfig,
+        now: float,
+        wall: float,
+        began: float | None = None,
+    ) -> None:
         super().__init__(Presence.JOINED)
+        self.story = Story(wall if began is None else began)
+        """What happened, since the call began."""
         self.index = index
         self.sub: Sub = claims.sub
         self.claims = claims

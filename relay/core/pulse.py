@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from relay.core.quality import Grade
+
 READY_S: Final = 10.0  # a call that is answered has audio by then, or its set-up failed
 LOOK_S: Final = 1.0  # how much later what the lane counted by then is known
 RECONNECT_S: Final = 10.0  # who is not back by then was cut off
@@ -47,6 +49,7 @@ class Way:
     rtt: float | None = None
     """Seconds."""
     is_poor: bool = False
+    grade: Grade = Grade.UNKNOWN
 
 
 @dataclass(slots=True)

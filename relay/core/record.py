@@ -97,6 +97,8 @@ def record_participant(one: Participant, ended_wall: float, why: str) -> Partici
         | _directly(one)
         | _mended(one)
         | _rated(one),
+        transport=one.transport,
+        story=one.story.lines(),
     )
 
 

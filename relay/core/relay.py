@@ -43,6 +43,7 @@ from relay.core.reasons import DropReason
 from relay.core.remembering import Remembering
 from relay.core.ringing import Ringing
 from relay.core.seating import Seating
+from relay.core.story import Kind
 from relay.core.switch import Switch
 from relay.core.talk import Talk
 from relay.core.vitals import Vitals
@@ -268,6 +269,9 @@ class Relay:
     def _on_lost(self, event: ev.LegLost) -> None:
         leg = self._node.legs.get(event.leg)
         if leg is not None:
+            found = self._find(leg)
+            if found is not None:
+                found[1].story.add(self._node.wall, Kind.LOST, _known_code(event.code))
             self._absence.on_leg_gone(leg)
             self._node.forget_leg(leg)
             self._node.count("leg_lost", _known_code(event.code))

@@ -17,6 +17,7 @@ from relay.core.participant import Participant, Presence
 from relay.core.policy import STRANGER, contact_of
 from relay.core.record import EventKind
 from relay.core.ringing import CLOSE_CODES, Why, told
+from relay.core.story import Kind
 from relay.core.switch import Switch, forget_routes
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control, token
@@ -40,6 +41,7 @@ class Seating:
         leg.on_entered(call.cid, seat.index, up)
         self._node.watch_leg(leg)
         seat.client, seat.transport = leg.client, leg.transport
+        seat.story.add(self._node.wall, Kind.LEG, leg.transport)
         return up
 
     def greet(self, call: Call, seat: Participant, leg: Leg, up: int, id: int) -> None:
@@ -65,6 +67,7 @@ class Seating:
             self.let_go(call, seat, ErrorCode.MOVED)
             return
         seat.fade(self._node.now)
+        seat.story.add(self._node.wall, Kind.MOVING)
         forget_routes(seat)
         self._forget_addresses(call, seat)
 
@@ -80,6 +83,7 @@ class Seating:
         """The accepted leg is gone, or did not work: the second one takes its place."""
         seat.recall()
         seat.transport = self._node.legs[seat.legs[0]].transport
+        seat.story.add(self._node.wall, Kind.STAYED, seat.transport)
         seat.told = (0, {}, 0)  # who comes back to a leg may know nothing of it
         self._switch.sync(call)
 
@@ -94,6 +98,7 @@ class Seating:
         """One of two legs carries all from now on; the other one fades."""
         if seat.leg != leg.number:
             self._forget_addresses(call, seat)
+        seat.transport = leg.transport
         if not seat.unite(leg.number, self._node.now):
             self.end_beside(call, seat)
 

@@ -33,6 +33,7 @@ from relay.core.pulse import (
 )
 from relay.core.ringing import Why
 from relay.core.spread import FIRST_AUDIO, LOSS, RTT, Spread
+from relay.core.story import Kind
 from relay.protocol.ids import CallId
 
 if TYPE_CHECKING:  # the node holds the vitals
@@ -154,6 +155,8 @@ class Vitals:
         if one.index in pulse.first:
             return
         pulse.first[one.index] = at
+        spoken = self._node.wall - (self._node.now - at)
+        one.story.add(spoken, Kind.HEARD, f"{at - pulse.answered_at:.1f} s after the answer")
         if one.index in pulse.expected:
             side = "caller" if call.is_caller(one) else "callee"
             self.first_audio[side].add(at - pulse.answered_at)
@@ -251,7 +254,17 @@ class Vitals:
         self.live_loss[way.transport].add(way.loss)
         if way.rtt is not None:
             self.live_rtt[way.transport].add(way.rtt)
+        self._tell_sound(listener, speaker, way, hearing)
         self._judge_quality(pulse, way, hearing)
+
+    def _tell_sound(self, listener: Participant, speaker: int, way: Way, hearing: Hearing) -> None:
+        """A line when the grade changes, not one each window."""
+        grade = hearing.direction.grade
+        if grade is not way.grade:
+            way.grade = grade
+            delay = "" if way.rtt is None else f", round trip {1000 * way.rtt:.0f} ms"
+            detail = f"of {speaker} {grade.value}, loss {100 * way.loss:.1f} %{delay}"
+            listener.story.add(self._node.wall, Kind.SOUND, detail)
 
     def _take_out(self, way: Way) -> None:
         self.live_loss[way.transport].add(way.loss, -1)

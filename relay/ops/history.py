@@ -24,6 +24,7 @@ from typing import Any, Final
 from relay.core.events import CallRecord, ParticipantRecord, Rated
 from relay.errors import ConfigError
 from relay.ops.snapshot import SinkCounters
+from relay.protocol.ids import reference
 
 log = logging.getLogger(__name__)
 
@@ -61,14 +62,19 @@ CREATE TABLE IF NOT EXISTS participants (
     copies INTEGER NOT NULL,
     lost INTEGER NOT NULL,
     dropped TEXT NOT NULL,
-    quality TEXT NOT NULL
+    quality TEXT NOT NULL,
+    transport TEXT NOT NULL DEFAULT '',
+    story TEXT NOT NULL DEFAULT '[]'
 );
 CREATE INDEX IF NOT EXISTS participants_by_record ON participants (record);
 CREATE INDEX IF NOT EXISTS participants_by_sub ON participants (sub);
 """
 
+LATER: Final = {"transport": "TEXT NOT NULL DEFAULT ''", "story": "TEXT NOT NULL DEFAULT '[]'"}
+"""Columns of participants that files of the first version lack."""
+
 _PERSON: Final = tuple(f.name for f in dataclasses.fields(ParticipantRecord))
-_JSON: Final = ("client", "dropped", "quality")
+_JSON: Final = ("client", "dropped", "quality", "story")
 
 
 @contextmanager
@@ -88,10 +94,18 @@ def database(path: str | Path, *, create: bool = True) -> Iterator[sqlite3.Conne
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("PRAGMA foreign_keys=ON")
             connection.executescript(SCHEMA)
+            _widen(connection)
         except sqlite3.Error as error:
             raise ConfigError("records.path", f"is no records file: {error}", "name another file") from None
         connection.row_factory = sqlite3.Row
         yield connection
+
+
+def _widen(connection: sqlite3.Connection) -> None:
+    """Add the columns that an older file lacks."""
+    known = {row[1] for row in connection.execute("PRAGMA table_info(participants)")}
+    for name in LATER.keys() - known:
+        connection.execute(f"ALTER TABLE participants ADD COLUMN {name} {LATER[name]}")
 
 
 def insert(connection: sqlite3.Connection, node: str, record: CallRecord) -> None:
@@ -115,7 +129,7 @@ def insert(connection: sqlite3.Connection, node: str, record: CallRecord) -> Non
     for person in record.participants:
         values = [getattr(person, name) for name in _PERSON]
         values = [
-            json.dumps(dict(v), sort_keys=True) if n in _JSON else v
+            json.dumps(v if n == "story" else dict(v), sort_keys=True) if n in _JSON else v
             for n, v in zip(_PERSON, values, strict=True)
         ]
         connection.execute(
@@ -154,6 +168,7 @@ def query(
     connection: sqlite3.Connection,
     *,
     call: str | None = None,
+    reference: str | None = None,
     sub: str | None = None,
     since: float | None = None,
     outcome: str | None = None,
@@ -164,6 +179,7 @@ def query(
     values: list[Any] = []
     for clause, value in (
         ("call = ?", call and call.lower()),
+        ("call GLOB ?", reference and reference.lower() + "*"),
         ("id IN (SELECT record FROM participants WHERE sub = ?)", sub and sub.lower()),
         ("ended_at >= ?", since),
         ("outcome = ?", outcome),
@@ -178,6 +194,19 @@ def query(
     return [_call(connection, row) for row in rows]
 
 
+def fallback_by_hour(connection: sqlite3.Connection, since: float) -> list[tuple[int, int, int]]:
+    """Of answered calls of 10 s and more: hour since 1970, calls in which somebody ended on TCP, calls."""
+    rows = connection.execute(
+        "SELECT CAST(ended_at / 3600 AS INTEGER) AS hour, SUM(on_tcp), COUNT(*) FROM ("
+        " SELECT ended_at, EXISTS (SELECT 1 FROM participants"
+        "  WHERE record = calls.id AND transport IN ('ws', 'tls')) AS on_tcp"
+        " FROM calls WHERE ended_at >= ? AND ended_at - answered_at >= 10"
+        ") GROUP BY hour",
+        (since,),
+    ).fetchall()
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
 def _call(connection: sqlite3.Connection, row: sqlite3.Row) -> dict[str, Any]:
     people = connection.execute(
         'SELECT * FROM participants WHERE record = ? ORDER BY "index"', (row["id"],)
@@ -189,6 +218,29 @@ def _call(connection: sqlite3.Connection, row: sqlite3.Row) -> dict[str, Any]:
         for person in people
     ]
     return call
+
+
+def summary(record: CallRecord) -> dict[str, Any]:
+    """One line of the log: the call's reference and what became of it; no person, no whole id."""
+    people = record.participants
+    talked = record.ended_at - record.answered_at if record.answered_at is not None else 0.0
+    came, lost = sum(one.received for one in people), sum(one.lost for one in people)
+    marks = [one.quality["mos"] for one in people if "mos" in one.quality]
+    dropped: Counter[str] = Counter()
+    for one in people:
+        dropped.update(one.dropped)
+    told: dict[str, Any] = {
+        "call": reference(bytes.fromhex(record.call)),
+        "outcome": record.outcome,
+        "seconds": round(talked, 1),
+        "people": len(people),
+        "transports": sorted({one.transport for one in people}),
+        "packets": came,
+        "lost": round(lost / (came + lost), 4) if came + lost else 0.0,
+    }
+    told |= {"reason": record.reason} if record.reason else {}
+    told |= {"mos": min(marks)} if marks else {}
+    return told | ({"dropped": dict(dropped)} if dropped else {})
 
 
 class History:
@@ -221,6 +273,11 @@ class History:
         with database(self._path) as connection:
             prune(connection, self._wall() - self.retention_days * DAY)
         self._thread.start()
+
+    def fallback_by_hour(self) -> list[tuple[int, int, int]]:
+        """What share of the last week's calls ended on TCP; see the function of that name. Blocks."""
+        with database(self._path) as connection:
+            return fallback_by_hour(connection, self._wall() - 8 * DAY)
 
     def record(self, record: CallRecord | Rated) -> None:
         """Take a finished call, or stars for one. Full queue: dropped, counted as queue_full."""

@@ -18,6 +18,11 @@ def short(value: bytes) -> str:
     return value[:2].hex() + "…"
 
 
+def reference(call: bytes) -> str:
+    """What logs and people call a call; records and events hold the whole id, which begins with it."""
+    return call[:6].hex()
+
+
 class _FixedBytes(bytes):
     """A byte string of one exact length whose every text form is shortened."""
 
@@ -43,6 +48,11 @@ class CallId(_FixedBytes):
     """The call, `c` on the wire and `cid` in a token."""
 
     SIZE = 16
+
+    @property
+    def reference(self) -> str:
+        """What logs and people call it: the first twelve digits of its hexadecimal form."""
+        return reference(self)
 
 
 class Sub(_FixedBytes):

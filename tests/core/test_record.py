@@ -76,3 +76,56 @@ def test_of_several_directions_the_worst_is_recorded_and_one_that_nobody_judged_
     assert judged_of([]) == judged_of([unheard]) == {}
     assert judged_of([good, silent, bad, silent])["residual_loss"] == 0.1
     assert judged_of([silent, unheard, silent]) == {"poor": 0.0, "silence_ms": 0.0, "active_s": 10.0}
+
+
+def story(world, index):
+    return [(kind, detail) for _, kind, detail in world.records[0].participants[index].story]
+
+
+def test_a_record_tells_each_persons_story_in_order():
+    world = World()
+    ids = world.call()
+    ann, bob = (world.client(ids.token(key=True)).enter() for _ in range(2))
+    ann.accept()
+    bob.accept()
+    world.run(1.0)
+    ann.speak()
+    world.flow()
+    ann.mute()
+    ann.mute(on=False)
+    bob.lose(code=0)
+    world.run(2.0, alive=(ann,))
+    back = bob.resume()
+    back.rejoin()
+    ann.hangup()
+    assert story(world, 0) == [
+        ("leg", "quic"),
+        ("accepted", ""),
+        ("heard", "1.0 s after the answer"),
+        ("muted", "self"),
+        ("unmuted", "self"),
+    ]
+    assert story(world, 1) == [
+        ("leg", "quic"),
+        ("accepted", ""),
+        ("lost", "no_error"),
+        ("away", ""),
+        ("leg", "quic"),
+        ("back", ""),
+    ]
+    times = [at for at, _, _ in world.records[0].participants[1].story]
+    assert times == [0.0, 0.0, 1.0, 1.0, 3.0, 3.0]
+    assert {one.transport for one in world.records[0].participants} == {"quic"}
+
+
+def test_a_move_and_one_that_fails_are_told():
+    world = World()
+    ids = world.call()
+    ann, bob = (world.client(ids.token(key=True)).enter() for _ in range(2))
+    ann.accept()
+    bob.accept()
+    back = ann.resume()
+    back.rejoin()
+    back.lose()
+    bob.hangup()
+    assert [kind for kind, _ in story(world, 0)] == ["leg", "accepted", "moving", "leg", "lost", "stayed"]

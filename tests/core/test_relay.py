@@ -436,3 +436,9 @@ def test_rounds_of_knocking_are_kept(world):
 
 def test_the_turn_engine_is_told_of_the_people_of_its_calls(world):
     assert world.engine.guests is world.engine.node.guests
+
+
+def test_how_calls_are_and_which_flows_to_look_at_can_be_asked(world):
+    ann, _ = world.talking()
+    assert (ann.leg, ann.joined.up) in world.engine.unheard()
+    assert world.engine.vitals.counted["setup_fail"] == [0, 0]

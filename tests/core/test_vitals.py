@@ -378,6 +378,17 @@ def test_a_call_without_data_is_neither_poor_nor_good(world):
     assert vitals(world).counted["poor_call"] == [0, 0]
 
 
+def test_how_it_sounds_is_told_when_it_changes_and_not_each_window(world):
+    ann, bob = world.talking()
+    report(world, bob, ann, 30.0)
+    report(world, bob, ann, 20.0, lost=6)
+    lines = [(kind, detail) for _, kind, detail in only(world).seats[bob.index].story.lines()]
+    sounds = [detail for kind, detail in lines if kind == "sound"]
+    assert sounds[0] == "of 0 good, loss 0.0 %, round trip 50 ms"
+    assert len(sounds) in (2, 3)
+    assert sounds[-1].startswith("of 0 bad, loss ")
+
+
 def test_a_window_in_which_nobody_spoke_tells_nothing(world):
     ann, bob = world.talking()
     seat = only(world).seats[bob.index]

@@ -32,6 +32,8 @@ def person(sub: str, index: int = 0) -> ParticipantRecord:
         lost=10,
         dropped={"duplicate": 10},
         quality={"loss": 0.003},
+        transport="quic",
+        story=((0.0, "leg", "quic"), (1.5, "accepted", "")),
     )
 
 
@@ -92,6 +94,8 @@ def test_a_record_comes_back_whole(path: Path) -> None:
         "lost": 10,
         "dropped": {"duplicate": 10},
         "quality": {"loss": 0.003},
+        "transport": "quic",
+        "story": [[0.0, "leg", "quic"], [1.5, "accepted", ""]],
     }
 
 
@@ -309,3 +313,72 @@ def test_stars_that_come_after_the_record_are_added_to_the_newest_of_that_call(p
     assert stars == [[None, 4.0], [None, None]]
     assert found[0]["participants"][1]["quality"]["loss"] == 0.003
     assert records.counters().written == 5
+
+
+def test_a_file_of_the_first_version_gets_the_columns_that_it_lacks(path: Path) -> None:
+    with sqlite3.connect(path) as old:
+        old.executescript(
+            history.SCHEMA.replace(",\n    transport TEXT NOT NULL DEFAULT ''", "").replace(
+                ",\n    story TEXT NOT NULL DEFAULT '[]'", ""
+            )
+        )
+    for _ in range(2):
+        with database(path) as connection:
+            insert(connection, "n1", call(1))
+    with database(path) as connection:
+        found = query(connection)[0]["participants"][0]
+    assert (found["transport"], found["story"]) == ("quic", [[0.0, "leg", "quic"], [1.5, "accepted", ""]])
+
+
+def test_a_call_is_found_by_its_reference_and_by_nothing_that_looks_like_a_pattern(path: Path) -> None:
+    with database(path) as connection:
+        insert(connection, "n1", dataclasses.replace(call(1), call="ab" * 16))
+        insert(connection, "n1", dataclasses.replace(call(2), call="cd" * 16))
+        assert [one["call"] for one in query(connection, reference="ABABABAB")] == ["ab" * 16]
+        assert query(connection, reference="babababa") == []
+
+
+def test_the_share_of_calls_on_tcp_is_known_by_hour_of_talks_of_ten_seconds(path: Path) -> None:
+    def on(transport: str, number: int, ended: float, answered: float | None) -> CallRecord:
+        people = tuple(dataclasses.replace(one, transport=transport) for one in call(number).participants)
+        return dataclasses.replace(call(number), participants=people, ended_at=ended, answered_at=answered)
+
+    records = [
+        on("quic", 1, 3 * 3600 + 20.0, 3 * 3600 + 1.0),
+        on("ws", 2, 3 * 3600 + 30.0, 3 * 3600 + 1.0),
+        on("tls", 3, 4 * 3600 + 30.0, 4 * 3600 + 1.0),
+        on("ws", 4, 4 * 3600 + 30.0, None),
+        on("ws", 5, 4 * 3600 + 30.0, 4 * 3600 + 25.0),
+        on("ws", 6, 1 * 3600.0, 0.0),
+    ]
+    with database(path) as connection:
+        for one in records:
+            insert(connection, "n1", one)
+        assert history.fallback_by_hour(connection, 2 * 3600.0) == [(3, 1, 2), (4, 1, 1)]
+    writer_of = writer(path, wall=lambda: 8 * DAY + 2 * 3600)
+    assert writer_of.fallback_by_hour() == [(3, 1, 2), (4, 1, 1)]
+
+
+def test_the_line_of_a_log_says_what_became_of_a_call_and_names_nobody() -> None:
+    ended = dataclasses.replace(call(7), outcome="failed", reason="gone")
+    first, second = ended.participants
+    heard = dataclasses.replace(second, quality={"mos": 3.2}, transport="ws")
+    told = history.summary(dataclasses.replace(ended, participants=(first, heard)))
+    assert told == {
+        "call": "000000000000",
+        "outcome": "failed",
+        "reason": "gone",
+        "seconds": 59.5,
+        "people": 2,
+        "transports": ["quic", "ws"],
+        "packets": 6000,
+        "lost": 0.0033,
+        "mos": 3.2,
+        "dropped": {"duplicate": 20},
+    }
+    assert not {ANN, BOB} & set(map(str, told.values()))
+    alone = dataclasses.replace(call(7), answered_at=None, participants=())
+    assert history.summary(alone) == {
+        "call": "000000000000", "outcome": "completed", "seconds": 0.0, "people": 0, "transports": [],
+        "packets": 0, "lost": 0.0,
+    }  # fmt: skip

@@ -3,7 +3,7 @@
 import pytest
 
 from relay.errors import LocalError
-from relay.protocol.ids import CallId, Jti, Kid, PersonId, Sid, Sub, short
+from relay.protocol.ids import CallId, Jti, Kid, PersonId, Sid, Sub, reference, short
 
 SIZES = [(CallId, 16), (Sub, 16), (Jti, 16), (Kid, 8), (PersonId, 16), (Sid, 16)]
 
@@ -38,3 +38,9 @@ def test_whoever_asks_for_hex_gets_the_whole_id():
 
 def test_an_id_works_as_the_key_of_a_table():
     assert {CallId(bytes(16)): 1}[CallId(bytes(16))] == 1
+
+
+def test_a_calls_reference_is_the_first_twelve_digits_of_its_id() -> None:
+    call = CallId(bytes(range(16)))
+    assert call.reference == reference(bytes(call)) == "000102030405"
+    assert call.hex().startswith(call.reference)
