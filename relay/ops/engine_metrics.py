@@ -62,6 +62,8 @@ ENGINE: Final[Mapping[str, Family]] = {
     "handover_too_large": Family(
         "relay_handover_too_large", "Calls that fit no hand-over ticket.", "label", ("",)
     ),
+    "call_revived": Family("relay_call_revived", "Calls taken up after a crash.", "label", ("",)),
+    "revive_refused": Family("relay_revive_refused", "Calls that could not be.", "label", ("",)),
     "turn_minted": Family("relay_turn_minted", "TURN credentials given to people in calls.", "label", ("",)),
     "turn_opened": Family("relay_turn_opened", "Allocations asked for and granted a quota.", "label", ("",)),
     "turn_closed": Family(
