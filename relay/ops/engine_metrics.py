@@ -62,8 +62,12 @@ ENGINE: Final[Mapping[str, Family]] = {
     "handover_too_large": Family(
         "relay_handover_too_large", "Calls that fit no hand-over ticket.", "label", ("",)
     ),
-    "call_revived": Family("relay_call_revived", "Calls taken up after a crash.", "label", ("",)),
-    "revive_refused": Family("relay_revive_refused", "Calls that could not be.", "label", ("",)),
+    "call_revived": Family(
+        "relay_calls_revived", "Calls that went on after a crash of this daemon.", "label", ("",)
+    ),
+    "revive_refused": Family(
+        "relay_calls_lost_by_crash", "Calls from before a crash that could not go on.", "label", ("",)
+    ),
     "turn_minted": Family("relay_turn_minted", "TURN credentials given to people in calls.", "label", ("",)),
     "turn_opened": Family("relay_turn_opened", "Allocations asked for and granted a quota.", "label", ("",)),
     "turn_closed": Family(
