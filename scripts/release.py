@@ -9,6 +9,7 @@ Must never live here: what is in the wheel (pyproject.toml), what an installatio
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import os
@@ -121,13 +122,14 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@functools.cache
 def epoch() -> str:
-    """The time of the last commit, which all files are given."""
+    """The time of the last commit as this run began, which all files are given."""
     return run("git", "log", "-1", "--format=%ct").strip()
 
 
 def sources(to: Path) -> Path:
-    """What the repository holds, uncommitted changes too, and nothing that a build left behind."""
+    """What the repository holds now, uncommitted changes too, and nothing that a build left behind."""
     names = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
     for name in filter(None, names):
         if (ROOT / name).is_file():
@@ -136,9 +138,12 @@ def sources(to: Path) -> Path:
     return to
 
 
-def build_wheel(folder: Path, target: Path) -> Path:
-    """The wheel, built in `folder`; what cargo makes goes to `target`. ReleaseError if it has no lane."""
-    source = sources(folder / "source")
+def build_wheel(folder: Path, target: Path, tree: Path) -> Path:
+    """The wheel of a copy of `tree`, built in `folder`; what cargo makes goes to `target`.
+
+    ReleaseError if the lane is not in it.
+    """
+    source = Path(shutil.copytree(tree, folder / "source"))
     # The crates' sources lie where this user's cargo keeps them; ours are named from their folder on.
     flags = f"--remap-path-prefix={os.environ.get('CARGO_HOME', Path.home() / '.cargo')}=/cargo"
     env = {
@@ -342,8 +347,9 @@ def main() -> int:
         work = Path(name)
         say("the wheel ...")
         (work / "one").mkdir()
+        tree = sources(work / "tree")  # once: somebody may go on working
         wheel = Path(
-            shutil.copy2(build_wheel(work / "one", ROOT / ".cache/cargo-release"), given.out / "wheels")
+            shutil.copy2(build_wheel(work / "one", ROOT / ".cache/cargo-release", tree), given.out / "wheels")
         )
         version = wheel.name.split("-")[1]
         say("the wheels of what it needs ...")
@@ -357,7 +363,7 @@ def main() -> int:
             say("both again, in another folder ...")
             (work / "two").mkdir()
             (work / "again").mkdir()
-            again = build_wheel(work / "two", work / "cargo")
+            again = build_wheel(work / "two", work / "cargo", tree)
             report.bar("two wheels that differ", int(digest(again) != digest(wheel)), "==", 0)
             second = build_package(
                 [again if each == wheel else each for each in wheels], version, work / "two", work / "again"
@@ -370,7 +376,8 @@ def main() -> int:
             report.bar("parts in the bill of materials", parts, ">=", len(wheels))
             say("the audit ...")
             judged, known, unsaid = audit()
-            report.bar("known weaknesses of dependencies", len(known), "==", 0)
+            if judged:
+                report.bar("known weaknesses of dependencies", len(known), "==", 0)
             report.detail(
                 audit={"python": {"judged": judged, "known": known, "not_done": unsaid}, "crates": NO_CRATES}
             )
