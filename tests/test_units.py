@@ -64,8 +64,10 @@ def test_the_service_waits_at_least_as_long_as_the_drain_lasts() -> None:
 
 def test_a_hung_daemon_is_given_up_and_started_within_ten_seconds() -> None:
     service = unit("relay.service")["Service"]
-    pause = float(service["RestartSec"].removesuffix("ms")) / 1000
-    assert float(service["WatchdogSec"]) + float(service["TimeoutAbortSec"]) + pause + 0.7 < 10
+    spans = [service[name] for name in ("WatchdogSec", "TimeoutAbortSec", "RestartSec")]
+    seconds = sum(float(span[:-2]) / 1000 if span.endswith("ms") else float(span) for span in spans)
+    last_proof, start = 1.25, 0.7  # the one may have come so long after the harm, the other takes that
+    assert seconds + last_proof + start < 10
 
 
 def test_the_service_lives_in_an_empty_network() -> None:
