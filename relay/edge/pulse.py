@@ -21,7 +21,7 @@ from aioquic.quic.connection import NetworkAddress
 
 LOOK_S: Final = 0.25  # between two looks at the clock
 PROOF_LOOKS: Final = 4  # a second at least between two proofs
-HUNDREDS: Final = 100  # packets since the last proof that are more than our probes and stray noise
+HUNDREDS: Final = 100  # packets between two looks that are more than our probes and stray noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Pulse:
         """A probe came back once, so that its absence means something."""
         self.missing = ""
         """What the last look lacked; empty: nothing."""
-        self._proven = Progress()
+        self._before = Progress()
         self._looks = 0  # since the last proof
 
     def look(self, late_s: float, lag_s: float, progress: Progress) -> bool:
@@ -51,15 +51,17 @@ class Pulse:
         `lag_s`: as late as a loop that keeps up may be.
         """
         self._looks += 1
-        self.missing = "loop_lag" if late_s > lag_s else self._lacks(progress)
+        # What came since the last look, not since the last proof: a node that just died has nothing to show.
+        lack = self._lacks(progress)
+        self._before = progress
+        self.missing = "loop_lag" if late_s > lag_s else lack
         if self.missing or self._looks < PROOF_LOOKS:
             return False
-        self._proven = progress
         self._looks = 0
         return True
 
     def _lacks(self, progress: Progress) -> str:
-        before = self._proven
+        before = self._before
         if progress.probes > before.probes:
             self.is_armed = True
             return ""

@@ -22,33 +22,36 @@ class Seen:
         self.pulse = Pulse()
         self.progress = Progress()
 
+    def look(self, *, late_s: float = 0.0, waiting: int = 0, **more: int) -> bool:
+        """So much more of each count, then a look; whether that was a proof."""
+        counts = {name: getattr(self.progress, name) + more[name] for name in more}
+        self.progress = dataclasses.replace(self.progress, waiting=waiting, **counts)
+        return self.pulse.look(late_s, LAG_S, self.progress)
+
     def second(self, *, late_s: float = 0.0, **more: int) -> int:
-        """So much more of each count, then a second of looks; how many proofs that gave."""
-        counts = {name: getattr(self.progress, name) + more[name] for name in more if name != "waiting"}
-        waiting = {"waiting": more["waiting"]} if "waiting" in more else {}
-        self.progress = dataclasses.replace(self.progress, **counts, **waiting)
-        return sum(self.pulse.look(late_s, LAG_S, self.progress) for _ in range(PROOF_LOOKS))
+        """A second of looks, each with so much more of each count; how many proofs that gave."""
+        return sum(self.look(late_s=late_s, **more) for _ in range(PROOF_LOOKS))
 
 
 @pytest.fixture
 def armed() -> Seen:
     seen = Seen()
-    assert seen.second(received=8, taken=8, probes=8) == 1
+    assert seen.second(received=2, taken=2, probes=2) == 1
     return seen
 
 
 def test_a_node_whose_probes_come_back_is_proven_once_a_second(armed: Seen) -> None:
-    assert [armed.second(received=8, taken=8, probes=8) for _ in range(5)] == [1] * 5
+    assert [armed.second(received=2, taken=2, probes=2) for _ in range(5)] == [1] * 5
 
 
 def test_a_loop_that_is_always_late_proves_nothing(armed: Seen) -> None:
-    assert armed.second(late_s=0.3, received=8, taken=8, probes=8) == 0
+    assert armed.second(late_s=0.3, received=2, taken=2, probes=2) == 0
     assert armed.pulse.missing == "loop_lag"
 
 
 def test_a_busy_loop_that_is_in_time_for_one_look_of_many_is_proven(armed: Seen) -> None:
     assert armed.second(late_s=0.3, received=900, taken=90, probes=1) == 0
-    assert armed.pulse.look(0.2, LAG_S, armed.progress)
+    assert armed.look(late_s=0.2, received=900, taken=90, probes=1)
 
 
 def test_a_lane_that_brings_no_probe_back_proves_nothing(armed: Seen) -> None:
@@ -57,7 +60,13 @@ def test_a_lane_that_brings_no_probe_back_proves_nothing(armed: Seen) -> None:
 
 
 def test_a_lane_that_reads_probes_which_never_reach_the_loop_proves_nothing(armed: Seen) -> None:
-    assert [armed.second(received=8, waiting=8) for _ in range(10)] == [0] * 10
+    assert [armed.second(received=2, waiting=8) for _ in range(10)] == [0] * 10
+
+
+def test_a_node_that_dies_is_not_proven_by_what_it_did_before(armed: Seen) -> None:
+    assert [armed.look(received=2, taken=2, probes=2) for _ in range(3)] == [False] * 3
+    assert not armed.look()
+    assert armed.look(received=2, taken=2, probes=2)
 
 
 def test_in_a_flood_that_drowns_the_probes_packets_that_pass_prove_as_much(armed: Seen) -> None:
