@@ -71,6 +71,10 @@ class Owner(Protocol):
     def is_talking(self) -> bool:
         """Whether both accepted: nobody moves before."""
 
+    @property
+    def is_repaired(self) -> bool:
+        """Whether the relay makes good what is lost on it."""
+
     def announce_move(self) -> None:
         """We send from another address."""
 
@@ -144,7 +148,14 @@ class Climber:
         if self._ladder.stage is Stage.STEADY:
             self._ladder.current = main.rung
         health = {rung: leg.health for rung, leg in self._trials.items()}
-        decision = self._ladder.check(now, main.health, health, lost=main.error is not None, second=second)
+        decision = self._ladder.check(
+            now,
+            main.health,
+            health,
+            lost=main.error is not None,
+            second=second,
+            repaired=self._owner.is_repaired,
+        )
         if isinstance(decision, Try):
             for rung in decision.rungs:
                 self._spawn(self._try(rung))

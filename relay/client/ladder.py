@@ -27,7 +27,8 @@ CLIMB_S: Final = 3.0  # a better rung must have been good for so long
 OPEN_S: Final = 4.5  # an unused connection is closed by the relay after 5 s
 CLIMB_EVERY_S: Final = 60.0
 FIRST_CLIMB_S: Final = 5.0  # a race is won by luck, too: one lost packet costs the better rung a second
-BAD_LOSS: Final = 0.08  # what redundancy and concealment no longer hide
+BAD_LOSS: Final = 0.08  # what concealment no longer hides
+BAD_REPAIRED_LOSS: Final = 0.2  # nor what the relay repeats
 GOOD_LOSS: Final = 0.03
 BAD_COST_S: Final = 0.600
 SILENT_S: Final = 0.600  # no answer for so long: whoever answers first is better
@@ -153,6 +154,7 @@ class Ladder:
         self._tried: tuple[int, ...] = ()
         self._began = now
         self._failures = 0
+        self._bad_loss = BAD_LOSS
         self._try_at = now
         self._ill_since: float | None = None  # one of two legs looks bad on its way
         self._climb_at: float | None = None  # counted from the first check: nobody climbs before they talk
@@ -165,11 +167,14 @@ class Ladder:
         *,
         lost: bool = False,
         second: Second | None = None,
+        repaired: bool = False,
     ) -> Decision | None:
         """What to do now. `trials`: those rungs under trial that are up. `lost`: the leg in use is closed.
 
-        `second`: there are two legs; the one in use carries the other way.
+        `second`: there are two legs; the one in use carries the other way. `repaired`: the relay makes good
+        what is lost on it.
         """
+        self._bad_loss = BAD_REPAIRED_LOSS if repaired else BAD_LOSS
         if self.stage is Stage.STEADY:
             united = None if second is None else self._weigh(now, current, second, lost)
             if united is not None:
@@ -213,7 +218,8 @@ class Ladder:
             (second.way, second.health, current, self.current),
             (OTHER[second.way], current, second.health, second.rung),
         ):
-            if is_bad(worse, now, way) and better.cost(now, way) < CLEARLY * worse.cost(now, way):
+            is_ill = is_bad(worse, now, way, self._bad_loss)
+            if is_ill and better.cost(now, way) < CLEARLY * worse.cost(now, way):
                 self._ill_since = now if self._ill_since is None else self._ill_since
                 return (
                     rung if now - self._ill_since >= TRIAL_S else None
@@ -234,7 +240,7 @@ class Ladder:
             self._climb_at = now + FIRST_CLIMB_S
         may_try = now >= self._try_at or (lost and not self._failures)
         way = None if second is None else OTHER[second.way]
-        if may_try and (lost or is_bad(current, now, way)):
+        if may_try and (lost or is_bad(current, now, way, self._bad_loss)):
             # The one in use too, as another connection: the network may be a new one, or a mapping gone.
             self._tried = tuple(range(self._rungs))
         elif now >= self._climb_at and self.current and second is None:
@@ -254,13 +260,14 @@ class Ladder:
         if best is not None:
             self._move(Chose)
             divides = not silent and second is None and best > self.current
-            return Move(best, _good_way(current, now) if divides else None)
+            return Move(best, _good_way(current, now, self._bad_loss) if divides else None)
         half = None if silent or second is not None else self._half(now, current, trials)
         if half is not None:
             self._move(Chose)
             return half
         # Fewer pings than a trial's tell no more that it is well again than that it was ill.
-        is_well = now - self._began >= TRIAL_S and not silent and not is_bad(current, now)
+        is_ill = silent or is_bad(current, now, None, self._bad_loss)
+        is_well = now - self._began >= TRIAL_S and not is_ill
         if now - self._began >= OPEN_S or (is_well and not self._climbs):
             self._move(Ended)
             self._wait(now)
@@ -278,7 +285,7 @@ class Ladder:
             return min(answered, key=lambda rung: trials[rung].cost(now), default=None)
         if now - self._began >= CLIMB_S:  # one without an answer in all that time is no choice
             trials = {rung: health for rung, health in trials.items() if health.rtt is not None}
-        bad = is_bad(current, now)
+        bad = is_bad(current, now, None, self._bad_loss)
         known = {rung: health for rung, health in trials.items() if health.loss(now) is not None}
         patience = TRIAL_S if bad else CLIMB_S
         ready = [rung for rung, health in known.items() if health.age(now) >= patience]
@@ -286,8 +293,9 @@ class Ladder:
             return None
         best = min(ready, key=lambda rung: (known[rung].cost(now), rung))
         if bad:
-            # What is bad too must be far better, and known for longer: few pings say little about a loss.
-            poor = is_bad(known[best], now)
+            # What loses, too, must be far better, and known for longer: few pings say little about a loss,
+            # and where a bottleneck is full all rungs lead through it.
+            poor = is_bad(known[best], now) or (known[best].loss(now) or 0.0) > GOOD_LOSS
             needed = FAR * current.cost(now) if poor else CLEARLY * current.cost(now)
             sure = not poor or known[best].age(now) >= CLIMB_S
             return best if sure and known[best].cost(now) < needed else None
@@ -300,7 +308,7 @@ class Ladder:
         if not self._climbs or any(health.age(now) < CLIMB_S for health in trials.values()):
             return None
         for rung, health in sorted(trials.items()):
-            way = _good_way(health, now)
+            way = _good_way(health, now, self._bad_loss)
             if way is not None and health.cost(now, way) - ALIKE_S <= current.cost(now, way) / CLEARLY:
                 return Move(rung, OTHER[way])
         return None
@@ -316,7 +324,7 @@ class Ladder:
             raise LocalError(f"a ladder that is {self.stage.value} takes no {event.__name__}") from None
 
 
-def is_bad(health: Health, now: float, way: Direction | None = None) -> bool:
+def is_bad(health: Health, now: float, way: Direction | None = None, bad_loss: float = BAD_LOSS) -> bool:
     """Whether a voice suffers on this path, or one way of it: it is silent, loses, or is far too slow."""
     if health.overdue(now) > SILENT_S:
         return True
@@ -324,14 +332,14 @@ def is_bad(health: Health, now: float, way: Direction | None = None) -> bool:
     if loss is None:
         return False
     ways = (None, *OTHER) if way is None else (way,)
-    return loss >= BAD_LOSS or max(health.cost(now, each) for each in ways) >= BAD_COST_S
+    return loss >= bad_loss or max(health.cost(now, each) for each in ways) >= BAD_COST_S
 
 
-def _good_way(health: Health, now: float) -> Direction | None:
+def _good_way(health: Health, now: float, bad_loss: float) -> Direction | None:
     """The way that is good on a path of which the other one is bad."""
     for way, other in OTHER.items():
         loss = health.loss(now, way)
-        good = loss is not None and loss <= GOOD_LOSS and not is_bad(health, now, way)
-        if good and is_bad(health, now, other):
+        good = loss is not None and loss <= GOOD_LOSS and not is_bad(health, now, way, bad_loss)
+        if good and is_bad(health, now, other, bad_loss):
             return way
     return None

@@ -366,6 +366,12 @@ class Session:
         is_open = self.call is not None and self.call.state in (CallState.OPEN, CallState.AWAY)
         return is_open and self._error is None and not self._follower.is_busy
 
+    @property
+    def is_repaired(self) -> bool:
+        """Whether the relay makes good what is lost on the leg in use: then it asks us to wait for that."""
+        stats = None if self.call is None else self.call.leg_stats
+        return stats is not None and stats.mp > 0
+
     def announce_move(self) -> None:
         """We send from another address: the relay hears of it at once, not with the next thing we say."""
         if self.call is not None:

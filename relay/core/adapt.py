@@ -17,6 +17,7 @@ from typing import ClassVar, Final
 
 from relay.config_voice import AdaptConfig
 from relay.core.machine import Machine
+from relay.core.standing import Standing
 from relay.core.steps import LONG_PACKETS, LOWEST, Level, Steps, ladder
 
 TICK_S: Final = 0.2
@@ -223,12 +224,14 @@ class Controller(Machine[State]):
         self._steps = Steps(config)
         self._peak_bps = 0.0  # most acknowledged since congestion began
         self._congested_at: float | None = None  # the newest tick in congestion
-        self._stood = 0.0  # the queue that stood whatever was sent: others fill it
+        self._standing = Standing(config)
+        self._bearable = float(config.queue_ms)  # what may wait without being our doing, ms
         self._formed: _Form = _OFF  # the newest that was in use
         self._formed_at = -inf
 
     def on_tick(self, signs: Signs, now: float) -> Orders:
         """Take in what was measured; `now` in seconds. What it returns holds until the next tick."""
+        self._bearable = self._standing.bearable(now)
         is_growing = self._is_growing(signs, now)
         findings = self._findings(signs, is_growing, now)
         for event in self.TRANSITIONS[self._state]:
@@ -240,7 +243,13 @@ class Controller(Machine[State]):
         if self._congested_at is not None:
             self._peak_bps = max(self._peak_bps, signs.acked_bps)
         self._step(signs, is_growing, now)
-        self._note_standing(signs, now)
+        self._standing.on_queue(
+            signs.queue,
+            self._steps.lowered_at,
+            now,
+            is_tight=self._state in (State.CONGESTED, State.STARVED),
+            is_draining=self._is_draining(signs),
+        )
         return self._orders(signs, now)
 
     def is_at_rest(self, now: float) -> bool:
@@ -266,7 +275,8 @@ class Controller(Machine[State]):
         self._since.clear()
         if event is QueueGrew:
             self._steps.failed(now)
-            self._peak_bps = self._stood = 0.0
+            self._peak_bps = 0.0
+            self._standing.forget()
 
     def _lasts(self, finding: object, is_so: bool, seconds: float, now: float) -> bool:
         """Whether it has been so for `seconds`, as far as ticks tell."""
@@ -306,20 +316,6 @@ class Controller(Machine[State]):
             Fed: has_no_queue and not self._is_short(signs),
         }
 
-    @property
-    def _bearable(self) -> float:
-        """What may wait without being our doing, ms."""
-        return max(self._config.queue_ms, self._stood)
-
-    def _note_standing(self, signs: Signs, now: float) -> None:
-        """What of the queue our going down does not drain."""
-        if not self._is_watched(now):
-            self._stood = 0.0
-        is_down = self._steps.level >= LONG_PACKETS and self._steps.lasts(now) >= self._config.clear_s
-        is_tight = self._state in (State.CONGESTED, State.STARVED)
-        if is_tight and is_down and not self._is_draining(signs):
-            self._stood = max(self._stood, min(signs.queue, self._config.stood_most_ms))
-
     def _is_watched(self, now: float) -> bool:
         """Congestion is not long ago."""
         return self._congested_at is not None and now - self._congested_at < self._config.probation_s
@@ -345,7 +341,8 @@ class Controller(Machine[State]):
         falls_short = self._lasts("short", is_short, config.acked_s, now)
         # What overflowed is remembered for longer than the queue lasts.
         is_lossy = signs.loss is not None and signs.loss > config.congested_loss
-        is_full = has_queue and is_lossy and not self._is_draining(signs)
+        is_overflowing = has_queue and is_lossy and not self._is_draining(signs)
+        is_full = self._lasts("full", is_overflowing, config.acked_s, now)
         return rises or is_steep or falls_short or is_full or signs.age > config.age_ms
 
     def _is_starving(self, signs: Signs, now: float) -> bool:

@@ -52,9 +52,10 @@ class Steps:
         """How long the next step up waits, seconds."""
         return self._wait
 
-    def lasts(self, now: float) -> float:
-        """Seconds since the newest step, whichever way."""
-        return now - self._moved_at
+    @property
+    def lowered_at(self) -> float:
+        """When the newest step down was."""
+        return self._lowered_at
 
     def down(self, now: float, *, to: int, at_once: bool = False) -> None:
         """A step towards level `to`, if it is time; in congestion `at_once`, which takes a speaker away too.

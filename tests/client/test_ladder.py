@@ -81,6 +81,7 @@ class Climb:
         self.second: tuple[int, Direction, Path] | None = None
         self.trials: dict[int, Path] = {}
         self.said: list[tuple[float, object]] = []
+        self.repaired = False
 
     def run(self, seconds: float) -> list[object]:
         """Let time pass and do what the ladder says; returns what it said."""
@@ -100,7 +101,9 @@ class Climb:
             for path in (*used, *self.trials.values()):
                 path.live(self.now)
             up = {rung: path.health for rung, path in self.trials.items() if path.loss < 1}
-            decision = self.ladder.check(self.now, self.in_use.health, up, second=second)
+            decision = self.ladder.check(
+                self.now, self.in_use.health, up, second=second, repaired=self.repaired
+            )
             if decision is None:
                 continue
             self.said.append((self.now, decision))
@@ -412,3 +415,13 @@ def test_a_leg_in_use_that_is_closed_leaves_all_to_the_other():
     assert climb.ladder.check(climb.now, climb.in_use.health, {}, lost=True, second=second) == Unite(0)
     climb.ladder.on_moved(0, climb.now, ok=False)
     assert climb.ladder.stage is Stage.STEADY
+
+
+def test_a_loss_that_the_relay_repairs_is_no_reason_to_go() -> None:
+    for repaired in (False, True):
+        climb = Climb(Path(loss=0.09), Path(rtt=0.04))
+        climb.repaired = repaired
+        assert (Move(1) in climb.run(30)) is not repaired
+    heavy = Climb(Path(loss=0.4), Path(rtt=0.04))
+    heavy.repaired = True
+    assert Move(1) in heavy.run(30)

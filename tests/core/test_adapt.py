@@ -99,7 +99,7 @@ def seconds(time: float) -> int:
         (FULL, State.CONGESTED, 0.4),
         (LATE, State.CONGESTED, 0.0),
         (SHORT, State.CONGESTED, 1.0),
-        (replace(FINE, queue=60.0, loss=0.11), State.CONGESTED, 0.0),
+        (replace(FINE, queue=60.0, loss=0.11), State.CONGESTED, 1.0),
         (SILENT, State.DARK, 0.0),
         (replace(FINE, residual=0.04), State.HEAVY, 5.0),
     ],
@@ -165,7 +165,7 @@ def test_congestion_beats_every_loss():
     for signs, state in ((SPOTTY, State.LOSSY_I), (BURSTY, State.LOSSY_B), (HEAVY, State.HEAVY)):
         life = Life()
         life.until(signs, state)
-        orders = life.tick(replace(signs, queue=60.0, loss=0.2))
+        orders = life.tick(replace(signs, queue=60.0, loss=0.2), 6)
         assert (orders.state, orders.mode, orders.budget) == (State.CONGESTED, Mode.OFF, 0.0)
 
 

@@ -118,6 +118,7 @@ def hold(world: World, box: RelayBox, people: tuple[Person, Person], seconds: fl
         "quality": quality,
         "stats": stats,
         "lost": talk.lost,
+        "switches": talk.switches,
     }
 
 

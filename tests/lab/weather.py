@@ -19,7 +19,7 @@ NARROW_BPS: Final = 40_000
 CLEAR: Final = "clean"
 DARK: Final = Net(Independent(1.0))
 QUEUE_MS: Final = 300.0  # of a narrow link: what would wait longer is dropped
-GOOD_S: Final = 45.0  # a good spell: everything must be as at the start before it is over
+GOOD_S: Final = 60.0  # a good spell: everything must be as at the start before it is over
 BAD_S: Final = (10.0, 30.0)  # a bad one, at random within
 FIRST_S: Final = 5.0
 # Losses, delays, capacities, and times in which nothing passes at all, so many seconds of a bad spell.
