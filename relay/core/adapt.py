@@ -336,8 +336,8 @@ class Controller(Machine[State]):
         is_short = signs.queue > config.queue_clear_ms and self._is_short(signs)
         rises = self._lasts("rising", is_rising, config.trend_s, now)
         # A link that became narrow: by the time that a trend is certain its buffer is full.
-        is_queued = self._lasts("queued", signs.queue > config.queue_clear_ms, TICK_S, now)
-        is_steep = has_queue and is_queued and signs.rise >= config.steep_ms
+        is_queued = self._lasts("queued", has_queue, TICK_S, now)
+        is_steep = is_queued and signs.rise >= config.steep_ms
         falls_short = self._lasts("short", is_short, config.acked_s, now)
         # What overflowed is remembered for longer than the queue lasts.
         is_lossy = signs.loss is not None and signs.loss > config.congested_loss

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from itertools import combinations, pairwise
+from itertools import combinations
 from typing import Final
 
 HISTORY_MS: Final = 10_000
 SLICE_MS: Final = 500  # minima are kept by slice: 20 numbers, whatever the packet rate
 TREND_OVER: Final = 5
-WORTH_MS: Final = 15.0  # between two looks; one late packet more or less is no rise
+NOISE_MS: Final = 15.0  # between two looks: one late packet more or less is no fall
+_RISE_OVER: Final = 3
 
 
 class RelativeDelay:
@@ -52,10 +53,11 @@ class Trend:
 
     @property
     def rise(self) -> float:
-        """By how much the last three grew, ms; 0 unless both times by what is worth it."""
-        last = list(self._delays)[-3:]
-        steps = [after - before for before, after in pairwise(last)]
-        return sum(steps) if len(steps) == 2 and min(steps) >= WORTH_MS else 0.0
+        """By how much the last three grew, ms; 0 unless they went up and stayed there."""
+        if len(self._delays) < _RISE_OVER:
+            return 0.0
+        first, second, third = list(self._delays)[-_RISE_OVER:]
+        return max(0.0, third - first) if second > first and third > second - NOISE_MS else 0.0
 
     def on_delay(self, delay_ms: float) -> float:
         """-1 all fall, 1 all rise; 0 until there are five."""

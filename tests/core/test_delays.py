@@ -54,10 +54,10 @@ def test_a_trend_needs_five_delays_and_forgets_the_sixth():
     assert trend.on_delay(0) == pytest.approx(0.2)
 
 
-def test_a_rise_is_over_two_looks_and_none_if_it_stood_in_one_of_them():
+def test_a_rise_is_over_two_looks_and_none_if_it_did_not_last():
     trend = Trend()
     rises = []
-    for delay in (5, 20, 40, 54, 400, 80, 95, 110):
+    for delay in (5, 20, 40, 30, 400, 390, 200, 250):
         trend.note(delay)
         rises.append(trend.rise)
-    assert rises == [0.0, 0.0, 35, 0.0, 0.0, 0.0, 0.0, 30]
+    assert rises == [0.0, 0.0, 35, 10, 0.0, 360, 0.0, 0.0]
