@@ -98,7 +98,7 @@ def test_a_call_that_just_holds_misses_nothing() -> None:
     ("changes", "missed"),
     [
         ({"queue": [(8 + n / 50, 60.0) for n in range(103)]}, "queue_gone_after_s"),
-        ({"queue": [(12 + n / 50, 60.0) for n in range(103)]}, "queue_later_over_s"),
+        ({"queue": [(12 + n / 50, 60.0) for n in range(103)]}, "later_over_s"),
         ({"mutes": [(9.0, 201.0)]}, "mute_ms"),
         ({"asked": [(0.0, 24_000, 20), (9.0, 16_000, 60), (38.1, 24_000, 20)]}, "restored_after_s"),
         ({"asked": [(0.0, 24_000, 20), (9.0, 16_000, 60)]}, "restored_after_s"),
