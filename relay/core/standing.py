@@ -2,9 +2,9 @@
 
     on_queue(ms, ...) each tick -> bearable ms
 
-Two things show it. A queue that came and went twice while nobody was asked for less will come again. And what stays
-long after senders were asked for little is not theirs. Both are believed for a while only. Must never live
-here: what follows from it.
+Two things show it. A queue that came and went twice while nobody was asked for less will come again. And what
+stays long after senders were asked for little is not theirs. Both are believed for a while only. Must never
+live here: what follows from it.
 """
 
 from __future__ import annotations
