@@ -362,7 +362,10 @@ class Controller(Machine[State]):
     def _step(self, signs: Signs, is_growing: bool, now: float) -> None:
         steps, state = self._steps, self._state
         if state is State.CONGESTED:
-            if is_growing or (signs.queue > self._bearable and not self._is_draining(signs)):
+            # What a step did shows when the queue that it met has passed.
+            is_shown = now - steps.lowered_at >= self._config.down_s + signs.queue / 1000
+            is_standing = signs.queue > self._bearable and not self._is_draining(signs)
+            if is_shown and (is_growing or is_standing):
                 # Straight to long packets: half-way there still fills the queue.
                 further = signs.queue + signs.rise > self._config.deep_queue_ms
                 steps.down(now, to=max(steps.level + 1, LONG_PACKETS) + further, at_once=True)

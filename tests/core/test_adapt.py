@@ -176,16 +176,24 @@ def test_congestion_ends_two_seconds_after_the_queue():
     assert life.until(FINE, State.CLEAN) == seconds(2.0)
 
 
-def test_congestion_steps_down_once_a_second_while_the_queue_stands():
+def test_congestion_steps_down_when_a_second_and_the_queue_have_passed_and_it_stands():
     life = Life()
     life.until(FULL, State.CONGESTED)
-    seen = [life.tick(replace(FULL, trend=0.0)) for _ in range(12)]
-    assert [(orders.ask, orders.speakers) for orders in seen[::5]] == [
+    seen = [life.tick(replace(FULL, trend=0.0)) for _ in range(13)]
+    assert [(orders.ask, orders.speakers) for orders in seen[::6]] == [
         (Level(24_000, 60), 2),
         (Level(16_000, 60), 1),
         (Level(12_000, 60), 1),
     ]
     assert all(orders.coalesce and not orders.hold_frame for orders in seen)
+
+
+def test_no_further_step_is_taken_before_the_first_can_have_shown():
+    life = Life()
+    deep = replace(FULL, queue=290.0)
+    life.until(deep, State.CONGESTED)
+    assert {life.tick(deep).ask for _ in range(6)} == {Level(16_000, 60)}
+    assert life.tick(deep).ask == Level(12_000, 60)
 
 
 def test_a_deep_queue_is_answered_with_a_level_more():
