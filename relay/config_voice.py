@@ -137,7 +137,7 @@ class AdaptConfig:
     """At most one step down in so long, seconds."""
     up_s: Seconds = 5.0
     """At most one step up in so long, seconds. A step up that fails doubles it for the leg."""
-    up_most_s: Seconds = 10.0
+    up_most_s: Seconds = 8.0
     """Up to this, seconds. Longer: fewer queues that a step up begins on a way that stays narrow, and speech
     that is low for longer after it became wide."""
     clean_budget: Share = 0.1

@@ -143,7 +143,7 @@ WRONG = [
     ("quality.mid_from_bps=24000", "quality.mid_from_bps", "above quality.high_from_bps", "20000"),
     ("quality.weight_up=0", "quality.weight_up", "> 0", "default is 0.4"),
     ("adapt.clean_below=0.02", "adapt.clean_below", "above adapt.lossy_from", "0.01"),
-    ("adapt.up_s=41", "adapt.up_s", "above adapt.up_most_s", "10"),
+    ("adapt.up_s=41", "adapt.up_s", "above adapt.up_most_s", "8"),
     ("adapt.floor_s=0.5", "adapt.dark_s", "above adapt.floor_s", "0.5"),
     ("adapt.budget=1.5", "adapt.budget", "<= 1", "default is 1.0"),
     ("no equals sign", "no equals sign", "not an assignment", "section.key=value"),

@@ -391,7 +391,8 @@ class Controller(Machine[State]):
         config = self._config
         begin = (config.queue_clear_ms + config.queue_ms) / 2
         is_rising = signs.queue > begin and signs.trend >= config.trend_from
-        return self._lasts("overflowing", is_rising, TICK_S, now)
+        rises = self._lasts("overflowing", is_rising, TICK_S, now)
+        return self._lasts("overfull", signs.queue > self._bearable, 2 * TICK_S, now) or rises
 
     def _orders(self, signs: Signs, now: float) -> Orders:
         config, state = self._config, self._state

@@ -279,8 +279,19 @@ def test_a_step_up_that_begins_to_fill_a_queue_is_undone_before_it_is_congestion
     assert life.orders.state is State.CLEAN
     assert life.tick(FINE, 9).ask == Level(16_000, 60)
     assert life.tick(FINE, 2).ask == Level(24_000, 60)  # two seconds later where it stood before
-    assert life.tick(FINE, 35).ask == Level(24_000, 60)
-    assert life.tick(FINE, 5).ask == Level(24_000, 40)  # ten seconds after it was undone
+    assert life.tick(FINE, 25).ask == Level(24_000, 60)
+    assert life.tick(FINE, 5).ask == Level(24_000, 40)  # eight seconds after it was undone
+
+
+def test_a_step_up_that_leaves_a_queue_standing_is_undone_too():
+    life = Life()
+    life.until(FULL, State.CONGESTED)
+    life.until(FINE, State.CLEAN)
+    while life.tick(FINE).ask != Level(24_000, 40):
+        pass
+    stands = replace(FINE, queue=51.0)
+    assert life.tick(stands, 2).ask == Level(24_000, 40)
+    assert life.tick(stands).ask == Level(16_000, 60)
 
 
 def beside_others(life: Life, seconds: int) -> set[State]:
@@ -351,7 +362,7 @@ def test_a_step_up_that_fills_the_queue_at_once_waits_twice_as_long_and_no_longe
     for _ in range(5):
         waits.append(next(count for count in range(300) if life.tick(FINE).ask == Level(24_000, 40)))
         life.until(replace(FULL, age=101.0), State.CONGESTED)
-    assert [round(ticks * TICK_S) for ticks in waits] == [5, 10, 10, 10, 10]
+    assert [round(ticks * TICK_S) for ticks in waits] == [5, 8, 8, 8, 8]
 
 
 @pytest.mark.parametrize(

@@ -95,19 +95,19 @@ def test_a_failed_step_up_doubles_the_wait_up_to_its_ceiling():
         steps.down(now, to=LOWEST)
         assert steps.level == LOWEST
         waits.append(steps.wait_s)
-    assert waits == [10, 10, 10, 10, 10]
+    assert waits == [8, 8, 8, 8, 8]
 
 
 def test_a_step_up_that_lasted_ends_the_patience():
     steps = lowest()
     steps.up(7.0, to=0)
     steps.failed(8.0)
-    assert steps.wait_s == 10
-    steps.up(17.0, to=0)
+    assert steps.wait_s == 8
+    steps.up(15.0, to=0)
     assert steps.level == 2
-    steps.up(27.0, to=0)  # it lasted ten seconds: this one came after ten, the next comes after five
+    steps.up(20.0, to=0)  # it lasted five seconds: it came after eight, the next comes after five
     assert (steps.level, steps.wait_s) == (1, 5)
-    steps.up(32.0, to=0)
+    steps.up(25.0, to=0)
     assert steps.level == 0
 
 
@@ -126,15 +126,15 @@ def test_a_step_that_is_undone_goes_one_further_and_comes_back_to_where_it_was_s
     steps.up(12.0, to=0)
     assert (steps.level, steps.is_on_trial(16.9), steps.is_on_trial(17.0)) == (2, True, False)
     steps.undo(13.0)
-    assert (steps.level, steps.wait_s) == (4, 10)
+    assert (steps.level, steps.wait_s) == (4, 8)
     steps.up(14.9, to=0)
     assert steps.level == 4
     steps.up(15.0, to=0)
     assert (steps.level, steps.is_on_trial(15.0)) == (3, False)
-    steps.up(22.9, to=0)
+    steps.up(20.9, to=0)
     assert steps.level == 3
-    steps.up(23.0, to=0)
-    assert (steps.level, steps.is_on_trial(23.0)) == (2, True)
+    steps.up(21.0, to=0)
+    assert (steps.level, steps.is_on_trial(21.0)) == (2, True)
 
 
 @given(st.lists(st.tuples(st.floats(0, 3), st.sampled_from("dfux"), st.integers(0, LOWEST)), max_size=60))
