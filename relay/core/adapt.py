@@ -18,7 +18,7 @@ from typing import ClassVar, Final
 from relay.config_voice import AdaptConfig
 from relay.core.machine import Machine
 from relay.core.standing import Standing
-from relay.core.steps import LONG_PACKETS, LOWEST, Level, Steps, ladder
+from relay.core.steps import LONG_PACKETS, LOWEST, Level, Steps
 
 TICK_S: Final = 0.2
 _EARLY_S: Final = 0.02  # a timer of the loop may come a little early, and floats are not exact
@@ -45,9 +45,12 @@ class Mode(StrEnum):
     COPIES = "copies"  # what left a fixed number of packets ago, again, always
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Signs:
-    """What was measured on the way to a listener. Shares are 0-1, times ms; None: too little to tell."""
+    """What was measured on the way to a listener. Shares are 0-1, times ms; None: too little to tell.
+
+    Nobody changes it; not frozen, since it is made at each look, and that takes three times as long.
+    """
 
     loss: float | None
     """Share lost before repair."""
@@ -84,9 +87,9 @@ class Signs:
     """Share that the sender loses on the way to the relay; of several the greatest."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Orders:
-    """What may be done for a listener until the next tick."""
+    """What may be done for a listener until the next tick. Nobody changes it; not frozen as `Signs`."""
 
     state: State
     mode: Mode
@@ -395,7 +398,7 @@ class Controller(Machine[State]):
         return self._lasts("overfull", signs.queue > self._bearable, 2 * TICK_S, now) or rises
 
     def _orders(self, signs: Signs, now: float) -> Orders:
-        config, state = self._config, self._state
+        state = self._state
         is_tight = state in (State.CONGESTED, State.STARVED)
         mode, distances = self._form(signs, now)
         budget, depth = self._budget(signs, now) if mode is not Mode.OFF else (0.0, 0.0)
@@ -412,7 +415,7 @@ class Controller(Machine[State]):
             coalesce=is_tight,
             hold_frame=state is State.STARVED,
             redundancy=state in (State.LOSSY_I, State.LOSSY_B, State.HEAVY),
-            ask=ladder(config)[self._steps.level],
+            ask=self._steps.asked,
             fec=self._fec(signs),
         )
 

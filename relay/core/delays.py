@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from itertools import combinations
 from typing import Final
 
 HISTORY_MS: Final = 10_000
@@ -25,20 +24,22 @@ class RelativeDelay:
     """Delay of one way over its least of the last 10 s."""
 
     def __init__(self) -> None:
-        self._minima: deque[tuple[int, float]] = deque()  # number of the slice, least in it
+        # Number of a slice, least in it, of those that may yet be the least: the first is.
+        self._minima: deque[tuple[int, float]] = deque()
+        self._number = 0
 
     def on_packet(self, sent_ms: float, arrived_ms: float) -> float:
         """Milliseconds, 0 for the fastest packet. The clocks may differ by anything that does not change."""
         raw = arrived_ms - sent_ms
-        number = int(arrived_ms // SLICE_MS)
         minima = self._minima
-        if minima and number <= minima[-1][0]:
-            minima[-1] = (minima[-1][0], min(minima[-1][1], raw))
-        else:
+        self._number = number = max(self._number, int(arrived_ms // SLICE_MS))
+        while minima and minima[-1][1] >= raw:
+            minima.pop()
+        if not minima or minima[-1][0] != number:
             minima.append((number, raw))
-        while minima[0][0] <= minima[-1][0] - HISTORY_MS // SLICE_MS:
+        while minima[0][0] <= number - HISTORY_MS // SLICE_MS:
             minima.popleft()
-        return raw - min(least for _, least in minima)
+        return raw - minima[0][1]
 
 
 class Trend:
@@ -67,7 +68,12 @@ class Trend:
 
 def kendall(values: Sequence[float]) -> float:
     """Kendall's tau (a) of values against their order: rising pairs less falling ones, over all pairs."""
-    pairs = list(combinations(values, 2))
-    if not pairs:
-        return 0.0
-    return sum((later > earlier) - (later < earlier) for earlier, later in pairs) / len(pairs)
+    ordered, rising, pairs = list(values), 0, 0
+    for at, earlier in enumerate(ordered):
+        for later in ordered[at + 1 :]:
+            pairs += 1
+            if later > earlier:
+                rising += 1
+            elif later < earlier:
+                rising -= 1
+    return rising / pairs if pairs else 0.0

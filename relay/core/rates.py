@@ -20,24 +20,30 @@ class ByteRate:
 
     def __init__(self) -> None:
         self._slices: deque[tuple[int, int]] = deque()  # number of the slice, bytes in it
+        self._sum = 0
 
     def on_bytes(self, size: int, now: float) -> None:
         """So many bytes passed; `now` in seconds, never earlier than before."""
+        if not size:
+            return
         number = int(now * SLICES / OVER_S)
-        if self._slices and self._slices[-1][0] == number:
-            self._slices[-1] = (number, self._slices[-1][1] + size)
+        self._sum += size
+        slices = self._slices
+        if slices and slices[-1][0] == number:
+            slices[-1] = (number, slices[-1][1] + size)
         else:
-            self._slices.append((number, size))
-        self._forget(number)
+            slices.append((number, size))
+            self._forget(number)
 
     def bps(self, now: float) -> float:
         """Over the ten slices up to now."""
         self._forget(int(now * SLICES / OVER_S))
-        return 8 * sum(size for _, size in self._slices) / OVER_S
+        return 8 * self._sum / OVER_S
 
     def _forget(self, number: int) -> None:
-        while self._slices and self._slices[0][0] <= number - SLICES:
-            self._slices.popleft()
+        slices = self._slices
+        while slices and slices[0][0] <= number - SLICES:
+            self._sum -= slices.popleft()[1]
 
 
 def packet_ms(packets: int, ms: int, before: int) -> int:

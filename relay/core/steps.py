@@ -40,6 +40,7 @@ class Steps:
 
     def __init__(self, config: AdaptConfig) -> None:
         self._config = config
+        self._ladder = ladder(config)
         self._moved_at = self._lowered_at = -inf
         self._tried_at: float | None = None  # a step up that has not proved itself
         self._wait = config.up_s
@@ -56,6 +57,11 @@ class Steps:
     def lowered_at(self) -> float:
         """When the newest step down was."""
         return self._lowered_at
+
+    @property
+    def asked(self) -> Level:
+        """What a sender is asked for at this level."""
+        return self._ladder[self.level]
 
     def down(self, now: float, *, to: int, at_once: bool = False) -> None:
         """A step towards level `to`, if it is time; in congestion `at_once`, which takes a speaker away too.

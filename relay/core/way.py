@@ -92,7 +92,7 @@ class Way:
         ]
         if delays:
             self._reported = (*min(delays), now)
-        held = max(flow.jb_ms for flow in report.flows)
+        held = max([flow.jb_ms for flow in report.flows])
         self._slack = float(held // 10 * 10) or USUAL_SLACK_MS  # it moves all the time
         patience = max(1, ceil(self._config.playout_ms / self.ptime))
         for flow in report.flows:
@@ -102,14 +102,15 @@ class Way:
                 self._newest.clear()
             settled = self._settled.setdefault(key, Settled(patience))
             fates = settled.on_report(flow.base, flow.map)
-            came = sum(fates)
-            runs = sum(not one and (not at or fates[at - 1]) for at, one in enumerate(fates))
+            came, runs = sum(fates), 0
+            if came < len(fates):
+                runs = sum([not one and (not at or fates[at - 1]) for at, one in enumerate(fates)])
             self._missing.on_batch(came, len(fates) - came, runs, now)
-            before = self._newest.get(key)
+            before, newest = self._newest.get(key), flow.newest
             came_at = report.t - flow.age_ms  # a report of an outage tells of fewer, and of less time
-            self._newest[key] = (flow.newest, came_at)
+            self._newest[key] = (newest, came_at)
             if before is not None:
-                self.ptime = packet_ms(flow.newest - before[0], came_at - before[1], self.ptime)
+                self.ptime = packet_ms(newest - before[0], came_at - before[1], self.ptime)
 
     def on_measure(self, measure: Measure, now: float) -> Orders | None:
         """What the lane knows now; what may be done until the next time, None if that is as it was."""
