@@ -46,6 +46,7 @@ ENGINE: Final[Mapping[str, Family]] = {
     "command": Family("relay_commands", "Signed commands, by outcome.", "code", CODES),
     "control_datagram": Family("relay_control_datagrams", "Control datagrams taken, by type.", "type"),
     "dropped": Family("relay_control_dropped", "Control input dropped, by reason.", "reason", REASONS),
+    "nack": Family("relay_nacks", "Requests to send audio again, by direction.", "direction", ("sent",)),
     "e2e": Family("relay_e2e_messages", "Opaque messages carried, by kind.", "kind", ("0", "1", "2")),
     "drain": Family("relay_drain_steps", "States that a drain entered.", "state", STATES[1:]),
     "call_opened": Family("relay_calls_opened", "Calls opened.", "kind", ("pair", "group")),

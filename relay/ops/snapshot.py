@@ -44,6 +44,7 @@ class RepairCounters(Protocol):
     beside: int
     distant: int
     alone: int
+    asked: int
     bytes: int
     refused: int
 

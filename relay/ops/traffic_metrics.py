@@ -112,7 +112,7 @@ def repairs(now: RepairCounters) -> Iterator[Metric]:
     yield GaugeMetricFamily("relay_repair_holding", "Copies kept now.", value=now.holding)
     settled = {"acked": now.acked, "late": now.late, "ended": now.ended}
     yield counters("relay_repair_settled", "Copies kept no longer, by what became of them.", "fate", settled)
-    forms = {"beside": now.beside, "distant": now.distant, "alone": now.alone}
+    forms = {"beside": now.beside, "distant": now.distant, "alone": now.alone, "asked": now.asked}
     yield counters("relay_repair_repeats", "Repeats sent, by form.", "form", forms)
     yield CounterMetricFamily("relay_repair_bytes", "Bytes of repeats.", value=now.bytes)
     yield CounterMetricFamily(
@@ -183,7 +183,7 @@ def together(now: Snapshot) -> Iterator[Metric]:
     }
     yield labelled("relay_dropped", "Whatever went no further.", ("direction", "reason"), known)
     repairs = now.repairs
-    repeats = repairs.beside + repairs.distant + repairs.alone if repairs is not None else 0
+    repeats = repairs.beside + repairs.distant + repairs.alone + repairs.asked if repairs is not None else 0
     counted: dict[tuple[str, str], float] = {
         ("in", "primary"): now.media.media_in,
         ("out", "copy"): now.media.sent,
