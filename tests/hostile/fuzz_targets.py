@@ -342,6 +342,7 @@ class _Leg:
 
     error = None
     media_unsent = 0
+    media_repeated = 0
 
     def tell(self, message: control.Message) -> None:
         control.encode(message)
