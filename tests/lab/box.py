@@ -76,7 +76,9 @@ def _mirror() -> str:
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     found = [line for line in done.stdout.splitlines() if line.rstrip("/").endswith("/debian")]
-    return found[0] if found else "http://deb.debian.org/debian"
+    if not found:
+        raise LabError("apt names no archive of Debian's to make the box from: see /etc/apt")
+    return found[0]
 
 
 @dataclass
