@@ -47,7 +47,6 @@ from relay.ops.events import EventWriter
 from relay.ops.health import Facts, LagMeter, Report, free_descriptors, judge
 from relay.ops.history import History, summary
 from relay.ops.logs import Logs
-from relay.ops.metrics import Exporter
 from relay.ops.snapshot import PacketCounters, SinkCounters, Snapshot, TcpCounters, TurnCounters
 from relay.ops.watch import Watch
 from relay.protocol.demux import StreamKind
@@ -59,6 +58,7 @@ if TYPE_CHECKING:
     from relay.edge.threads import LaneThreads
     from relay.edge.web import WebEdge
     from relay.ops.http import OpsServer
+    from relay.ops.metrics import Exporter
 
 log = logging.getLogger("relay.daemon")
 HOUSEKEEPING = 1.0  # seconds between reports of who was heard
@@ -109,12 +109,13 @@ def read_certificate(config: Config) -> tuple[QuicConfiguration, ssl.SSLContext]
         raise ConfigError("tls", f"cannot be used: {error}", "PEM: leaf first; its private key") from None
 
 
-def import_web() -> tuple[type[WebEdge], type[OpsServer]]:
-    """The servers on TCP, with the library that they need: for a thread, since that takes a while."""
+def import_web() -> tuple[type[WebEdge], type[OpsServer], type[Exporter]]:
+    """The servers on TCP, with the libraries that they need: for a thread, since that takes a while."""
     from relay.edge.web import WebEdge
     from relay.ops.http import OpsServer
+    from relay.ops.metrics import Exporter
 
-    return WebEdge, OpsServer
+    return WebEdge, OpsServer, Exporter
 
 
 class Reader(Protocol):
@@ -291,11 +292,11 @@ class Daemon:
 
         The library that serves it takes a fifth of a start, which holds up neither audio nor handshakes.
         """
-        web, http = await asyncio.to_thread(import_web)
+        web, http, exporter = await asyncio.to_thread(import_web)
         if self._sockets.web:
             self._open_web(web)
         if self._sockets.metrics is not None:
-            self._http = http(Exporter(self.snapshot).answer, self.report, self.health)
+            self._http = http(exporter(self.snapshot).answer, self.report, self.health)
             await self._http.start(self._sockets.metrics)
 
     def _open_web(self, edge: type[WebEdge]) -> None:
