@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::Arc;
 
 use crate::core::Leg;
-use crate::counters::{bump, ByReason};
+use crate::counters::ByReason;
 use crate::few::{heap, Few};
 use crate::media::{index_of, Header};
 use crate::reason::Reason;
@@ -141,8 +141,21 @@ pub struct Flow {
     seen: Few<(u8, Seen), 1>,
     latest: Option<u8>,
     pace: Pace,
+    counted: Counted,
+}
+
+/// What a flow counts, as small as may be: it lies in the leg itself.
+struct Counted {
+    received: u64,
+    accepted: u64,
+    copies: u64,
+    /// Of keys that are over.
     lost: u64,
-    counters: FlowCounters,
+    mended: u64,
+    /// Infinite: none was heard.
+    first: f64,
+    /// At 50 a second they last for two years.
+    dropped: [u32; Reason::COUNT],
 }
 
 impl Flow {
@@ -162,8 +175,15 @@ impl Flow {
                 at: 0.0,
                 step: USUAL_STEP,
             },
-            lost: 0,
-            counters: FlowCounters::default(),
+            counted: Counted {
+                received: 0,
+                accepted: 0,
+                copies: 0,
+                lost: 0,
+                mended: 0,
+                first: f64::INFINITY,
+                dropped: [0; Reason::COUNT],
+            },
         }
     }
 
@@ -204,16 +224,22 @@ impl Flow {
 
     /// A datagram of this flow came, and this became of it.
     pub fn count(&mut self, verdict: &Result<Heard, Reason>, now: f64) {
-        let counters = &mut self.counters;
+        let counters = &mut self.counted;
         counters.received = counters.received.wrapping_add(1);
         match verdict {
             Ok(heard) => {
                 counters.accepted = counters.accepted.wrapping_add(1);
                 counters.mended = counters.mended.wrapping_add(heard.is_mended.into());
                 counters.copies = counters.copies.wrapping_add(heard.targets.len() as u64);
-                counters.first.get_or_insert(now);
+                if counters.first == f64::INFINITY {
+                    counters.first = now;
+                }
             }
-            Err(reason) => bump(&mut counters.dropped, *reason, 1),
+            Err(reason) => {
+                if let Some(known) = counters.dropped.get_mut(*reason as usize) {
+                    *known = known.wrapping_add(1);
+                }
+            }
         }
     }
 
@@ -232,19 +258,25 @@ impl Flow {
 
     /// Packets that came as repeats alone.
     pub fn mended(&self) -> u64 {
-        self.counters.mended
+        self.counted.mended
     }
 
     /// Since when somebody hears it, and how many datagrams.
     pub fn heard(&self) -> Option<(f64, u64)> {
-        Some((self.counters.first?, self.counters.accepted))
+        Some((self.counted.first, self.counted.accepted)).filter(|(first, _)| first.is_finite())
     }
 
     /// All that was counted.
     pub fn counters(&self) -> FlowCounters {
+        let counted = &self.counted;
         FlowCounters {
+            received: counted.received,
+            accepted: counted.accepted,
+            copies: counted.copies,
             lost: self.lost(),
-            ..self.counters.clone()
+            dropped: counted.dropped.map(u64::from),
+            mended: counted.mended,
+            first: Some(counted.first).filter(|first| first.is_finite()),
         }
     }
 
@@ -263,7 +295,7 @@ impl Flow {
         let mut is_fresh = seen.mark(ctr);
         if !is_fresh && self.latest != Some(kid) && seen.is_past(ctr) {
             // The epoch bits came round again: a new key counts from 0.
-            self.lost = self.lost.wrapping_add(seen.lost());
+            self.counted.lost = self.counted.lost.wrapping_add(seen.lost());
             *seen = Seen::new(ctr);
             is_fresh = true;
         }
@@ -275,8 +307,8 @@ impl Flow {
 
     /// Packets that never came, from the gaps in the counters of each key.
     fn lost(&self) -> u64 {
-        self.seen
-            .iter()
-            .fold(self.lost, |sum, (_, seen)| sum.wrapping_add(seen.lost()))
+        self.seen.iter().fold(self.counted.lost, |sum, (_, seen)| {
+            sum.wrapping_add(seen.lost())
+        })
     }
 }
