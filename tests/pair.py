@@ -419,5 +419,52 @@ class World:
         assert all(not call.is_over for call in node.calls.values())
 
 
+class Two:
+    """Two nodes of a cluster on one clock: `old` leaves, `new` is where its people go."""
+
+    def __init__(self, old: World, new: World) -> None:
+        self.old, self.new = old, new
+        self.new.wall = self.old.wall
+
+    def run(self, seconds: float, alive: tuple[Client, ...] = ()) -> None:
+        for world in (self.old, self.new):
+            world.run(seconds, tuple(one for one in alive if one.world is world and not one.gone))
+
+    def drain(self) -> None:
+        """The old node leaves, and has asked everybody to move."""
+        self.old.feed(ev.DrainRequested())
+        self.run(1.0)
+
+    def go(
+        self, one: Client, ticket: bytes | None = None, key: bytes = KEY, tok: bytes | None = None
+    ) -> Client:
+        """A leg of this person at the new node, by the ticket of its `drain`; no rejoin yet."""
+        again = Client(self.new, one.raw)
+        again.ticket = ticket or one.last(control.Drain).ht
+        again.ctr = one.ctr
+        again.open()
+        pop = None
+        assert one.claims is not None
+        if one.claims.cnf is not None:
+            again.send(control.Ping(t=1))
+            pop = token.pop_sign(key, again.last(control.Challenge).n, one.sub, one.cid)
+        again.ask(control.Hello(tok=tok, resume=again.ticket, pop=pop))
+        return again
+
+    def move(self, one: Client) -> Client:
+        """The whole way: there, in, and gone from the old node."""
+        again = self.go(one)
+        assert isinstance(again.rejoin(), control.Joined), again.got
+        return again
+
+    def tell(self) -> None:
+        """The old node says of its calls what its other generation hears."""
+        self.old.feed(ev.Tick())
+        for call in self.old.engine.call_ids():
+            ticket = self.old.engine.describe(call)
+            assert ticket is not None
+            self.new.feed(ev.CallTold(ticket))
+
+
 PERSON = PersonId(bytes(16))
 KID = Kid(token.kid_of(PUBLIC))

@@ -114,10 +114,6 @@ class Absence:
         if stale:
             again = PeerError(ErrorCode.CONSENT_EXPIRED, "accept the call again", fatal=False)
             node.refuse(leg, again)
-        if not call.was_here:
-            call.was_here = True
-            node.vitals.on_adopted(call)
-            node.event(EventKind.ADOPTED, call)
         node.vitals.on_returned(call)
         if not was_here:
             node.tell(call.others(seat), control.Peer(c=call.cid, p=seat.index, ev="back"))

@@ -127,8 +127,7 @@ class Adoption:
 
     def _shut(self, call: Call, handed: HandedSeat) -> None:
         for other in indexes(handed.shuts):
-            if other != handed.index:
-                call.gate.block(handed.index, other, True)
+            call.gate.block(handed.index, other, True)
 
     def _learn(self, call: Call, body: HandedCall) -> None:
         """Newer news of a call that we know: of who is here already only what is stricter counts."""
@@ -137,6 +136,8 @@ class Adoption:
         call.epoch = max(call.epoch, body.epoch) + 1
         for handed in body.seats:
             seat = call.seats.get(handed.index)
+            if seat is not None and seat.is_here and seat.sub in body.out:
+                continue  # that one is shown out below
             if seat is not None and not seat.is_expected:
                 if seat.sub == handed.claims.sub and handed.facts >> Fact.HARD_MUTED & 1:
                     call.gate.set(Fact.HARD_MUTED, seat.index, True)
@@ -147,5 +148,3 @@ class Adoption:
         for seat in list(call.seats.values()):
             if seat.sub in body.out and seat.is_here:
                 self._parting.part(call, seat, Cause.REMOVED, reason="elsewhere")
-            if call.is_over:
-                return

@@ -63,10 +63,6 @@ class Exchange:
         else:
             self._sit_again(call, seat)
         up = self._seating.sit(call, seat, leg)
-        if not call.was_here:  # announced by another node, and its people are not here yet
-            call.was_here = True
-            node.vitals.on_adopted(call)
-            node.event(EventKind.ADOPTED, call)
         seat.on_joined(claims, leg.number, node.now)
         seat.kid = leg.kid
         node.vitals.on_joined(call)

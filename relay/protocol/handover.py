@@ -79,10 +79,6 @@ class HandedCall:
     out: tuple[Sub, ...] = ()
     """Who was thrown out."""
 
-    def seat(self, sub: Sub) -> HandedSeat | None:
-        """Where this person sits."""
-        return next((seat for seat in self.seats if seat.claims.sub == sub), None)
-
     @property
     def bearer(self) -> HandedSeat | None:
         """Whose ticket it is; None if nobody's."""

@@ -1,8 +1,9 @@
 import pytest
 
-from pair import World, config
+from pair import Two, World, config
 from relay.config import LimitsConfig
 from relay.core import events as ev
+from relay.core.handover import seal
 from relay.core.participant import SETTLE_S
 from relay.core.reasons import DropReason
 from relay.errors import ErrorCode
@@ -525,3 +526,25 @@ def test_a_sleep_of_twenty_seconds_closes_no_gate(world):
     world.run(25.0, alive=(ann, bob))
     assert not [peer for peer in bob.all(control.Peer) if peer.ev == "away"]
     world.check()
+
+
+def test_a_rejoin_by_the_ticket_of_another_node_takes_the_call_up():
+    two = Two(World(), World(seed=2))
+    ann, bob = two.old.talking(key=True)
+    node = two.old.engine.node
+    tickets = [seal(node, node.calls[ann.cid], seat) for seat in node.calls[ann.cid].seats.values()]
+    ann2, bob2 = (two.go(one, ticket) for one, ticket in zip((ann, bob), tickets, strict=True))
+    for one in (ann2, bob2):
+        assert isinstance(one.rejoin(), control.Joined)
+    assert (ann2.hears, bob2.hears) == (2, 1)
+
+
+def test_a_rejoin_that_comes_with_an_old_ticket_of_another_node_is_too_late():
+    two = Two(World(), World(seed=2))
+    ann, _ = two.old.talking(key=True)
+    node = two.old.engine.node
+    ticket = seal(node, node.calls[ann.cid], node.calls[ann.cid].seats[0])
+    two.run(91)
+    again = two.go(ann, ticket)
+    again.rejoin()
+    assert again.closed is ErrorCode.RESUME_UNKNOWN

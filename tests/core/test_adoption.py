@@ -4,57 +4,21 @@ import dataclasses
 
 import pytest
 
-from pair import KEY, WALL, Client, World, config
+from pair import KEY, TICKET_KEY, WALL, Client, Two, World, config
 from relay.config import DrainConfig, NodeConfig
 from relay.core import events as ev
 from relay.core import handover as telling
 from relay.errors import ErrorCode
-from relay.protocol import control, handover, token
+from relay.protocol import control, handover
 
 OTHER_KEY = bytes(reversed(KEY))
 CONFIG = config(drain=DrainConfig(grace_s=0.0, smear_s=1.0))
-
-
-class Two:
-    """Two nodes of a cluster on one clock: `old` leaves, `new` is where its people go."""
-
-    def __init__(self, *nodes: World) -> None:
-        self.old, self.new = nodes or (World(CONFIG), World(CONFIG, seed=2))
-        self.new.wall = self.old.wall
-
-    def run(self, seconds: float, alive: tuple[Client, ...] = ()) -> None:
-        for world in (self.old, self.new):
-            world.run(seconds, tuple(one for one in alive if one.world is world and not one.gone))
-
-    def drain(self) -> None:
-        """The old node leaves, and has asked everybody to move."""
-        self.old.feed(ev.DrainRequested())
-        self.run(1.0)
-
-    def go(self, one: Client, ticket: bytes | None = None, **how: object) -> Client:
-        """A leg of this person at the new node, by the ticket of its `drain`; no rejoin yet."""
-        again = Client(self.new, one.raw)
-        again.ticket = ticket or one.last(control.Drain).ht
-        again.ctr = one.ctr
-        again.open()
-        pop = None
-        if one.claims.cnf is not None:
-            again.send(control.Ping(t=1))
-            key = how.get("key", KEY)
-            pop = token.pop_sign(key, again.last(control.Challenge).n, one.sub, one.cid)
-        again.answer = again.ask(control.Hello(tok=how.get("tok"), resume=again.ticket, pop=pop))
-        return again
-
-    def move(self, one: Client) -> Client:
-        """The whole way: there, in, and gone from the old node."""
-        again = self.go(one)
-        assert isinstance(again.rejoin(), control.Joined), again.got
-        return again
+GROUP = (512, 512, 500, 4)
 
 
 @pytest.fixture
 def two() -> Two:
-    return Two()
+    return Two(World(CONFIG), World(CONFIG, seed=2))
 
 
 def talk(*people: Client) -> None:
@@ -280,24 +244,14 @@ def test_the_other_generation_hears_of_a_removal_at_once(two):
     ann2, bob2 = two.move(ann), two.move(bob)
     two.run(0.1)
     host.mod("remove", bob.index)
-    tell(two)
+    two.tell()
     assert bob2.closed is ErrorCode.REMOVED
     assert ann2.hears == 0
 
 
-def tell(two: Two) -> None:
-    """What the old node says of its calls to its other generation."""
-    node = two.old.engine.node
-    node.wall = two.old.wall
-    for call in node.calls.values():
-        blob = telling.seal(node, call, None)
-        assert blob is not None
-        two.new.feed(ev.CallTold(blob))
-
-
 def test_a_call_that_was_only_told_of_takes_its_people_in_by_their_usual_tickets(two):
     ann, bob = two.old.talking(key=True)
-    tell(two)
+    two.tell()
     ann2 = two.go(ann, ann.ticket)
     assert isinstance(ann2.rejoin(), control.Joined)
     bob2 = two.go(bob, bob.ticket)
@@ -307,7 +261,7 @@ def test_a_call_that_was_only_told_of_takes_its_people_in_by_their_usual_tickets
 
 def test_a_call_that_was_only_told_of_ends_without_a_trace(two):
     two.old.talking(key=True)
-    tell(two)
+    two.tell()
     two.run(91)
     assert two.new.engine.calls == 0
     assert two.new.records == two.new.events == []
@@ -317,7 +271,7 @@ def test_a_call_that_was_only_told_of_ends_without_a_trace(two):
 def test_who_is_called_finds_the_ringing_call_at_the_next_node(two):
     ids = two.old.call()
     ann = two.old.client(ids.token(key=True)).enter()
-    tell(two)
+    two.tell()
     bob = two.new.client(ids.token(key=True)).enter()
     assert bob.index == 1
     two.drain()
@@ -388,13 +342,13 @@ def test_a_full_node_takes_up_no_call():
     again = two.go(ann)
     again.rejoin()
     assert again.closed is ErrorCode.OVERLOADED
-    tell(two)
+    two.tell()
     assert two.new.engine.counters["handover_refused", "overloaded"] == 1
 
 
 def test_a_token_that_was_used_at_the_old_node_opens_no_second_place(two):
     ann, _ = two.old.talking()
-    tell(two)
+    two.tell()
     thief = two.new.client(ann.raw).open()
     thief.hello()
     assert thief.closed is ErrorCode.TOKEN_REPLAYED
@@ -414,7 +368,110 @@ def test_a_ticket_of_nobody_opens_no_leg(two):
 def test_times_are_those_of_the_first_node(two):
     ann, bob = two.old.talking(key=True)
     two.run(100, (ann, bob))
-    tell(two)
+    two.tell()
     call = two.new.engine.node.calls[ann.cid]
     assert call.started_wall == call.answered_wall == WALL
     assert call.ends_at() == pytest.approx(two.new.now - 100 + 720 * 60)
+
+
+def told(two: Two, one: Client, **changes: object) -> None:
+    """The new node hears a later word of the old one about this call."""
+    body = telling.describe(two.old.engine.node, two.old.engine.node.calls[one.cid], None)
+    changed = dataclasses.replace(body, **changes)
+    two.new.feed(ev.CallTold(handover.seal(changed, TICKET_KEY, two.old.random.randbytes(24))))
+
+
+def group(two: Two, count: int) -> list[Client]:
+    ids = two.old.call()
+    people = [two.old.client(ids.token(key=True, lim=GROUP, rol=int(not n))).enter() for n in range(count)]
+    for one in people:
+        one.accept()
+    return people
+
+
+def test_what_a_moderator_says_at_the_old_node_holds_for_who_is_here_already(two):
+    host, ann, bob = group(two, 3)
+    two.tell()
+    ann2, bob2 = two.go(ann, ann.ticket), two.go(bob, bob.ticket)
+    for one in (ann2, bob2):
+        one.rejoin()
+    host.mute(p=ann.index, hard=True)
+    two.tell()
+    assert bob2.hears == 0
+    assert ann2.hears == 1 << bob.index
+    two.new.check()
+
+
+def test_who_came_or_left_at_the_old_node_since_is_known_here_too(two):
+    people = group(two, 3)
+    two.tell()
+    ids = two.old.call(people[0].cid)
+    people[1].hangup()
+    late = two.old.client(ids.token(key=True, lim=GROUP)).enter()
+    two.tell()
+    two.tell()
+    seats = two.new.engine.node.calls[late.cid].seats
+    assert [seat.is_here for seat in seats.values()] == [True, False, True, True]
+    assert seats[3].sub == late.sub
+    gone = two.go(people[1], people[1].ticket)
+    assert gone.closed is ErrorCode.RESUME_UNKNOWN
+
+
+def test_news_of_a_seat_that_somebody_else_has_here_change_nothing_for_that_one(two):
+    people = group(two, 2)
+    two.tell()
+    newcomer = two.new.client(two.new.call(people[0].cid).token(lim=GROUP)).enter()
+    other = two.old.client(two.old.call(people[0].cid).token(lim=GROUP)).enter()
+    assert newcomer.index == other.index
+    people[0].mute(p=other.index, hard=True)
+    two.tell()
+    call = two.new.engine.node.calls[newcomer.cid]
+    assert call.seats[newcomer.index].sub == newcomer.sub
+    assert not call.gate.is_muted(newcomer.index)
+
+
+def test_a_call_of_two_whose_other_was_removed_elsewhere_ends(two):
+    ann, bob = two.old.talking(key=True)
+    two.tell()
+    ann2 = two.go(ann, ann.ticket)
+    ann2.rejoin()
+    told(two, ann, out=(bob.sub,))
+    assert ann2.last(control.Ended).why == "removed"
+    told(two, ann)
+    assert two.new.engine.calls == 0
+    two.new.check()
+
+
+def test_who_was_thrown_out_before_is_neither_seated_nor_let_in(two):
+    host, ann, bob = group(two, 3)
+    host.mod("remove", bob.index)
+    two.tell()
+    assert not two.new.engine.node.calls[ann.cid].seats[bob.index].is_here
+    fresh = two.new.client(two.new.call(ann.cid).token(sub=bob.sub, lim=GROUP)).open()
+    fresh.hello()
+    assert isinstance(fresh.join(), control.Err)
+    assert fresh.closed is ErrorCode.REMOVED
+
+
+def test_a_token_that_has_ended_is_not_remembered(two):
+    ann, bob = two.old.talking(key=True)
+    two.run(200, (ann, bob))
+    two.tell()
+    assert two.new.engine.spent_tokens == 0
+
+
+def test_a_call_that_began_here_hears_nothing_from_elsewhere(two):
+    ann, bob = two.old.talking(key=True)
+    two.new.client(two.new.call(ann.cid).token()).enter()
+    two.tell()
+    assert two.new.engine.node.calls[ann.cid].seat_of(bob.sub) is None
+
+
+def test_a_call_rung_elsewhere_is_answered_here_when_it_was_there(two):
+    ann, bob = two.old.pair(key=True)
+    two.tell()
+    assert not two.new.engine.node.calls[ann.cid].was_answered
+    ann.accept()
+    bob.accept()
+    two.tell()
+    assert two.new.engine.node.calls[ann.cid].was_answered

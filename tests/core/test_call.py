@@ -4,7 +4,7 @@ from pair import World
 from relay.config import LimitsConfig
 from relay.core.call import Call, Stage
 from relay.core.consent import Fact
-from relay.core.participant import Presence
+from relay.core.participant import Participant, Presence
 from relay.core.paths import Pair
 from relay.core.policy import Terms
 from relay.core.ringing import Why
@@ -191,3 +191,30 @@ def test_a_leg_that_is_left_is_waited_for():
     seat.fade(2.0)
     seat.on_returned(2, 2.0)
     assert one.next_deadline(lambda leg: 2.0) == 5.0
+
+
+def test_a_seat_that_another_node_gave_takes_the_place_of_one_that_nobody_came_for():
+    world = World()
+    ann, _ = world.talking()
+    call = world.engine.node.calls[ann.cid]
+    other = world.call().claims()
+    for claims in (other, world.call().claims()):
+        one = Participant.expected(
+            2, claims, LimitsConfig(), 0.0, 0.0, state=Presence.AWAY, since=0.0, ever_accepted=True
+        )
+        call.expect(one)
+    assert call.seat_of(other.sub) is None
+    assert call.seats[2] is one
+    assert call.seat_of(one.sub) is one
+
+
+def test_a_call_that_rang_elsewhere_rings_for_what_is_left_and_an_answered_one_not_at_all():
+    world = World()
+    ann, bob = world.pair()
+    call = world.engine.node.calls[ann.cid]
+    call.rang_elsewhere(40)
+    assert call.ring_until() == 5.0
+    ann.accept()
+    bob.accept()
+    call.rang_elsewhere(40)
+    assert call.ring_until() is None

@@ -113,3 +113,9 @@ def test_a_cleared_index_starts_anew():
 def test_the_bits_of_a_mask_come_lowest_first():
     assert list(indexes(0b1000_0101)) == [0, 2, 7]
     assert list(indexes(0)) == []
+
+
+def test_whom_one_shut_out_is_known_and_whose_word_it_was():
+    gate = Gate()
+    gate.block(1, 3, True)
+    assert (gate.shut_out_by(1), gate.shut_out_by(3)) == (1 << 3, 0)

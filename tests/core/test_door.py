@@ -2,10 +2,11 @@ import dataclasses
 
 import pytest
 
-from pair import ISSUER, KEY, Client, World, config
+from pair import ISSUER, KEY, Client, Two, World, config
 from relay.config import ClientLists, LimitsConfig
 from relay.core import events as ev
 from relay.core.door import client_of
+from relay.core.handover import seal
 from relay.errors import ErrorCode
 from relay.protocol import control, token
 from relay.protocol.ids import Jti, Sub
@@ -229,3 +230,35 @@ def test_a_leg_that_has_not_joined_may_wait_as_long_as_its_newest_token_lives(wo
     assert isinstance(ann.ask(control.TokenUpdate(tok=token.mint(newer, ISSUER))), control.Ok)
     world.run(200)
     assert isinstance(ann.join(), control.Joined)
+
+
+@pytest.fixture
+def two() -> Two:
+    return Two(World(), World(seed=2))
+
+
+def handed(two: Two, one: Client, is_nobodys: bool = False) -> bytes:
+    node = two.old.engine.node
+    call = node.calls[one.cid]
+    blob = seal(node, call, None if is_nobodys else call.seats[one.index])
+    assert blob is not None
+    return blob
+
+
+def test_a_ticket_of_another_node_lets_its_owner_in_with_the_rights_it_names(two):
+    ann, _ = two.old.talking(key=True)
+    again = two.go(ann, handed(two, ann))
+    assert again.closed is None
+    assert again.last(control.Welcome).lim.up == 512
+    assert two.new.engine.calls == 0, "nothing is taken up before the rejoin"
+
+
+def test_where_the_place_is_known_its_own_rights_count(two):
+    ann, _ = two.old.talking(key=True)
+    two.tell()
+    assert two.go(ann, handed(two, ann)).closed is None
+
+
+def test_a_ticket_of_another_node_that_is_nobodys_opens_nothing(two):
+    ann, _ = two.old.talking(key=True)
+    assert two.go(ann, handed(two, ann, is_nobodys=True)).closed is ErrorCode.RESUME_UNKNOWN

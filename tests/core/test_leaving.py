@@ -115,3 +115,28 @@ def test_a_leg_that_opens_late_is_closed_with_the_rest(world):
     assert late.closed is None
     world.feed(ev.DrainRequested())
     assert late.closed is ErrorCode.DRAIN_TIMEOUT
+
+
+def test_a_call_that_rings_is_asked_at_once_and_who_is_away_not_at_all(world):
+    world.talking()
+    for _ in range(3):
+        ann, bob = world.pair()
+    bob.lose()
+    world.feed(ev.DrainRequested())
+    world.feed(ev.DrainRequested())
+    assert ann.all(control.Drain) != []
+    assert bob.all(control.Drain) == []
+
+
+def test_a_call_that_is_over_but_not_recorded_is_asked_for_nothing(world):
+    ann, bob = world.talking()
+    call = world.engine.node.calls[ann.cid]
+    call.flows[99, 1] = call.seats[0]  # a counter that is still on its way
+    ann.hangup()
+    eve, _ = world.talking()
+    world.feed(ev.DrainRequested())
+    world.feed(ev.DrainRequested())
+    world.run(1)
+    assert bob.all(control.Drain) == []
+    assert eve.all(control.Drain) != []
+    del call.flows[99, 1]

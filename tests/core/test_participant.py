@@ -215,3 +215,19 @@ def test_legs_carry_the_same_three_times_in_half_a_minute_at_most():
     assert not one.unite(2, 14.0)
     one.divide(2, "up", 20.0)
     assert one.beside.settles == 20.5
+
+
+@pytest.mark.parametrize(
+    ("state", "away", "rings"),
+    [(Presence.AWAY, 5.0, False), (Presence.ABSENT, 5.0, True), (Presence.LEFT, None, False)],
+)
+def test_somebody_known_from_another_node_is_away_since_then(state, away, rings):
+    claims = World().call().claims()
+    one = Participant.expected(
+        1, claims, LimitsConfig(), 9.0, 100.0, state=state, since=5.0, ever_accepted=True
+    )
+    assert (one.state, one.away_at, one.is_expected, one.ever_accepted) == (state, away, True, True)
+    assert (one.left_wall is not None) == (state is Presence.LEFT)
+    assert (one.accept_by() is not None) == rings
+    one.on_joined(claims, 7, 10.0)
+    assert not one.is_expected

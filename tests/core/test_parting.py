@@ -1,6 +1,6 @@
 import pytest
 
-from pair import World
+from pair import Two, World
 from relay.core import events as ev
 from relay.core.leg import LINGER_S
 from relay.errors import ErrorCode
@@ -130,3 +130,25 @@ def test_who_never_comes_back_or_never_accepts_leaves_a_group_with_the_right_wor
     world.run(45, alive=(ann,))
     assert (ann.last(control.Peer).p, ann.last(control.Peer).why) == (1, "failed")
     assert ann.closed is None
+
+
+def test_what_ends_after_somebody_moved_has_moved_and_those_who_stayed_hear_that_it_failed():
+    world = World()
+    ann, bob = world.talking()
+    ann.ask(control.Moved(c=ann.cid, ok=True))
+    world.run(31)
+    world.run(91)
+    assert bob.last(control.Ended).why == "failed"
+    assert world.records[0].outcome == "moved"
+    assert world.kinds()[-1] == "call.moved"
+    assert world.engine.counters["call_moved", "out"] == 1
+
+
+def test_a_call_that_nobody_came_for_ends_without_record_event_or_memory():
+    two = Two(World(), World(seed=2))
+    ann, _ = two.old.talking(key=True)
+    two.tell()
+    two.run(91)
+    assert two.new.engine.calls == 0
+    assert two.new.records == two.new.events == []
+    assert not two.new.engine.node.ended.knows(ann.cid, two.new.now, two.new.wall)

@@ -1,6 +1,6 @@
 import pytest
 
-from relay.core.ringing import CLOSE_CODES, ENDINGS, Cause, Glare, Ringing, Why, ending
+from relay.core.ringing import CLOSE_CODES, ENDINGS, Cause, Glare, Ringing, Why, ending, told
 from relay.errors import ErrorCode
 from relay.protocol.ids import CallId
 
@@ -55,3 +55,8 @@ def test_a_call_that_is_answered_or_over_meets_nobody():
     ringing.on_settled(OTHER)
     assert ringing.on_ring(HIGH, [PAIR]) is None
     assert len(ringing) == 1
+
+
+def test_every_end_has_a_word_on_the_wire():
+    assert {told(why) for why in Why} == {why.value for why in Why} - {"moved"}
+    assert told(Why.MOVED) == "failed"

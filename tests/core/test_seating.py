@@ -1,6 +1,6 @@
 import pytest
 
-from pair import ADULT, TEEN, World, config
+from pair import ADULT, TEEN, Two, World, config
 from relay.config import LimitsConfig
 from relay.core import events as ev
 from relay.errors import ErrorCode
@@ -152,3 +152,13 @@ def test_who_changes_ways_all_the_time_is_left_with_the_leg_that_takes_all(world
     assert (ann.closed, again.closed) == (ErrorCode.MOVED, None)
     assert world.engine.node.device_quota.held((ann.cid, ann.sub)) == 1
     world.check()
+
+
+def test_the_first_to_sit_down_in_a_call_of_another_node_makes_it_ours():
+    two = Two(World(), World(seed=2))
+    ann, bob = two.old.talking(key=True)
+    two.tell()
+    assert two.new.kinds() == []
+    for one in (ann, bob):
+        two.go(one, one.ticket).rejoin()
+    assert two.new.kinds().count("call.adopted") == 1
