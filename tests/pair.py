@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from relay.config import Config, NodeConfig
 from relay.core import events as ev
+from relay.core.handover import seal
 from relay.core.relay import EngineKeys, Relay
 from relay.edge.lane_py import PyLane
 from relay.errors import ErrorCode, PeerError
@@ -460,8 +461,9 @@ class Two:
     def tell(self) -> None:
         """The old node says of its calls what its other generation hears."""
         self.old.feed(ev.Tick())
-        for call in self.old.engine.call_ids():
-            ticket = self.old.engine.describe(call)
+        node = self.old.engine.node
+        for call in [call for call in node.calls.values() if not call.is_over]:
+            ticket = seal(node, call, None)
             assert ticket is not None
             self.new.feed(ev.CallTold(ticket))
 

@@ -5,6 +5,7 @@ Must never live here: taking a call up (adoption.py), who a leg is (door.py).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from relay.core.call import Call
@@ -31,7 +32,9 @@ KEPT: Final = (Fact.ADMITTED, Fact.MUTED, Fact.HARD_MUTED)
 def seal(node: Node, call: Call, bearer: Participant | None) -> bytes | None:
     """A ticket for this person's place, or for nobody. None: the call is too large for one."""
     body = describe(node, call, None if bearer is None else bearer.index)
-    call.handed_at = max(body.made, call.handed_at or 0)  # what comes back to us says nothing new
+    # Of two tickets the younger counts; what comes back to us says nothing new.
+    call.handed_at = max(body.made, (call.handed_at or 0) + 1)
+    body = replace(body, made=call.handed_at)
     try:
         return handover.seal(body, node.keys.ticket_keys[0], node.draw(NONCE_SIZE))
     except LocalError:

@@ -376,8 +376,10 @@ def test_times_are_those_of_the_first_node(two):
 
 def told(two: Two, one: Client, **changes: object) -> None:
     """The new node hears a later word of the old one about this call."""
-    body = telling.describe(two.old.engine.node, two.old.engine.node.calls[one.cid], None)
-    changed = dataclasses.replace(body, **changes)
+    call = two.old.engine.node.calls[one.cid]
+    body = telling.describe(two.old.engine.node, call, None)
+    younger = max(body.made, (call.handed_at or 0) + 1)  # than what it said last, as `seal` makes it
+    changed = dataclasses.replace(body, **{"made": younger, **changes})
     two.new.feed(ev.CallTold(handover.seal(changed, TICKET_KEY, two.old.random.randbytes(24))))
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from core.test_adoption import Two, tell
-from pair import World, config
+from core.test_adoption import CONFIG
+from pair import Two, World, config
 from relay.config import ClientLists, LimitsConfig
 from relay.core import events as ev
 from relay.core.pulse import LOOK_S, PATIENCE_S, READY_S
@@ -520,7 +520,7 @@ def test_a_pulse_leaves_nothing_behind(world):
 
 
 def test_a_call_that_moves_is_counted_where_it_ends_and_its_beginning_where_it_began():
-    two = Two()
+    two = Two(World(CONFIG), World(CONFIG, seed=2))
     ann, bob = two.old.talking(key=True)
     hear(two.old, ann, bob)
     two.old.run(BEGUN, alive=(ann, bob))
@@ -545,7 +545,7 @@ def test_a_call_that_moves_is_counted_where_it_ends_and_its_beginning_where_it_b
 
 
 def test_a_call_that_rings_on_at_another_node_is_answered_there_and_no_attempt_of_its():
-    two = Two()
+    two = Two(World(CONFIG), World(CONFIG, seed=2))
     ann, bob = two.old.pair(key=True)
     two.drain()
     ann2, bob2 = two.move(ann), two.move(bob)
@@ -564,7 +564,7 @@ def test_a_call_that_rings_on_at_another_node_is_answered_there_and_no_attempt_o
 
 
 def test_a_call_that_rings_on_elsewhere_and_is_not_answered_is_nobodys_attempt_here():
-    two = Two()
+    two = Two(World(CONFIG), World(CONFIG, seed=2))
     ann, bob = two.old.pair(key=True)
     two.drain()
     ann2, _ = two.move(ann), two.move(bob)
@@ -574,7 +574,7 @@ def test_a_call_that_rings_on_elsewhere_and_is_not_answered_is_nobodys_attempt_h
 
 
 def test_a_call_that_moves_before_its_first_word_is_no_failed_set_up():
-    two = Two()
+    two = Two(World(CONFIG), World(CONFIG, seed=2))
     ann, bob = two.old.talking(key=True)
     two.old.run(5.0, alive=(ann, bob))
     two.drain()
@@ -585,9 +585,9 @@ def test_a_call_that_moves_before_its_first_word_is_no_failed_set_up():
 
 
 def test_a_call_that_was_announced_and_to_which_nobody_came_is_none():
-    two = Two()
+    two = Two(World(CONFIG), World(CONFIG, seed=2))
     two.old.talking(key=True)
-    tell(two)
+    two.tell()
     (call,) = two.new.engine.node.calls.values()
     two.new.engine.vitals.on_muted(call, 0)
     two.run(91)
