@@ -43,6 +43,15 @@ def test_what_stays_two_seconds_after_senders_were_asked_for_little_is_not_their
     assert after(*[80.0] * 11, lowered_at=0.0, is_tight=True).bearable(2.0) == 80.0
 
 
+def test_of_what_stands_the_most_is_borne_until_it_stood_too_long_ago():
+    standing = after(*[80.0] * 11, 90.0, 70.0, 70.0, lowered_at=0.0, is_tight=True)
+    assert standing.bearable(2.6) == 90.0
+    later = 2.6 + CONFIG.probation_s
+    assert standing.bearable(later) == CONFIG.queue_ms
+    standing.on_queue(70.0, 0.0, later, is_tight=True, is_draining=False)
+    assert standing.bearable(later) == 70.0
+
+
 def test_what_drains_does_not_stand():
     assert after(*range(200, 80, -5), lowered_at=0.0, is_tight=True).bearable(5.0) == CONFIG.queue_ms
 

@@ -1,5 +1,7 @@
 """The ladder: one step down a second, one up in five, and patience after a step up that failed."""
 
+from math import inf
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +16,27 @@ def test_the_ladder_lengthens_packets_before_it_lowers_the_rate():
     assert ladder(CONFIG) == ((24_000, 20), (24_000, 40), (24_000, 60), (16_000, 60), (12_000, 60))
     assert len(ladder(CONFIG)) == LOWEST + 1
     assert ladder(CONFIG)[LONG_PACKETS].ptime == 60
+
+
+def test_what_is_asked_for_follows_the_level():
+    steps = Steps(CONFIG)
+    asked = [steps.asked]
+    for now in range(LOWEST):
+        steps.down(float(now), to=LOWEST)
+        asked.append(steps.asked)
+    assert tuple(asked) == ladder(CONFIG)
+
+
+def test_the_newest_step_down_is_remembered_and_neither_a_refused_one_nor_a_step_up_counts():
+    steps = Steps(CONFIG)
+    assert steps.lowered_at == -inf
+    steps.down(3.0, to=1)
+    steps.down(3.5, to=2)
+    assert steps.lowered_at == 3.0
+    steps.up(8.0, to=0)
+    assert (steps.level, steps.lowered_at) == (0, 3.0)
+    steps.undo(9.0)
+    assert steps.lowered_at == 9.0
 
 
 def test_steps_down_are_a_second_apart():

@@ -39,6 +39,15 @@ def test_a_call_is_poor_once_however_many_directions_are():
     assert tallies.mos.bounds == MOS
 
 
+def test_what_nobody_measured_is_not_counted_as_good():
+    tallies = Tallies()
+    tallies.on_window(replace(FINE, gaps=2, lost_down=None), "quic")
+    assert (tallies.gaps, dict(tallies.loss)) == (2, {})
+    tallies.on_call([summary(late=None, silence=4000.0)], 3.0)  # that nothing came was seen all the same
+    assert tallies.mos.cumulative()[-1] == 0
+    assert (tallies.judged, tallies.one_way) == (1, 1)
+
+
 def test_a_copy_stays_as_it_was():
     tallies = Tallies()
     tallies.on_window(replace(FINE, gaps=2, lost_down=0.01), "quic")

@@ -70,6 +70,20 @@ def test_a_way_on_which_all_was_well_for_long_is_over():
     assert not life.way.is_over(life.now)
 
 
+def test_a_way_is_looked_at_again_for_as_long_when_somebody_tells_of_trouble():
+    life = Life(armed_s=10.0)
+    life.pass_(60)
+    assert life.way.is_over(life.now)
+    life.way.on_trouble(life.now)
+    assert not life.way.is_over(life.now + 9.9)
+    assert life.way.is_over(life.now + 10.0)
+
+
+def test_the_time_between_two_looks_is_told_at_the_second():
+    way = Way(AdaptConfig())
+    assert [way.since_look(now) for now in (100.0, 100.25, 101.0)] == [0.0, 0.25, 0.75]
+
+
 def test_a_queue_that_stood_before_anybody_looked_is_seen():
     life = Life()
     life.measure = FINE._replace(rtt=(0.14, 0.14, 0.0, 0.04))
@@ -122,6 +136,22 @@ def test_round_trips_that_grow_are_a_queue():
         orders = life.pass_(rtt=0.04 + 0.03 * (turn + 1))
     assert orders.state is State.CONGESTED
     assert orders.mode is Mode.OFF
+
+
+def test_what_overflowed_is_not_held_against_a_way_whose_queue_is_gone():
+    life = Life()
+    life.pass_(20)
+    for turn in range(6):
+        orders = life.pass_(rtt=0.04 + 0.03 * (turn + 1), lost=3)
+    assert orders.state is State.CONGESTED
+    while orders.state is State.CONGESTED:
+        overflowed = life.way.loss
+        orders = life.pass_()
+    assert overflowed > 0.01  # from which a way is lossy
+    assert (orders.state, life.way.loss) == (State.CLEAN, None)
+    for _ in range(20):
+        assert life.pass_().state is State.CLEAN
+    assert life.way.loss == 0
 
 
 def test_so_long_as_packets_reach_the_listener_in_time_it_is_not_the_way_down_that_is_full():
