@@ -167,3 +167,41 @@ def test_a_lossy_listener_gets_redundancy_and_one_who_is_let_go_all_there_is(wor
     while world.engine.watched():
         pass_(world, bob.leg, 1)
     assert shapes(world)[-1] == ev.Shape()
+
+
+def test_it_is_known_how_many_ways_stand_in_which_state(world):
+    ann, bob = world.talking()
+    assert world.engine.ways == {}
+    pass_(world, bob.leg, 20)
+    assert world.engine.ways == {"clean": 1}
+    pass_(world, bob.leg, 5, lost=3)
+    assert world.engine.ways == {"lossy_b": 1}
+    ann.hangup()
+    assert world.engine.ways == {}
+
+
+def miss(client):
+    """The listener says that something did not come."""
+    nack = datagram.encode_datagram(datagram.Nack(1, 0, 7, 0b101))
+    client.world.feed(ev.DatagramReceived(client.leg, nack))
+
+
+def test_a_way_that_its_listener_complains_of_is_looked_at_until_it_was_well_for_half_a_minute(world):
+    _, bob = world.talking()
+    miss(bob)
+    assert world.engine.watched() == [bob.leg]
+    pass_(world, bob.leg, 148)
+    assert [order.repair.mode for order in orders(world)] == [Mode.REPEATS]
+    pass_(world, bob.leg, 4)
+    assert world.engine.watched() == []
+
+
+def test_a_complaint_of_a_way_that_is_looked_at_already_begins_the_half_minute_anew(world):
+    _, bob = world.talking()
+    pass_(world, bob.leg, 100)
+    miss(bob)
+    pass_(world, bob.leg, 148)
+    assert world.engine.watched() == [bob.leg]
+    pass_(world, bob.leg, 2)
+    assert world.engine.watched() == []
+    assert len(orders(world)) == 2

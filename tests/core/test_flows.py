@@ -33,3 +33,29 @@ def test_freeing_what_is_not_in_use_is_a_bug():
     flows = FlowNumbers(rest_s=30.0)
     with pytest.raises(LocalError):
         flows.free(1, 0.0)
+
+
+def test_numbers_in_use_elsewhere_are_taken_and_those_below_them_rest():
+    flows = FlowNumbers(rest_s=30.0)
+    flows.take([2, 5], 1.0)
+    assert len(flows) == 2
+    assert flows.next_free() == 31.0
+    assert [flows.allot(1.0) for _ in range(6, LAST + 1)] == list(range(6, 63))
+    assert flows.allot(30.9) is None
+    assert [flows.allot(31.0) for _ in range(4)] == [1, 3, 4, None]
+    flows.free(5, 40.0)
+    assert flows.allot(70.0) == 5
+
+
+def test_taking_none_changes_nothing():
+    flows = FlowNumbers(rest_s=30.0)
+    flows.take([], 1.0)
+    assert (len(flows), flows.next_free(), flows.allot(1.0)) == (0, None, 1)
+
+
+@pytest.mark.parametrize("flow", [0, 63])
+def test_what_is_no_flow_number_cannot_be_taken(flow):
+    flows = FlowNumbers(rest_s=30.0)
+    with pytest.raises(LocalError):
+        flows.take([1, flow], 0.0)
+    assert (len(flows), flows.allot(0.0)) == (0, 1)

@@ -77,6 +77,17 @@ def test_a_sender_that_was_told_nothing_or_the_usual_does_the_usual():
     assert teller.is_usual
 
 
+def test_what_was_told_last_is_known_and_before_that_what_is_usual():
+    teller = Teller(USUAL)
+    assert teller.told == USUAL
+    teller.on_hint(LOW, 0.0)
+    assert teller.told == LOW
+    teller.on_hint(LONG, 0.5)  # too soon to be told
+    assert teller.told == LOW
+    teller.on_hint(USUAL, TTL_S)
+    assert teller.told == USUAL
+
+
 ANY = st.builds(
     Hint, st.integers(6_000, 64_000), st.sampled_from([20, 40, 60]), st.integers(0, 30), st.integers(0, 2),
     st.booleans(),

@@ -66,3 +66,30 @@ def test_somebody_who_left_hears_nobody(world):
     ann.hangup()
     mend(world, ann.leg, 3)
     assert asked(bob) == []
+
+
+def test_a_mended_voice_that_went_away_is_not_held_for(world):
+    ann, bob = world.talking()
+    mend(world, ann.leg, 3)
+    assert asked(bob) == [130]
+    ann.lose()
+    pass_(world, bob.leg, 1)
+    assert asked(bob) == [130, 0]
+
+
+def test_of_a_voice_whose_leg_nobody_knows_any_more_nothing_is_expected_though_its_flow_is_open(world):
+    ann, bob = world.talking()
+    mend(world, ann.leg, 3)
+    node = world.engine.node
+    node.forget_leg(node.legs[ann.leg])
+    assert ann.index in node.calls[bob.cid].seats[bob.index].hearing
+    pass_(world, bob.leg, 1)
+    assert asked(bob) == [130, 0]
+
+
+def test_switched_off_a_leg_without_a_call_is_asked_for_nothing(world):
+    ann, bob = world.talking()
+    lonely = world.client(world.call().token()).open()
+    mend(world, ann.leg, 3)
+    world.feed(ev.ConfigChanged(replace(world.config, adapt=OFF)))
+    assert (asked(bob), asked(lonely)) == ([130, 0], [])

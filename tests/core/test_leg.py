@@ -51,3 +51,12 @@ def test_a_newer_token_prolongs_the_patience_of_a_leg_that_has_not_joined():
     one.on_entered(CallId(bytes(16)), 0, 1)
     one.on_renewed(newer, None, 350.0)
     assert one.next_deadline() is None
+
+
+def test_the_round_trip_is_what_acknowledgements_tell_and_else_what_a_ping_measured():
+    one = leg()
+    assert one.round_trip is None
+    one.rtt = 0.2
+    assert one.round_trip == 0.2
+    one.path_rtt = 0.04
+    assert one.round_trip == 0.04
