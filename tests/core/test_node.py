@@ -119,3 +119,15 @@ def test_a_reload_moves_the_ceilings_and_the_table(node):
 
 def test_a_running_node_is_not_closing(node):
     assert not node.is_closing
+
+
+def test_a_changed_call_is_noted_only_where_calls_are_remembered(node):
+    world = World()
+    ann, _ = world.pair()
+    call = world.engine.node.calls[ann.cid]
+    node.note_change(call)
+    assert list(node.changed) == []
+    node.remembers = True
+    for _ in range(2):
+        node.note_change(call)
+    assert list(node.changed) == [ann.cid]

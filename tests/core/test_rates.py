@@ -21,6 +21,13 @@ def test_what_is_older_than_a_second_is_gone():
     assert ByteRate().bps(0.0) == 0
 
 
+def test_nothing_passing_is_no_change():
+    rate = ByteRate()
+    rate.on_bytes(1000, 0.05)
+    rate.on_bytes(0, 5.0)
+    assert rate.bps(0.9) == 8_000
+
+
 def test_the_length_of_packets_is_told_from_how_many_came_in_how_long():
     before = 20
     for packets, ms, ptime in (

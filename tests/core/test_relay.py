@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+from core.test_adapting import ON
 from pair import CLUSTER, ISSUER, KID, PUBLIC, TICKET_KEY, World, config
 from relay.config import IssuerConfig, LimitsConfig, NodeConfig, TokenConfig
 from relay.core import events as ev
@@ -220,6 +221,25 @@ def test_a_ping_datagram_is_answered_with_our_clock(world):
     assert datagram.decode_datagram(ann.datagrams[0]) == datagram.Pong(1, 2, 12_500)
 
 
+def test_a_tally_says_which_pings_came(world):
+    ann, _ = world.pair()
+    for seq in (10, 11, 13):
+        world.feed(ev.DatagramReceived(ann.leg, datagram.encode_datagram(datagram.Ping(1, seq))))
+    world.feed(ev.DatagramReceived(ann.leg, datagram.encode_datagram(datagram.Tally(10))))
+    assert datagram.decode_datagram(ann.datagrams[-1]) == datagram.Tallied(10, 0b1011)
+
+
+def test_a_listeners_request_is_the_lanes_and_its_way_is_counted_among_those_looked_at():
+    world = World(config(adapt=ON))
+    _, bob = world.talking()
+    assert world.engine.ways == {}
+    wish = datagram.Nack(1, 0, 7, 0b101)
+    world.feed(ev.DatagramReceived(bob.leg, datagram.encode_datagram(wish)))
+    assert world.outputs[-1] == ev.Resend(bob.leg, wish)
+    assert world.engine.ways == {"clean": 1}
+    assert world.engine.watched() == [bob.leg]
+
+
 @pytest.mark.parametrize("data", [b"\0", b"\0\x01\x00", b"\x01\x02", b"\0" * 2000])
 def test_a_damaged_datagram_is_counted_and_never_fatal(world, data):
     ann, _ = world.pair()
@@ -403,6 +423,24 @@ def test_the_drains_deadlines_are_kept(world):
         world.feed(ev.DrainRequested())
     world.run(1)
     assert world.is_stopped
+
+
+def test_what_one_process_remembers_the_next_takes_up_and_asks_its_people_back(world):
+    world.engine.remember()
+    ann, bob = world.talking()
+    kept = {out.call: out.data for out in world.outputs if isinstance(out, ev.Remember)}
+    assert list(kept) == [ann.cid]
+    new = World(seed=2)
+    new.clients = world.clients
+    new.feed(ev.CallsRemembered(kept, {ann.leg: 0.0, bob.leg: 0.0}, 0.0))
+    assert new.engine.calls_by_stage == {"active": 1}
+    assert new.engine.legs == {"in_call": 2}
+    new.run(1.0)
+    for one in (ann, bob):
+        notice = datagram.decode_datagram(one.datagrams[0])
+        assert isinstance(notice, datagram.NewestWins)
+        assert notice.body == control.Drain(in_ms=0, by_ms=30_000)
+    new.check()
 
 
 def test_many_deadlines_at_once_are_kept_a_few_at_a_time(world):

@@ -150,6 +150,16 @@ def test_stars_and_reports_become_events(world):
     assert report.data == {"call": call, "sub": sub, "peer": bob.sub.hex(), "reason": "abuse"}
 
 
+def test_stars_during_a_call_are_in_its_record_and_later_ones_are_told_apart(world):
+    ann, bob = world.talking()
+    assert isinstance(ann.ask(control.Feedback(c=ann.cid, stars=4)), control.Ok)
+    ann.hangup()
+    assert [one.quality.get("stars") for one in world.records[0].participants] == [4.0, None]
+    assert not any(isinstance(output, ev.Rated) for output in world.outputs)
+    assert isinstance(bob.ask(control.Feedback(c=bob.cid, stars=2)), control.Ok)
+    assert ev.Rated(bob.cid.hex(), bob.sub.hex(), 2) in world.outputs
+
+
 def test_a_report_of_nobody_is_refused_and_too_many_are_limited(world):
     ann, _ = world.talking()
     assert refused(ann.ask(control.Report(c=ann.cid, p=9, reason="x"))) is ErrorCode.NOT_IN_CALL
