@@ -57,6 +57,7 @@ def notify(*lines: str, fds: Sequence[int] = (), environ: MutableMapping[str, st
         return False
     address = "\0" + path[1:] if path.startswith("@") else path
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        sock.setblocking(False)  # a manager that does not read must never hold the daemon up
         try:
             sock.sendmsg(["\n".join(lines).encode()], _rights(fds), 0, address)
         except OSError:

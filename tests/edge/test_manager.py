@@ -105,3 +105,12 @@ def test_what_is_stored_goes_as_descriptors_and_replaces_what_was_there(tmp_path
 
 def test_nothing_is_stored_without_a_manager() -> None:
     assert not manager.store("kept-udp", [0], environ={})
+
+
+def test_a_manager_that_does_not_read_never_holds_the_daemon_up(tmp_path: Path) -> None:
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as unread:
+        unread.bind(path)
+        told = [manager.notify("STATUS=busy", environ={"NOTIFY_SOCKET": path}) for _ in range(2_000)]
+    assert told[0]
+    assert not told[-1]

@@ -845,8 +845,8 @@ GUARDS: Final = [
     _guard(
         "a packet is copied each time it comes",
         ROUTES,
-        "return None if flow.is_new(kid, ctr) else DropReason.DUPLICATE",
-        "return None",
+        "return header if flow.is_new(kid, ctr) else DropReason.DUPLICATE",
+        "return header",
         "MEDIA/a packet seen before",
         "MEDIA/a repeat of a packet that came",
     ),
@@ -1119,14 +1119,14 @@ GUARDS: Final = [
     _guard(
         "whoever finds a ticket takes the place of its owner",
         DOOR,
-        "if body.cnf is None:",
+        "if place.cnf is None:",
         NEVER,
         "RESUMES/a ticket without key, and no token beside it",
     ),
     _guard(
         "a ticket needs no proof of its key",
         DOOR,
-        "        admission.check_pop(seat.claims, proof)\n",
+        "        admission.check_pop(held.claims, proof)\n",
         "",
         "RESUMES/a ticket shown by somebody without the key",
         "RESUMES/a ticket without a proof",
@@ -1134,7 +1134,7 @@ GUARDS: Final = [
     _guard(
         "anybody's token goes with anybody's ticket",
         DOOR,
-        "if (claims.cid, claims.sub, claims.cnf) != (body.c, body.sub, body.cnf):",
+        "if (claims.cid, claims.sub, claims.cnf) != (place.call, place.sub, place.cnf):",
         NEVER,
         "RESUMES/a ticket beside a token of somebody else",
     ),
