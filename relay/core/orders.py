@@ -137,9 +137,9 @@ class Orders:
                 node.close_leg(leg, error.code)
 
     def _call(self, cid: CallId | None) -> Call:
-        if cid is not None:
-            self._node.recall(cid)
-        call = None if cid is None else self._node.calls.get(cid)
+        assert cid is not None  # the codec lets no order about a call in that names none
+        self._node.recall(cid)
+        call = self._node.calls.get(cid)
         if call is None or call.is_over:
             raise PeerError(ErrorCode.CALL_NOT_FOUND, "no such call")
         return call

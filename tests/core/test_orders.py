@@ -194,16 +194,6 @@ def test_a_command_about_nobody_is_refused_and_recorded(world):
     ]
 
 
-def test_an_order_about_a_call_that_names_none_finds_none(world, monkeypatch):
-    ann, bob = world.talking()
-    raw = command.mint(order(world, op="end", ru=None, cid=ann.cid), ISSUER)
-    nameless = order(world, op="end", ru=None)  # the codec lets no such order in
-    monkeypatch.setattr(orders.command, "verify", lambda *_: nameless)
-    assert world.command_raw(raw) is ErrorCode.CALL_NOT_FOUND
-    assert (ann.closed, bob.closed) == (None, None)
-    assert world.records == []
-
-
 def test_no_event_names_a_person_or_the_command_socket(world):
     world.command("revoke", ru=PersonId(b"p" * 16))
     assert (b"p" * 16).hex() not in repr(world.events)

@@ -7,11 +7,11 @@ import random
 
 import pytest
 
+from lanes import LANES, make_lane
 from relay.edge.cells import Cells
 from relay.edge.keep import FIRST, LEG_BYTES, Keep
-from relay.edge.marks import BLOCK, STEP, Marks
-from relay.edge.path import Path
-from relay.quic.space import Lent
+from relay.edge.marks import BLOCK, STEP
+from relay.quic.space import Lent, PathState
 
 CALL = bytes(range(16))
 
@@ -138,21 +138,18 @@ def test_another_file_is_not_taken_for_one_of_ours() -> None:
             Keep.of(fd)
 
 
-def numbers(lane: str) -> tuple[Keep, Path]:
+def numbers(lane: str) -> tuple[Keep, PathState]:
     keep = Keep.make(8, 1)
-    if lane == "native":
-        native = pytest.importorskip("relay.edge.lane_native").NativeLane()
-        native.use_marks(keep.fd, keep.count)
-        path = native.open_path(1)
-    else:
-        path = Path(Marks(keep.fd, keep.count))
+    made = make_lane(lane)
+    made.use_marks(keep.fd, keep.count)
+    path = made.open_path(1)
     place = keep.take(1)
     assert place is not None
     path.keep(place)
     return keep, path
 
 
-@pytest.mark.parametrize("lane", ["python", "native"])
+@pytest.mark.parametrize("lane", LANES)
 def test_no_number_is_used_before_it_was_noted(lane: str) -> None:
     keep, path = numbers(lane)
     place = keep.place(1)
@@ -168,7 +165,7 @@ def test_no_number_is_used_before_it_was_noted(lane: str) -> None:
     assert highest > BLOCK
 
 
-@pytest.mark.parametrize("lane", ["python", "native"])
+@pytest.mark.parametrize("lane", LANES)
 def test_what_came_is_noted_often_enough_for_a_number_of_one_byte(lane: str) -> None:
     keep, path = numbers(lane)
     place = keep.place(1)
@@ -179,7 +176,7 @@ def test_what_came_is_noted_often_enough_for_a_number_of_one_byte(lane: str) -> 
     assert 0 <= 499 - came <= STEP
 
 
-@pytest.mark.parametrize("lane", ["python", "native"])
+@pytest.mark.parametrize("lane", LANES)
 def test_there_are_no_places_but_those_of_the_file(lane: str) -> None:
     keep, path = numbers(lane)
     with pytest.raises(ValueError, match="no such place"):
