@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::mem;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -27,6 +27,9 @@ use crate::turn::{put_channel_data, put_data_indication};
 
 /// Packets that wait for the loop to write them to a client's stream: more are a burst that it will not take.
 pub const STREAM_QUEUE: usize = 64;
+
+/// Packets by one channel after which its peer is worth a socket of its own: a second of audio.
+const STEADY: u32 = 50;
 
 /// How the client is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,8 @@ pub struct Relay {
     pub(crate) guess: AtomicUsize,
     /// Its STUN packets in the loop's queue.
     pub(crate) waiting: AtomicUsize,
+    /// A channel has just come to `STEADY` packets.
+    is_steady: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -81,6 +86,8 @@ struct Channel {
     number: u16,
     peer: SocketAddr,
     until: f64,
+    /// Packets that the client sent by it.
+    sent: u32,
 }
 
 struct Budget {
@@ -130,16 +137,18 @@ impl State {
         known.then_some(()).ok_or(Reason::NoPermission)
     }
 
-    /// The peer that a client names, if it may send there now.
-    fn peer(&self, named: Named, now: f64) -> Result<SocketAddr, Reason> {
+    /// The peer that a client names, if it may send there now; and how often it did by this channel.
+    fn peer(&mut self, named: Named, now: f64) -> Result<(SocketAddr, u32), Reason> {
         match named {
             Named::Channel(number) => {
-                let mut channels = self.channels.iter();
+                let mut channels = self.channels.iter_mut();
                 let bound =
                     channels.find(|channel| channel.number == number && now < channel.until);
-                bound.map(|channel| channel.peer).ok_or(Reason::NoChannel)
+                let channel = bound.ok_or(Reason::NoChannel)?;
+                channel.sent = channel.sent.saturating_add(1);
+                Ok((channel.peer, channel.sent))
             }
-            Named::Peer(peer) => self.is_permitted(peer.ip(), now).map(|()| peer),
+            Named::Peer(peer) => self.is_permitted(peer.ip(), now).map(|()| (peer, 0)),
         }
     }
 
@@ -193,6 +202,7 @@ impl Relay {
             door,
             guess: AtomicUsize::new(1),
             waiting: AtomicUsize::new(0),
+            is_steady: AtomicBool::new(false),
             state: Mutex::new(State {
                 is_open: true,
                 permissions: Few::new(),
@@ -227,11 +237,16 @@ impl Relay {
     /// The number stands for this peer until then, and for no other.
     pub fn bind_channel(&self, number: u16, peer: SocketAddr, until: f64) {
         let channels = &mut self.state.lock().channels;
+        let before = channels
+            .iter()
+            .find(|known| known.number == number && is_same(&known.peer, &peer));
+        let sent = before.map_or(0, |known| known.sent);
         channels.retain(|known| known.number != number && !is_same(&known.peer, &peer));
         channels.push(Channel {
             number,
             peer,
             until,
+            sent,
         });
     }
 
@@ -273,7 +288,10 @@ impl Relay {
         let open = state.open().and(named);
         let peer = open.and_then(|named| state.peer(named, now));
         let within = peer.and_then(|peer| state.up.take(size, now).map(|()| peer));
-        let verdict = within.and_then(route);
+        if within.is_ok_and(|(_, sent)| sent == STEADY) {
+            self.is_steady.store(true, Ordering::Relaxed);
+        }
+        let verdict = within.and_then(|(peer, _)| route(peer));
         let counted = verdict.as_ref().map(|_| size).map_err(|reason| *reason);
         count(&mut state.traffic.up, &mut all.up, counted);
         verdict
@@ -351,6 +369,11 @@ impl Relay {
     }
 
     // ------------------------------------------------------------ its socket
+
+    /// True once for each channel that came to `STEADY` packets.
+    pub(crate) fn turns_steady(&self) -> bool {
+        self.is_steady.load(Ordering::Relaxed) && self.is_steady.swap(false, Ordering::Relaxed)
+    }
 
     /// How many packets to ask the socket for.
     pub(crate) fn ask(&self) -> usize {

@@ -166,6 +166,15 @@ impl Relays {
         Some(relay)
     }
 
+    /// Send to this peer by a socket of its own, where one can be had: it gets most of what an allocation sends.
+    pub(crate) fn approach(&self, relay: &Relay, peer: &SocketAddr) {
+        let Some(door) = &relay.door else { return };
+        let table = self.table.read(); // nobody else becomes its watch meanwhile
+        if door.approach(peer).unwrap_or(false) && table.numbers.contains_key(&relay.number) {
+            let _ = watch(&table.watches, relay); // there is room: its first socket is there
+        }
+    }
+
     /// The allocation of this number.
     pub fn get(&self, number: u64) -> Option<Arc<Relay>> {
         self.table.read().numbers.get(&number).cloned()

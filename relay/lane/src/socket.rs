@@ -31,7 +31,7 @@ use std::ptr;
 use std::time::Duration;
 
 use apart::Apart;
-pub use door::{Door, Exit, Ready, Watch};
+pub use door::{Door, Exit, Ready, Side, Watch};
 pub use marks::{Mark, Marks};
 pub use prefetch::prefetch;
 pub use ring::{Received, Ring};

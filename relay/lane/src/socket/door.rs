@@ -1,7 +1,7 @@
 //! Sockets of which there are many and which are mostly silent: one for each relayed address.
 //!
 //! ```text
-//! Door    a duplicate of its descriptor, for all threads
+//! Door    a duplicate of its descriptor, for all threads; beside it one connected to the peer that gets most
 //! Watch   epoll: which of a thread's share have packets
 //! Exit    several packets by one door in one sendmmsg, each to its own peer
 //! ```
@@ -12,35 +12,113 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::OnceLock;
 
 use super::raw::{header, piece, Name};
-use super::{check, duplicate, Poll, Ring, BATCH};
+use super::{check, duplicate, option, set_option, Poll, Ring, BATCH};
 
 /// Doors told of per call.
 const READY: usize = 256;
+/// In the number of an event: the socket is the connected one.
+const NEAR: u64 = 1 << 63;
 const FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
 /// A UDP socket that somebody else made and bound; ours is a duplicate of its descriptor.
-pub struct Door(OwnedFd);
+pub struct Door {
+    fd: OwnedFd,
+    near: OnceLock<Near>,
+}
+
+/// A second socket of the same address, connected to one peer: the kernel need not look for the way there with
+/// each packet. It hears that peer, the first one all others.
+struct Near {
+    fd: OwnedFd,
+    peer: SocketAddr,
+}
+
+/// Which socket of a door has packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Far,
+    Near,
+}
 
 impl Door {
     pub fn duplicate(fd: RawFd) -> io::Result<Self> {
-        duplicate(fd).map(Self)
+        let (fd, near) = (duplicate(fd)?, OnceLock::new());
+        Ok(Self { fd, near })
+    }
+
+    /// Send to this peer by a socket of its own from now on. Once in the life of a door; true: `Watch::add` is
+    /// to be told. What fails leaves all as it was.
+    pub fn approach(&self, peer: &SocketAddr) -> io::Result<bool> {
+        if self.near.get().is_some() {
+            return Ok(false);
+        }
+        let fd = connected_beside(&self.fd, peer)?;
+        Ok(self.near.set(Near { fd, peer: *peer }).is_ok())
+    }
+
+    /// The peer that has a socket of its own.
+    #[cfg(test)]
+    pub fn near(&self) -> Option<SocketAddr> {
+        self.near.get().map(|near| near.peer)
     }
 
     /// Take up to `most` packets that wait into a ring, without waiting; how many those were.
-    pub fn receive(&self, ring: &mut Ring, most: usize) -> io::Result<usize> {
-        ring.fill(&self.0, false, most)
+    pub fn receive(&self, side: Side, ring: &mut Ring, most: usize) -> io::Result<usize> {
+        let near = self.near.get().filter(|_| side == Side::Near);
+        ring.fill(near.map_or(&self.fd, |near| &near.fd), false, most)
     }
 
     /// Send one packet, without waiting; false when the kernel did not take it.
     pub fn send(&self, packet: &[u8], to: &SocketAddr) -> bool {
+        let near = self.near.get().filter(|near| near.peer == *to);
+        // It refuses one packet for each ICMP error that came; the other has no such memory.
+        near.is_some_and(|near| near.send(packet)) || self.send_to(packet, to)
+    }
+
+    fn send_to(&self, packet: &[u8], to: &SocketAddr) -> bool {
         let name = Name::of(to);
         let (data, to) = (packet.as_ptr().cast(), ptr::from_ref(&name).cast());
-        let fd = self.0.as_raw_fd();
+        let fd = self.fd.as_raw_fd();
         // SAFETY: `packet` and `name` are valid for reads of the sizes given.
         unsafe { libc::sendto(fd, data, packet.len(), FLAGS, to, name.size()) >= 0 }
     }
+}
+
+impl Near {
+    fn send(&self, packet: &[u8]) -> bool {
+        let (fd, data) = (self.fd.as_raw_fd(), packet.as_ptr().cast());
+        // SAFETY: `packet` is valid for reads of its size.
+        unsafe { libc::send(fd, data, packet.len(), FLAGS) >= 0 }
+    }
+}
+
+/// A socket of the address of `fd`, connected to `peer`. That address is shared from then on, by sockets of one
+/// user, and only with those that say so before they bind.
+fn connected_beside(fd: &OwnedFd, peer: &SocketAddr) -> io::Result<OwnedFd> {
+    let own = Name::of_socket(fd)?;
+    let name = Name::of(peer);
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: no pointers; the result is a new descriptor or -1.
+    let made = check(unsafe { libc::socket(own.family(), kind, 0) })?;
+    // SAFETY: it was just made and has no other owner.
+    let made = unsafe { OwnedFd::from_raw_fd(made) };
+    if own.family() == libc::AF_INET6 {
+        let only = option(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY)?;
+        set_option(&made, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &only)?;
+    }
+    let yes: libc::c_int = 1;
+    set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, &yes)?;
+    set_option(&made, libc::SOL_SOCKET, libc::SO_REUSEPORT, &yes)?;
+    let raw = made.as_raw_fd();
+    // SAFETY: both names are valid for reads of their sizes.
+    unsafe {
+        check(libc::bind(raw, ptr::from_ref(&own).cast(), own.size()))?;
+        check(libc::connect(raw, ptr::from_ref(&name).cast(), name.size()))?;
+    }
+    Ok(made)
 }
 
 /// Message headers for packets that leave by one door, made once.
@@ -102,7 +180,7 @@ impl Exit {
             let (headers, left) = (waiting.as_mut_ptr(), waiting.len() as libc::c_uint);
             // SAFETY: `send` just aimed these headers at names and pieces of this exit; the pieces are the
             // caller's packets, which live until `send` returns. The kernel only reads through them.
-            let sent = unsafe { libc::sendmmsg(door.0.as_raw_fd(), headers, left, FLAGS as _) };
+            let sent = unsafe { libc::sendmmsg(door.fd.as_raw_fd(), headers, left, FLAGS as _) };
             match check(sent) {
                 Ok(sent) => at += (sent as usize).max(1),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -132,9 +210,13 @@ impl Default for Ready {
 }
 
 impl Ready {
-    /// The numbers of the doors that have something to read.
-    pub fn numbers(&self) -> impl Iterator<Item = u64> + '_ {
-        self.events.iter().take(self.count).map(|event| event.u64)
+    /// The doors that have something to read: their numbers, and where.
+    pub fn doors(&self) -> impl Iterator<Item = (u64, Side)> + '_ {
+        let told = self.events.iter().take(self.count);
+        told.map(|event| match event.u64 & NEAR {
+            0 => (event.u64, Side::Far),
+            _ => (event.u64 & !NEAR, Side::Near),
+        })
     }
 
     /// There may be more than was told.
@@ -151,13 +233,19 @@ impl Watch {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Watch a door under this number; no change if it is watched already.
+    /// Watch a door under this number, below 2^63; no change if it is watched already.
     pub fn add(&self, door: &Door, number: u64) -> io::Result<()> {
+        self.add_one(&door.fd, number)?;
+        let near = door.near.get();
+        near.map_or(Ok(()), |near| self.add_one(&near.fd, number | NEAR))
+    }
+
+    fn add_one(&self, fd: &OwnedFd, number: u64) -> io::Result<()> {
         let mut event = libc::epoll_event {
             events: libc::EPOLLIN as u32,
             u64: number,
         };
-        let (set, fd) = (self.0.as_raw_fd(), door.0.as_raw_fd());
+        let (set, fd) = (self.0.as_raw_fd(), fd.as_raw_fd());
         // SAFETY: `event` is valid for reads; the kernel keeps a copy.
         let added = check(unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, fd, &mut event) });
         match added {
@@ -168,9 +256,14 @@ impl Watch {
 
     /// Watch it no more. Its other duplicates would keep it in the set when ours is closed.
     pub fn remove(&self, door: &Door) {
-        let (set, fd) = (self.0.as_raw_fd(), door.0.as_raw_fd());
-        // SAFETY: no event is read for this operation; a door that is not in the set is an error, and no harm.
-        unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_DEL, fd, ptr::null_mut()) };
+        let set = self.0.as_raw_fd();
+        for fd in [Some(&door.fd), door.near.get().map(|near| &near.fd)] {
+            let Some(fd) = fd.map(AsRawFd::as_raw_fd) else {
+                continue;
+            };
+            // SAFETY: no event is read for this operation; a socket that is not in the set is an error, no harm.
+            unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_DEL, fd, ptr::null_mut()) };
+        }
     }
 
     /// Look which doors have something, without waiting. Who is told of goes behind the others, so that no

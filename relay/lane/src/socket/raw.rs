@@ -1,9 +1,12 @@
 //! What the kernel's structures look like: addresses, control messages, message headers.
 //!
-//! Must never live here: system calls.
+//! Must never live here: system calls, but for asking a socket its address.
 
+use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::AsRawFd;
+use std::ptr;
 
 /// A socket address of either family. Zero is the unspecified family.
 #[derive(Clone, Copy)]
@@ -48,7 +51,18 @@ impl Name {
         name
     }
 
-    fn family(&self) -> libc::c_int {
+    /// The address that a socket is bound to.
+    pub fn of_socket(fd: &impl AsRawFd) -> io::Result<Self> {
+        let mut name = Self::empty();
+        let mut size = mem::size_of::<Self>() as libc::socklen_t;
+        // SAFETY: `name` and `size` are valid for writes, and `size` says how large `name` is.
+        super::check(unsafe {
+            libc::getsockname(fd.as_raw_fd(), ptr::from_mut(&mut name).cast(), &mut size)
+        })?;
+        Ok(name)
+    }
+
+    pub fn family(&self) -> libc::c_int {
         // SAFETY: every constructor initialises all bytes, and the family is the first field of both forms.
         unsafe { self.family }.into()
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{Worker, TURN_COPIES, TURN_PACKETS};
 use crate::relay::Relay;
 use crate::relaying::{Leaving, ToPeer};
-use crate::socket::{monotonic, Exit, Ready, Ring, Watch};
+use crate::socket::{monotonic, Exit, Ready, Ring, Side, Watch};
 use crate::work::Work;
 
 /// A thread's own.
@@ -45,7 +45,7 @@ impl Worker {
         }
         let mut taken: usize = 0;
         doors.watch.look(&mut doors.ready);
-        for number in doors.ready.numbers() {
+        for (number, side) in doors.ready.doors() {
             if taken >= TURN_PACKETS || work.counters.copies >= TURN_COPIES {
                 *is_behind = true;
                 return taken;
@@ -53,7 +53,7 @@ impl Worker {
             let Some(relay) = core.relays.get(number) else {
                 continue; // it was closed a moment ago
             };
-            taken = taken.saturating_add(read(core, work, ring, &relay, *now));
+            taken = taken.saturating_add(read(core, work, ring, &relay, side, *now));
             *now = monotonic();
         }
         *is_behind |= doors.ready.is_full();
@@ -65,6 +65,11 @@ impl Worker {
         let Self {
             core, work, doors, ..
         } = self;
+        for packet in &work.leaving.packets {
+            if packet.relay.turns_steady() {
+                core.relays.approach(&packet.relay, &packet.to);
+            }
+        }
         let refused = send_all(&mut work.leaving, &mut doors.exit);
         core.unsent_to_peers(work, refused);
     }
@@ -76,6 +81,7 @@ fn read(
     work: &mut Work,
     ring: &mut Ring,
     relay: &Arc<Relay>,
+    side: Side,
     now: f64,
 ) -> usize {
     let Some(door) = &relay.door else {
@@ -83,7 +89,7 @@ fn read(
     };
     let asked = relay.ask();
     // An error of the socket was cleared by this, as of the others.
-    let reads = door.receive(ring, asked).unwrap_or(0);
+    let reads = door.receive(side, ring, asked).unwrap_or(0);
     relay.note(asked, reads);
     for index in 0..reads {
         let Some(read) = ring.read(index) else {

@@ -106,6 +106,23 @@ impl Node {
         counters
     }
 
+    /// A second of audio by the channel, so that its peer gets a socket of its own.
+    fn speak(&self, pair: &Pair) {
+        let server = self.sockets[0].local_addr().unwrap();
+        let mut buffer = [0; 2048];
+        for number in 0..60u8 {
+            let frame = channel_data(&[number; 100]);
+            pair.client.send_to(&frame, server).unwrap();
+            let (size, from) = pair.peer.recv_from(&mut buffer).unwrap();
+            assert_eq!((&buffer[..size], from), (&[number; 100][..], pair.relayed));
+        }
+    }
+
+    fn near(&self, pair: &Pair) -> Option<SocketAddr> {
+        let relay = self.core.relays.get(pair.number).unwrap();
+        relay.door.as_ref().unwrap().near()
+    }
+
     /// Payloads both ways, some at once.
     fn talk(&self, pair: &Pair) {
         let server = self.sockets[0].local_addr().unwrap();
@@ -171,6 +188,73 @@ fn a_relayed_address_is_free_again_when_its_allocation_is_closed() {
         });
         assert!(tries.any(|bound| bound.is_ok()));
     }
+    node.end();
+}
+
+#[test]
+fn a_peer_that_is_spoken_to_steadily_gets_a_socket_of_its_own_and_others_are_heard_by_the_first() {
+    let mut node = Node::new(2);
+    let pair = node.pair(1);
+    node.talk(&pair);
+    assert_eq!(node.near(&pair), None);
+    node.speak(&pair);
+    assert_eq!(node.near(&pair), Some(pair.peer.local_addr().unwrap()));
+    let mut buffer = [0; 2048];
+    for workers in [1, 2, 1] {
+        crate::socket::steer(node.sockets[0].as_raw_fd(), 1).unwrap();
+        node.run(workers); // threads come and go: the new ones read both
+        node.talk(&pair);
+        for _ in 0..8 {
+            let other = UdpSocket::bind("127.0.0.2:0").unwrap(); // permissions are by host
+            other.send_to(b"me, too.", pair.relayed).unwrap();
+            let (size, _) = pair.client.recv_from(&mut buffer).unwrap();
+            assert!(buffer[..size].ends_with(b"me, too."));
+        }
+    }
+    let counters = node.end();
+    assert_eq!(
+        (counters.relays.up.passed, counters.relays.down.passed),
+        (72, 36)
+    );
+    assert_eq!(counters.send_errors, 0);
+}
+
+#[test]
+fn a_peer_that_is_away_for_a_while_hears_all_that_is_sent_when_it_is_back() {
+    let node = Node::new(1);
+    let mut pair = node.pair(1);
+    node.speak(&pair);
+    let (server, address) = (
+        node.sockets[0].local_addr().unwrap(),
+        pair.peer.local_addr().unwrap(),
+    );
+    pair.peer = socket(); // the old one is closed: the kernel says so to whoever is connected to it
+    for _ in 0..5 {
+        pair.client.send_to(&channel_data(b"?"), server).unwrap();
+    }
+    let until = std::time::Instant::now() + PATIENCE;
+    while node.core.counters().relays.up.passed < 65 && std::time::Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    pair.peer = UdpSocket::bind(address).unwrap();
+    pair.peer.set_read_timeout(Some(PATIENCE)).unwrap();
+    node.speak(&pair);
+    node.talk(&pair);
+    assert_eq!(node.end().send_errors, 0);
+}
+
+#[test]
+fn an_address_with_a_socket_for_one_peer_is_free_again_when_its_allocation_is_closed() {
+    let node = Node::new(1);
+    let pair = node.pair(1);
+    node.speak(&pair);
+    assert!(UdpSocket::bind(pair.relayed).is_err()); // nobody shares it who does not say so
+    node.core.close_relay(pair.number).unwrap();
+    let mut tries = (0..500).map(|_| {
+        std::thread::sleep(Duration::from_millis(1));
+        UdpSocket::bind(pair.relayed)
+    });
+    assert!(tries.any(|bound| bound.is_ok()));
     node.end();
 }
 
