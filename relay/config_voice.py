@@ -137,6 +137,9 @@ class AdaptConfig:
     """At most one step down in so long, seconds."""
     up_s: Seconds = 5.0
     """At most one step up in so long, seconds. A step up that fails doubles it for the leg."""
+    calm_s: Seconds = 1.0
+    """And only when there was no queue for so long, seconds. Shorter: a way that is just wide enough passes for a
+    wide one."""
     up_most_s: Seconds = 8.0
     """Up to this, seconds. Longer: fewer queues that a step up begins on a way that stays narrow, and speech
     that is low for longer after it became wide."""

@@ -229,12 +229,15 @@ class Controller(Machine[State]):
         self._congested_at: float | None = None  # the newest tick in congestion
         self._standing = Standing(config)
         self._bearable = float(config.queue_ms)  # what may wait without being our doing, ms
+        self._queued_at = -inf  # the newest tick with a queue
         self._formed: _Form = _OFF  # the newest that was in use
         self._formed_at = -inf
 
     def on_tick(self, signs: Signs, now: float) -> Orders:
         """Take in what was measured; `now` in seconds. What it returns holds until the next tick."""
         self._bearable = self._standing.bearable(now)
+        if signs.queue >= self._config.queue_clear_ms:
+            self._queued_at = now
         is_growing = self._is_growing(signs, now)
         findings = self._findings(signs, is_growing, now)
         for event in self.TRANSITIONS[self._state]:
@@ -386,8 +389,17 @@ class Controller(Machine[State]):
             steps.down(now, to=wanted)
         elif steps.is_on_trial(now) and self._overflows(signs, now):
             steps.undo(now)
-        elif signs.queue < self._config.queue_clear_ms:
+        elif self._is_calm(signs, now):
             steps.up(now, to=wanted)
+
+    def _is_calm(self, signs: Signs, now: float) -> bool:
+        """No queue for a while: one that comes and goes with each packet means that the way is just wide enough.
+
+        Where others fill it a moment without is all that there will be.
+        """
+        is_borne = self._bearable > self._config.queue_ms
+        calm_s = 0.0 if is_borne else self._config.calm_s
+        return signs.queue < self._config.queue_clear_ms and now - self._queued_at >= calm_s - _EARLY_S
 
     def _overflows(self, signs: Signs, now: float) -> bool:
         """Whether there is the begin of a queue: enough to undo a step up before anybody hears it."""

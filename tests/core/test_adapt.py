@@ -355,6 +355,16 @@ def test_no_step_up_while_something_waits():
     assert life.tick(replace(FINE, queue=20.0), 100).ask == Level(24_000, 60)
 
 
+def test_a_queue_that_comes_and_goes_with_each_packet_is_no_reason_to_step_up():
+    life = Life()
+    life.until(FULL, State.CONGESTED)
+    life.until(FINE, State.CLEAN)
+    for _ in range(50):
+        assert life.tick(replace(FINE, queue=40.0)).ask == Level(24_000, 60)
+        assert life.tick(FINE, 4).ask == Level(24_000, 60)
+    assert life.tick(FINE).ask == Level(24_000, 40)
+
+
 def test_a_step_up_that_fills_the_queue_at_once_waits_twice_as_long_and_no_longer():
     life = Life()
     life.until(FULL, State.CONGESTED)
