@@ -2,9 +2,10 @@
 
     python -c RUN LANE UPDATE_AFTER CONFIG      UPDATE_AFTER: packets under one key, 0: as shipped
 
-`facts.json` beside the configuration: packets that the relay declared lost, packets that it could not open,
-key updates that it began itself. Must never live here: changes of what the relay does, but for the limit of
-packets under one key, and that nothing is repaired: each packet that is missing shall have its name.
+`facts.json` beside the configuration: packets that the relay declared lost, those of them that were held up
+between their number and their leaving, packets that it could not open, key updates that it began itself.
+Must never live here: changes of what the relay does, but for the limit of packets under one key, and that
+nothing is repaired: each packet that is missing shall have its name.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import json
 import os
 import signal
 import sys
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,14 @@ from aioquic.quic.recovery import QuicPacketRecovery
 
 import relay.daemon
 from relay.cli import main
+from relay.edge.outbox import Outbox
+from relay.edge.peer import Peer
 from relay.quic.connection import RelayQuic
 
 FACTS = "facts.json"
 COUNTS: Counter[str] = Counter()
+HELD_S = 0.001
+HELD: defaultdict[int, set[int]] = defaultdict(set)  # packet numbers, by recovery
 DAEMONS: list[relay.daemon.Daemon] = []
 
 
@@ -42,10 +48,29 @@ def watch_recovery() -> None:
         taken = list(packets)
         is_loss = rest.get("congestion_event", True)
         if self.handshake_confirmed:
-            COUNTS["stack_lost" if is_loss else "stack_probed"] += sum(one.is_ack_eliciting for one in taken)
+            numbers = {one.packet_number for one in taken if one.is_ack_eliciting}
+            COUNTS["stack_lost" if is_loss else "stack_probed"] += len(numbers)
+            COUNTS["stack_held"] += len(numbers & HELD[id(self)]) if is_loss else 0
         original(self, packets=taken, **rest)
 
     QuicPacketRecovery._on_packets_lost = on_packets_lost
+
+
+def watch_leaving() -> None:
+    """Note packets that left late because nobody let the loop run: audio with higher numbers overtakes them.
+
+    A client that knows that we know of those may never acknowledge what is below and came later (RFC 9000
+    section 13.2.4). So they arrived, and count as lost.
+    """
+    original = Outbox.transmit
+
+    def transmit(self: Outbox, peer: Peer, now: float) -> None:
+        first = peer.quic._packet_number
+        original(self, peer, now)
+        if time.monotonic() - now > HELD_S:
+            HELD[id(peer.quic._loss)].update(range(first, peer.quic._packet_number))
+
+    Outbox.transmit = transmit
 
 
 def watch_opening() -> None:
@@ -103,6 +128,7 @@ def write_facts(path: Path) -> None:
 if __name__ == "__main__":
     lane, update_after, config = sys.argv[1:]
     watch_recovery()
+    watch_leaving()
     watch_opening()
     watch_updates(int(update_after))
     watch_daemon()
