@@ -65,11 +65,10 @@ class QualityConfig:
 class AdaptConfig:
     """When a listener's leg counts as lossy or congested, and how fast the answer may change."""
 
-    enabled: bool = False
+    enabled: bool = True
     """Whether listeners' legs are adapted to their networks: loss repaired, more held for that, senders asked
     for less where there is a queue. Costs nothing for a leg that loses nothing; for others the loop has a
-    look five times a second, and up to twice their bytes. Off until long runs on changing networks are
-    measured."""
+    look five times a second, and up to twice their bytes."""
     always_armed: bool = False
     """Whether copies are kept for legs that lost nothing yet, so that the very first outage is repaired.
     Costs the lane 10 % more time per packet with 100 legs and half as much again with 2,000."""
@@ -138,8 +137,8 @@ class AdaptConfig:
     up_s: Seconds = 5.0
     """At most one step up in so long, seconds. A step up that fails doubles it for the leg."""
     calm_s: Seconds = 1.0
-    """And only when there was no queue for so long, seconds. Shorter: a way that is just wide enough passes for a
-    wide one."""
+    """And only when there was no queue for so long, seconds. Shorter: a way that is just wide enough passes
+    for a wide one."""
     up_most_s: Seconds = 8.0
     """Up to this, seconds. Longer: fewer queues that a step up begins on a way that stays narrow, and speech
     that is low for longer after it became wide."""

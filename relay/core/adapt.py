@@ -393,7 +393,7 @@ class Controller(Machine[State]):
             steps.up(now, to=wanted)
 
     def _is_calm(self, signs: Signs, now: float) -> bool:
-        """No queue for a while: one that comes and goes with each packet means that the way is just wide enough.
+        """No queue for a while: one that comes and goes with each packet says that the way is barely wide.
 
         Where others fill it a moment without is all that there will be.
         """
