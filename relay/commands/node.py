@@ -69,10 +69,10 @@ def run_check(arguments: argparse.Namespace, printer: Printer) -> int:
     """Refuse what the daemon would refuse; else print the tree."""
     config = load(arguments.config, arguments.set)
     if arguments.files:
-        from relay import daemon
+        from relay import papers
 
-        daemon.read_keys(config)
-        daemon.read_certificate(config)
+        papers.read_keys(config)
+        papers.read_certificate(config)
     warnings = _warnings(config)
     for text in warnings:
         printer.progress(f"warning: {text}")

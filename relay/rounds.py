@@ -1,0 +1,85 @@
+"""What a daemon does again and again while it serves, each as a task of its own.
+
+Must never live here: what is done each second for people (daemon.py), decisions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable
+
+from relay.core.adapt import TICK_S
+from relay.edge import manager
+from relay.edge.assembly import Node
+from relay.edge.pulse import LOOK_S, Probe, Progress, Pulse
+
+log = logging.getLogger("relay.daemon")
+TIDYING = 0.05  # seconds between collections of young garbage
+FULL_COLLECTION = 12_000  # of these between full ones
+FEW = 64  # legs at most during a full collection: a pause of some 10 ms for them, once in ten minutes
+YOUNG = 5_000  # objects that a collection takes 1 to 2 ms for
+NO_PROBE = "no packet of ours comes back by our own address: the watchdog can judge the loop alone"
+LOOKS_UNTIL_HEARD = 40  # 10 s after the start
+
+
+async def adapt(node: Node) -> None:
+    """Five times a second: what the ways are like on which something went wrong."""
+    while True:
+        await asyncio.sleep(TICK_S)
+        for _ in node.driver.measure_ways(adapts=node.config.adapt.enabled):
+            await asyncio.sleep(0)
+
+
+async def collect(node: Node) -> None:
+    """Young garbage, before it is enough to cost a pause."""
+    for turn in itertools.count(1):
+        await asyncio.sleep(TIDYING)
+        legs = len(node.endpoint) + len(node.streams)
+        tidy(turn % FULL_COLLECTION == 0 and legs <= FEW)
+
+
+async def feed_watchdog(node: Node, sockets: Callable[[], Iterable[socket.socket]]) -> None:
+    """Tell the service manager's watchdog, from the loop, each time that the node was proven to work.
+
+    `sockets`: one of each address, the first of those that are read.
+    """
+    if manager.watchdog_interval() is None:
+        return
+    pulse, probe = Pulse(), Probe(node.endpoint, os.urandom)
+    due = time.monotonic()
+    for look in itertools.count(1):
+        probe.send(sockets())
+        due += LOOK_S
+        await asyncio.sleep(due - time.monotonic())
+        now = time.monotonic()
+        late, due = now - due, now
+        counts = node.lane.packets()
+        progress = Progress(counts.received, counts.taken, counts.waiting, probe.heard)
+        if pulse.look(late, node.config.health.lag_ms / 1000, progress):
+            manager.notify("WATCHDOG=1")
+        if look == LOOKS_UNTIL_HEARD and not pulse.is_armed:
+            log.warning(NO_PROBE)
+
+
+def tidy(full: bool) -> None:
+    """Collect garbage in cycles without a pause that a voice could hear.
+
+    The youngest objects are collected if they are few, and then set aside, so that no later collection walks
+    over the thousands of objects of each living connection. What dies among those set aside waits for a
+    full collection; connections break their own cycles, so that this is little.
+
+    The collector's count falls with each death of an object set aside, too: when thousands of legs leave it
+    says 1 while 10,000 young objects stand there each second. So this is done often, lest they be many.
+    """
+    if full:
+        gc.unfreeze()
+        gc.collect()
+    elif gc.get_count()[0] < YOUNG:
+        gc.collect(0)
+    gc.freeze()
