@@ -34,7 +34,7 @@ from relay.edge import keep, manager, udp
 from relay.edge.assembly import Node
 from relay.edge.keep import Keep
 from relay.edge.raw import RawEdge
-from relay.edge.sockets import Sockets, keep_udp
+from relay.edge.sockets import Sockets
 from relay.edge.turn_server import TurnServer, read_context
 from relay.errors import ConfigError
 from relay.ops import watch
@@ -344,7 +344,7 @@ class Daemon:
     async def _resize(self, threads: LaneThreads, listen: ListenConfig) -> None:
         await threads.resize(listen.lanes, listen)
         self._sockets.groups = threads.groups
-        keep_udp(self._sockets.udp)
+        self._sockets.keep_udp()
 
     async def _housekeep(self) -> None:
         """Once a second: who was heard, what is heard in fresh calls, how node and region are."""

@@ -311,7 +311,7 @@ def test_the_manager_hears_of_life_reloads_and_refusals(daemon: Daemon) -> None:
         try:
             heard("READY=1")
             assert heard("STATUS=") == f"STATUS=running; 0 calls, 0 legs; packet path {daemon_lane(daemon)}"
-            heard("FDSTORE=1\nFDNAME=kept-udp")
+            heard("FDSTORE=1\nFDNAME=kept-udp-0")
             heard("WATCHDOG=1")
             heard("WATCHDOG=1")
             text = config.read_text()

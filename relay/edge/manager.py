@@ -32,6 +32,11 @@ class Handed:
         """The sockets of this name, which are the caller's from now on."""
         return self.sockets.pop(name, [])
 
+    def take_numbered(self, prefix: str) -> dict[str, list[socket.socket]]:
+        """As `take`, of all names that are `prefix` and a number, in order of it: by name."""
+        found = [name for name in self.sockets if name.startswith(prefix) and name[len(prefix) :].isdecimal()]
+        return {name: self.take(name) for name in sorted(found, key=lambda name: int(name[len(prefix) :]))}
+
     def take_files(self, name: str) -> list[int]:
         """The other descriptors of this name, which are the caller's from now on."""
         return self.files.pop(name, [])

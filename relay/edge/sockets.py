@@ -4,14 +4,14 @@
     kept       ours, from before a restart: packets waited in them, and nobody else took the port meanwhile
     made       bound here, and given to the manager to keep
 
-Must never live here: reading them.
+The kernel knows the sockets of an address by the order in which they were bound; the manager gives back in
+any order what it kept: a socket's name there says its position. Must never live here: reading them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Final
 
@@ -20,7 +20,8 @@ from relay.edge import manager, tcp, udp
 
 PUBLIC: Final = "public"
 METRICS: Final = "metrics"
-KEPT_UDP: Final = "kept-udp"
+KEPT_UDP: Final = "kept-udp-"
+"""A name begins so; then the position of its sockets among those of their addresses."""
 KEPT_WEB: Final = "kept-web"
 
 
@@ -37,7 +38,9 @@ class Sockets:
         """How many of them are from before a restart."""
         self.are_handed = bool(datagram)
         """Those of UDP, by a socket unit."""
-        kept = handed.take(KEPT_UDP), handed.take(KEPT_WEB)
+        stored = handed.take_numbered(KEPT_UDP)
+        self._stored = {name: set(sockets) for name, sockets in stored.items()}
+        kept = [sock for sockets in stored.values() for sock in sockets], handed.take(KEPT_WEB)
         self.groups = udp.by_address(datagram) or self._open_udp(kept[0], listen)
         self.web = stream or self._open_web(kept[1], listen)
         self._is_web_handed = bool(stream)
@@ -76,13 +79,20 @@ class Sockets:
 
     def keep(self) -> None:
         """Let the manager keep copies of what we made ourselves; what socket units hand over it has."""
-        keep_udp(() if self.are_handed else self.udp)
+        self.keep_udp()
         manager.store(KEPT_WEB, () if self._is_web_handed else [sock.fileno() for sock in self.web])
 
-
-def keep_udp(sockets: Sequence[socket.socket]) -> None:
-    """These, instead of those that were kept before: after a change of their number."""
-    manager.store(KEPT_UDP, [sock.fileno() for sock in sockets])
+    def keep_udp(self) -> None:
+        """As `keep`, after a change of their number. What is kept under its name already stays."""
+        rows = () if self.are_handed else zip(*self.groups, strict=True)
+        wanted = {f"{KEPT_UDP}{position}": set(row) for position, row in enumerate(rows)}
+        # The manager takes nothing that it has under another name: first it lets go of that.
+        for name in [name for name, sockets in self._stored.items() if wanted.get(name) != sockets]:
+            manager.store(name, ())
+            del self._stored[name]
+        for name in [name for name in wanted if name not in self._stored]:
+            manager.store(name, [sock.fileno() for sock in wanted[name]])
+        self._stored = wanted
 
 
 def _pick(kept: list[socket.socket], text: str, most: int) -> list[socket.socket]:

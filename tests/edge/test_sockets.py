@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from relay.config import ListenConfig
-from relay.edge import tcp, udp
+from relay.edge import manager, tcp, udp
 from relay.edge.manager import Handed
 from relay.edge.sockets import KEPT_UDP, KEPT_WEB, METRICS, PUBLIC, Sockets
 
@@ -40,7 +41,7 @@ def test_kept_sockets_are_served_on_with_the_packets_that_waited_in_them() -> No
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.sendto(b"meanwhile", old.getsockname())
     listen = ListenConfig(udp=(at(old),), web=(at(web),), **SMALL)
-    after = Sockets(Handed({KEPT_UDP: [old], KEPT_WEB: [web]}), listen)
+    after = Sockets(Handed({f"{KEPT_UDP}0": [old], KEPT_WEB: [web]}), listen)
     assert (after.udp, after.web, after.were_kept) == ([old], [web], 2)
     assert not after.are_handed
     assert old.recv(20) == b"meanwhile"
@@ -50,7 +51,7 @@ def test_kept_sockets_are_served_on_with_the_packets_that_waited_in_them() -> No
 
 def test_an_address_that_is_no_longer_wanted_is_let_go() -> None:
     (old,) = Sockets(Handed(), ListenConfig(udp=("127.0.0.1:0",), **SMALL)).udp
-    after = Sockets(Handed({KEPT_UDP: [old]}), ListenConfig(udp=("127.0.0.1:0",), **SMALL))
+    after = Sockets(Handed({f"{KEPT_UDP}0": [old]}), ListenConfig(udp=("127.0.0.1:0",), **SMALL))
     assert old.fileno() == -1
     assert after.were_kept == 0
     after.udp[0].close()
@@ -60,7 +61,9 @@ def test_an_address_that_is_no_longer_wanted_is_let_go() -> None:
 def test_kept_sockets_follow_the_number_of_lanes(before: int, after: int) -> None:
     old = Sockets(Handed(), ListenConfig(udp=("127.0.0.1:0",), lanes=before, **SMALL)).udp
     listen = ListenConfig(udp=(at(old[0]),), lanes=after, **SMALL)
-    sockets = Sockets(Handed({KEPT_UDP: list(old)}), listen)
+    kept = {f"{KEPT_UDP}{position}": [sock] for position, sock in enumerate(old)}
+    sockets = Sockets(Handed(kept), listen)
+    assert sockets.udp[:before] == old[:after]
     assert (len(sockets.udp), sockets.were_kept) == (after, min(before, after))
     assert len({at(sock) for sock in sockets.udp}) == 1
     for sock in {*sockets.udp, *old}:
@@ -77,9 +80,9 @@ def test_only_what_we_made_is_given_to_the_manager_to_keep(
         listener.bind(path)
         sockets = Sockets(Handed({PUBLIC: [web]}), ListenConfig(udp=("127.0.0.1:0",), **SMALL))
         sockets.keep()
-        assert listener.recv(100) == b"FDSTOREREMOVE=1\nFDNAME=kept-udp"
+        assert listener.recv(100) == b"FDSTOREREMOVE=1\nFDNAME=kept-udp-0"
         data, descriptors, _, _ = socket.recv_fds(listener, 100, 4)
-        assert data.startswith(b"FDSTORE=1\nFDNAME=kept-udp")
+        assert data.startswith(b"FDSTORE=1\nFDNAME=kept-udp-0")
         assert os.path.sameopenfile(descriptors[0], sockets.udp[0].fileno())
         assert listener.recv(100) == b"FDSTOREREMOVE=1\nFDNAME=kept-web"
         listener.setblocking(False)
@@ -87,4 +90,41 @@ def test_only_what_we_made_is_given_to_the_manager_to_keep(
             listener.recv(100)
         os.close(descriptors[0])
     for sock in (*sockets.udp, web):
+        sock.close()
+
+
+def test_kept_sockets_come_back_in_the_order_in_which_they_were_bound() -> None:
+    listen = ListenConfig(udp=("127.0.0.1:0", "127.0.0.2:0"), lanes=12, **SMALL)
+    old = Sockets(Handed(), listen).groups
+    rows = list(enumerate(zip(*old, strict=True)))
+    kept = {f"{KEPT_UDP}{position}": list(row) for position, row in reversed(rows)}
+    after = Sockets(Handed(kept), dataclasses.replace(listen, udp=tuple(at(group[0]) for group in old)))
+    assert after.groups == old
+    for sock in after.udp:
+        sock.close()
+
+
+def test_what_is_kept_already_is_not_sent_again_and_what_goes_is_let_go_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Sockets(Handed(), ListenConfig(udp=("127.0.0.1:0",), lanes=3, **SMALL)).udp
+    listen = ListenConfig(udp=(at(old[0]),), lanes=3, **SMALL)
+    # The second was lost: the third is the second from now on.
+    sockets = Sockets(Handed({f"{KEPT_UDP}0": old[:1], f"{KEPT_UDP}2": old[2:]}), listen)
+    told: list[tuple[str, list[int]]] = []
+    monkeypatch.setattr(manager, "store", lambda name, fds: told.append((name, list(fds))))
+    sockets.keep_udp()
+    assert told[0] == (f"{KEPT_UDP}2", [])
+    assert sorted(told[1:]) == [
+        (f"{KEPT_UDP}1", [old[2].fileno()]),
+        (f"{KEPT_UDP}2", [sockets.udp[2].fileno()]),
+    ]
+    told.clear()
+    sockets.keep_udp()
+    assert told == []
+    every = sockets.udp
+    sockets.groups = [every[:2]]
+    sockets.keep_udp()
+    assert told == [(f"{KEPT_UDP}2", [])]
+    for sock in {*every, *old}:
         sock.close()
