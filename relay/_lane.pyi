@@ -8,7 +8,7 @@ the monotonic clock; addresses are those of `socket`: (host, port) or (host, por
 from collections.abc import Sequence
 from typing import Literal, TypedDict, final
 
-__all__ = ["Front", "Lane", "Path", "Relays", "steer"]
+__all__ = ["Front", "Lane", "Path", "Relays"]
 
 _Address = tuple[str, int] | tuple[str, int, int, int]
 _Ranges = Sequence[tuple[int, int]]
@@ -351,6 +351,3 @@ class Front:
 
     def judge(self, data: bytes, address: _Address, now: float, wall: float) -> _Verdict:
         """What becomes of a packet; `wall`: seconds since the epoch."""
-
-def steer(fds: Sequence[int]) -> None:
-    """Let the kernel choose among a SO_REUSEPORT group's sockets by the packet's connection id. OSError."""

@@ -16,6 +16,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from relay.config import Config
 from relay.edge.assembly import Node
 from relay.edge.turn_server import TurnServer
+from relay.house import Household
 from relay.ops.events import EventWriter
 from relay.ops.health import Facts, LagMeter, Report, free_descriptors, judge
 from relay.ops.history import History
@@ -42,6 +43,7 @@ class Account:
     logs: Logs
     history: History | None
     events: EventWriter | None
+    house: Household
     threads: LaneThreads | None = None
     """The native lane's, once they run."""
     web: WebEdge | None = None
@@ -171,6 +173,8 @@ class Account:
             calls=engine.calls_by_stage,
             events=self.events.counters() if self.events else SinkCounters(),
             records=self.history.counters() if self.history else SinkCounters(),
+            generation=self.house.generation,
+            leaving=self.house.leaving,
             state=engine.drain_state,
             is_ready=self.report().is_ready,
             lag_s=self.lag.worst_s,

@@ -33,6 +33,7 @@ examples:
   relay command end --key issuer.key --call 101112131415161718191a1b1c1d1e1f
   relay status
   relay explain 101112131415                        what happened in a call
+  relay drain                                       ask the daemon to leave, and watch it
 
 exit status: 0 done, 1 tried and failed, 2 wrong usage or configuration
 """
@@ -48,6 +49,7 @@ MODULES: Final = {
     "records": "records",
     "explain": "explain",
     "status": "status",
+    "drain": "drain",
     "demo": "demo",
 }
 

@@ -76,6 +76,10 @@ class ListenConfig:
     """Address of /metrics, /healthz and /readyz; "" switches them off. Keep it off the public side."""
     command_socket: str = "/run/relay/commands.sock"
     """Unix socket (mode 0600) for signed commands; "" switches it off."""
+    handover_socket: str = ""
+    """Unix socket (mode 0600) by which a daemon that is started beside this one takes over: both stand on the
+    same addresses, people move without a gap, the first one leaves. Each address then has two UDP sockets for
+    each lane, one is read. Also for `relay drain`. "": a second daemon cannot start."""
     receive_buffer: Annotated[int, Meta(ge=65_536, le=268_435_456)] = 8_388_608
     """Kernel receive buffer per UDP socket, bytes. 8 MiB hold about 20,000 packets over a restart; more costs
     memory, and brings older audio after a stall."""

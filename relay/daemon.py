@@ -18,10 +18,10 @@ import logging
 import os
 import resource
 import signal
-import socket
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, cast
 
 import uvloop
@@ -32,41 +32,29 @@ from relay.config import Config, ListenConfig, load, reloadable_changes
 from relay.core import events as ev
 from relay.edge import keep, manager, udp
 from relay.edge.assembly import Node
+from relay.edge.generation import GENERATIONS, Places
 from relay.edge.keep import Keep
-from relay.edge.raw import RawEdge
 from relay.edge.sockets import Sockets
 from relay.edge.turn_server import TurnServer, read_context
 from relay.errors import ConfigError
+from relay.house import Household, Standing, begin
+from relay.listeners import Listeners
 from relay.ops import watch
-from relay.ops.commands import CommandServer
 from relay.ops.events import EventWriter
 from relay.ops.health import LagMeter
 from relay.ops.history import History, summary
 from relay.ops.logs import Logs
 from relay.ops.watch import Watch
-from relay.papers import kinds_on_web, read_certificate, read_keys
-from relay.protocol.demux import StreamKind
+from relay.papers import read_certificate, read_keys
 
 if TYPE_CHECKING:
     from relay.edge.lane_native import NativeLane
     from relay.edge.threads import LaneThreads
-    from relay.edge.web import WebEdge
-    from relay.ops.http import OpsServer
-    from relay.ops.metrics import Exporter
 
 log = logging.getLogger("relay.daemon")
 HOUSEKEEPING = 1.0  # seconds between reports of who was heard
 THREAD_SLICE = 0.0005  # seconds that another thread (a scrape's text, a record) may keep audio waiting
 NO_NATIVE_LANE = "the native packet path is not installed: the Python one serves, at a multiple of its cost"
-
-
-def import_web() -> tuple[type[WebEdge], type[OpsServer], type[Exporter]]:
-    """The servers on TCP, with the libraries that they need: for a thread, since that takes a while."""
-    from relay.edge.web import WebEdge
-    from relay.ops.http import OpsServer
-    from relay.ops.metrics import Exporter
-
-    return WebEdge, OpsServer, Exporter
 
 
 class Reader(Protocol):
@@ -94,10 +82,16 @@ class Daemon:
         self._loop = loop
         self._done = asyncio.Event()
         self._history = _history(config)
-        self._events = EventWriter(config.events, config.node.id) if config.events.sink != "off" else None
-        quic, self._tls = read_certificate(config)
-        self.node = node = Node(config, read_keys(config), quic, loop, self, watcher=loop)
-        self._turn = TurnServer(loop, node, config)
+        quic, tls = read_certificate(config)
+        keys = read_keys(config)
+        self._handed = manager.inherited()
+        self._keep = Keep.left(self._handed)
+        self._was_kept = self._keep is not None
+        standing = begin(config.listen.handover_socket, self._keep.generation if self._keep else None)
+        self._predecessor = standing.predecessor
+        self._house = Household(loop, standing, config.listen.handover_socket, self)
+        self._events = _events(config, standing)
+        self.node = node = Node(config, keys, quic, loop, self, watcher=loop, generation=standing.generation)
         self._lag = LagMeter(loop)
         self._watch = Watch(
             config.node.region,
@@ -107,16 +101,21 @@ class Daemon:
             len(os.sched_getaffinity(0)),
         )
         self._account = Account(
-            config, quic, node, self._turn, self._watch, self._lag, logs, self._history, self._events
+            config,
+            quic,
+            node,
+            TurnServer(loop, node, config),
+            self._watch,
+            self._lag,
+            logs,
+            self._history,
+            self._events,
+            self._house,
         )
-        self._http: OpsServer | None = None
-        self._commands = CommandServer(node.driver.command)
+        self.listeners = Listeners(loop, self._account, tls)
         self._sockets: Sockets
-        self._keep: Keep | None = None
         self._readers: list[Reader] = []
         self._threads: LaneThreads | None = None
-        self._web: WebEdge | None = None
-        self._raw: RawEdge | None = None
         self._resizing: asyncio.Task[None] | None = None
         self._reload_refused = ""
         self._status = ""
@@ -136,6 +135,7 @@ class Daemon:
 
     def event(self, event: ev.CallEvent) -> None:
         """News for the product's back end."""
+        self._house.on_event(event)
         if self._events is not None:
             self._events.event(event)
 
@@ -147,13 +147,14 @@ class Daemon:
 
     async def run(self) -> None:
         """Serve until drained. ConfigError when a socket or file cannot be had."""
-        handed = manager.inherited()
         try:
             self._start_sinks()
-            self._remember(handed)
-            self._open_sockets(handed)
-            await self._open_listeners()
-            unknown = handed.close()
+            self._remember()
+            self._open_sockets()
+            if self._predecessor is not None:  # nobody waits for us: what we take over then has no gap
+                await self.listeners.open_late()
+            await self._house.take_over()
+            unknown = self._handed.close()
             if unknown:
                 log.warning("descriptors that nothing here wants", extra={"names": unknown})
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -166,22 +167,20 @@ class Daemon:
                     self._housekeep(),
                     rounds.adapt(self.node),
                     rounds.collect(self.node),
-                    rounds.feed_watchdog(self.node, lambda: (group[0] for group in self._sockets.groups)),
+                    rounds.feed_watchdog(self.node, lambda: (group[0] for group in self._house.places.own)),
                 )
             ]
             manager.notify("READY=1")
             self._tell_status()
             self._sockets.keep()
-            await self._open_late()
+            await self.listeners.open_late()
             log.info(
                 "serving",
                 extra={
                     "lane": self.node.lane.name,
-                    "udp_ports": [sock.getsockname()[1] for sock in self._sockets.udp],
+                    "udp_ports": [sock.getsockname()[1] for sock in self._house.places.read],
                     "kept_sockets": self._sockets.were_kept,
-                    "web_ports": self._web.listener.ports if self._web else [],
-                    "turn_ports": self._turn.ports,
-                    "metrics": self._http.address if self._http else "",
+                    **self.listeners.facts(),
                 },
             )
             if self._config.lane == "auto" and self.node.lane.name == "python":
@@ -203,96 +202,62 @@ class Daemon:
         if self._events is not None:
             self._events.start()
 
-    def _remember(self, handed: manager.Handed) -> None:
+    def _remember(self) -> None:
         """Go on where a process that crashed left off; let the manager keep what one after us would need."""
         limits = self._config.limits
-        self._keep, was_kept = Keep.handed(handed, limits.legs, limits.calls)
+        self._keep = self._keep or Keep.begin(limits.legs, limits.calls)
         if self._keep is None:
             return
+        self._keep.generation = self._house.places.generation
         self.node.remember(self._keep)
-        if not was_kept:
-            self._keep.beat(time.monotonic())
-        if was_kept:
+        if self._was_kept:
             legs = self.node.driver.revive(self._keep)
             log.warning("going on after a crash", extra={"legs": legs, "calls": self.node.engine.calls})
+        else:
+            self._keep.beat(time.monotonic())
 
-    def _open_sockets(self, handed: manager.Handed) -> None:
-        self._sockets = Sockets(handed, self._config.listen)
-        for reader in self._make_readers(self._sockets.groups):
+    def _open_sockets(self) -> None:
+        generation = self._house.places.generation
+        self._sockets = Sockets(
+            self._handed,
+            self._config.listen,
+            generations=1 if generation is None else GENERATIONS,
+            before=self._predecessor.sockets if self._predecessor is not None else None,
+            may_make=not self._house.is_beside_another,
+        )
+        self.listeners.use(self._sockets)
+        self._house.places = places = Places(self._sockets.groups, generation)
+        for reader in self._make_readers(places):
             self._readers.append(reader)
             reader.start()
 
-    def _make_readers(self, groups: list[list[socket.socket]]) -> Sequence[Reader]:
+    def _make_readers(self, places: Places) -> Sequence[Reader]:
         lane, endpoint = self.node.lane, self.node.endpoint
         if lane.name == "native":
             from relay.edge.threads import LaneThreads  # only where relay._lane can be had
 
-            threads = LaneThreads(self._loop, cast("NativeLane", lane), endpoint, groups)
+            threads = LaneThreads(self._loop, cast("NativeLane", lane), endpoint, places)
             self._threads = self._account.threads = threads
             self._account.kernel_drops = lambda: threads.kernel_drops
             return [threads]
-        if any(len(group) > 1 for group in groups):
+        if any(len(group) > 1 for group in places.own):
             cure = "install the native lane, or use one socket per address"
             raise ConfigError("listen.lanes", "the Python lane reads one socket per address", cure)
-        self._account.kernel_drops = lambda: sum(map(udp.kernel_drops, self._sockets.udp))
+        sockets = places.read
+        self._account.kernel_drops = lambda: sum(map(udp.kernel_drops, sockets))
         wait_s = self._config.listen.batch_ms / 1000
-        return [udp.Reader(self._loop, sock, endpoint, wait_s) for sock in self._sockets.udp]
+        return [udp.Reader(self._loop, sock, endpoint, wait_s) for sock in sockets]
 
-    async def _open_late(self) -> None:
-        """What listens on TCP, by sockets that were bound with the others: who comes earlier waits there.
-
-        The library that serves it takes a fifth of a start, which holds up neither audio nor handshakes.
-        """
-        account = self._account
-        web, http, exporter = await asyncio.to_thread(import_web)
-        if self._sockets.web:
-            self._open_web(web)
-        if self._sockets.metrics is not None:
-            self._http = http(exporter(account.snapshot).answer, account.report, account.health)
-            await self._http.start(self._sockets.metrics)
-
-    def _open_web(self, edge: type[WebEdge]) -> None:
-        listen = self._config.listen
-        node = self.node
-        self._web = self._account.web = edge(
-            self._loop,
-            self._config.limits,
-            self._tls,
-            listen.web_origins,
-            node.streams,
-            accepting=lambda: node.endpoint.accepting,
-        )
-        self._raw = RawEdge(
-            self._loop,
-            self._config.limits,
-            node.streams,
-            accepting=lambda: node.endpoint.accepting,
-            clock=time.monotonic,
-        )
-        self._web.listener.offer(StreamKind.RAW, self._raw.make, is_leg=True)
-        turn = self._turn.streams
-        if turn is not None and StreamKind.TURN in kinds_on_web(self._config):
-            self._web.listener.offer(StreamKind.TURN, turn.adopt, is_leg=True)
-        for sock in self._sockets.web:
-            self._web.listener.listen(sock)
-
-    async def _open_listeners(self) -> None:
-        self._turn.start(self._config)
-        if self._config.listen.command_socket:
-            await self._commands.start(self._config.listen.command_socket)
+    def leave(self) -> None:
+        """Drain, or hurry: the house asks for it."""
+        self._drain()
 
     async def _close(self) -> None:
         self._lag.stop()
-        self._turn.close()
-        await self._commands.close()
-        if self._http is not None:
-            await self._http.close()
-        if self._raw is not None:
-            self._raw.close()
-        if self._web is not None:
-            await self._web.close()
+        await self.listeners.close()
         for reader in self._readers:
             reader.close()
+        self._house.close()
         for sink in (self._history, self._events):
             if sink is not None:
                 await asyncio.to_thread(sink.close)
@@ -327,14 +292,10 @@ class Daemon:
         keys, (quic, context) = read_keys(config), read_certificate(config)
         turn_context = read_context(config) if config.turn.enabled else None
         self._config = self._account.config = config
-        self._account.quic, self._tls = quic, context
+        self._account.quic = quic
         self.node.configure(config, keys, quic)
-        if self._raw is not None:
-            self._raw.configure(config.limits)
-        if self._web is not None:
-            self._web.configure(config.limits, context, config.listen.web_origins)
-        self._turn.configure(config, turn_context)
-        if "listen.lanes" in changed and self._threads is not None and not self._sockets.are_handed:
+        self.listeners.configure(config, context, turn_context)
+        if "listen.lanes" in changed and self._threads is not None and not self._sockets.are_fixed:
             self._resizing = self._loop.create_task(self._resize(self._threads, config.listen))
         if self._history is not None:
             self._history.retention_days = config.records.retention_days
@@ -401,6 +362,16 @@ def _history(config: Config) -> History | None:
         retention_days=records.retention_days,
         queue_size=records.queue,
     )
+
+
+def _events(config: Config, standing: Standing) -> EventWriter | None:
+    """The writer of events, if any are wanted."""
+    events = config.events
+    if events.sink == "off":
+        return None
+    if standing.generation == 1:  # two write at once: what is not acknowledged waits in a file of each
+        events = replace(events, spool=f"{events.spool}.odd")
+    return EventWriter(events, config.node.id)
 
 
 def run(config: Config, path: str | None = None, assignments: Sequence[str] = ()) -> int:

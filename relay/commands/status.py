@@ -25,6 +25,7 @@ FINDING = ("severity", "name", "detail")
 ROWS = (
     ("live calls", "relay_calls"),
     ("live legs", "relay_legs"),
+    ("left at the generation before", "relay_leaving"),
     ("legs by transport", "relay_transports"),
     ("handshakes in progress", "relay_half_open"),
     ("calls ended", "relay_calls_ended_total"),

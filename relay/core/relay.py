@@ -29,6 +29,7 @@ from relay.core.door import Door
 from relay.core.events import EngineKeys
 from relay.core.exchange import Exchange
 from relay.core.guests import Guests
+from relay.core.handover import seal
 from relay.core.leaving import Leaving
 from relay.core.leg import Leg, LegState
 from relay.core.listening import Listening
@@ -49,7 +50,7 @@ from relay.core.talk import Talk
 from relay.core.vitals import Vitals
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control, datagram
-from relay.protocol.ids import Kid
+from relay.protocol.ids import CallId, Kid
 from relay.protocol.token import kid_of
 
 __all__ = ["EngineKeys", "Relay", "issuers_of"]
@@ -216,6 +217,15 @@ class Relay:
     def vitals(self) -> Vitals:
         """How its calls are, in sums; to be read only."""
         return self._node.vitals
+
+    def call_ids(self) -> list[CallId]:
+        """All calls that are not over."""
+        return [call.cid for call in self._node.calls.values() if not call.is_over]
+
+    def describe(self, call: CallId) -> bytes | None:
+        """A ticket of nobody, for the node's other generation; None: over, or too large for one."""
+        found = self._node.calls.get(call)
+        return None if found is None or found.is_over else seal(self._node, found, None)
 
     @property
     def spent_tokens(self) -> int:

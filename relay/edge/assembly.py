@@ -76,8 +76,9 @@ class Node:
         wall: Callable[[], float] = time.time,
         draw: Callable[[int], bytes] = os.urandom,
         watcher: Watcher | None = None,
+        generation: int | None = None,
     ) -> None:
-        """`watcher` reads relay sockets where the lane has no threads that do."""
+        """`watcher` reads relay sockets where the lane has no threads that do; `generation`: see ids.py."""
         self.config = config
         self.lane: Lane = lanes.choose(config)
         server_id = config.node.server_id.to_bytes(SERVER_ID_SIZE - 1, "big") + b"\0"  # worker 0
@@ -89,7 +90,7 @@ class Node:
         )
         self.lane.use_front(secrets, config.limits)
         codec = CidCodec(secrets.cid, server_id)
-        ids = ConnectionIds(codec, secrets.reset, int.from_bytes(draw(4), "big"))
+        ids = ConnectionIds(codec, secrets.reset, int.from_bytes(draw(4), "big"), generation)
         front = Front(
             config.limits,
             tokens=AddressTokens(secrets.retry, config.limits.address_token_s, draw),

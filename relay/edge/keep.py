@@ -1,7 +1,7 @@
 """What a crash must not take along: a file that the service manager holds for the process that comes after.
 
     place 0   what the file is, and for how many legs and calls
-    beat      when the process was last seen alive
+    beat      when the process was last seen alive, and which of two generations it is
     marks     two packet numbers of each leg, written by the lane (`edge/marks.py`)
     heard     when each leg was heard last
     legs      keys, ids and address: what the lane needs of a connection
@@ -38,6 +38,7 @@ PAGE: Final = mmap.PAGESIZE
 FIRST: Final = 2  # place of a leg
 CID_BYTES: Final = 16
 _TIME: Final = struct.Struct("=d")
+_GENERATION_AT: Final = PLACE.size + _TIME.size
 
 
 class LegRecord(NamedTuple):
@@ -95,25 +96,27 @@ class Keep:
         return cls(fd, counts >> 32, counts & 0xFFFFFFFF)
 
     @classmethod
-    def handed(cls, handed: manager.Handed, legs: int, calls: int) -> tuple[Keep | None, bool]:
-        """What the service manager kept of a process that crashed, else a new file that it keeps from now on.
-
-        Whether it is the former. None: there is no manager that keeps anything.
-        """
+    def left(cls, handed: manager.Handed) -> Keep | None:
+        """What the service manager kept of a process that crashed; None: nothing that can be taken up."""
         kept = handed.take_files(NAME)
         for fd in kept[1:]:
             os.close(fd)
         if kept:
             try:
-                return cls.of(kept[0]), True
+                return cls.of(kept[0])
             except (OSError, ValueError) as error:
                 log.warning("what a process before us left is not taken up", extra={"why": str(error)})
                 os.close(kept[0])
+        return None
+
+    @classmethod
+    def begin(cls, legs: int, calls: int) -> Keep | None:
+        """A new file that the service manager keeps from now on. None: there is none that keeps anything."""
         new = cls.make(legs, calls)
         if manager.store(NAME, [new.fd]):
-            return new, False
+            return new
         os.close(new.fd)
-        return None, False
+        return None
 
     # ------------------------------------------------------------ what is to be kept
 
@@ -165,6 +168,15 @@ class Keep:
         place = self._places.get(leg)
         if place is not None:
             _TIME.pack_into(self._heard, place * _TIME.size, at)
+
+    @property
+    def generation(self) -> int | None:
+        """Which of two generations of the daemon wrote this, 0 or 1; None: one without generations."""
+        return (None, 0, 1)[self._head[_GENERATION_AT] % 3]
+
+    @generation.setter
+    def generation(self, generation: int | None) -> None:
+        self._head[_GENERATION_AT] = 0 if generation is None else 1 + generation
 
     def beat(self, now: float) -> None:
         """The process lives, at this monotonic second."""

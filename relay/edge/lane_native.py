@@ -310,13 +310,6 @@ class NativeLane:
         """End the threads; what was counted stays readable."""
         self._lane.stop()
 
-    def steer(self, descriptors: list[int]) -> None:
-        """Packets of one connection id go to one socket of this group, whatever port they come from.
-
-        STUN and ChannelData have none and go by the port.
-        """
-        _lane.steer(descriptors)
-
     # ------------------------------------------------------------ counted
 
     @property

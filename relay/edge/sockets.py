@@ -1,6 +1,7 @@
 """Where a daemon's listening sockets come from: a socket unit, the manager's store, or they are made.
 
     handed     by a socket unit, under the name "public" or "metrics": they take precedence over the settings
+    followed   of the generation before us, which stands on the same addresses (succession.py)
     kept       ours, from before a restart: packets waited in them, and nobody else took the port meanwhile
     made       bound here, and given to the manager to keep
 
@@ -12,11 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Final
 
 from relay.config import ListenConfig
 from relay.edge import manager, tcp, udp
+from relay.edge.generation import KEY
+from relay.errors import ConfigError
 
 PUBLIC: Final = "public"
 METRICS: Final = "metrics"
@@ -28,28 +32,47 @@ KEPT_WEB: Final = "kept-web"
 class Sockets:
     """What to listen on. `groups`: UDP, those of one address together. Owned by who reads them."""
 
-    def __init__(self, handed: manager.Handed, listen: ListenConfig) -> None:
-        """ConfigError when an address cannot be had."""
+    def __init__(
+        self,
+        handed: manager.Handed,
+        listen: ListenConfig,
+        *,
+        generations: int = 1,
+        before: Mapping[str, list[socket.socket]] | None = None,
+        may_make: bool = True,
+    ) -> None:
+        """`generations`: for how many an address has a socket, of each lane. `before`: what the one before us
+        listens on, "udp" and "web". `may_make` False: it lives, and has bound what we would bind.
+
+        ConfigError when an address cannot be had.
+        """
         public = handed.take(PUBLIC)
         datagram = [sock for sock in public if sock.type == socket.SOCK_DGRAM]
         stream = [sock for sock in public if sock.type == socket.SOCK_STREAM]
-        metrics = handed.take(METRICS)
+        self._listen = listen
+        self._each = listen.lanes * generations
+        self._may_make = may_make
         self.were_kept = 0
         """How many of them are from before a restart."""
         self.are_handed = bool(datagram)
         """Those of UDP, by a socket unit."""
+        self.are_fixed = bool(datagram or before) or generations > 1
+        """Their number cannot change while we run."""
         stored = handed.take_numbered(KEPT_UDP)
         self._stored = {name: set(sockets) for name, sockets in stored.items()}
         kept = [sock for sockets in stored.values() for sock in sockets], handed.take(KEPT_WEB)
-        self.groups = udp.by_address(datagram) or self._open_udp(kept[0], listen)
-        self.web = stream or self._open_web(kept[1], listen)
+        others = before or {}
+        followed = list(others.get("udp", ())), list(others.get("web", ()))
+        self.groups = udp.by_address(datagram or followed[0]) or self._open_udp(kept[0])
+        self.web = stream or followed[1] or self._open_web(kept[1])
         self._is_web_handed = bool(stream)
-        _close([*kept[0], *kept[1]])  # of addresses that are no longer wanted
+        used = {*self.udp, *self.web}
+        # Those of addresses that are no longer wanted, and what is there twice.
+        _close([sock for some in (*kept, *followed) for sock in some if sock not in used])
         for sock in self.udp:
             udp.prepare(sock, listen)
-        self.metrics = metrics.pop(0) if metrics else None
-        if self.metrics is None and listen.metrics:
-            self.metrics = tcp.bind(listen.metrics, "listen.metrics")
+        metrics = handed.take(METRICS)
+        self._metrics = metrics.pop(0) if metrics else None
         _close(metrics)
 
     @property
@@ -57,24 +80,34 @@ class Sockets:
         """All of UDP."""
         return [sock for group in self.groups for sock in group]
 
-    def _open_udp(self, kept: list[socket.socket], listen: ListenConfig) -> list[list[socket.socket]]:
-        found = [_pick(kept, text, listen.lanes) for text in listen.udp]
+    def open_metrics(self) -> socket.socket | None:
+        """What to serve metrics by, the caller's; None: nothing. ConfigError: the address cannot be had."""
+        if self._metrics is not None:
+            return self._metrics.dup()
+        return tcp.bind(self._listen.metrics, "listen.metrics") if self._listen.metrics else None
+
+    def _open_udp(self, kept: list[socket.socket]) -> list[list[socket.socket]]:
+        listen = self._listen
+        found = [_pick(kept, text, self._each) for text in listen.udp]
+        if not self._may_make and any(len(group) < self._each for group in found):
+            cure = "wait until it has left, or have the service manager hold the sockets"
+            raise ConfigError(KEY, "an older generation is there and does not answer", cure)
         self.were_kept += sum(map(len, found))
         groups = []
         for text, group in zip(listen.udp, found, strict=True):
             for sock in group:  # the kernel takes it from a bound socket too, for those that are bound later
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, listen.lanes > 1)
-            more = range(listen.lanes - len(group)) if group else ()
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, self._each > 1)
+            more = range(self._each - len(group)) if group else ()
             whole = [*group, *(udp.bind_beside(group[0], listen) for _ in more)]
-            groups.append(whole or udp.bind(text, listen))
+            groups.append(whole or udp.bind(text, listen, self._each))
         return groups
 
-    def _open_web(self, kept: list[socket.socket], listen: ListenConfig) -> list[socket.socket]:
-        found = [_pick(kept, text, 1) for text in listen.web]
+    def _open_web(self, kept: list[socket.socket]) -> list[socket.socket]:
+        found = [_pick(kept, text, 1) for text in self._listen.web]
         self.were_kept += sum(map(len, found))
         return [
             group[0] if group else tcp.bind(text, "listen.web")
-            for text, group in zip(listen.web, found, strict=True)
+            for text, group in zip(self._listen.web, found, strict=True)
         ]
 
     def keep(self) -> None:

@@ -150,6 +150,11 @@ class Acceptor:
         """Where it listens."""
         return [sock.getsockname()[1] for sock in self._judges]
 
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """Those it listens on."""
+        return list(self._judges)
+
     def close(self) -> None:
         """Listen no more."""
         for sock in self._judges:
@@ -234,6 +239,15 @@ class TlsListener:
     def ports(self) -> list[int]:
         """Where it listens."""
         return self._acceptor.ports
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """Those it listens on."""
+        return self._acceptor.sockets
+
+    def stop_accepting(self) -> None:
+        """Listen no more; what is connected, or about to be, goes on."""
+        self._acceptor.close()
 
     def close(self) -> None:
         """Listen no more; what is connected goes on."""

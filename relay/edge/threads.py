@@ -22,6 +22,7 @@ from collections.abc import Sequence
 
 from relay.config import ListenConfig
 from relay.edge.endpoint import Endpoint
+from relay.edge.generation import Places
 from relay.edge.lane_native import NativeLane
 from relay.edge.udp import bind_beside, kernel_drops
 from relay.errors import ConfigError
@@ -33,23 +34,24 @@ LOOKS = 1000  # it is empty long before
 
 
 class LaneThreads:
-    """One thread per socket of an address; `sockets` are grouped by address, all groups of one length."""
+    """One thread per socket of an address, of those that are ours. Who gets what `Places.steer` says."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         lane: NativeLane,
         endpoint: Endpoint,
-        sockets: Sequence[Sequence[socket.socket]],
+        places: Places,
     ) -> None:
-        if len({len(group) for group in sockets}) > 1:
+        if len({len(group) for group in places.own}) > 1:
             raise ConfigError(
                 "listen.udp", "inherited sockets differ in number by address", "as many for each address"
             )
         self._loop = loop
         self._lane = lane
         self._endpoint = endpoint
-        self._groups = [list(group) for group in sockets]
+        self._places = places
+        self._groups = places.own
         self._event = -1
         self._drops_of_closed = 0
         self._was_refused = False
@@ -79,7 +81,6 @@ class LaneThreads:
         """Read from now on."""
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._loop.add_reader(self._event, self._on_event)
-        self._steer(self._groups)
         self._run(self._groups)
 
     def close(self) -> None:
@@ -111,17 +112,17 @@ class LaneThreads:
             except (ConfigError, OSError) as error:
                 for sock in (sock for group in added for sock in group):
                     sock.close()
-                self._steer(self._groups)
+                self._places.steer()
                 log.error("the number of lanes stays: %s", error)
 
     async def _change(self, lanes: int, groups: list[list[socket.socket]]) -> None:
         gone = [sock for group in groups for sock in group[lanes:]]
         kept = [group[:lanes] for group in groups]
-        self._steer(kept)
+        self._places.steer(lanes)
         if gone:
             await self._until_empty(gone)
         self._run(kept)
-        self._groups = kept
+        self._groups = self._places.groups = kept
         for sock in gone:
             self._drops_of_closed += kernel_drops(sock)
             sock.close()
@@ -135,11 +136,6 @@ class LaneThreads:
             log.info(NO_SHORT_TURNS, extra={"why": refused})
             self._was_refused = True
         self._endpoint.use_sockets([sock for lane in lanes for sock in lane], len(groups))
-
-    def _steer(self, groups: list[list[socket.socket]]) -> None:
-        for group in groups:
-            if len(group) > 1:
-                self._lane.steer([sock.fileno() for sock in group])
 
     async def _until_empty(self, sockets: Sequence[socket.socket]) -> None:
         for _ in range(LOOKS):

@@ -84,6 +84,11 @@ class TurnServer:
             for position, text in enumerate(addresses):
                 self._streams.listen(bind(text, f"{key}[{position}]"), transport)
 
+    def stop_accepting(self) -> None:
+        """Listen no more; streams that are open go on."""
+        if self._streams is not None:
+            self._streams.stop_accepting()
+
     def configure(self, config: Config, context: ssl.SSLContext | None) -> None:
         """A reload: limits and certificate for streams that come from now on."""
         if self._streams is not None and context is not None:

@@ -206,6 +206,10 @@ class TurnStreams:
         """Where it listens."""
         return self._acceptor.ports
 
+    def stop_accepting(self) -> None:
+        """Listen no more; what is open goes on."""
+        self._acceptor.close()
+
     def close(self) -> None:
         """Listen no more, and close what is open."""
         self._acceptor.close()

@@ -21,28 +21,29 @@ WORTH_A_WAIT = 2  # packets expected within the wait; below, waiting costs more 
 _MEMINFO_DROPS = 8  # index of the drop counter in the array of SO_MEMINFO (linux/sock_diag.h)
 
 
-def bind(text: str, listen: ListenConfig) -> list[socket.socket]:
-    """Bound UDP sockets for "[v6]:port" or "v4:port", `listen.lanes` of them; [::] takes IPv4 too.
+def bind(text: str, listen: ListenConfig, count: int | None = None) -> list[socket.socket]:
+    """Bound UDP sockets for "[v6]:port" or "v4:port", `count` or one for each lane; [::] takes IPv4 too.
 
     ConfigError names the setting.
     """
     host, _, port = text.rpartition(":")
-    first = _bind_one(text, host, port, listen)
-    return [first, *(bind_beside(first, listen) for _ in range(listen.lanes - 1))]
+    count = count or listen.lanes
+    first = _bind_one(text, host, port, listen, shares=count > 1)
+    return [first, *(bind_beside(first, listen) for _ in range(count - 1))]
 
 
 def bind_beside(sock: socket.socket, listen: ListenConfig) -> socket.socket:
-    """One more socket of the same address; `listen.lanes` must have been over one from the start."""
+    """One more socket of the same address, which must have been one of several from the start."""
     host, port = sock.getsockname()[:2]
     host = f"[{host}]" if sock.family == socket.AF_INET6 else host
-    return _bind_one(f"{host}:{port}", host, str(port), listen)
+    return _bind_one(f"{host}:{port}", host, str(port), listen, shares=True)
 
 
-def _bind_one(text: str, host: str, port: str, listen: ListenConfig) -> socket.socket:
+def _bind_one(text: str, host: str, port: str, listen: ListenConfig, *, shares: bool) -> socket.socket:
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
-        if listen.lanes > 1:
+        if shares:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)

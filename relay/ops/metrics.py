@@ -104,6 +104,11 @@ def _node(now: Snapshot) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "relay_draining", "1 while the node takes no new calls.", value=int(now.state != STATES[0])
     )
+    yield GaugeMetricFamily(
+        "relay_generation", "Which of two generations: 0 even, 1 odd.", value=now.generation
+    )
+    leaving = {what: now.leaving.get(what, 0) for what in ("legs", "calls")}
+    yield gauges("relay_leaving", "What the generation before still has.", "what", leaving)
     yield GaugeMetricFamily("relay_ready", "1 while /readyz says 200.", value=int(now.is_ready))
     yield GaugeMetricFamily("relay_loop_lag_seconds", "Worst recent lag of the event loop.", value=now.lag_s)
     yield GaugeMetricFamily(

@@ -188,6 +188,10 @@ class Snapshot:
     """Listeners' ways that are looked at, by state."""
     events: SinkCounters = field(default_factory=SinkCounters)
     records: SinkCounters = field(default_factory=SinkCounters)
+    generation: int = 0
+    """0 even, 1 odd."""
+    leaving: Mapping[str, int] = field(default_factory=dict)
+    """Legs and calls that the generation before this one still has."""
     state: str = "running"
     is_ready: bool = True
     lag_s: float = 0.0

@@ -25,11 +25,11 @@ SERVER_ID_SIZE: Final = 3
 NONCE_SIZE: Final = 4
 RESET_TOKEN_SIZE: Final = 16
 
-_FIRST: Final = CID_SIZE - 1  # rotation bits 000, then the length of what follows
+FIRST_BYTE: Final = CID_SIZE - 1  # rotation bits 000, then the length of what follows
 _PLAIN_SIZE: Final = SERVER_ID_SIZE + NONCE_SIZE
 _HALF: Final = 28  # bits: seven bytes split in the middle of the fourth
 _HALF_MASK: Final = (1 << _HALF) - 1
-_MIN_BYTE_1: Final = 0x10
+MIN_BYTE_1: Final = 0x10
 _EXPANSION: Final = [bytes(10) + bytes((_PLAIN_SIZE, step)) for step in range(5)]
 
 
@@ -55,12 +55,12 @@ class CidCodec:
         left ^= self._round(right, 2, is_left=False)
         right ^= self._round(left, 3, is_left=True)
         left ^= self._round(right, 4, is_left=False)
-        cid = bytes((_FIRST,)) + (left << _HALF | right).to_bytes(_PLAIN_SIZE, "big")
-        return cid if cid[1] >= _MIN_BYTE_1 else None
+        cid = bytes((FIRST_BYTE,)) + (left << _HALF | right).to_bytes(_PLAIN_SIZE, "big")
+        return cid if cid[1] >= MIN_BYTE_1 else None
 
     def decode(self, cid: bytes) -> tuple[bytes, bytes] | None:
         """Return (server id, nonce) of an id, None if its form is not ours. Any server's id is read."""
-        if len(cid) != CID_SIZE or cid[0] != _FIRST or cid[1] < _MIN_BYTE_1:
+        if len(cid) != CID_SIZE or cid[0] != FIRST_BYTE or cid[1] < MIN_BYTE_1:
             return None
         left, right = _split(cid[1:])
         left ^= self._round(right, 4, is_left=False)

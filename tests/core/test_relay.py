@@ -6,12 +6,13 @@ from core.test_adapting import ON
 from pair import CLUSTER, ISSUER, KID, PUBLIC, TICKET_KEY, World, config
 from relay.config import IssuerConfig, LimitsConfig, NodeConfig, TokenConfig
 from relay.core import events as ev
+from relay.core import handover
 from relay.core.company import Owner
 from relay.core.relay import EngineKeys, issuers_of
 from relay.errors import ErrorCode
 from relay.protocol import control, datagram, signed, token
 from relay.protocol.address import Address
-from relay.protocol.ids import Jti
+from relay.protocol.ids import CallId, Jti
 
 
 @pytest.fixture
@@ -480,3 +481,14 @@ def test_how_calls_are_and_which_flows_to_look_at_can_be_asked(world):
     ann, _ = world.talking()
     assert (ann.leg, ann.joined.up) in world.engine.unheard()
     assert world.engine.vitals.counted["setup_fail"] == [0, 0]
+
+
+def test_the_other_generation_is_told_of_the_calls_that_are_not_over(world):
+    (ann, _), (eve, _) = world.talking(), world.talking()
+    assert world.engine.call_ids() == [ann.cid, eve.cid]
+    told = handover.read(world.engine.node, world.engine.describe(ann.cid))
+    assert (told.c, told.p) == (ann.cid, None)
+    ann.hangup()
+    assert world.engine.call_ids() == [eve.cid]
+    assert world.engine.describe(ann.cid) is None
+    assert world.engine.describe(CallId(bytes(16))) is None

@@ -97,6 +97,16 @@ def test_what_was_lent_comes_back_as_it_was() -> None:
     assert again.heard_at(1) == 12.5
 
 
+@pytest.mark.parametrize("generation", [None, 0, 1])
+def test_it_says_which_of_two_generations_wrote_it(generation: int | None) -> None:
+    keep = Keep.make(8, 2)
+    assert keep.generation is None
+    keep.generation = generation
+    keep.beat(2.5)
+    again = Keep.of(keep.fd)
+    assert (again.generation, again.beaten) == (generation, 2.5)
+
+
 def test_a_place_is_given_again_only_when_its_leg_is_forgotten() -> None:
     keep = Keep.make(FIRST + 2, 1)
     assert keep.take(1) != keep.take(2)

@@ -14,6 +14,7 @@ from relay.config import ListenConfig
 from relay.edge import manager, tcp, udp
 from relay.edge.manager import Handed
 from relay.edge.sockets import KEPT_UDP, KEPT_WEB, METRICS, PUBLIC, Sockets
+from relay.errors import ConfigError
 
 SMALL: Any = {"receive_buffer": 65_536, "send_buffer": 65_536, "metrics": ""}
 
@@ -28,10 +29,30 @@ def test_what_a_socket_unit_hands_over_is_taken_and_nothing_is_made() -> None:
     web, metrics = tcp.bind("127.0.0.1:0", "web"), tcp.bind("127.0.0.1:0", "metrics")
     handed = Handed({PUBLIC: [public, web], METRICS: [metrics]})
     sockets = Sockets(handed, ListenConfig(udp=("127.0.0.1:0",), web=("127.0.0.1:0",), **SMALL))
-    assert (sockets.udp, sockets.web, sockets.metrics) == ([public], [web], metrics)
+    assert (sockets.udp, sockets.web) == ([public], [web])
+    for _ in range(2):  # it can be let go of and taken again
+        serves = sockets.open_metrics()
+        assert serves is not None
+        assert serves.getsockname() == metrics.getsockname()
+        serves.close()
     assert sockets.are_handed
+    assert sockets.are_fixed
     assert handed.close() == []
     for sock in (public, web, metrics):
+        sock.close()
+
+
+def test_the_address_of_metrics_is_bound_when_it_is_wanted_and_not_before() -> None:
+    listen = ListenConfig(udp=("127.0.0.1:0",), **(SMALL | {"metrics": "127.0.0.1:0"}))
+    sockets = Sockets(Handed(), listen)
+    found = sockets.open_metrics()
+    assert found is not None
+    with tcp.bind("127.0.0.1:0", "metrics") as other:
+        taken = Sockets(Handed(), dataclasses.replace(listen, metrics=at(other)))
+        with pytest.raises(ConfigError, match=r"listen\.metrics"):
+            taken.open_metrics()
+    assert Sockets(Handed(), dataclasses.replace(listen, udp=(), metrics="")).open_metrics() is None
+    for sock in (found, *sockets.udp, *taken.udp):
         sock.close()
 
 
@@ -47,6 +68,33 @@ def test_kept_sockets_are_served_on_with_the_packets_that_waited_in_them() -> No
     assert old.recv(20) == b"meanwhile"
     old.close()
     web.close()
+
+
+def test_the_generation_before_gives_all_of_its_sockets_and_what_was_kept_is_let_go() -> None:
+    listen = ListenConfig(udp=("127.0.0.1:0",), web=("127.0.0.1:0",), lanes=2, **SMALL)
+    old = Sockets(Handed(), listen, generations=2)
+    assert (len(old.udp), old.are_fixed) == (4, True)
+    (kept,) = Sockets(Handed(), ListenConfig(udp=("127.0.0.1:0",), **SMALL)).udp
+    listen = dataclasses.replace(listen, udp=(at(kept),))
+    before = {"udp": old.udp, "web": old.web}
+    new = Sockets(Handed({f"{KEPT_UDP}0": [kept]}), listen, generations=2, before=before, may_make=False)
+    assert (new.groups, new.web, new.were_kept, new.are_fixed) == (old.groups, old.web, 0, True)
+    assert kept.fileno() == -1
+    for sock in (*new.udp, *new.web):
+        sock.close()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_nothing_is_bound_beside_a_generation_that_gives_nothing(count: int) -> None:
+    other = Sockets(Handed(), ListenConfig(udp=("127.0.0.1:0",), **SMALL), generations=2)
+    listen = ListenConfig(udp=(at(other.udp[0]),), **SMALL)
+    kept = {f"{KEPT_UDP}{position}": [sock] for position, sock in enumerate(other.udp)}
+    with pytest.raises(ConfigError, match="does not answer"):
+        Sockets(Handed(dict(list(kept.items())[:count])), listen, generations=2, may_make=False)
+    again = Sockets(Handed(kept), listen, generations=2, may_make=False)
+    assert again.udp == other.udp
+    for sock in again.udp:
+        sock.close()
 
 
 def test_an_address_that_is_no_longer_wanted_is_let_go() -> None:

@@ -19,6 +19,7 @@ from load.daemon import Daemon, imbalance
 from load.relay import End, place_call
 from load.traffic import talk
 from relay.config import ListenConfig
+from relay.edge.generation import Places
 from relay.edge.lane import PacketCounts
 
 if not HAS_NATIVE:
@@ -67,7 +68,7 @@ def test_threads_that_ended_by_themselves_are_missing() -> None:
     groups = [[socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3)] for _ in range(2)]
     lane = NativeLane()
     lane.packets = lambda: PacketCounts(0, 0, 0, 0, 0, 0, {}, {}, threads=1)  # type: ignore[method-assign]  # as after two bugs
-    threads = LaneThreads(cast("Any", None), lane, cast("Any", None), groups)
+    threads = LaneThreads(cast("Any", None), lane, cast("Any", None), Places(groups))
     assert threads.missing == 2
     threads.close()
 
@@ -77,7 +78,11 @@ class Still(NativeLane):
 
     def start(self, lanes: list[list[int]], event_fd: int) -> None: ...
 
-    def steer(self, descriptors: list[int]) -> None: ...
+
+class Apart(Places):
+    """Sockets that share no address, so that nothing is to be steered."""
+
+    def steer(self, lanes: int | None = None) -> None: ...
 
 
 async def test_what_the_kernel_dropped_stays_counted_when_lanes_go() -> None:
@@ -92,7 +97,7 @@ async def test_what_the_kernel_dropped_stays_counted_when_lanes_go() -> None:
         while sockets[2].recv(2000):
             pass
     endpoint = cast("Any", SimpleNamespace(use_sockets=lambda *_: None))
-    threads = LaneThreads(asyncio.get_running_loop(), Still(), endpoint, [sockets])
+    threads = LaneThreads(asyncio.get_running_loop(), Still(), endpoint, Apart([sockets]))
     before = threads.kernel_drops
     assert before > 100
     await threads.resize(2, ListenConfig())

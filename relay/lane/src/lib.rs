@@ -18,7 +18,7 @@
 //! work slow counters residence   what a thread keeps, what waits for the loop, what was counted, for how long
 //! front retry budget     packets of nobody: proofs and answers that keep no memory of a source
 //! worker          the threads: wait, read, hand to the core, send
-//! socket          batches of UDP packets in and out, waiting, steering: all of the crate's `unsafe`
+//! socket          batches of UDP packets in and out, waiting: all of the crate's `unsafe`
 //! ```
 //!
 //! This file names the modules; `python` is the only one that knows Python.

@@ -499,16 +499,6 @@ impl Lane {
     }
 }
 
-/// Let the kernel give each packet to the socket of this SO_REUSEPORT group that its connection id names:
-/// `fds` are those in service, in the order in which they were bound.
-#[pyfunction]
-fn steer(fds: Vec<RawFd>) -> PyResult<()> {
-    let ways = u32::try_from(fds.len()).unwrap_or(u32::MAX);
-    let first = fds.first();
-    let fd = first.ok_or_else(|| PyValueError::new_err("a group has a socket at least"))?;
-    Ok(crate::socket::steer(*fd, ways)?)
-}
-
 /// The packet path of the relay, in Rust.
 #[pymodule]
 mod _lane {
@@ -516,8 +506,6 @@ mod _lane {
     use super::front::Front;
     #[pymodule_export]
     use super::path::Path;
-    #[pymodule_export]
-    use super::steer;
     #[pymodule_export]
     use super::Lane;
     #[pymodule_export]

@@ -1,11 +1,10 @@
-//! The kernel's side of UDP: batches in, batches out, waiting, waking, steering. All of the crate's `unsafe`.
+//! The kernel's side of UDP: batches in, batches out, waiting, waking. All of the crate's `unsafe`.
 //!
 //! ```text
 //! Ring     recvmmsg into buffers that are allocated once; UDP_GRO when asked for
 //! Sender   sendmmsg; runs of equal packets to one address go as one UDP_SEGMENT message
 //! Door     one relayed address, of which there are many: Watch (epoll) tells which have packets, Exit sends
 //! Poll     ppoll on the sockets and on the event that ends the thread
-//! steer    which socket of a SO_REUSEPORT group gets a packet: by its connection id
 //! ```
 //!
 //! Each call sets every pointer it hands to the kernel from the buffers it borrows, so no pointer outlives a
@@ -188,75 +187,6 @@ fn set_attributes(wanted: &libc::sched_attr) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
-}
-
-/// The program of `steer` in plain code: which of `ways` sockets gets this packet of QUIC.
-pub fn steered(packet: &[u8], ways: u32) -> u32 {
-    let at = if packet.first().is_some_and(|first| first & 0x80 != 0) {
-        6
-    } else {
-        1
-    };
-    match packet.get(at..).and_then(<[u8]>::first_chunk) {
-        Some(id) => u32::from_be_bytes(*id).checked_rem(ways).unwrap_or(0),
-        None => 0,
-    }
-}
-
-/// Have the kernel choose the socket of a SO_REUSEPORT group by the first four bytes of the destination id, and for
-/// STUN and ChannelData, which have none, by the sender's port: what one sender says stays in order.
-///
-/// `fd` is any socket of the group, `ways` how many of its sockets get packets: those bound first. A packet
-/// too short for the rule goes to the first. To take the last socket out of service: steer to one fewer,
-/// drain it, close it; a socket that was added gets nothing before `ways` counts it.
-pub fn steer(fd: RawFd, ways: u32) -> io::Result<()> {
-    if ways == 0 {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let step = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    };
-    let load = |size: u32, at: u32| step(libc::BPF_LD | size | libc::BPF_ABS, 0, 0, at);
-    let jump = |over: u32| step(libc::BPF_JMP | libc::BPF_JA, 0, 0, over);
-    let at_least = |value: u32, jt: u8, jf: u8| {
-        step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, jt, jf, value)
-    };
-    let change = |how: u32, value: u32| step(libc::BPF_ALU | how | libc::BPF_K, 0, 0, value);
-    let ip = libc::SKF_NET_OFF as u32; // the header before UDP's; the first load names its version
-    let mut program = [
-        load(libc::BPF_B, 0),
-        at_least(0x80, 14, 0),
-        at_least(0x50, 11, 0),
-        at_least(0x40, 0, 2),
-        load(libc::BPF_B, 2),
-        at_least(0x10, 8, 0), // an id of ours: its second byte is never less
-        load(libc::BPF_B, ip),
-        at_least(0x60, 0, 2),
-        load(libc::BPF_H, ip.wrapping_add(40)), // behind IPv6's header: the source port
-        jump(1),
-        load(libc::BPF_H, ip.wrapping_add(20)), // behind IPv4's
-        change(libc::BPF_MUL, 0x9E37_79B1),     // systems give out even ports or odd ones
-        change(libc::BPF_RSH, 16),
-        jump(3),
-        load(libc::BPF_W, 1), // short header
-        jump(1),
-        load(libc::BPF_W, 6), // long header
-        change(libc::BPF_MOD, ways),
-        step(libc::BPF_RET | libc::BPF_A, 0, 0, 0),
-    ];
-    let filter = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_mut_ptr(),
-    };
-    set_option(
-        &fd,
-        libc::SOL_SOCKET,
-        libc::SO_ATTACH_REUSEPORT_CBPF,
-        &filter,
-    )
 }
 
 /// Waits for packets, or for the event that ends the wait.

@@ -2,7 +2,6 @@
 //!
 //! Must never live here: anything that binds outside loopback, or waits without a bound.
 
-use std::collections::HashMap;
 use std::net::UdpSocket;
 use std::time::Instant;
 
@@ -313,159 +312,20 @@ pub(crate) fn group(count: usize) -> Vec<UdpSocket> {
         .collect()
 }
 
-/// What waits at a socket now: loopback delivers before `send_to` returns.
-fn drain(socket: &UdpSocket) -> Vec<Vec<u8>> {
-    let mut got = Vec::new();
-    take(
-        &mut Ring::new(false),
-        &Socket::duplicate(socket.as_raw_fd()).unwrap(),
-        &mut got,
-    );
-    got.into_iter().map(|(data, _)| data).collect()
-}
-
-fn short(id: u32, note: u8) -> Vec<u8> {
-    let id = id.wrapping_mul(0x9E37_79B9).to_be_bytes();
-    vec![0x41, id[0], id[1] | 0x10, id[2], id[3], 5, 6, 7, 8, note]
-}
-
-fn long(id: u32, note: u8) -> Vec<u8> {
-    let short = short(id, note);
-    [&[0xC3, 0, 0, 0, 1, 8], &short[1..]].concat()
-}
-
-#[test]
-fn one_connection_id_finds_one_socket_from_every_port_and_in_both_forms() {
-    let sockets = group(2);
-    let to = address(&sockets[0]);
-    steer(sockets[0].as_raw_fd(), 2).unwrap();
-    let mut homes: HashMap<Vec<u8>, usize> = HashMap::new();
-    for round in 0..6 {
-        let source = UdpSocket::bind("127.0.0.1:0").unwrap();
-        for id in 0..40 {
-            let packet = if round % 2 == 0 {
-                short(id, round)
-            } else {
-                long(id, round)
-            };
-            source.send_to(&packet, to).unwrap();
-            let found: Vec<_> = (0..2)
-                .filter(|&index| !drain(&sockets[index]).is_empty())
-                .collect();
-            assert_eq!(found, [steered(&packet, 2) as usize]);
-            assert_eq!(*homes.entry(short(id, 0)).or_insert(found[0]), found[0]);
-        }
-    }
-    assert!(homes.values().any(|&home| home == 0) && homes.values().any(|&home| home == 1));
-}
-
-/// What a client of TURN sends: STUN, and ChannelData of all sizes.
-fn turn(note: u8) -> Vec<Vec<u8>> {
-    let stun = [
-        &[0, note & 1, 0, 0, 0x21, 0x12, 0xA4, 0x42][..],
-        &[note; 12],
-    ]
-    .concat();
-    let data = |size: u16| {
-        [
-            &[0x40, note][..],
-            &size.to_be_bytes(),
-            &vec![note; size.into()],
-        ]
-        .concat()
+/// Have the kernel give all packets of the address to the socket that was bound first.
+pub(crate) fn to_the_first(fd: RawFd) {
+    let mut program = [libc::sock_filter {
+        code: (libc::BPF_RET | libc::BPF_K) as u16,
+        jt: 0,
+        jf: 0,
+        k: 0,
+    }];
+    let filter = libc::sock_fprog {
+        len: 1,
+        filter: program.as_mut_ptr(),
     };
-    vec![stun, data(0), data(1), data(160), data(1200)]
-}
-
-#[test]
-fn what_one_client_of_turn_sends_comes_to_one_socket_and_clients_spread() {
-    for host in ["127.0.0.1:0", "[::1]:0"] {
-        let first = member_at(host.parse().unwrap());
-        let to = address(&first);
-        let sockets = [first, member_at(to)];
-        steer(sockets[0].as_raw_fd(), 2).unwrap();
-        let mut homes = [0; 2];
-        for note in 0..40 {
-            let source = UdpSocket::bind(host).unwrap();
-            let packets = turn(note);
-            for packet in &packets {
-                source.send_to(packet, to).unwrap();
-            }
-            let found = [0, 1].map(|index| drain(&sockets[index]).len());
-            let home = usize::from(found[0] == 0);
-            assert_eq!(found[home], packets.len());
-            homes[home] += 1;
-        }
-        assert!(homes.iter().all(|count| *count > 4), "{homes:?}");
-    }
-}
-
-#[test]
-fn what_is_too_short_to_steer_goes_to_the_first() {
-    let sockets = group(3);
-    steer(sockets[1].as_raw_fd(), 3).unwrap();
-    let source = UdpSocket::bind("127.0.0.1:0").unwrap();
-    for packet in [
-        &b""[..],
-        b"\x41",
-        b"\x41\xff\xff\xff",
-        b"\xc0\0\0\0\x01\x08\xff\xff\xff",
-    ] {
-        assert_eq!(steered(packet, 3), 0);
-        source.send_to(packet, address(&sockets[0])).unwrap();
-        assert_eq!(drain(&sockets[0]).len(), 1);
-    }
-    assert!(steer(sockets[0].as_raw_fd(), 0).is_err());
-    assert!(steer(-1, 1).is_err());
-}
-
-#[test]
-fn joining_and_leaving_a_group_loses_no_packet() {
-    let mut sockets = group(2);
-    let to = address(&sockets[0]);
-    steer(sockets[0].as_raw_fd(), 2).unwrap();
-    let source = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut sent = 0u32;
-    let mut got = 0;
-    let mut send = |count: u32| {
-        for _ in 0..count {
-            source.send_to(&short(sent, 0), to).unwrap();
-            sent += 1;
-        }
-    };
-    for _ in 0..5 {
-        send(50);
-        sockets.push(member(to.port())); // in the group, but not counted yet
-        send(50);
-        assert!(drain(&sockets[2]).is_empty());
-        steer(sockets[0].as_raw_fd(), 3).unwrap();
-        send(50);
-        assert!(sockets.len() == 3);
-        // And out again: steer past it, take what it holds, close it.
-        steer(sockets[0].as_raw_fd(), 2).unwrap();
-        send(50);
-        let leaver = sockets.pop().unwrap();
-        let mut held = 0;
-        loop {
-            match drain(&leaver).len() {
-                0 => break,
-                some => held += some,
-            }
-        }
-        assert!(held > 0);
-        got += held;
-        drop(leaver);
-        send(50);
-        for socket in &sockets {
-            loop {
-                match drain(socket).len() {
-                    0 => break,
-                    some => got += some,
-                }
-            }
-        }
-    }
-    assert_eq!(got as u32, sent);
+    let name = libc::SO_ATTACH_REUSEPORT_CBPF;
+    set_option(&fd, libc::SOL_SOCKET, name, &filter).unwrap();
 }
 
 #[test]

@@ -165,7 +165,7 @@ fn relayed_addresses_are_read_whatever_the_number_of_threads_becomes() {
     let mut pairs: Vec<_> = (1..6).map(|number| node.pair(number)).collect();
     for (round, workers) in [1, 3, 2, 4].into_iter().enumerate() {
         // The kernel gives packets to all four sockets; those of a client must come to one that is read.
-        crate::socket::steer(node.sockets[0].as_raw_fd(), 1).unwrap();
+        crate::socket::tests::to_the_first(node.sockets[0].as_raw_fd());
         node.run(workers);
         pairs.push(node.pair(10 + round as u64));
         pairs.iter().for_each(|pair| node.talk(pair));
@@ -201,7 +201,7 @@ fn a_peer_that_is_spoken_to_steadily_gets_a_socket_of_its_own_and_others_are_hea
     assert_eq!(node.near(&pair), Some(pair.peer.local_addr().unwrap()));
     let mut buffer = [0; 2048];
     for workers in [1, 2, 1] {
-        crate::socket::steer(node.sockets[0].as_raw_fd(), 1).unwrap();
+        crate::socket::tests::to_the_first(node.sockets[0].as_raw_fd());
         node.run(workers); // threads come and go: the new ones read both
         node.talk(&pair);
         for _ in 0..8 {
