@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -59,14 +58,9 @@ async def test_a_planned_restart_is_heard_by_nobody(
             await people[0][1].hangup()
             assert await people[1][1].ended() == "completed"
         assert all('"imbalance": 0' in box.log(number) for number in (0, 1))
-        await until(lambda: len(outcomes(box)) == 3)
-        assert [outcome for _, outcome in outcomes(box)] == ["moved", "moved", "completed"]
-        assert len({call for call, _ in outcomes(box)}) == 1
-
-
-def outcomes(box: Box) -> list[tuple[str, str]]:
-    with sqlite3.connect(box.folder / "records.sqlite") as database:
-        return database.execute("SELECT call, outcome FROM calls ORDER BY ended_at").fetchall()
+        await until(lambda: len(box.records()) == 3)
+        assert [outcome for _, outcome in box.records()] == ["moved", "moved", "completed"]
+        assert len({call for call, _ in box.records()}) == 1
 
 
 async def test_legs_on_tcp_stay_until_they_move_and_new_ones_come_to_the_new_generation(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -115,6 +116,11 @@ spool = "{folder / "spool"}"
     def log(self, number: int) -> str:
         """What the process of that number said."""
         return (self.folder / f"log.{number}").read_text()
+
+    def records(self) -> list[tuple[str, str]]:
+        """Call and outcome of every record, in the order of their ends."""
+        with sqlite3.connect(self.folder / "records.sqlite") as database:
+            return database.execute("SELECT call, outcome FROM calls ORDER BY ended_at").fetchall()
 
     def __enter__(self) -> Self:
         return self
