@@ -53,6 +53,11 @@ class Supervisor:
         return self._process.pid
 
     @property
+    def runs(self) -> bool:
+        """Whether the service has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def stored(self) -> list[str]:
         """Names of what is kept."""
         return [name for name, _ in self._stored]

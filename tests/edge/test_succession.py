@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import stat
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,10 @@ class Side:
     def is_listening(self) -> bool:
         return Path(self.path).exists()
 
+    @property
+    def mode(self) -> int:
+        return Path(self.path).stat().st_mode
+
     async def find(self) -> Predecessor:
         found = await asyncio.to_thread(Predecessor.find, self.path)
         assert found is not None
@@ -85,6 +90,12 @@ async def until(holds: Any) -> None:
     async with asyncio.timeout(5):
         while not holds():  # noqa: ASYNC110  what is waited for is many things, and has no event
             await asyncio.sleep(0)
+
+
+async def test_the_socket_is_the_owners_alone_and_goes_with_the_daemon(side: Side):
+    assert stat.S_IMODE(side.mode) == 0o600
+    side.incumbent.close()
+    assert not side.is_listening
 
 
 async def test_nobody_is_found_where_nobody_listens(tmp_path: Path):
