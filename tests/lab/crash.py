@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import os
 import struct
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -23,7 +22,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-import uvloop
 from aioquic.quic.recovery import QuicPacketNumberWindow
 
 from client.rig import Rig, prepare, public_of
@@ -264,20 +262,3 @@ async def _end(place: Place, out: report.Report) -> None:
         await asyncio.sleep(0.1)
     out.bar("calls left when all hung up", total(samples, "relay_calls"), "==", 0)
     out.bar("packets out of balance in the last process", imbalance(samples), "==", 0)
-
-
-async def main() -> int:
-    """Run it; the exit status."""
-    parser = report.arguments("crash", __doc__)
-    parser.add_argument("--calls", type=int, default=0, help="(default 300, quick 6)")
-    parser.add_argument("--kills", type=int, default=0, help="(default 20, quick 2)")
-    parser.add_argument("--lane", default="auto", choices=("auto", "native", "python"))
-    args = parser.parse_args()
-    out = report.Report("crash", seed=args.seed, quick=args.quick)
-    calls, kills = args.calls or (6 if args.quick else 300), args.kills or (2 if args.quick else 20)
-    await judge(out, calls=calls, kills=kills, lane=args.lane)
-    return out.finish(as_json=args.json)
-
-
-if __name__ == "__main__":
-    sys.exit(uvloop.run(main()))

@@ -4,7 +4,8 @@ Two daemons on loopback: one is restarted again and again by the next generation
 (listen.handover_socket), the other, the control, stands still; calls of the SDK go through both from the same
 processes. For each restart and direction the gap is what was missing: packets that never came and, of a
 voice, frames that the jitter buffer had to conceal, 20 ms each, all together, as if they had been in a row. A
-restart beside which the control breaks the bound is void.
+restart beside which the control breaks the bound is void. That is the stage `planned`; the other, `crash`,
+kills a third daemon under calls of its own (crash.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
+from lab import crash
 from lab.callers import Callers, orders
 from lab.generations import Box
 from load import report
@@ -24,6 +28,9 @@ from load.process import cpu_seconds
 
 CALLS, RESTARTS, VOICES = 200, 20, 4
 QUICK_CALLS, QUICK_RESTARTS = 10, 2
+STAGES = ("planned", "crash")
+CRASH_CALLS, KILLS = 300, 20
+QUICK_CRASH_CALLS, QUICK_KILLS = 6, 2
 CONTROLS = 2  # voices through the daemon that stands still
 PROCESSES = 4
 GAP_MS = 20.0
@@ -124,7 +131,8 @@ def pairs(marks: Marks) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     return list(zip(marks[::2], marks[1::2], strict=True))
 
 
-def measure(arguments: Namespace, result: report.Report, folder: Path) -> int:
+def measure(arguments: Namespace, result: report.Report, folder: Path) -> None:
+    """The stage `planned`."""
     quick = arguments.quick
     calls = arguments.calls or (QUICK_CALLS if quick else CALLS)
     restarts = arguments.restarts or (QUICK_RESTARTS if quick else RESTARTS)
@@ -170,18 +178,29 @@ def measure(arguments: Namespace, result: report.Report, folder: Path) -> int:
         finally:
             for each in callers:
                 each.stop()
-    return result.finish(as_json=arguments.json)
 
 
 def main() -> int:
     """Run, print, tell by the exit status."""
     parser = report.arguments("restart", __doc__)
-    parser.add_argument("--calls", type=int, help=f"calls under restart (default {CALLS})")
+    parser.add_argument("--stage", choices=STAGES, help="this one only")
+    parser.add_argument("--calls", type=int, help=f"of each stage (default {CALLS}, {CRASH_CALLS})")
     parser.add_argument("--restarts", type=int, help=f"planned restarts (default {RESTARTS})")
+    parser.add_argument("--kills", type=int, help=f"crashes (default {KILLS})")
+    parser.add_argument(
+        "--lane", default="auto", choices=("auto", "native", "python"), help="of the daemon that crashes"
+    )
     arguments = parser.parse_args()
     result = report.Report("restart", seed=arguments.seed, quick=arguments.quick)
-    with tempfile.TemporaryDirectory(prefix="relay-restart-") as folder:
-        return measure(arguments, result, Path(folder))
+    stages = (arguments.stage,) if arguments.stage else STAGES
+    if "planned" in stages:
+        with tempfile.TemporaryDirectory(prefix="relay-restart-") as folder:
+            measure(arguments, result, Path(folder))
+    if "crash" in stages:
+        calls = arguments.calls or (QUICK_CRASH_CALLS if arguments.quick else CRASH_CALLS)
+        kills = arguments.kills or (QUICK_KILLS if arguments.quick else KILLS)
+        uvloop.run(crash.judge(result, calls=calls, kills=kills, lane=arguments.lane))
+    return result.finish(as_json=arguments.json)
 
 
 if __name__ == "__main__":
