@@ -22,6 +22,7 @@ LEARNING_S = 3.0  # until it is known what the network is like, and more is held
 SPEECH_S = 12.0
 REPEATS = "relay_repair_repeats_total"
 ADAPTS = "[adapt]\nenabled = true"
+LETS_BE = "[adapt]\nenabled = false"
 
 
 class Impaired(Proxy):
@@ -99,7 +100,7 @@ async def test_a_listener_behind_outages_misses_much_less_with_repair_and_one_wi
         folder.mkdir()
     with (
         daemon(folders[0], more=ADAPTS) as repairing,
-        daemon(folders[1]) as plain,
+        daemon(folders[1], more=LETS_BE) as plain,
         daemon(folders[2], more=ADAPTS) as clear,
     ):
         repaired, missed, unharmed = await asyncio.gather(

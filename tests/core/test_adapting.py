@@ -12,7 +12,7 @@ from relay.protocol import control, datagram
 
 MEASURE = ev.Measure(0, 0, 0, 0, 0, 0, 0.005, 0.0, (0.04, 0.04, 0.002, 0.04), 0, 0, 0, 0, 0)
 ON = AdaptConfig(enabled=True)
-OFF = AdaptConfig()
+OFF = AdaptConfig(enabled=False)
 
 
 @pytest.fixture

@@ -186,7 +186,8 @@ async def test_who_does_not_finish_the_handshake_in_time_is_gone(tmp_path: Path)
             await here.until(lambda: listener.half_open == 2)
             writer.write(b"GET /vrl/1 HTTP/1.1\r\n")
             drip = asyncio.create_task(_drip(writer))
-            assert await asyncio.wait_for(reader.read(), 3) == b""
+            with contextlib.suppress(ConnectionResetError):  # what is still under way finds nobody
+                assert await asyncio.wait_for(reader.read(), 3) == b""
             drip.cancel()
             await here.until(lambda: listener.connections == listener.half_open == 0)
             assert listener.failed == 2

@@ -205,7 +205,8 @@ def measure_clips(arguments: Namespace, result: report.Report, folder: Path) -> 
     is_quick = arguments.quick
     clips = speech.clips(QUICK_CLIPS if is_quick else arguments.clips)
     adapt = AdaptConfig(enabled=True, always_armed=True)
-    with Daemon.start() as plain, Daemon.start(adapt=adapt) as adapting:
+    plainly = AdaptConfig(enabled=False)
+    with Daemon.start(adapt=plainly) as plain, Daemon.start(adapt=adapt) as adapting:
         calls = Calls(
             {False: plain, True: adapting}, clips, arguments.seed, folder, QUICK_VOIDS if is_quick else VOIDS
         )
