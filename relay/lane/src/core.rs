@@ -315,7 +315,7 @@ impl Core {
     }
 
     /// A place of these.
-    pub(crate) fn mark(&self, place: usize) -> Option<Mark> {
+    pub fn mark(&self, place: usize) -> Option<Mark> {
         self.marks.read().as_ref()?.place(place)
     }
 
