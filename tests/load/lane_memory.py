@@ -53,7 +53,7 @@ def _add(lane: Any, legs: range) -> None:
             peer_acks=(3, 0.08),
         )
         lane.open_leg(leg, pps=1_000_000, up_bps=1_000_000_000, down_bps=1_000_000_000)
-        lane.open_flow(leg, 1, index=leg % 2, group=False)
+        lane.open_flow(leg, 1, index=leg % 2, group=False, watched=False)
     for leg in legs:
         lane.route(leg, 1, [(leg ^ 1, 2)], None)
     _KEPT.append(paths)
