@@ -2,8 +2,9 @@
 
     python -c RUN LANE UPDATE_AFTER CONFIG      UPDATE_AFTER: packets under one key, 0: as shipped
 
-`facts.json` beside the configuration: packets that the relay declared lost, those of them that were held up
-between their number and their leaving, packets that it could not open, key updates that it began itself.
+`facts.json` beside the configuration: packets that the relay declared lost, those of them that audio
+overtook between their number and their leaving, packets that it could not open, key updates that it began,
+how late the machine let it run at worst.
 Must never live here: changes of what the relay does, but for the limit of packets under one key, and that
 nothing is repaired: each packet that is missing shall have its name.
 """
@@ -14,6 +15,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -27,12 +29,13 @@ import relay.daemon
 from relay.cli import main
 from relay.edge.outbox import Outbox
 from relay.edge.peer import Peer
-from relay.quic.connection import RelayQuic
+from relay.quic.connection import RESERVED, RelayQuic
 
 FACTS = "facts.json"
 COUNTS: Counter[str] = Counter()
-HELD_S = 0.001
-HELD: defaultdict[int, set[int]] = defaultdict(set)  # packet numbers, by recovery
+OVERTAKEN: defaultdict[int, set[int]] = defaultdict(set)  # packet numbers, by recovery
+LOOK_S = 0.005
+SENDING = threading.Event()
 DAEMONS: list[relay.daemon.Daemon] = []
 
 
@@ -50,27 +53,46 @@ def watch_recovery() -> None:
         if self.handshake_confirmed:
             numbers = {one.packet_number for one in taken if one.is_ack_eliciting}
             COUNTS["stack_lost" if is_loss else "stack_probed"] += len(numbers)
-            COUNTS["stack_held"] += len(numbers & HELD[id(self)]) if is_loss else 0
+            COUNTS["stack_overtaken"] += len(numbers & OVERTAKEN[id(self)]) if is_loss else 0
         original(self, packets=taken, **rest)
 
     QuicPacketRecovery._on_packets_lost = on_packets_lost
 
 
 def watch_leaving() -> None:
-    """Note packets that left late because nobody let the loop run: audio with higher numbers overtakes them.
+    """Note packets that audio with higher numbers overtook between their number and their leaving.
 
-    A client that knows that we know of those may never acknowledge what is below and came later (RFC 9000
-    section 13.2.4). So they arrived, and count as lost.
+    The lane's threads do not wait for the loop. A client that knows that we know of the higher numbers may
+    never acknowledge what is below and came later (RFC 9000 section 13.2.4): it arrived, and counts as lost.
     """
     original = Outbox.transmit
 
     def transmit(self: Outbox, peer: Peer, now: float) -> None:
+        SENDING.set()
         first = peer.quic._packet_number
         original(self, peer, now)
-        if time.monotonic() - now > HELD_S:
-            HELD[id(peer.quic._loss)].update(range(first, peer.quic._packet_number))
+        following = peer.quic._packet_number
+        numbers = range(following, following + RESERVED + 2)  # one of these is the next that audio gets
+        if following > first and any(peer.quic.path.honest([(number, number + 1)]) for number in numbers):
+            OVERTAKEN[id(peer.quic._loss)].update(range(first, following))
 
     Outbox.transmit = transmit
+
+
+def watch_machine() -> None:
+    """Note how late a thread of ours wakes up: whoever is not let run reads acknowledgements too late.
+
+    The loop, however busy, lets a thread run after 5 ms (sys.getswitchinterval): more is the machine's.
+    """
+
+    def look() -> None:
+        while True:
+            due = time.monotonic() + LOOK_S
+            time.sleep(LOOK_S)
+            if SENDING.is_set():  # from the first packet on
+                COUNTS["late_us"] = max(COUNTS["late_us"], round(1e6 * (time.monotonic() - due)))
+
+    threading.Thread(target=look, daemon=True).start()
 
 
 def watch_opening() -> None:
@@ -130,6 +152,7 @@ if __name__ == "__main__":
     watch_recovery()
     watch_leaving()
     watch_opening()
+    watch_machine()
     watch_updates(int(update_after))
     watch_daemon()
     facts = Path(config).with_name(FACTS)
