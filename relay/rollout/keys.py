@@ -1,0 +1,25 @@
+"""Names of what stands in the store.
+
+Must never live here: what a value means.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+BUCKET: Final = "rollout"
+STATE: Final = "state"
+"""The key of the signed state."""
+LIVES: Final = b"false"
+"""The value by which a kill is taken back; every other one kills."""
+_KILL: Final = "/kill"
+
+
+def kill_key(rollout: str) -> str:
+    """The key of a rollout's kill."""
+    return rollout + _KILL
+
+
+def killed_id(key: str) -> str | None:
+    """The rollout that a key kills; None: it is no kill's."""
+    return key.removesuffix(_KILL) if key.endswith(_KILL) and key != _KILL else None
