@@ -1,0 +1,1 @@
+"""Calls that nobody talks in, placed to see whether calls work."""
