@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import random
+from typing import Any
 
 import aioquic
 import pytest
@@ -12,6 +13,7 @@ from aioquic.quic import connection
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.crypto import CryptoPair, HeaderProtection
 from aioquic.quic.events import ConnectionTerminated, DatagramFrameReceived, StreamDataReceived
+from aioquic.quic.logger import QuicLoggerTrace
 from aioquic.quic.recovery import QuicPacketRecovery
 from aioquic.quic.stream import QuicStream
 from aioquic.tls import Epoch
@@ -65,6 +67,7 @@ def test_every_private_name_of_aioquic_that_we_use_exists(pair: QuicPair, owner:
         ("_handle_ack_frame", ["self", "context", "frame_type", "buf"]),
         ("_write_datagram_frame", ["self", "builder", "data", "frame_type"]),
         ("_payload_received", ["self", "context", "plain", "crypto_frame_required"]),
+        ("_close_end", ["self"]),
         ("_replenish_connection_ids", ["self"]),
         ("_initialize", ["self", "peer_cid"]),
         ("_update_traffic_key", ["self", "direction", "epoch", "cipher_suite", "secret"]),
@@ -291,6 +294,59 @@ def test_the_key_phase_flips_at_the_limit_without_a_lost_packet(pair: QuicPair) 
     assert len(heard_by_client(pair)) == 400
     assert len(pair.media) + _slow_datagrams(pair) == 400
     assert server.path.media_lost == 0
+
+
+class Listener(QuicLoggerTrace):
+    """Keeps what aioquic tells."""
+
+    def __init__(self) -> None:
+        super().__init__(is_client=False, odcid=b"")
+        self.told: list[tuple[str, dict[str, Any]]] = []
+
+    def log_event(self, *, category: str, event: str, data: dict[str, Any]) -> None:
+        self.told.append((event, data))
+
+    def frames(self, event: str) -> list[str]:
+        return [frame["frame_type"] for name, data in self.told if name == event for frame in data["frames"]]
+
+
+def test_a_log_hears_of_what_goes_through_aioquic_from_now_on_and_of_nothing_afterwards(
+    pair: QuicPair,
+) -> None:
+    server, log = pair.connected(), Listener()
+    server.trace(log)
+    pair.client.send_stream_data(0, bytes(STREAM_WINDOW))
+    pair.run(0.5)
+    server.send_stream_data(0, b"b" * 40)
+    pair.run(0.5)
+    assert "stream" in log.frames("packet_received")
+    assert {"stream", "max_stream_data"} <= set(log.frames("packet_sent"))
+    assert "metrics_updated" in [name for name, _ in log.told]
+    server.trace(None)
+    before = len(log.told)
+    pair.client.send_stream_data(0, b"a" * 40)
+    pair.run(0.5)
+    assert len(log.told) == before
+
+
+def test_a_connection_that_ends_with_a_log_lets_go_of_it(pair: QuicPair) -> None:
+    server, log = pair.connected(), Listener()
+    server.trace(log)
+    pair.client.close(error_code=3)
+    pair.run(1.0)
+    assert "connection_close" in log.frames("packet_received")
+    assert isinstance(pair.server_events[-1], ConnectionTerminated)
+    assert server._quic_logger is None
+
+
+def test_a_log_does_not_hear_of_the_packet_paths_media(pair: QuicPair) -> None:
+    log = Listener()
+    pair.connected().trace(log)
+    for _ in range(20):
+        pair.client.send_datagram_frame(b"x" * 60)
+        pair.run(0.02)
+    assert pair.fast > 15
+    assert "datagram" not in log.frames("packet_received")
 
 
 def test_holes_in_a_stream_do_not_grow_the_window(pair: QuicPair) -> None:
