@@ -40,6 +40,7 @@ class _Packets(TypedDict):
     received: int
     sent: int
     send_errors: int
+    read_errors: int
     waiting: int
     taken: int
     media: int
@@ -49,6 +50,8 @@ class _Packets(TypedDict):
     media_lost: int
     notes_lost: int
     threads: int
+    panics: int
+    panicked_at: str
     front: dict[str, int]
     dropped: dict[str, int]
 

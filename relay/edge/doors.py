@@ -21,8 +21,9 @@ from typing import Final, Protocol
 from aioquic.quic.connection import NetworkAddress
 
 from relay.config_turn import TurnConfig
-from relay.edge.endpoint import READ_BATCH, Endpoint
+from relay.edge.endpoint import READ_BATCH, READ_ERRORS, Endpoint
 from relay.edge.lane import MAX_UDP, Lane
+from relay.edge.rest import Rest
 from relay.protocol.address import Address
 
 TRIES: Final = 64  # ports tried from a random one on; where so many in a row are taken the pool is full
@@ -36,6 +37,7 @@ class Watcher(Protocol):
 
     def add_reader(self, fd: int, callback: Callable[[int], None], number: int) -> object: ...
     def remove_reader(self, fd: int) -> bool: ...
+    def call_later(self, delay: float, callback: Callable[[int], None], number: int) -> object: ...
 
 
 class Doors:
@@ -56,6 +58,7 @@ class Doors:
         self._watcher = watcher
         self._clock = clock
         self._draw = draw
+        self._rests: dict[int, Rest] = {}
         self._first = config.first_port
         self._span = config.last_port - config.first_port + 1
         # Address that is bound to, and the one that others reach it by, by family.
@@ -106,11 +109,12 @@ class Doors:
             sock.close()  # the lane has a duplicate
             return
         self._endpoint.outbox.doors[allocation] = sock
-        self._watcher.add_reader(sock.fileno(), self._read, allocation)
+        self._watch(allocation)
 
     def close(self, allocation: int) -> None:
         """The allocation is over; nothing happens if it never had a socket, or the lane has it."""
         sock = self._endpoint.outbox.doors.pop(allocation, None)
+        self._rests.pop(allocation, None)
         if sock is not None and self._watcher is not None:
             self._watcher.remove_reader(sock.fileno())
             sock.close()
@@ -120,16 +124,32 @@ class Doors:
         for allocation in list(self._endpoint.outbox.doors):
             self.close(allocation)
 
+    def _watch(self, allocation: int) -> None:
+        sock = self._endpoint.outbox.doors.get(allocation)
+        if sock is not None and self._watcher is not None:  # it may have been closed while it rested
+            self._watcher.add_reader(sock.fileno(), self._read, allocation)
+
     def _read(self, allocation: int) -> None:
-        receive = self._endpoint.outbox.doors[allocation].recvfrom
+        sock = self._endpoint.outbox.doors[allocation]
+        errors = 0
         for _ in range(READ_BATCH):
             try:
-                data, address = receive(MAX_UDP + 1)
+                data, address = sock.recvfrom(MAX_UDP + 1)
             except (BlockingIOError, InterruptedError):
                 break
-            except OSError:  # an ICMP error of an earlier packet; the socket lives on
+            except OSError:
+                errors += 1
+                if errors == READ_ERRORS:
+                    break
                 continue
             self._lane.receive_relay(allocation, data, address, self._clock())
+        self._endpoint.read_errors += errors
+        if errors < READ_ERRORS:
+            self._rests.pop(allocation, None)
+        elif self._watcher is not None:
+            rest = self._rests.setdefault(allocation, Rest())
+            self._watcher.remove_reader(sock.fileno())
+            self._watcher.call_later(rest.failed(), self._watch, allocation)
         self._endpoint.flush()
 
 

@@ -28,6 +28,7 @@ from relay.protocol.address import Address
 from relay.protocol.ids import CallId
 
 log = logging.getLogger("relay.driver")
+TAKE_UP_S = 0.3  # before the first packet, for about a thousand calls; their audio waits for it
 HEARD_AT_ONCE = 64  # legs, a fraction of a millisecond
 MEASURED_AT_ONCE = 16  # legs, half a millisecond
 MEASURED_MOST = 512  # legs in one turn
@@ -243,7 +244,7 @@ class Driver:
             yield
         if not adapts:
             return
-        self._to_measure.update(dict.fromkeys([*self._lane.troubled(), *self.engine.watched()]))
+        self._to_measure.update(dict.fromkeys([*self._lane.troubled(), *self.engine.due(self._clock())]))
         legs = list(itertools.islice(self._to_measure, MEASURED_MOST))
         for start in range(0, len(legs), MEASURED_AT_ONCE):
             part = legs[start : start + MEASURED_AT_ONCE]
@@ -270,6 +271,9 @@ class Driver:
             self._live[leg] = revived
         calls = {CallId(cid): data for cid, data in keep.calls()}
         self.feed(ev.CallsRemembered(calls, revived.legs(), keep.beaten))
+        until = self._clock() + TAKE_UP_S
+        while self.engine.is_taking_up and self._clock() < until:
+            self.feed(ev.Tick())
         return len(revived)
 
     def _resend(self, out: ev.Resend) -> None:

@@ -27,6 +27,7 @@ from aioquic.quic.events import (
     QuicEvent,
     StreamDataReceived,
 )
+from aioquic.quic.logger import QuicLoggerTrace
 
 from relay.config import LimitsConfig
 from relay.core.reasons import DropReason
@@ -62,6 +63,7 @@ from relay.quic.space import PathState
 log = logging.getLogger("relay.endpoint")
 
 READ_BATCH = 32  # packets per socket and turn, so that timers and other sockets get theirs
+READ_ERRORS = 2  # the first may be that of an earlier packet, which asking clears; the second stays
 FAREWELL_S = 3.0  # for a web page on a busy machine to take its session's end: the connection's takes it
 RETIRED_IDS = 4  # of a connection, kept for stragglers
 TAKE_BATCH = 16  # things of the lane per look at the clock
@@ -145,6 +147,7 @@ class Endpoint(Ledger):
         self._addresses = 1
         self.outbox = Outbox(loop, lane, clock, self._sockets)
         self.internal_errors = 0
+        self.read_errors = 0
         self.handshakes_expired = 0
         self.media_lost = 0
         self.half_open = 0
@@ -255,6 +258,14 @@ class Endpoint(Ledger):
         peer = self._by_leg.get(leg)
         return (peer.quic.rtt, peer.quic.suite) if peer is not None else None
 
+    def trace(self, leg: int, log: QuicLoggerTrace | None) -> bool:
+        """Let `log` hear of the leg's connection from now on (None: nobody); False: it has none here."""
+        peer = self._by_leg.get(leg)
+        if peer is None or peer.is_gone:
+            return False
+        peer.quic.trace(log)
+        return True
+
     # ------------------------------------------------------------ in
 
     def attach_socket(self, sock: socket.socket) -> int:
@@ -276,24 +287,28 @@ class Endpoint(Ledger):
         """Number of the address that a socket stands for."""
         return sock % self._addresses
 
-    def read(self, number: int, most: int = READ_BATCH) -> int:
-        """Take up to `most` packets that wait in a socket, then send what became ready; how many it took."""
+    def read(self, number: int, most: int = READ_BATCH) -> int | None:
+        """Take up to `most` packets that wait in a socket, then send what became ready; how many it took.
+
+        None: it cannot be read, and will say so again at once.
+        """
         receive = self._sockets[number].recvfrom
         lane = self._lane
         clock = self._clock
-        taken = 0
-        while taken < most:
+        taken = errors = 0
+        while taken < most and errors < READ_ERRORS:
             try:
                 data, addr = receive(MAX_UDP + 1)
             except (BlockingIOError, InterruptedError):
                 break
-            except OSError:  # an ICMP error of an earlier send, reported here; the socket lives on
-                taken += 1
+            except OSError:
+                errors += 1
                 continue
             taken += 1
             lane.receive(data, addr, number, clock())
+        self.read_errors += errors
         self.flush()
-        return taken
+        return taken if taken or errors < READ_ERRORS else None
 
     def receive(self, data: bytes, addr: NetworkAddress, number: int, now: float) -> None:
         """One UDP packet from the network, and what it makes ready."""

@@ -137,7 +137,10 @@ class PacketCounts:
     strays: int = 0  # packets that came by another lane than those before of their leg
     notes_lost: int = 0  # control datagrams beyond their leg's share; their packets are settled
     threads: int = 0  # of the lane's own that run now
+    panics: int = 0  # that the native lane survived: bugs of ours
+    panicked_at: str = ""  # the last of them: file and line
     relayed: int = 0  # of TURN's data path, whatever it made of them: `Lane.relays` has that
+    read_errors: int = 0  # reads that the kernel refused the lane's threads
 
     def imbalance(self) -> int:
         """How far the equation is from holding; 0 unless there is a bug."""

@@ -340,5 +340,8 @@ class NativeLane:
             strays=counts["wrong_lane"],
             notes_lost=counts["notes_lost"],
             threads=counts["threads"],
+            panics=counts["panics"],
+            panicked_at=counts["panicked_at"],
             relayed=counts["relayed"],
+            read_errors=counts["read_errors"],
         )

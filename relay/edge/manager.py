@@ -10,6 +10,7 @@ knowledge of what the descriptors are for.
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import stat
@@ -61,13 +62,19 @@ def notify(*lines: str, fds: Sequence[int] = (), environ: MutableMapping[str, st
     if not path:
         return False
     address = "\0" + path[1:] if path.startswith("@") else path
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        sock.setblocking(False)  # a manager that does not read must never hold the daemon up
-        try:
-            sock.sendmsg(["\n".join(lines).encode()], _rights(fds), 0, address)
-        except OSError:
-            return False
+    try:
+        _wire().sendmsg(["\n".join(lines).encode()], _rights(fds), 0, address)
+    except OSError:
+        return False
     return True
+
+
+@functools.cache
+def _wire() -> socket.socket:
+    """Made once and kept: the manager must hear that we live also where no descriptor is left. OSError."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    sock.setblocking(False)  # a manager that does not read must never hold the daemon up
+    return sock
 
 
 def _rights(fds: Sequence[int]) -> list[tuple[int, int, bytes]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 import ssl
 from collections import Counter
@@ -24,6 +25,7 @@ from relay.outlet import send_soon
 from relay.protocol.address import Address
 from relay.protocol.demux import StreamKind, classify_stream
 
+log = logging.getLogger("relay.tcp")
 BACKLOG = 512
 ACCEPT_BATCH = 16  # connections per listening socket and turn
 ACCEPT_AGAIN_S = 1.0  # after the process or the machine ran out of descriptors
@@ -136,6 +138,7 @@ class Acceptor:
         self._loop = loop
         self._judges: dict[socket.socket, Judge] = {}
         self._again: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._has_room = True
 
     def listen(self, sock: socket.socket, judge: Judge) -> None:
         """Accept from this socket, which listens already."""
@@ -173,11 +176,20 @@ class Acceptor:
                 return
             except OSError as error:
                 if error.errno in _NO_ROOM:  # the socket stays readable: do not spin
+                    self._tell(error.errno)
                     self._loop.remove_reader(listener.fileno())
                     self._again[listener] = self._loop.call_later(ACCEPT_AGAIN_S, self._resume, listener)
                     return
                 continue  # the peer went before we came
+            self._has_room = True
             self._judges[listener](sock, Address.parse(address))
+
+    def _tell(self, number: int) -> None:
+        """One line, until a connection is accepted again."""
+        if self._has_room:
+            why = errno.errorcode[number]
+            log.error("TCP connections wait, there is no room for one: %s (raise LimitNOFILE=)", why)
+        self._has_room = False
 
     def _resume(self, listener: socket.socket) -> None:
         del self._again[listener]

@@ -68,9 +68,14 @@ class LaneThreads:
         return [sock for lane in zip(*self._groups, strict=True) for sock in lane]
 
     @property
+    def wanted(self) -> int:
+        """How many there must be."""
+        return len(self._groups[0])
+
+    @property
     def missing(self) -> int:
         """Threads that ended by themselves: nobody reads their sockets. 0 unless there is a bug."""
-        return len(self._groups[0]) - self._lane.packets().threads
+        return self.wanted - self._lane.packets().threads
 
     @property
     def kernel_drops(self) -> int:

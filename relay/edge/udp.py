@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from relay.config import ListenConfig
 from relay.edge.endpoint import READ_BATCH, Endpoint
+from relay.edge.rest import Rest
 from relay.errors import ConfigError
 
 SO_MEMINFO = 55
@@ -87,7 +88,8 @@ class Reader:
     """Lets the endpoint read a socket: at once while packets are few, in batches while they are many.
 
     A packet that wakes the process costs more than its own work. When more than two are expected within the
-    wait, the socket is looked at once per wait instead (docs/architecture.md has the measured trade).
+    wait, the socket is looked at once per wait instead (docs/architecture.md has the measured trade). One
+    that cannot be read is left alone for a while.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Reader:
         self._counted = 0
         self._since = loop.time()
         self._guess = 1
+        self._rest = Rest()
 
     def start(self) -> None:
         """Read from now on."""
@@ -129,6 +132,11 @@ class Reader:
         self._timer = None
         # An empty read costs an exception: where one packet woke us, one is read.
         taken = self._endpoint.read(self._number, READ_BATCH if self._batching else self._guess)
+        if taken is None:
+            self._watch(False)
+            self._timer = self._loop.call_later(self._rest.failed(), self._read)
+            return
+        self._rest.worked()
         self._guess = min(2 * taken, READ_BATCH) if taken >= self._guess else max(taken, 1)
         self._count(taken)
         if not self._batching:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import cast
 
@@ -373,7 +374,28 @@ def test_a_read_takes_a_bounded_batch_and_survives_socket_errors(net: Network) -
     number = net.endpoint.attach_socket(cast(socket.socket, feed))
     assert net.endpoint.read(number) == 32
     assert net.endpoint.read(number, 5) == 5
-    assert net.endpoint.dropped[DropReason.MALFORMED] == 36
+    assert net.endpoint.dropped[DropReason.MALFORMED] == 37
+    assert net.endpoint.read_errors == 1
+
+
+def test_a_read_ends_with_an_error_that_stays_and_says_so_where_nothing_came_before(net: Network) -> None:
+    class Feed:
+        waiting = 1
+        reads = 0
+
+        def recvfrom(self, size: int) -> tuple[bytes, tuple[str, int]]:
+            self.reads += 1
+            if not self.waiting:
+                raise OSError(errno.ENOBUFS, "no buffers")
+            self.waiting -= 1
+            return b"\x05noise", ("203.0.113.5", 9)
+
+    feed = Feed()
+    number = net.endpoint.attach_socket(cast(socket.socket, feed))
+    assert (net.endpoint.read(number), net.endpoint.read(number)) == (1, None)
+    assert (feed.reads, net.endpoint.read_errors) == (5, 4)
+    feed.waiting = 1
+    assert net.endpoint.read(number, 1) == 1
 
 
 def test_a_read_stops_when_the_socket_is_empty(net: Network) -> None:

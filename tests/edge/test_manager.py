@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from descriptors import none_left
 from relay.edge import manager
 
 
@@ -18,6 +19,18 @@ def test_a_note_arrives_at_the_manager(tmp_path: Path, abstract: bool) -> None:
         listener.bind("\0" + name[1:] if abstract else name)
         assert manager.notify("READY=1", "STATUS=here", environ={"NOTIFY_SOCKET": name})
         assert listener.recv(100) == b"READY=1\nSTATUS=here"
+
+
+def test_a_note_arrives_where_no_descriptor_is_left(tmp_path: Path) -> None:
+    environ = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(environ["NOTIFY_SOCKET"])
+        assert manager.notify("READY=1", environ=environ)
+        with none_left():
+            with pytest.raises(OSError, match="Too many open files"):
+                socket.socket()
+            assert manager.notify("WATCHDOG=1", environ=environ)
+        assert [listener.recv(100) for _ in range(2)] == [b"READY=1", b"WATCHDOG=1"]
 
 
 def test_without_a_manager_nothing_is_sent() -> None:

@@ -14,6 +14,8 @@ from lanes import LANES
 from quicnet import Handle
 from quicpair import shared_configuration
 from relay.core.reasons import DropReason
+from relay.core.remembering import AT_ONCE
+from relay.edge import driver
 from relay.edge.assembly import Node
 from relay.edge.keep import Keep
 from relay.edge.marks import BLOCK
@@ -46,7 +48,7 @@ class Mortal(World):
 
     def __init__(self, lane: str) -> None:
         super().__init__(lane=lane)
-        self.keep = Keep.make(64, 16)
+        self.keep = Keep.make(128, 32)
         self.numbers: list[tuple[tuple[str, int], bytes]] = []
         self.begin()
 
@@ -285,13 +287,28 @@ def test_a_process_that_comes_much_later_opens_nothing(world: Mortal) -> None:
     assert heard(ann) == heard(bob) == []
 
 
-def test_a_call_that_is_asked_for_before_its_turn_is_there(world: Mortal) -> None:
-    calls = [CallId(bytes([number]) * 16) for number in range(12)]
+def many(world: Mortal) -> list[CallId]:
+    """More calls than are taken up in a turn."""
+    calls = [CallId(bytes([number]) * 16) for number in range(6 * AT_ONCE)]
     people = [Person(world, 1000 + 2 * n + side, cid) for n, cid in enumerate(calls) for side in (0, 1)]
     for person in people:
         person.join()
     for person in people:
         person.ask(control.Accept(c=person.cid))
+    return calls
+
+
+def test_all_calls_are_taken_up_before_the_first_packet(world: Mortal) -> None:
+    calls = many(world)
+    world.crash()
+    assert world.node.engine.calls == len(calls)
+
+
+def test_a_call_that_is_asked_for_before_its_turn_is_there(
+    world: Mortal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "TAKE_UP_S", 0.0)  # as with thousands of calls
+    calls = many(world)
     world.crash()
     assert 0 < world.node.engine.calls < len(calls)  # a few at a time
     now = int(world.wall())

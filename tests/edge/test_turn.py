@@ -36,12 +36,16 @@ class Watch:
 
     def __init__(self) -> None:
         self.read: dict[int, tuple[Callable[[int], None], int]] = {}
+        self.later: list[tuple[float, Callable[[int], None], int]] = []
 
     def add_reader(self, fd: int, callback: Callable[[int], None], number: int) -> None:
         self.read[fd] = callback, number
 
     def remove_reader(self, fd: int) -> bool:
         return self.read.pop(fd, None) is not None
+
+    def call_later(self, delay: float, callback: Callable[[int], None], number: int) -> None:
+        self.later.append((delay, callback, number))
 
     def look(self) -> None:
         """All of them have something to read."""
@@ -219,6 +223,31 @@ def test_a_client_behind_a_dual_stack_socket_is_answered_in_the_form_it_came(edg
 def test_the_5_tuple_is_named_by_the_address_not_by_the_socket_of_it(edge: Edge) -> None:
     edge.net.endpoint.use_sockets([edge.net] * 4, 2)  # type: ignore[list-item]  # as in quicnet
     assert [edge.net.endpoint.place_of(sock) for sock in range(4)] == [0, 1, 0, 1]
+
+
+def test_a_relay_socket_that_cannot_be_read_is_left_alone_until_it_can_or_is_closed(plain: Edge) -> None:
+    ann = plain.client()
+    ann.allocate()
+    doors = plain.net.endpoint.outbox.doors
+    [(allocation, sock)] = doors.items()
+    broken = socket.socket()  # each read is refused: ENOTCONN
+    doors[allocation] = broken
+    plain.watch.read = {broken.fileno(): (plain.watch.read[sock.fileno()])}
+    sock.close()
+    for wanted in (0.001, 0.002):
+        plain.watch.look()
+        assert plain.watch.read == {}
+        [(delay, again, number)] = plain.watch.later
+        plain.watch.later.clear()
+        assert delay == wanted
+        again(number)
+        assert list(plain.watch.read) == [broken.fileno()]
+    assert plain.net.endpoint.read_errors == 4
+    plain.watch.look()
+    plain.doors.close(allocation)
+    [(_, again, number)] = plain.watch.later
+    again(number)
+    assert plain.watch.read == {}
 
 
 def test_a_bug_met_by_one_input_costs_that_input_only(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:

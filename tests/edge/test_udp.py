@@ -99,11 +99,15 @@ class Waiting:
     def __init__(self) -> None:
         self.packets = 0
         self.reads: list[int] = []
+        self.is_broken = False
 
     def attach_socket(self, sock: socket.socket) -> int:
         return 0
 
-    def read(self, number: int, most: int) -> int:
+    def read(self, number: int, most: int) -> int | None:
+        if self.is_broken:
+            self.reads.append(0)
+            return None
         taken = min(self.packets, most)
         self.packets -= taken
         self.reads.append(taken)
@@ -158,6 +162,51 @@ def test_no_wait_means_no_batches() -> None:
     loop.run(1.0, waiting, 1 / 8000)
     assert len(waiting.reads) >= 7999
     made.close()
+
+
+@pytest.mark.parametrize("every", [1 / 500, 1 / 8000])
+def test_a_socket_that_cannot_be_read_is_left_alone_ever_longer_until_it_can(every: float) -> None:
+    loop, waiting, made = reader(0.001)
+    loop.run(1.0, waiting, every)
+    waiting.reads.clear()
+    waiting.is_broken = True
+    loop.run(2.0, waiting, every)  # 1, 2, 4, ... 64 ms, then each 100 ms
+    assert 10 <= len(waiting.reads) <= 18
+    assert not loop.readers
+    waiting.is_broken = False
+    loop.run(2.11, waiting, every)
+    loop.run(3.0, waiting, every)
+    assert waiting.packets <= 32
+    waiting.is_broken = True
+    before = len(waiting.reads)
+    loop.run(3.05, waiting, every)
+    assert 4 <= len(waiting.reads) - before <= 7  # 1, 2, 4 ms anew: it had worked meanwhile
+    made.close()
+    assert not loop.readers
+    assert not loop.timers
+
+
+async def test_a_real_socket_that_cannot_be_read_does_not_keep_the_loop_busy() -> None:
+    class Reads:
+        count = 0
+
+        def attach_socket(self, sock: socket.socket) -> int:
+            self.sock = sock
+            return 0
+
+        def read(self, number: int, most: int) -> int | None:
+            self.count += 1
+            with pytest.raises(OSError, match="not connected"):
+                self.sock.recv(100)
+            return None
+
+    reads = Reads()
+    # It is ready for ever, and each read is refused (ENOTCONN).
+    made = udp.Reader(asyncio.get_running_loop(), socket.socket(), cast(Endpoint, reads), 0.001)
+    made.start()
+    await asyncio.sleep(0.3)
+    made.close()
+    assert 5 <= reads.count <= 12
 
 
 async def test_a_watched_socket_is_read_until_it_is_closed() -> None:

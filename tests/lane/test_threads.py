@@ -9,11 +9,13 @@ import re
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from lab import threadless
 from lanes import HAS_NATIVE
 from load.daemon import Daemon, imbalance
 from load.relay import End, place_call
@@ -29,6 +31,7 @@ from relay.edge.lane_native import NativeLane
 from relay.edge.threads import LaneThreads
 
 CALLS = 8
+SERVE = "\nimport sys\nfrom relay.cli import main\nsys.exit(main(['serve', '--config', sys.argv[1]]))\n"
 
 
 @pytest.fixture
@@ -104,6 +107,16 @@ async def test_what_the_kernel_dropped_stays_counted_when_lanes_go() -> None:
     assert len(threads.sockets) == 2
     assert threads.kernel_drops == before
     threads.close()
+
+
+def test_a_daemon_whose_threads_ended_says_so_and_ends_with_1() -> None:
+    code = Path(threadless.__file__).read_text() + SERVE
+    with Daemon.start(lane="native", lanes=2, command=("-c", code)) as daemon:
+        os.kill(daemon.pid, signal.SIGUSR1)
+        assert daemon.wait(10) == 1
+        [line] = daemon.complaints()
+        assert line["level"] == "critical"
+        assert line["message"].startswith("the daemon cannot go on, and ends for a new one: lane threads")
 
 
 async def test_calls_go_through_whichever_lane_their_packets_come_by(daemon: Daemon) -> None:

@@ -58,6 +58,8 @@ pub struct Counters {
     pub taken: u64,
     pub sent: u64,
     pub send_errors: u64,
+    /// Reads that the kernel refused, of any socket; no packet belongs to them.
+    pub read_errors: u64,
     pub batches: u64,
     /// Came by another thread's socket than their leg's.
     pub wrong_lane: u64,
@@ -114,7 +116,7 @@ impl Counters {
         }
     }
 
-    fn figures(&mut self) -> [&mut u64; 16] {
+    fn figures(&mut self) -> [&mut u64; 17] {
         [
             &mut self.udp_in,
             &mut self.media,
@@ -123,6 +125,7 @@ impl Counters {
             &mut self.taken,
             &mut self.sent,
             &mut self.send_errors,
+            &mut self.read_errors,
             &mut self.batches,
             &mut self.wrong_lane,
             &mut self.media_lost,

@@ -17,7 +17,7 @@
 //! core            all legs: inward (packets in), out (packets out), desk (what Python changes)
 //! work slow counters residence   what a thread keeps, what waits for the loop, what was counted, for how long
 //! front retry budget     packets of nobody: proofs and answers that keep no memory of a source
-//! worker          the threads: wait, read, hand to the core, send
+//! worker panics   the threads: wait, read, hand to the core, send; what they survived
 //! socket          batches of UDP packets in and out, waiting: all of the crate's `unsafe`
 //! ```
 //!
@@ -44,6 +44,7 @@ pub mod keys;
 pub mod media;
 pub mod numbers;
 pub mod out;
+pub mod panics;
 pub mod path;
 #[cfg(feature = "python")]
 mod python;

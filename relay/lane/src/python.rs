@@ -23,6 +23,7 @@ use crate::cid::Cid;
 use crate::core::{Core, CoreConfig};
 use crate::counters::{named, ByReason};
 use crate::desk::{Measure, Missing};
+use crate::panics;
 use crate::reason::Reason;
 use crate::repeats::{Ask, Mode, Rule};
 use crate::socket::Marks;
@@ -481,6 +482,7 @@ impl Lane {
             ("received", counters.udp_in),
             ("sent", counters.sent),
             ("send_errors", counters.send_errors),
+            ("read_errors", counters.read_errors),
             ("waiting", counters.waiting),
             ("taken", counters.taken),
             ("media", counters.media),
@@ -493,6 +495,9 @@ impl Lane {
             all.set_item(name, count)?;
         }
         all.set_item("threads", threads)?;
+        let (panics, place) = panics::seen();
+        all.set_item("panics", panics)?;
+        all.set_item("panicked_at", place)?;
         all.set_item("front", front)?;
         all.set_item("dropped", by_name(py, &counters.dropped)?)?;
         Ok(all)
@@ -502,6 +507,14 @@ impl Lane {
 /// The packet path of the relay, in Rust.
 #[pymodule]
 mod _lane {
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::panics::count();
+        Ok(())
+    }
+
     #[pymodule_export]
     use super::front::Front;
     #[pymodule_export]

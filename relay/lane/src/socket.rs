@@ -218,6 +218,25 @@ impl Poll {
         self.poll(1, Some(timeout));
     }
 
+    /// Do not wait for this socket, until `follow_again`.
+    pub fn leave(&mut self, socket: usize) {
+        self.turn(socket, |fd| fd >= 0);
+    }
+
+    /// Wait for this socket again.
+    pub fn follow_again(&mut self, socket: usize) {
+        self.turn(socket, |fd| fd < 0);
+    }
+
+    /// The kernel passes over negative numbers: their complement is what they were.
+    fn turn(&mut self, socket: usize, is_to: impl Fn(RawFd) -> bool) {
+        if let Some(entry) = self.entries.get_mut(socket + 1) {
+            if is_to(entry.fd) {
+                (entry.fd, entry.revents) = (!entry.fd, 0);
+            }
+        }
+    }
+
     /// Whether the last wait found the event set.
     pub fn has_ended(&self) -> bool {
         self.entries.first().is_some_and(|entry| entry.revents != 0)

@@ -17,6 +17,7 @@
 )]
 
 mod relays;
+mod rests;
 
 use std::io;
 use std::os::fd::RawFd;
@@ -28,12 +29,14 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::core::{Core, Waker};
+use crate::counters::Counters;
 use crate::socket::{
     block_signals, monotonic, shorten_turns, Event, Poll, Ring, Sender, Socket, Watch,
 };
 use crate::work::{Work, MAX_WORKERS};
 
 use relays::Doors;
+use rests::Rests;
 
 /// Packets of one socket and turn, so that audio that came leaves before more is read.
 const TURN_PACKETS: usize = 256;
@@ -48,6 +51,11 @@ const WORTH_A_WAIT: f64 = 2.0;
 const LATE_ACK: f64 = 0.002;
 /// After a bug: time for others, lest one bad packet keeps a core busy.
 const AFTER_A_PANIC: Duration = Duration::from_millis(10);
+
+/// Longest rest of a socket that cannot be read, seconds: so late may be what comes when it can be again.
+const LONGEST_REST: f64 = 0.1;
+/// The same of the relayed addresses, which rest together: most of them may be well.
+const LONGEST_REST_OF_DOORS: f64 = 0.01;
 
 /// A thread's turn on a CPU that others want, the least that Linux grants. With its usual one of 1.4 ms and more
 /// a packet waits for up to 4 ms while the interpreter's thread works on the same CPU.
@@ -228,6 +236,7 @@ struct Worker {
     ring: Ring,
     sender: Sender,
     poll: Poll,
+    rests: Rests,
     pace: Pace,
     /// The last turn left packets behind.
     is_behind: bool,
@@ -259,6 +268,12 @@ impl Worker {
             sender: Sender::new(),
             poll,
             pace: Pace::new(pacing.batch_s, monotonic()),
+            rests: Rests::new(
+                sockets
+                    .iter()
+                    .map(|_| LONGEST_REST)
+                    .chain([LONGEST_REST_OF_DOORS]),
+            ),
             sockets,
             doors,
             is_behind: false,
@@ -294,7 +309,9 @@ impl Worker {
             let wait = until_ack.map_or(batch, |ack| batch.min(ack + LATE_ACK));
             self.poll.doze(seconds(wait));
         } else {
-            self.poll.wait(until_ack.map(seconds));
+            let until_read = self.rests.next().map(|due| (due - now).max(0.0));
+            let first = [until_ack, until_read].into_iter().flatten();
+            self.poll.wait(first.min_by(f64::total_cmp).map(seconds));
         }
     }
 
@@ -304,12 +321,14 @@ impl Worker {
         let mut taken: usize = 0;
         let reads_all = self.is_behind || !self.has_looked;
         self.is_behind = false;
+        let Self { rests, poll, .. } = self;
+        rests.end_those_due(now, |index| poll.follow_again(index));
         for index in 0..self.sockets.len() {
-            if reads_all || self.poll.is_ready(index) {
+            if self.is_to_read(index, reads_all) {
                 taken = taken.saturating_add(self.read(index, &mut now));
             }
         }
-        if reads_all || self.poll.is_ready(self.sockets.len()) {
+        if self.is_to_read(self.sockets.len(), reads_all) {
             taken = taken.saturating_add(self.read_relays(&mut now));
         }
         self.core.flush(&mut self.work, now);
@@ -328,6 +347,17 @@ impl Worker {
         self.pace.count(taken, now);
     }
 
+    /// Whether to read an entry of the poll in this turn.
+    fn is_to_read(&self, index: usize, reads_all: bool) -> bool {
+        (reads_all && !self.rests.holds(index)) || self.poll.is_ready(index)
+    }
+
+    /// It cannot be read: nobody tries for a while.
+    fn fail(&mut self, index: usize, now: f64) {
+        self.rests.failed(index, now);
+        self.poll.leave(index);
+    }
+
     /// Packets of one socket; how many they were.
     fn read(&mut self, index: usize, now: &mut f64) -> usize {
         let Self {
@@ -335,6 +365,7 @@ impl Worker {
             work,
             ring,
             sockets,
+            rests,
             ..
         } = self;
         let Some(socket) = sockets.get(index) else {
@@ -345,8 +376,11 @@ impl Worker {
             .saturating_add(u16::try_from(index).unwrap_or(u16::MAX));
         let mut taken: usize = 0;
         loop {
-            // An error of the socket was cleared by this: an ICMP message to an earlier packet, at most.
-            let reads = ring.receive(socket).unwrap_or(0);
+            let Ok(reads) = again(&mut work.counters, || ring.receive(socket)) else {
+                self.fail(index, *now);
+                return taken;
+            };
+            rests.worked(index);
             core.expect(work, ring.packets());
             let mut next = 0..;
             for read in 0..reads {
@@ -413,6 +447,18 @@ impl Worker {
         });
         let _ = catch_unwind(rest);
     }
+}
+
+/// Read, and once more after an error: that of an earlier packet (an ICMP message) is cleared by being met, and
+/// whoever causes such may not hold up others. The second one stays.
+fn again<T>(counters: &mut Counters, mut read: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let mut count = |error| {
+        counters.read_errors = counters.read_errors.wrapping_add(1);
+        error
+    };
+    read()
+        .map_err(&mut count)
+        .or_else(|_| read().map_err(count))
 }
 
 fn seconds(time: f64) -> Duration {

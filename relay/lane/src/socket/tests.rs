@@ -275,6 +275,26 @@ fn a_wait_ends_with_a_packet_with_the_event_or_with_its_time() {
 }
 
 #[test]
+fn a_socket_that_is_left_ends_no_wait_until_it_is_followed_again() {
+    let (source, receiving) = pair();
+    let end = Event::new().unwrap();
+    let mut poll = Poll::new(&end, std::slice::from_ref(&receiving));
+    source.send_to(b"x", address(&source)).unwrap();
+    poll.leave(0);
+    poll.leave(0); // once is enough
+    poll.leave(7); // nor is there such a one
+    let began = Instant::now();
+    poll.wait(Some(Duration::from_millis(20)));
+    assert!(began.elapsed() >= Duration::from_millis(20) && !poll.is_ready(0));
+    poll.follow_again(0);
+    poll.follow_again(0);
+    poll.wait(None);
+    assert!(poll.is_ready(0));
+    poll.leave(0);
+    assert!(!poll.is_ready(0));
+}
+
+#[test]
 fn the_clock_goes_forward() {
     let before = monotonic();
     assert!(before > 0.0 && monotonic() >= before);

@@ -4,9 +4,10 @@
 //! batch per turn, and all together as much as one of the thread's other sockets. Must never live here: what
 //! packets mean.
 
+use std::io;
 use std::sync::Arc;
 
-use super::{Worker, TURN_COPIES, TURN_PACKETS};
+use super::{again, Worker, TURN_COPIES, TURN_PACKETS};
 use crate::relay::Relay;
 use crate::relaying::{Leaving, ToPeer};
 use crate::socket::{monotonic, Exit, Ready, Ring, Side, Watch};
@@ -43,20 +44,29 @@ impl Worker {
         if core.relays.is_empty() {
             return 0;
         }
-        let mut taken: usize = 0;
+        let (mut taken, mut has_failed) = (0_usize, false);
         doors.watch.look(&mut doors.ready);
         for (number, side) in doors.ready.doors() {
             if taken >= TURN_PACKETS || work.counters.copies >= TURN_COPIES {
                 *is_behind = true;
-                return taken;
+                break;
             }
             let Some(relay) = core.relays.get(number) else {
                 continue; // it was closed a moment ago
             };
-            taken = taken.saturating_add(read(core, work, ring, &relay, side, *now));
+            match read(core, work, ring, &relay, side, *now) {
+                Ok(reads) => taken = taken.saturating_add(reads),
+                Err(_) => has_failed = true,
+            }
             *now = monotonic();
         }
         *is_behind |= doors.ready.is_full();
+        let place = self.sockets.len();
+        match (has_failed, taken) {
+            (false, _) => self.rests.worked(place),
+            (true, 0) => self.fail(place, *now),
+            _ => {} // others have packets: none of them waits
+        }
         taken
     }
 
@@ -75,7 +85,7 @@ impl Worker {
     }
 }
 
-/// Up to one batch of an allocation's packets.
+/// Up to one batch of an allocation's packets; how many they were.
 fn read(
     core: &crate::core::Core,
     work: &mut Work,
@@ -83,13 +93,12 @@ fn read(
     relay: &Arc<Relay>,
     side: Side,
     now: f64,
-) -> usize {
+) -> io::Result<usize> {
     let Some(door) = &relay.door else {
-        return 0;
+        return Ok(0);
     };
     let asked = relay.ask();
-    // An error of the socket was cleared by this, as of the others.
-    let reads = door.receive(side, ring, asked).unwrap_or(0);
+    let reads = again(&mut work.counters, || door.receive(side, ring, asked))?;
     relay.note(asked, reads);
     for index in 0..reads {
         let Some(read) = ring.read(index) else {
@@ -100,7 +109,7 @@ fn read(
             core.receive_relay(work, relay, packet, from, now);
         }
     }
-    reads
+    Ok(reads)
 }
 
 /// Send all and forget it; how many packets the kernel refused. Those of one address leave together, in their

@@ -6,7 +6,7 @@
     clippy::arithmetic_side_effects
 )]
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
@@ -270,6 +270,65 @@ fn what_the_kernel_refuses_is_counted_and_the_rest_leaves() {
     assert!(counters.send_errors > 0);
     assert_eq!(counters.dropped_out[Reason::SendError as usize], 10);
     assert_eq!((counters.copies, counters.copies_sent), (20, 10));
+}
+
+#[test]
+fn a_socket_that_cannot_be_read_takes_no_cpu_holds_up_no_other_and_is_read_again() {
+    let core = Arc::new(Core::new(CoreConfig::default()));
+    let (sockets, event) = (group(1), Event::new().unwrap());
+    // It never is anything but refused (ENOTCONN), and calls for a reader while somebody wants to connect.
+    let broken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let fds = [vec![sockets[0].as_raw_fd(), broken.as_raw_fd()]];
+    let workers = Workers::start(&core, &fds, event.as_raw_fd(), PACING).unwrap();
+    let relay = Relay {
+        core,
+        sockets,
+        workers,
+        event,
+    };
+    let (mut one, mut two) = pair(&relay);
+    let to = relay.address();
+    let errors = || relay.core.counters().read_errors;
+    let grows_beyond = |count| {
+        let until = Instant::now() + PATIENCE;
+        while errors() <= count && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        errors() > count
+    };
+    for _ in 0..2 {
+        let before = errors();
+        let _client = TcpStream::connect(broken.local_addr().unwrap()).unwrap();
+        assert!(grows_beyond(before + 4));
+        for _ in 0..50 {
+            one.say(to);
+            assert_eq!(two.hears(1), 1);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // In half a second: seven times until a rest lasts its 100 ms, and as often as that fits, two reads each.
+        let tried = errors() - before;
+        assert!((5..=40).contains(&tried), "{tried}");
+        let _served = broken.accept().unwrap();
+        std::thread::sleep(Duration::from_millis(150)); // the last rest, and the read after it that works
+    }
+    assert_eq!(relay.end().copies_sent, 100);
+}
+
+#[test]
+fn an_error_of_an_earlier_packet_is_met_once_and_one_that_stays_twice() {
+    let mut counters = Counters::default();
+    let mut met = vec![Ok(7), Err(io::ErrorKind::ConnectionRefused.into())];
+    assert_eq!(again(&mut counters, || met.pop().unwrap()).unwrap(), 7);
+    assert_eq!(counters.read_errors, 1);
+    let mut tries = 0;
+    let mut stays = || -> io::Result<usize> {
+        tries += 1;
+        Err(io::ErrorKind::NotConnected.into())
+    };
+    assert!(again(&mut counters, &mut stays).is_err());
+    assert_eq!((tries, counters.read_errors), (2, 3));
+    assert_eq!(again(&mut counters, || Ok(0)).unwrap(), 0);
+    assert_eq!(counters.read_errors, 3);
 }
 
 #[test]
