@@ -75,7 +75,7 @@ class Absence:
     def _silence(self, call: Call, seat: Participant) -> None:
         self._seating.end_beside(call, seat)
         seat.on_silenced(self._node.now)
-        self._node.vitals.on_silenced(call)
+        self._node.vitals_of(call).on_silenced(call)
         seat.story.add(self._node.wall, Kind.AWAY)
         for pair in call.paths_of(seat.index):
             pair.on_lost(self._node.now)
@@ -114,7 +114,7 @@ class Absence:
         if stale:
             again = PeerError(ErrorCode.CONSENT_EXPIRED, "accept the call again", fatal=False)
             node.refuse(leg, again)
-        node.vitals.on_returned(call)
+        node.vitals_of(call).on_returned(call)
         if not was_here:
             node.tell(call.others(seat), control.Peer(c=call.cid, p=seat.index, ev="back"))
             self._node.note(call, seat, EventKind.ARRIVED if arrives else EventKind.BACK)

@@ -9,10 +9,12 @@ Numbers stand in `AdaptConfig`. Must never live here: how anything is measured, 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil, inf
+from statistics import median
 from typing import ClassVar, Final
 
 from relay.config_voice import AdaptConfig
@@ -113,6 +115,8 @@ class Orders:
     """Let pass what senders add as mere redundancy."""
     ask: Level
     """What senders are asked for, as far as this listener goes."""
+    is_for_loss: bool
+    """That is asked only since packets are lost; there is no queue."""
     fec: int
     """Per cent of loss that the sender's codec shall protect against; 0: none."""
 
@@ -167,6 +171,8 @@ class Reported:
 
 _Form = tuple[Mode, tuple[int, ...]]
 _OFF: Final[_Form] = (Mode.OFF, ())
+_LEVELS: Final[Mapping[State, int]] = {State.LOSSY_B: 1, State.HEAVY: LONG_PACKETS}  # for loss alone
+_TRIAL: Final = ("overflowing", "overfull")  # findings about a step up
 _HOLDS: Final[Mapping[type, str]] = {
     HeavyLoss: "heavy_after_s",
     HeavyGone: "heavy_rest_s",
@@ -230,6 +236,8 @@ class Controller(Machine[State]):
         self._standing = Standing(config)
         self._bearable = float(config.queue_ms)  # what may wait without being our doing, ms
         self._queued_at = -inf  # the newest tick with a queue
+        # Queues since the newest step up, ms.
+        self._tried: deque[float] = deque(maxlen=round(config.clear_s / TICK_S))
         self._formed: _Form = _OFF  # the newest that was in use
         self._formed_at = -inf
 
@@ -384,13 +392,15 @@ class Controller(Machine[State]):
             steps.speakers = 1
             steps.down(now, to=LOWEST)
             return
-        wanted = {State.LOSSY_B: 1, State.HEAVY: LONG_PACKETS}.get(state, 0)
+        wanted = _LEVELS.get(state, 0)
         if steps.level < wanted:
             steps.down(now, to=wanted)
         elif steps.is_on_trial(now) and self._overflows(signs, now):
             steps.undo(now)
-        elif self._is_calm(signs, now):
-            steps.up(now, to=wanted)
+        elif self._is_calm(signs, now) and steps.up(now, to=wanted):
+            self._tried.clear()
+            for finding in _TRIAL:
+                self._since.pop(finding, None)
 
     def _is_calm(self, signs: Signs, now: float) -> bool:
         """No queue for a while: one that comes and goes with each packet says that the way is barely wide.
@@ -404,10 +414,18 @@ class Controller(Machine[State]):
     def _overflows(self, signs: Signs, now: float) -> bool:
         """Whether there is the begin of a queue: enough to undo a step up before anybody hears it."""
         config = self._config
+        self._tried.append(signs.queue)
         begin = (config.queue_clear_ms + config.queue_ms) / 2
         is_rising = signs.queue > begin and signs.trend >= config.trend_from
         rises = self._lasts("overflowing", is_rising, TICK_S, now)
-        return self._lasts("overfull", signs.queue > self._bearable, 2 * TICK_S, now) or rises
+        is_full = self._lasts("overfull", signs.queue > self._bearable, 2 * TICK_S, now)
+        return rises or is_full or self._brought_a_queue()
+
+    def _brought_a_queue(self) -> bool:
+        """Before the step up on trial there was none, and since then there mostly is one: the way is full."""
+        if len(self._tried) < (self._tried.maxlen or 0) or self._bearable > self._config.queue_ms:
+            return False
+        return median(self._tried) >= self._config.queue_clear_ms
 
     def _orders(self, signs: Signs, now: float) -> Orders:
         state = self._state
@@ -428,6 +446,7 @@ class Controller(Machine[State]):
             hold_frame=state is State.STARVED,
             redundancy=state in (State.LOSSY_I, State.LOSSY_B, State.HEAVY),
             ask=self._steps.asked,
+            is_for_loss=self._steps.level <= _LEVELS.get(state, 0),
             fec=self._fec(signs),
         )
 

@@ -3,9 +3,9 @@
     Measured, leg reports --> Way (signs) --> Controller (state) --> SetRepair, leg_stats (holding.py),
                                                                      wishes (asking.py)
 
-The lane names legs on whose ways something went wrong. Those are measured five times a second until all was
-well for a while (`AdaptConfig.armed_s`), and then forgotten. Must never live here: how signs are got, and
-what follows from them.
+The lane names legs on whose ways something went wrong. Those are measured five times a second until nothing
+is, once a second until all was well for a while (`AdaptConfig.armed_s`), and then forgotten. Must never live
+here: how signs are got, and what follows from them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 from relay.core import events as ev
 from relay.core.adapt import Orders
 from relay.core.asking import Asking
-from relay.core.hints import Hint
+from relay.core.hints import Hint, Wish
 from relay.core.holding import Holding
 from relay.core.leg import Leg, LegState
 from relay.core.node import Node
@@ -45,8 +45,16 @@ class Adapting:
         self._holding = Holding(node)
         self._watched: dict[int, Leg] = {}
 
+    def due(self, now: float) -> list[int]:
+        """Of those that are watched, the ones to measure on this turn."""
+        return [
+            number
+            for number in self.watched()
+            if (way := self._watched[number].way) is None or way.is_due(now)
+        ]
+
     def watched(self) -> list[int]:
-        """Legs to measure, whatever the lane says of them."""
+        """Legs that are looked at, whatever the lane says of them."""
         config = self._node.config.adapt
         self._watched = {
             number: leg for number, leg in self._watched.items() if leg.state is LegState.IN_CALL
@@ -74,7 +82,9 @@ class Adapting:
                 leg.way = Way(node.config.adapt, *leg.losses)
                 self._watched[leg.number] = leg
             self._holding.on_mended(leg, measure.mended)
-            node.tallies.on_state(leg.adapted.value, leg.way.since_look(node.now))
+            assert leg.call is not None  # it is in one
+            tallies = node.tallies_of(node.calls[leg.call])
+            tallies.on_state(leg.adapted.value, leg.way.since_look(node.now))
             orders = leg.way.on_measure(measure, node.now)
             if orders is not None:
                 self._carry_out(leg, leg.way, measure, orders)
@@ -142,4 +152,4 @@ class Adapting:
         self._shape(leg, _shape_of(orders, way.ptime))
         rtt = 0.0 if measure.rtt is None else 1000 * measure.rtt[1]
         self._holding.on_orders(leg, orders.playout, rtt, way.loss or 0.0)
-        self._asking.on_wish(leg, Hint(*orders.ask, fec=orders.fec))
+        self._asking.on_wish(leg, Wish(Hint(*orders.ask, fec=orders.fec), orders.is_for_loss))

@@ -2,6 +2,7 @@
 
     size, magic, kid, signature, strict decode, v    relay.protocol.token
     aud, times, revocation, pop, jti, age, net       here
+    the issuer's own limits                          tenants.py
     cid, lim                                         at join (exchange.py)
 
 The order decides which code a token with two faults gets, and that nothing unsigned is looked at. A token
@@ -16,8 +17,9 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from relay.config import LimitsConfig, TokenConfig
-from relay.core.memory import Memory
+from relay.core.memory import Memories
 from relay.core.policy import refuse_children
+from relay.core.tenants import Tenants
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import token
 from relay.protocol.ids import Jti, Kid, PersonId
@@ -61,12 +63,16 @@ class Budget:
 class Admission:
     """Judges tokens; remembers which are spent or revoked."""
 
-    def __init__(self, cluster: str, tokens: TokenConfig, issuers: Mapping[Kid, bytes]) -> None:
+    def __init__(
+        self, cluster: str, tokens: TokenConfig, issuers: Mapping[Kid, bytes], tenants: Tenants
+    ) -> None:
         self._cluster = cluster
         self._tokens = tokens
         self.issuers = issuers
-        self.spent: Memory[Jti] = Memory(tokens.replay_entries)
-        self.revoked: Memory[Jti | PersonId] = Memory(REVOKED_CEILING)
+        self._tenants = tenants
+        self.spent: Memories[Jti] = Memories(tokens.replay_entries)
+        self.revoked: Memories[Jti | PersonId] = Memories(REVOKED_CEILING)
+        """Both by home (tenants.py): what an issuer that is apart spends and revokes is nothing to others."""
         self.revoked_keys: set[Kid] = set()
 
     def on_config(self, tokens: TokenConfig, issuers: Mapping[Kid, bytes]) -> None:
@@ -75,32 +81,38 @@ class Admission:
         self.issuers = issuers
         self.spent.ceiling = tokens.replay_entries
 
-    def judge(self, raw: bytes, proof: Proof, now: float, wall: float) -> Verdict:
-        """Verify a token and spend its id. PeerError with the code of the first check that fails."""
+    def judge(self, raw: bytes, proof: Proof, now: float, wall: float, *, is_new: bool = False) -> Verdict:
+        """Verify a token and spend its id. PeerError with the code of the first check that fails.
+
+        `is_new`: it lets somebody in who has no place here, so its issuer's limits count.
+        """
         claims = token.verify(raw, self.issuers)
         if claims.aud != self._cluster:
             raise PeerError(ErrorCode.TOKEN_AUDIENCE, "token is for another cluster")
-        self._check_times(claims, wall)
         kid = token.parse(raw).kid
+        home = self._tenants.home_of(kid)
+        self._check_times(claims, home, wall)
         self.check_revoked(claims, kid, now, wall)
         proven = check_pop(claims, proof)
-        self._check_replay(claims, proven, now, wall)
+        self._check_replay(claims, home, proven, now, wall)
         refuse_children(claims)
         check_transport(claims, proof.transport)
-        self.spent.add(claims.jti, self.ends_in(claims, wall), now, wall)
+        if is_new:
+            self._tenants.check_join(kid, now)
+        self.spent.of(home).add(claims.jti, self.ends_in(claims, wall), now, wall)
         return Verdict(claims, kid)
 
     def ends_in(self, claims: Claims, wall: float) -> float:
         """Seconds for which the token's times still pass: how long it may join, and how long it is kept."""
         return claims.exp + self._tokens.skew_s - wall
 
-    def _check_times(self, claims: Claims, wall: float) -> None:
+    def _check_times(self, claims: Claims, home: str, wall: float) -> None:
         skew = self._tokens.skew_s
         if not 0 < claims.exp - claims.iat <= self._tokens.max_lifetime_s:
             raise PeerError(ErrorCode.TOKEN_INVALID, "token lives too long, or not at all")
         if max(claims.nbf, claims.iat) > wall + skew:
             raise PeerError(ErrorCode.TOKEN_INVALID, "token is not valid yet")
-        forgotten = max(self.spent.horizon, self.revoked.horizon)
+        forgotten = max(self.spent.of(home).horizon, self.revoked.of(home).horizon)
         # Nobody remembers any more whether a token of that age was spent or revoked, so it stays expired
         # when the wall clock is set back.
         if self.ends_in(claims, max(wall, forgotten)) <= 0:
@@ -108,41 +120,54 @@ class Admission:
 
     def check_revoked(self, claims: Claims, kid: Kid | None, now: float, wall: float) -> None:
         """PeerError TOKEN_INVALID for a revoked key or token, FORBIDDEN for a revoked person."""
-        if kid in self.revoked_keys or self.revoked.knows(claims.jti, now, wall):
+        revoked = self.revoked.of(self._tenants.home_of(kid))
+        if kid in self.revoked_keys or revoked.knows(claims.jti, now, wall):
             raise PeerError(ErrorCode.TOKEN_INVALID, "token is revoked")
-        if claims.ru is not None and self.revoked.knows(claims.ru, now, wall):
+        if claims.ru is not None and revoked.knows(claims.ru, now, wall):
             raise PeerError(ErrorCode.FORBIDDEN, "not allowed")
 
-    def _check_replay(self, claims: Claims, proven: bool, now: float, wall: float) -> None:
-        if self.spent.knows(claims.jti, now, wall):
+    def _check_replay(self, claims: Claims, home: str, proven: bool, now: float, wall: float) -> None:
+        spent = self.spent.of(home)
+        if spent.knows(claims.jti, now, wall):
             if not proven:
                 raise PeerError(ErrorCode.TOKEN_REPLAYED, "token was used before")
-        elif not self.spent.has_room(now, wall):
+        elif not spent.has_room(now, wall):
             # Forgetting a spent id would let it pass again: no room means no.
             raise PeerError(ErrorCode.OVERLOADED, "too many tokens in use", retry_ms=5000)
 
     def revoke(
-        self, *, jti: Jti | None, person: PersonId | None, kid: Kid | None, now: float, wall: float
+        self, by: Kid, *, jti: Jti | None, person: PersonId | None, kid: Kid | None, now: float, wall: float
     ) -> None:
-        """From now on these are refused. PeerError OVERLOADED when no more can be remembered."""
-        if not self.revoked.has_room(now, wall):
+        """From now on these are refused, by the word of the key `by`, as far as that reaches.
+
+        PeerError OVERLOADED when no more can be remembered, FORBIDDEN for the key of another home.
+        """
+        self._check_key(by, kid)
+        revoked = self.revoked.of(self._tenants.home_of(by))
+        if not revoked.has_room(now, wall):
             raise PeerError(ErrorCode.OVERLOADED, "too many revocations are remembered", fatal=False)
         if jti is not None:
             # Longer than any token that is valid now can live.
-            self.revoked.add(jti, self._tokens.max_lifetime_s + 2 * self._tokens.skew_s, now, wall)
+            revoked.add(jti, self._tokens.max_lifetime_s + 2 * self._tokens.skew_s, now, wall)
         if person is not None:
-            self.revoked.add(person, PERSON_TTL_S, now, wall)
+            revoked.add(person, PERSON_TTL_S, now, wall)
         if kid is not None:
             self.revoked_keys.add(kid)
 
-    def pardon(self, *, jti: Jti | None, person: PersonId | None, kid: Kid | None) -> None:
-        """Take a revocation back."""
+    def pardon(self, by: Kid, *, jti: Jti | None, person: PersonId | None, kid: Kid | None) -> None:
+        """Take a revocation back. PeerError FORBIDDEN for the key of another home."""
+        self._check_key(by, kid)
+        revoked = self.revoked.of(self._tenants.home_of(by))
         if jti is not None:
-            self.revoked.discard(jti)
+            revoked.discard(jti)
         if person is not None:
-            self.revoked.discard(person)
+            revoked.discard(person)
         if kid is not None:
             self.revoked_keys.discard(kid)
+
+    def _check_key(self, by: Kid, kid: Kid | None) -> None:
+        if kid is not None and self._tenants.home_of(kid) != self._tenants.home_of(by):
+            raise PeerError(ErrorCode.FORBIDDEN, "the key of another tenant", fatal=False)
 
 
 def check_pop(claims: Claims, proof: Proof) -> bool:

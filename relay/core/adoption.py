@@ -17,6 +17,7 @@ from relay.core.node import HERE, Node
 from relay.core.participant import Participant, Presence
 from relay.core.parting import Parting
 from relay.core.policy import Terms
+from relay.core.reasons import Refusal
 from relay.core.ringing import Cause
 from relay.core.switch import Switch
 from relay.errors import ErrorCode, PeerError
@@ -67,12 +68,20 @@ class Adoption:
         node = self._node
         if not node.drain.takes_calls:
             raise PeerError(ErrorCode.DRAINING, "this node takes no new calls")
-        has_room = self._admission.spent.has_room(node.now, node.wall)
+        kid = body.seats[0].kid
+        has_room = self._admission.spent.of(node.tenants.home_of(kid)).has_room(node.now, node.wall)
         if not has_room or not node.call_quota.charge(HERE):
             raise PeerError(ErrorCode.OVERLOADED, "too many calls here", retry_ms=5000)
+        try:
+            issuer = node.tenants.take(Refusal.CALLS, kid, is_return=True)
+        except PeerError:
+            node.call_quota.release(HERE)
+            raise
         call = Call(body.c, body.seats[0].claims, node.config.limits, node.now, body.started / 1000)
         node.calls[call.cid] = call
         call.handed_at, call.was_here = body.made, False
+        call.is_canary = kid in node.tenants.canaries
+        call.issuer, call.circle = issuer, node.tenants.circle_of(kid)
         call.capacity = min(body.size, max(PAIR, node.config.limits.participants))
         call.is_pair = bool(body.flags & handover.IS_PAIR)
         call.host_admits = bool(body.flags & handover.HOST_ADMITS)
@@ -123,7 +132,8 @@ class Adoption:
         # The token behind these claims was spent there; without its key it opens no second place here.
         ends_in = self._admission.ends_in(seat.claims, node.wall)
         if ends_in > 0:
-            self._admission.spent.add(seat.claims.jti, ends_in, node.now, node.wall)
+            spent = self._admission.spent.of(node.tenants.home_of(seat.kid))
+            spent.add(seat.claims.jti, ends_in, node.now, node.wall)
 
     def _shut(self, call: Call, handed: HandedSeat) -> None:
         for other in indexes(handed.shuts):

@@ -81,6 +81,8 @@ class Allocation(Machine[Stage]):
         """What its user's password is made of, also once the user's time is over or the secret replaced."""
         self.size = size
         """Bytes of its addresses: 4 or 16."""
+        self.holder = ""
+        """To whom the company charges it."""
         self.relayed: Address | None = None
         """As peers see it, once live."""
         self.permissions: dict[bytes, Permission] = {}

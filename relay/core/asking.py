@@ -9,7 +9,7 @@ are combined.
 from __future__ import annotations
 
 from relay.core.call import Call
-from relay.core.hints import TTL_S, Hint, Teller, combine
+from relay.core.hints import TTL_S, Hint, Teller, Wish, combine
 from relay.core.leg import Leg
 from relay.core.node import Node
 from relay.core.steps import ladder
@@ -26,9 +26,11 @@ class Asking:
             tuple[CallId, int], None
         ] = {}  # senders, by call and index, with something to be told
 
-    def on_wish(self, leg: Leg, wish: Hint) -> None:
+    def on_wish(self, leg: Leg, wish: Wish) -> None:
         """What whoever this leg hears shall do."""
-        usual = self._usual()
+        usual = Wish(self._usual())
+        if wish.hint == usual.hint:
+            wish = usual
         if wish == (leg.wish or usual):
             return
         leg.wish = None if wish == usual else wish
@@ -55,7 +57,7 @@ class Asking:
             return False
         heard_on = (seat.leg_for("down") for seat in call.here() if index in seat.hearing)
         legs = (node.legs.get(number) for number in heard_on if number is not None)
-        hint = combine(usual, [one.wish or usual for one in legs if one is not None])
+        hint = combine(usual, [one.wish or Wish(usual) for one in legs if one is not None])
         if leg.teller is None:
             leg.teller = Teller(usual)
         told = leg.teller.on_hint(hint, node.now)

@@ -86,6 +86,12 @@ class Call(Machine[Stage]):
         """When another node told of this call last, by its clock, wall milliseconds; None: it began here."""
         self.was_here = True
         """Whether anybody ever came to this node for it: a call that was only announced leaves no record."""
+        self.is_canary = False
+        """Whether nobody talks in it: `relay canary` placed it."""
+        self.issuer = ""
+        """The name of the issuer that admitted who opened it, and that it is charged to."""
+        self.circle = ""
+        """Whose people may be in it (tenants.py)."""
         self._limits = limits
         self._by_sub: dict[Sub, int] = {}
         self._ring_until: float | None = now + limits.ring_s
@@ -248,4 +254,5 @@ class Call(Machine[Stage]):
                 found.append(frozenset(bytes(person) for person in persons if person is not None))
         else:
             found += [frozenset((seat.sub, peer)) for seat in seats for peer in seat.claims.peer or ()]
-        return found
+        # What another tenant calls its people is no pair of ours.
+        return [pair | {self.circle.encode()} for pair in found] if self.circle else found

@@ -49,6 +49,12 @@ class Company(Protocol):
     def budget(self, owner: Owner) -> Budget:
         """What an allocation of the owner may carry."""
 
+    def charge(self, owner: Owner) -> str | None:
+        """One more allocation: who holds it, for `release`; None: that one holds all it may."""
+
+    def release(self, holder: str) -> None:
+        """An allocation of this holder has ended."""
+
 
 class _Everywhere:
     """All addresses there are."""
@@ -83,3 +89,10 @@ class OpenCompany:
     def budget(self, owner: Owner) -> Budget:
         """The same for everybody."""
         return Budget(1000 * self.config.kbps, self.config.pps)
+
+    def charge(self, owner: Owner) -> str | None:
+        """A shared secret names no issuer: the node's own limits are all there are."""
+        return ""
+
+    def release(self, holder: str) -> None:
+        """Nothing was charged."""

@@ -19,6 +19,7 @@ from relay.core.events import LegOpened, SetBudget
 from relay.core.leg import Leg
 from relay.core.node import HERE, Node
 from relay.core.participant import Participant
+from relay.core.reasons import Refusal
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control, ticket
 from relay.protocol.handover import HandedCall
@@ -87,6 +88,7 @@ class Door:
         place = None if hello.resume is None else self.open_ticket(hello.resume)
         verdict = self._identify(leg, hello, place)
         claims = verdict.claims
+        leg.issuer = node.tenants.take(Refusal.LEGS, verdict.kid, is_return=place is not None)
         leg.nacks = hello.caps.nack
         leg.client = client_of(hello.cli, node.config.clients)
         # Times limit joining, not the call: counted in monotonic seconds, no clock jump stretches them.
@@ -103,7 +105,7 @@ class Door:
         proof = Proof(leg.transport, leg.nonce, hello.pop)
         verdict = None
         if hello.tok is not None:
-            verdict = self._admission.judge(hello.tok, proof, node.now, node.wall)
+            verdict = self._admission.judge(hello.tok, proof, node.now, node.wall, is_new=place is None)
         if place is None:
             if verdict is None:
                 raise PeerError(ErrorCode.AUTH_REQUIRED, "hello without token or ticket")
@@ -113,6 +115,8 @@ class Door:
             claims = verdict.claims
             if (claims.cid, claims.sub, claims.cnf) != (place.call, place.sub, place.cnf):
                 raise PeerError(ErrorCode.RESUME_UNKNOWN, "ticket and token name different people")
+            if node.tenants.circle_of(verdict.kid) != node.tenants.circle_of(held.kid):
+                raise PeerError(ErrorCode.RESUME_UNKNOWN, "a token of another tenant")
             return verdict
         if place.cnf is None:
             # Whoever finds a ticket could take the place of its owner. It needs a key, or a token beside it.
@@ -166,8 +170,9 @@ class Door:
             node.count(f"client_{name}", word)
 
     def _grant(self, leg: Leg, claims: Claims) -> admission.Budget:
-        budget = admission.budget_of(claims, self._node.config.limits)
-        self._node.put(SetBudget(leg.number, budget.up_bps, budget.down_bps, budget.pps))
+        node = self._node
+        budget = admission.budget_of(claims, node.tenants.limits_of(leg.kid, node.config.limits))
+        node.put(SetBudget(leg.number, budget.up_bps, budget.down_bps, budget.pps))
         return budget
 
     # ------------------------------------------------------------ later

@@ -108,6 +108,16 @@ class Flowing:
     of: Mapping[tuple[int, int], tuple[float, int]]
 
 
+@dataclass(frozen=True, slots=True)
+class Seated:
+    """A leg in a call, and whose it is."""
+
+    leg: int
+    index: int
+    transport: str
+    up: int | None  # its uplink flow
+
+
 class Measure(NamedTuple):
     """What the lane knows of the way to one listener. Figures count up since the leg began, unless told."""
 
@@ -374,6 +384,10 @@ class CallEvent:
     kind: str
     wall: float
     data: Mapping[str, Any]
+    is_canary: bool = False
+    """About a call that nobody talks in: the back end knows nothing of it."""
+    issuer: str = ""
+    """Whose news it is, by the name in the configuration; "": the node's own, or of one that is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,6 +425,10 @@ class CallRecord:
     reason: str
     region: str
     participants: tuple[ParticipantRecord, ...]
+    canary: bool = False
+    """Nobody talked in it."""
+    issuer: str = ""
+    """Name of the issuer whose call it was."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from relay.core.node import HERE, Node
 from relay.core.participant import Participant, Presence
 from relay.core.parting import Parting
 from relay.core.policy import Terms
+from relay.core.reasons import Refusal
 from relay.core.record import EventKind
 from relay.core.ringing import Cause, Ringing, Why
 from relay.core.seating import Seating
@@ -55,7 +56,7 @@ class Exchange:
         if not node.drain.takes_joins:
             raise PeerError(ErrorCode.DRAINING, "this node is leaving")
         known = node.calls.get(claims.cid)
-        terms = self._terms(known, claims)
+        terms = self._terms(known, claims, leg.kid)
         call = known or self._open(claims, leg)
         seat = call.seat_of(claims.sub)
         if seat is None:
@@ -65,7 +66,7 @@ class Exchange:
         up = self._seating.sit(call, seat, leg)
         seat.on_joined(claims, leg.number, node.now)
         seat.kid = leg.kid
-        node.vitals.on_joined(call)
+        node.vitals_of(call).on_joined(call)
         call.admit_rights(seat)
         call.terms = call.terms.and_also(terms)
         self._seating.greet(call, seat, leg, up, id)
@@ -75,10 +76,14 @@ class Exchange:
         self.watch_glare(call)
         self._node.watch_call(call)
 
-    def _terms(self, call: Call | None, claims: Claims) -> Terms:
+    def _terms(self, call: Call | None, claims: Claims, kid: Kid | None) -> Terms:
         """Policy and the tokens' own lists: may this person talk to those who are there?"""
         if call is None:
             return self._node.policy.meet(claims, [])
+        if self._node.tenants.circle_of(kid) != call.circle:
+            # A tenant's key opens no call of another one; a canary's, which lies on machines that see no back
+            # end, nobody's.
+            raise PeerError(ErrorCode.CALL_NOT_FOUND, "no such call")
         others = [seat for seat in call.here() if seat.sub != claims.sub]
         for seat in others:
             for one, other in ((claims, seat.claims), (seat.claims, claims)):
@@ -94,10 +99,17 @@ class Exchange:
             raise PeerError(ErrorCode.DRAINING, "this node takes no new calls")
         if not node.call_quota.charge(HERE):
             raise PeerError(ErrorCode.OVERLOADED, "too many calls here", retry_ms=5000)
+        try:
+            issuer = node.tenants.take(Refusal.CALLS, leg.kid)
+        except PeerError:
+            node.call_quota.release(HERE)
+            raise
         call = Call(claims.cid, claims, node.config.limits, node.now, node.wall)
         node.calls[call.cid] = call
-        node.vitals.on_opened(call, leg)
-        node.count("call_opened", "pair" if call.is_pair else "group")
+        call.is_canary = leg.kid in node.tenants.canaries
+        call.issuer, call.circle = issuer, node.tenants.circle_of(leg.kid)
+        node.vitals_of(call).on_opened(call, leg)
+        node.count("call_opened", "canary" if call.is_canary else "pair" if call.is_pair else "group")
         node.event(EventKind.RINGING, call, sub=claims.sub.hex())
         return call
 
@@ -157,7 +169,7 @@ class Exchange:
         if call.state is Stage.RINGING and sum(other.is_accepted for other in call.here()) == PAIR:
             call.on_answered(node.now, node.wall)
             self._ringing.on_settled(call.cid)
-            node.vitals.on_answered(call)
+            node.vitals_of(call).on_answered(call)
             node.event(EventKind.ANSWERED, call)
         self._switch.sync(call)
         self._node.watch_call(call)
@@ -215,7 +227,7 @@ class Exchange:
     def on_rights(self, call: Call, seat: Participant, claims: Claims, kid: Kid | None) -> None:
         """A newer token. PeerError FORBIDDEN when the policy does not allow what it says."""
         try:
-            terms = self._terms(call, claims)
+            terms = self._terms(call, claims, kid)
         except PeerError as error:
             error.fatal = False  # the old rights stand
             raise

@@ -19,6 +19,7 @@ from relay.core.credentials import UserName, mint
 from relay.core.events import CompanyChanged
 from relay.core.leg import Leg
 from relay.core.participant import Participant
+from relay.core.reasons import Refusal
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control, token
 from relay.protocol.address import Address
@@ -118,8 +119,21 @@ class Guests:
         found = self._find(owner)
         if found is None:
             return Budget(0, 0)
-        grant = admission.budget_of(found[1].claims, self._node.config.limits)
+        limits = self._node.tenants.limits_of(found[1].kid, self._node.config.limits)
+        grant = admission.budget_of(found[1].claims, limits)
         return Budget(max(grant.up_bps, grant.down_bps), grant.pps)
+
+    def charge(self, owner: Owner) -> str | None:
+        """To the issuer who let him in, within its limit."""
+        found = self._find(owner)
+        try:
+            return self._node.tenants.take(Refusal.ALLOCATIONS, None if found is None else found[1].kid)
+        except PeerError:
+            return None
+
+    def release(self, holder: str) -> None:
+        """From that issuer."""
+        self._node.tenants.release(Refusal.ALLOCATIONS, holder)
 
     def _find(self, owner: Owner) -> tuple[Call, Participant] | None:
         call = None if owner.call is None else self._node.calls.get(owner.call)

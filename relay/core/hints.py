@@ -7,7 +7,7 @@ Must never live here: what a single network bears (adapt.py), the message.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import ceil
 from typing import Final, NamedTuple
 
@@ -38,22 +38,41 @@ class Hint(NamedTuple):
         return self.bps, -self.ptime
 
 
-def combine(uplink: Hint, downlinks: Sequence[Hint]) -> Hint:
+class Wish(NamedTuple):
+    """What one listener's network would have a sender do."""
+
+    hint: Hint
+    is_for_loss: bool = False
+    """Only since packets are lost there, not since it carries no more."""
+
+
+def combine(uplink: Hint, downlinks: Sequence[Wish]) -> Hint:
     """What a sender shall do for its own uplink and for four fifths of its listeners.
 
-    Worse legs are helped by repair of their own. Of two wishes the smaller rate, the longer packets and the
-    stronger protection count.
+    Where packets are lost repair of the leg's own helps. So of a few listeners one that only loses changes
+    nothing for the others; one whose network carries no more does, as nothing else helps it. Of two wishes
+    the smaller rate, the longer packets and the stronger protection count.
     """
     if not downlinks:
         return uplink
-    ranked = sorted(downlinks, key=lambda wish: wish.weight, reverse=True)
-    chosen = ranked[ceil(QUANTILE * len(ranked)) - 1]
+    needed = _ranked(uplink if wish.is_for_loss else wish.hint for wish in downlinks)
+    wanted = _ranked(wish.hint for wish in downlinks)
+    least = _careful(needed[ceil(QUANTILE * len(needed)) - 1], wanted[int(QUANTILE * (len(wanted) - 1))])
+    return _careful(uplink, least)
+
+
+def _ranked(hints: Iterable[Hint]) -> list[Hint]:
+    """The one that asks for the least care first."""
+    return sorted(hints, key=lambda hint: hint.weight, reverse=True)
+
+
+def _careful(one: Hint, other: Hint) -> Hint:
     return Hint(
-        min(uplink.bps, chosen.bps),
-        max(uplink.ptime, chosen.ptime),
-        max(uplink.fec, chosen.fec),
-        max(uplink.red, chosen.red),
-        uplink.dtx and chosen.dtx,
+        min(one.bps, other.bps),
+        max(one.ptime, other.ptime),
+        max(one.fec, other.fec),
+        max(one.red, other.red),
+        one.dtx and other.dtx,
     )
 
 

@@ -17,7 +17,7 @@ from relay.config import LimitsConfig
 from relay.core.adapt import State
 from relay.core.events import Repair, Shape
 from relay.core.flows import FlowNumbers
-from relay.core.hints import Hint, Teller
+from relay.core.hints import Teller, Wish
 from relay.core.limits import TokenBucket
 from relay.core.machine import Machine, Table
 from relay.core.tally import Pings
@@ -96,6 +96,8 @@ class Leg(Machine[LegState]):
         self.claims: Claims | None = None
         self.kid: Kid | None = None
         """The issuer key that admitted it."""
+        self.issuer: str | None = None
+        """The name of the issuer that this leg is charged to; None: of nobody yet."""
         self.client: dict[str, str] = {}
         self.call: CallId | None = None
         self.index = 0
@@ -130,7 +132,7 @@ class Leg(Machine[LegState]):
         self.mended = 0
         """Packets of its own that came as repeats alone, and when the last of them was told."""
         self.mended_at: float | None = None
-        self.wish: Hint | None = None
+        self.wish: Wish | None = None
         """What whoever it hears is asked for on its behalf; None: nothing special."""
         self.teller: Teller | None = None
         """Its own encoder was asked for something."""

@@ -7,8 +7,9 @@ charges equal resources at any moment. Must never live here: the numbers (they a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
-from typing import Generic, TypeVar
+from collections.abc import Hashable, Mapping
+from enum import Enum
+from typing import Generic, NamedTuple, TypeVar
 
 from relay.errors import LocalError
 
@@ -76,3 +77,63 @@ class Quota(Generic[K]):
             self._held[key] = left
         else:
             del self._held[key]
+
+
+class Full(Enum):
+    """What stands in the way of one more."""
+
+    OWN = "own"  # the sharer's own ceiling
+    SHARED = "shared"  # the common one, less what others have in reserve
+
+
+class Share(NamedTuple):
+    """Of one sharer: `most` at once (None: no ceiling of its own), of which `reserved` are nobody else's."""
+
+    most: int | None = None
+    reserved: int = 0
+
+
+NO_SHARE = Share()
+
+
+class Shares:
+    """One ceiling for several sharers, each with a ceiling and a reserve of its own.
+
+    While ceiling and shares stand, held + sum(max(0, reserved - held)) <= ceiling: who is below its reserve
+    and its own ceiling is never refused, whatever the others do.
+    """
+
+    def __init__(self, ceiling: int, shares: Mapping[str, Share]) -> None:
+        self.ceiling = ceiling
+        self.shares = shares
+        self._held: Counter[str] = Counter()
+
+    def held(self, name: str) -> int:
+        """What the sharer holds now."""
+        return self._held[name]
+
+    def lacks(self, name: str, *, is_return: bool = False) -> Full | None:
+        """Why one more cannot be had; None: it can. What returns passes its own ceiling, not the reserves."""
+        most = self.shares.get(name, NO_SHARE).most
+        if most is not None and not is_return and self._held[name] >= most:
+            return Full.OWN
+        rest = sum(
+            max(0, share.reserved - self._held[other])
+            for other, share in self.shares.items()
+            if other != name
+        )
+        return Full.SHARED if self._held.total() + rest >= self.ceiling else None
+
+    def take(self, name: str) -> None:
+        """One more is held; the caller asked before, or restores what was there."""
+        self._held[name] += 1
+
+    def release(self, name: str) -> None:
+        """Give one back. LocalError when the sharer holds none: it was released twice."""
+        left = self._held[name] - 1
+        if left < 0:
+            raise LocalError("a share was released that was never taken")
+        if left:
+            self._held[name] = left
+        else:
+            del self._held[name]

@@ -40,8 +40,8 @@ class Listening:
             asked = None if speaker is None or speaker.teller is None else float(speaker.teller.told.bps)
             if hearing.on_report(flow, report.t, rtt_up, leg.round_trip, node.now, bps=asked):
                 if hearing.window is not None:
-                    node.tallies.on_window(hearing.window, leg.transport)
-                node.vitals.on_window(call, seat, index, leg, hearing)
+                    node.tallies_of(call).on_window(hearing.window, leg.transport)
+                node.vitals_of(call).on_window(call, seat, index, leg, hearing)
                 for one in (leg, speaker):
                     if one is not None:
                         node.put(ev.AskRoundTrip(one.number))
@@ -52,4 +52,6 @@ class Listening:
             leg = self._node.legs.get(number)
             if leg is not None:
                 leg.path_rtt = seconds
-                self._node.tallies.on_round_trip(seconds, leg.transport)
+                call = self._node.calls.get(leg.call) if leg.call is not None else None
+                if call is not None:
+                    self._node.tallies_of(call).on_round_trip(seconds, leg.transport)

@@ -72,3 +72,35 @@ class Memory(Generic[K]):
                 self.horizon = max(self.horizon, until)
             else:
                 self._push(now + (until - wall), key)
+
+
+class Memories(Generic[K]):
+    """A memory for each owner, made when it is first asked for, all with the same ceiling.
+
+    What one owner remembers takes no room of another's, and is nothing to it. Owners come from the
+    configuration, so there are few.
+    """
+
+    def __init__(self, ceiling: int) -> None:
+        self._ceiling = ceiling
+        self._of: dict[str, Memory[K]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._of.values()))
+
+    @property
+    def ceiling(self) -> int:
+        """Of each."""
+        return self._ceiling
+
+    @ceiling.setter
+    def ceiling(self, ceiling: int) -> None:
+        self._ceiling = ceiling
+        for memory in self._of.values():
+            memory.ceiling = ceiling
+
+    def of(self, owner: str) -> Memory[K]:
+        """That owner's."""
+        if owner not in self._of:
+            self._of[owner] = Memory(self._ceiling)
+        return self._of[owner]

@@ -76,7 +76,7 @@ class Moderation:
         call.gate.set(Fact.HARD_MUTED if hard else Fact.MUTED, target.index, on)
         self._switch.sync(call)
         if on:
-            self._node.vitals.on_muted(call, target.index)
+            self._node.vitals_of(call).on_muted(call, target.index)
         target.story.add(self._node.wall, Kind.MUTED if on else Kind.UNMUTED, "moderator" if hard else "self")
         news = control.Mute(c=call.cid, p=target.index, on=on, hard=hard)
         # Who mutes itself needs no news of it.

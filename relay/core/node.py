@@ -14,15 +14,17 @@ from relay.config import Config
 from relay.core.call import Call
 from relay.core.deadlines import Deadlines
 from relay.core.drain import Drain, DrainState
-from relay.core.events import CallEvent, CloseLeg, EngineKeys, Output, SendStream
+from relay.core.events import CallEvent, CloseLeg, EngineKeys, Flowing, Output, SendStream
 from relay.core.guests import Guests
 from relay.core.leg import Leg, LegState
 from relay.core.limits import Quota
 from relay.core.memory import Memory
 from relay.core.participant import Participant
 from relay.core.policy import PolicyTable
+from relay.core.reasons import Refusal
 from relay.core.record import EventKind
 from relay.core.tallies import Tallies
+from relay.core.tenants import Tenants
 from relay.core.vitals import Vitals
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control
@@ -44,6 +46,7 @@ class Node:
         self.now = 0.0
         self.wall = 0.0
         self.policy = PolicyTable(config.policy)
+        self.tenants = Tenants(config)
         self.drain = Drain(config.drain)
         self.legs: dict[int, Leg] = {}
         self.calls: dict[CallId, Call] = {}
@@ -68,11 +71,15 @@ class Node:
         self.removed: Memory[tuple[CallId, Sub]] = Memory(remembered)
         self.guests = Guests(self)
         self.vitals = Vitals(self)
+        # What becomes of their calls is followed like that of any, and its sums are nobody's.
+        self._canary_vitals = Vitals(self)
+        self._canary_tallies = Tallies()
 
     def on_config(self, config: Config) -> None:
         """A reload. What is running keeps what it was given; new things get the new settings."""
         self.config = config
         self.policy = PolicyTable(config.policy)
+        self.tenants.on_config(config)
         self.drain.on_config(config.drain)
         self.leg_quota.ceiling = config.limits.legs
         self.call_quota.ceiling = config.limits.calls
@@ -101,10 +108,16 @@ class Node:
         )
         self.send(leg.number, message, id)
 
-    def event(self, kind: EventKind, call: Call | CallId, **data: Any) -> None:
+    def event(self, kind: EventKind, call: Call, **data: Any) -> None:
         """Tell the back end about a call."""
-        cid = call.cid if isinstance(call, Call) else call
-        self.outputs.append(CallEvent(kind.value, self.wall, {"call": cid.hex(), **data}))
+        data = {"call": call.cid.hex(), **data}
+        self.outputs.append(CallEvent(kind.value, self.wall, data, call.is_canary, call.issuer))
+
+    def word(self, kind: EventKind, leg: Leg, cid: CallId, **data: Any) -> None:
+        """Tell the back end what somebody said of a call that may be over."""
+        call, data = self.calls.get(cid), {"call": cid.hex(), **data}
+        issuer = self.tenants.name_of(leg.kid) if call is None else call.issuer
+        self.outputs.append(CallEvent(kind.value, self.wall, data, leg.kid in self.tenants.canaries, issuer))
 
     def note(self, call: Call, one: Participant, kind: EventKind, **data: Any) -> None:
         """Tell the back end about somebody in a call."""
@@ -119,6 +132,25 @@ class Node:
         for one in people:
             for leg in one.legs:
                 self.send(leg, message)
+
+    # ------------------------------------------------------------ what counts where
+
+    def vitals_of(self, call: Call) -> Vitals:
+        """Where the call counts: among those of people, or of canaries."""
+        return self._canary_vitals if call.is_canary else self.vitals
+
+    def tallies_of(self, call: Call) -> Tallies:
+        """The same for its quality."""
+        return self._canary_tallies if call.is_canary else self.tallies
+
+    def on_flowing(self, event: Flowing) -> None:
+        """What the lane says of fresh calls' flows."""
+        for vitals in (self.vitals, self._canary_vitals):
+            vitals.on_flowing(event)
+
+    def unheard(self) -> list[tuple[int, int]]:
+        """Flows of which that is wanted."""
+        return self.vitals.unheard() + self._canary_vitals.unheard()
 
     # ------------------------------------------------------------ the living
 
@@ -138,6 +170,8 @@ class Node:
         leg.on_closed()
         del self.legs[leg.number]
         self.leg_quota.release(HERE)
+        if leg.issuer is not None:
+            self.tenants.release(Refusal.LEGS, leg.issuer)
         self.deadlines.set(("leg", leg.number), None)
 
     def close_leg(self, leg: Leg, code: ErrorCode, reason: str = "") -> None:

@@ -1,6 +1,6 @@
 """Signed commands of the product's back end: end, mute, remove, block, revoke. Single use, in force at once.
 
-    signature, times, revoked key, single use  -->  effect  -->  event, answer
+    signature, times, revoked key, single use, rate  -->  effect  -->  event, answer
 
 The order is the tokens' own. Must never live here: the socket they come from.
 """
@@ -13,7 +13,7 @@ from typing import Final
 from relay.core.admission import Admission
 from relay.core.call import Call
 from relay.core.events import CallEvent, CommandDone, CommandReceived
-from relay.core.memory import Memory
+from relay.core.memory import Memories
 from relay.core.moderation import Moderation
 from relay.core.node import Node
 from relay.core.participant import Participant
@@ -38,8 +38,8 @@ class Orders:
         self._admission = judge
         self._parting = parting
         self._moderation = moderation
-        self._used: Memory[Jti] = Memory(REMEMBERED)
-        self._effects: Mapping[str, Callable[[Command], None]] = {
+        self._used: Memories[Jti] = Memories(REMEMBERED)
+        self._effects: Mapping[str, Callable[[Command, Kid], None]] = {
             "end": self._end,
             "mute": self._mute,
             "remove": self._remove,
@@ -50,59 +50,65 @@ class Orders:
     def on_command(self, event: CommandReceived) -> None:
         """Verify, spend, do, say."""
         code, message = ErrorCode.NO_ERROR, ""
-        order: Command | None = None
+        found: tuple[Command, Kid] | None = None
         try:
-            order = self._verify(event.raw)
-            self._effects[order.op](order)
+            found = order, kid = self._verify(event.raw)
+            self._effects[order.op](order, kid)
         except PeerError as error:
             code, message = error.code, error.message
-        if order is not None:
-            self._note(order, code)
+        if found is not None:
+            self._note(*found, code)
         self._node.count("command", code.name.lower())
         self._node.put(CommandDone(event.ref, code, message))
 
-    def _verify(self, raw: bytes) -> Command:
+    def _verify(self, raw: bytes) -> tuple[Command, Kid]:
         node = self._node
         order = command.verify(raw, self._admission.issuers)
-        if signed.split(command.MAGIC, raw).kid in self._admission.revoked_keys:
+        kid = signed.split(command.MAGIC, raw).kid
+        if kid in self._admission.revoked_keys:
             raise PeerError(ErrorCode.TOKEN_INVALID, "key is revoked")
+        if kid in node.tenants.canaries:
+            raise PeerError(ErrorCode.FORBIDDEN, "a canary gives no commands")
         skew = node.config.tokens.skew_s
         if not 0 < order.exp - order.iat <= MAX_LIFETIME_S or order.iat > node.wall + skew:
             raise PeerError(ErrorCode.TOKEN_INVALID, "command lives too long, or not yet")
         ends_in = order.exp + skew - node.wall
         if ends_in <= 0:
             raise PeerError(ErrorCode.TOKEN_EXPIRED, "command has expired")
-        if self._used.knows(order.id, node.now, node.wall):
+        used = self._used.of(node.tenants.home_of(kid))
+        if used.knows(order.id, node.now, node.wall):
             raise PeerError(ErrorCode.TOKEN_REPLAYED, "command was used before")
-        if not self._used.has_room(node.now, node.wall):
+        if not used.has_room(node.now, node.wall):
             raise PeerError(ErrorCode.OVERLOADED, "too many commands")
-        self._used.add(order.id, ends_in, node.now, node.wall)
-        return order
+        node.tenants.check_command(kid, node.now)
+        used.add(order.id, ends_in, node.now, node.wall)
+        return order, kid
 
-    def _note(self, order: Command, code: ErrorCode) -> None:
+    def _note(self, order: Command, kid: Kid, code: ErrorCode) -> None:
         """Who gave which order with what success. A person's stable id is not written anywhere."""
         named = {name: getattr(order, name) for name in ("cid", "sub", "peer", "jti", "kid")}
         data = {name: value.hex() for name, value in named.items() if value is not None}
         data = {"call" if name == "cid" else name: value for name, value in data.items()}
         news = {**data, "op": order.op, "on": order.on, "id": order.id.hex(), "code": code.name.lower()}
-        self._node.put(CallEvent(EventKind.COMMAND.value, self._node.wall, news))
+        issuer = self._node.tenants.name_of(kid)
+        self._node.put(CallEvent(EventKind.COMMAND.value, self._node.wall, news, issuer=issuer))
 
     # ------------------------------------------------------------ effects
 
-    def _end(self, order: Command) -> None:
-        self._parting.end(self._call(order.cid), Cause.ORDERED, reason="command")
+    def _end(self, order: Command, kid: Kid) -> None:
+        self._parting.end(self._call(order.cid, kid), Cause.ORDERED, reason="command")
 
-    def _mute(self, order: Command) -> None:
-        call = self._call(order.cid)
+    def _mute(self, order: Command, kid: Kid) -> None:
+        call = self._call(order.cid, kid)
         self._moderation.mute(call, _seat(call, order.sub), order.on, hard=True)
 
-    def _remove(self, order: Command) -> None:
-        call = self._call(order.cid)
+    def _remove(self, order: Command, kid: Kid) -> None:
+        call = self._call(order.cid, kid)
         self._parting.part(call, _seat(call, order.sub), Cause.REMOVED, reason="command")
 
-    def _block(self, order: Command) -> None:
+    def _block(self, order: Command, kid: Kid) -> None:
         """In the named call, or wherever the two are together."""
-        calls = list(self._node.calls.values()) if order.cid is None else [self._call(order.cid)]
+        calls = self._calls_of(kid) if order.cid is None else [self._call(order.cid, kid)]
         found = 0
         for call in calls:
             pair = [call.seat_of(sub) for sub in (order.sub, order.peer) if sub is not None]
@@ -115,13 +121,15 @@ class Orders:
         if not found:
             raise PeerError(ErrorCode.NOT_IN_CALL, "the two are in no call together")
 
-    def _revoke(self, order: Command) -> None:
+    def _revoke(self, order: Command, kid: Kid) -> None:
         node = self._node
         if not order.on:
-            self._admission.pardon(jti=order.jti, person=order.ru, kid=order.kid)
+            self._admission.pardon(kid, jti=order.jti, person=order.ru, kid=order.kid)
             return
-        self._admission.revoke(jti=order.jti, person=order.ru, kid=order.kid, now=node.now, wall=node.wall)
-        for call in list(node.calls.values()):
+        self._admission.revoke(
+            kid, jti=order.jti, person=order.ru, kid=order.kid, now=node.now, wall=node.wall
+        )
+        for call in self._calls_of(kid):
             for seat in call.here():
                 # Each device that rings has a token of its own; who is away has that of the seat.
                 legs = [node.legs[number] for number in seat.legs]
@@ -136,11 +144,16 @@ class Orders:
             except PeerError as error:
                 node.close_leg(leg, error.code)
 
-    def _call(self, cid: CallId | None) -> Call:
+    def _calls_of(self, kid: Kid) -> list[Call]:
+        """Those that a command signed by this key reaches."""
+        tenants = self._node.tenants
+        return [call for call in self._node.calls.values() if tenants.may_order(kid, call.circle)]
+
+    def _call(self, cid: CallId | None, kid: Kid) -> Call:
         assert cid is not None  # the codec lets no order about a call in that names none
         self._node.recall(cid)
         call = self._node.calls.get(cid)
-        if call is None or call.is_over:
+        if call is None or call.is_over or not self._node.tenants.may_order(kid, call.circle):
             raise PeerError(ErrorCode.CALL_NOT_FOUND, "no such call")
         return call
 

@@ -14,6 +14,7 @@ from relay.core.events import FlowClosed
 from relay.core.leg import Leg
 from relay.core.node import HERE, Node
 from relay.core.participant import Participant
+from relay.core.reasons import Refusal
 from relay.core.record import EventKind, record_call
 from relay.core.ringing import AT_ONCE, CLOSE_CODES, Cause, Ringing, Why, ending, told
 from relay.core.seating import Seating
@@ -131,10 +132,11 @@ class Parting:
             return
         one = call.flows.pop((event.leg, event.flow))
         one.count(event.counters)
-        self._node.vitals.on_flow_closed(call, one, event.counters)
+        self._node.vitals_of(call).on_flow_closed(call, one, event.counters)
         counters, leg = event.counters, self._node.legs.get(event.leg)
         if leg is not None:
-            self._node.tallies.on_uplink(counters.accepted, counters.lost, leg.transport)
+            tallies = self._node.tallies_of(call)
+            tallies.on_uplink(counters.accepted, counters.lost, leg.transport)
         if call.state is Stage.ENDED:
             self._settle(call)
 
@@ -145,15 +147,16 @@ class Parting:
         call.on_settled()
         del node.calls[call.cid]
         node.guests.on_settled(call)
-        node.vitals.on_settled(call)
+        node.vitals_of(call).on_settled(call)
         node.call_quota.release(HERE)
+        node.tenants.release(Refusal.CALLS, call.issuer)
         node.deadlines.set(("call", call.cid), None)
         node.deadlines.set(("notice", call.cid), None)
         node.deadlines.set(("punch", call.cid), None)
         if call.was_here:
             hearings = (hearing for one in call.everyone() for hearing in one.hearings.values())
             summaries = [hearing.direction.summary() for hearing in hearings]
-            node.tallies.on_call(summaries, node.config.quality.poor_silence_s)
+            node.tallies_of(call).on_call(summaries, node.config.quality.poor_silence_s)
             node.put(record_call(call, node.config.node.region))
 
     def _say_ended(

@@ -12,6 +12,7 @@ OVER_S: Final = 1.0
 PTIMES: Final = (10, 20, 40, 60)  # ms of speech that senders put into a packet
 _LEAST_PACKETS: Final = 3  # to tell their length
 _NEAR: Final = 0.15
+SELDOM: Final = 5  # slices without a word
 SLICES: Final = 10  # of a second: memory does not grow with the packet rate
 
 
@@ -21,19 +22,32 @@ class ByteRate:
     def __init__(self) -> None:
         self._slices: deque[tuple[int, int]] = deque()  # number of the slice, bytes in it
         self._sum = 0
+        self._told = 0  # the slice until which is known what passed
 
     def on_bytes(self, size: int, now: float) -> None:
-        """So many bytes passed; `now` in seconds, never earlier than before."""
+        """So many bytes passed since this was told last; `now` in seconds, never earlier than before.
+
+        Who tells it seldom means that they passed all along: they are laid over up to one second.
+        """
+        number = int(now * SLICES / OVER_S)
+        told, self._told = self._told, number
         if not size:
             return
-        number = int(now * SLICES / OVER_S)
         self._sum += size
+        if number - told > SELDOM:
+            for earlier in range(max(told + 1, number - SLICES + 1), number):
+                part = size // (number - earlier + 1)
+                self._put(earlier, part)
+                size -= part
+        self._put(number, size)
+        self._forget(number)
+
+    def _put(self, number: int, size: int) -> None:
         slices = self._slices
         if slices and slices[-1][0] == number:
             slices[-1] = (number, slices[-1][1] + size)
         else:
             slices.append((number, size))
-            self._forget(number)
 
     def bps(self, now: float) -> float:
         """Over the ten slices up to now."""

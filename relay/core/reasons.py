@@ -1,7 +1,7 @@
 """Every reason for which a packet, datagram or request is dropped. The only list.
 
-Metric labels, log words and test names are made from these spellings; the native lane reads the same
-ones from tests/vectors/reasons.json. Must never live here: anything but names.
+Metric labels, log words and test names are made from these spellings; the native lane reads those of
+DropReason from tests/vectors/reasons.json. Must never live here: anything but names.
 """
 
 from __future__ import annotations
@@ -35,3 +35,14 @@ class DropReason(StrEnum):
     NO_PERMISSION = "no_permission"  # TURN: the allocation has none for this peer, or none any more
     NO_CHANNEL = "no_channel"  # TURN: the number is bound to no peer, or not any more
     NOT_WANTED = "not_wanted"  # more than the listener's way bears: redundancy
+
+
+class Refusal(StrEnum):
+    """Which limit of an issuer's (`tokens.issuers`) refused a request; `shared`: the rest is in reserve."""
+
+    JOINS = "joins"
+    COMMANDS = "commands"
+    LEGS = "legs"
+    CALLS = "calls"
+    ALLOCATIONS = "allocations"
+    SHARED = "shared"

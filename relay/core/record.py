@@ -115,4 +115,6 @@ def record_call(call: Call, region: str) -> CallRecord:
         reason=call.reason,
         region=region,
         participants=tuple(record_participant(one, ended, outcome) for one in call.everyone()),
+        canary=call.is_canary,
+        issuer=call.issuer,
     )

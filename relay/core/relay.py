@@ -66,7 +66,7 @@ class Relay:
 
     def __init__(self, config: Config, keys: EngineKeys, draw: Callable[[int], bytes]) -> None:
         self._node = node = Node(config, keys, draw)
-        self._admission = Admission(config.node.cluster, config.tokens, keys.issuers)
+        self._admission = Admission(config.node.cluster, config.tokens, keys.issuers, node.tenants)
         self._door = Door(node, self._admission)
         self._switch = Switch(node)
         ringing = Ringing()
@@ -97,7 +97,7 @@ class Relay:
             ev.Measured: self._adapting.on_measured,
             ev.RoundTrips: self._listening.on_round_trips,
             ev.Gap: self._missing.on_gap,
-            ev.Flowing: node.vitals.on_flowing,
+            ev.Flowing: node.on_flowing,
             ev.FlowClosed: self._parting.on_flow_closed,
             ev.CommandReceived: self._orders.on_command,
             ev.ConfigChanged: self._on_config,
@@ -196,6 +196,11 @@ class Relay:
         self._node.remembers = True
 
     @property
+    def is_taking_up(self) -> bool:
+        """Whether calls of the process before wait to be taken up: the next inputs do it."""
+        return self._remembering.is_taking_up
+
+    @property
     def is_draining(self) -> bool:
         """Whether the node takes no new calls."""
         return not self._node.drain.takes_calls
@@ -206,12 +211,16 @@ class Relay:
         return self._node.drain.state.value
 
     def watched(self) -> list[int]:
-        """Legs of which `Measured` is wanted on the next turn, besides those that the lane names."""
+        """Legs of which `Measured` is wanted now and then, besides those that the lane names."""
         return self._adapting.watched()
+
+    def due(self, now: float) -> list[int]:
+        """Those of them of which it is wanted now; five times a second somebody asks."""
+        return self._adapting.due(now)
 
     def unheard(self) -> list[tuple[int, int]]:
         """Uplink flows of which `Flowing` is wanted: those of calls that were answered a moment ago."""
-        return self._node.vitals.unheard()
+        return self._node.unheard()
 
     @property
     def vitals(self) -> Vitals:
@@ -221,6 +230,14 @@ class Relay:
     def call_ids(self) -> list[CallId]:
         """All calls that are not over."""
         return [call.cid for call in self._node.calls.values() if not call.is_over]
+
+    def seated(self, call: CallId) -> list[ev.Seated] | None:
+        """Its legs, of all who are there; None: no such call, or it is over."""
+        found = self._node.calls.get(call)
+        if found is None or found.is_over:
+            return None
+        legs = (self._node.legs[number] for one in found.here() for number in one.all_legs)
+        return [ev.Seated(leg.number, leg.index, leg.transport, leg.up) for leg in legs]
 
     def describe(self, call: CallId) -> bytes | None:
         """A ticket of nobody, for the node's other generation; None: over, or too large for one."""
@@ -466,7 +483,8 @@ class Relay:
                 self._absence.on_due(node.calls[key])
             elif kind == "pulse":
                 assert isinstance(key, bytes)
-                node.vitals.on_due(node.calls[key])
+                call = node.calls[key]
+                node.vitals_of(call).on_due(call)
             elif kind == "punch":
                 assert isinstance(key, bytes)
                 self._punching.on_due(node.calls[key])
@@ -502,5 +520,5 @@ def _known_code(code: int) -> str:
 
 def issuers_of(config: Config) -> dict[Kid, bytes]:
     """The issuers' public keys by key id, as `EngineKeys` wants them."""
-    publics = [bytes.fromhex(issuer.public_key) for issuer in config.tokens.issuers]
-    return {kid_of(public): public for public in publics}
+    keys = [key for one in config.tokens.issuers for key in (one.public_key, one.previous_public_key) if key]
+    return {kid_of(public): public for public in map(bytes.fromhex, keys)}

@@ -83,7 +83,7 @@ class Relays:
     def open(
         self, via: Via, owner: Owner, user: bytes, secret: bytes, size: int, is_even: bool = False
     ) -> Allocation:
-        """A new allocation on addresses of `size` bytes; both quotas were charged by the caller."""
+        """A new allocation on addresses of `size` bytes; the caller charged for it, and names the holder."""
         self._numbers += 1
         made = Allocation(self._numbers, via, owner, user, secret, size, self.now)
         self.by_number[made.number] = self.by_via[via] = made
@@ -122,6 +122,7 @@ class Relays:
                 del self._by_call[allocation.owner.call]
         self.user_quota.release(allocation.owner)
         self.node_quota.release(HERE)
+        self.company.release(allocation.holder)
         self.deadlines.set(allocation.number, None)
         self._review_others(allocation)
 

@@ -38,7 +38,7 @@ class Seating:
             raise PeerError(ErrorCode.QUOTA, "too many devices ring")
         if not call.was_here:  # another node told of it, and this is the first of its people
             call.was_here = True
-            self._node.vitals.on_adopted(call)
+            self._node.vitals_of(call).on_adopted(call)
             self._node.event(EventKind.ADOPTED, call)
         up = self._switch.open_uplink(call, seat, leg)
         assert up is not None  # a leg enters one call, once: its first number is always free

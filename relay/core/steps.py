@@ -79,21 +79,22 @@ class Steps:
         self.speakers = speakers
         self._moved_at = self._lowered_at = now
 
-    def up(self, now: float, *, to: int) -> None:
-        """A step back towards level `to` and all speakers, if it is time."""
+    def up(self, now: float, *, to: int) -> bool:
+        """A step back towards level `to` and all speakers, if it is time; whether it is one on trial."""
         if self._tried_at is not None and not self.is_on_trial(now):
             self._tried_at, self._wait = None, self._config.up_s
         if to >= self.level and self.speakers == self._config.speakers:
-            return
+            return False
         if self.level > max(to, self._proven):
             if now - self._moved_at >= self._config.clear_s:
                 self.level -= 1
-            return
+            return False
         if now - self._moved_at < self._wait:
-            return
+            return False
         self.level = min(self.level, max(to, self.level - 1))
         self.speakers = min(self._config.speakers, self.speakers + 1)
         self._moved_at = self._tried_at = now
+        return True
 
     def is_on_trial(self, now: float) -> bool:
         """The newest step was one up, and has not proved itself."""

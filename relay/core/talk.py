@@ -87,7 +87,7 @@ class Talk:
         self._charge_news(leg)
         self._node.count("stars", str(feedback.stars))
         node, cid, sub = self._node, CallId(feedback.c), _own(leg)
-        node.event(EventKind.FEEDBACK, cid, sub=sub, stars=feedback.stars)
+        node.word(EventKind.FEEDBACK, leg, cid, sub=sub, stars=feedback.stars)
         call = node.calls.get(cid)
         seat = None if call is None else next((one for one in call.everyone() if one.sub.hex() == sub), None)
         if seat is not None:
@@ -102,7 +102,7 @@ class Talk:
             raise PeerError(ErrorCode.NOT_IN_CALL, "nobody sits there", fatal=False)
         self._charge_news(leg)
         cid = CallId(report.c)
-        self._node.event(EventKind.REPORT, cid, sub=_own(leg), peer=about.hex(), reason=report.reason)
+        self._node.word(EventKind.REPORT, leg, cid, sub=_own(leg), peer=about.hex(), reason=report.reason)
         self._node.answer(leg, id)
 
     def _charge_news(self, leg: Leg) -> None:

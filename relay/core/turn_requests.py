@@ -68,10 +68,16 @@ class Requests:
         if not relays.node_quota.charge(HERE):
             relays.user_quota.release(owner)
             raise TurnError(508)
+        holder = relays.company.charge(owner)
+        if holder is None:
+            relays.user_quota.release(owner)
+            relays.node_quota.release(HERE)
+            raise TurnError(486)
         is_even = message.get(turn.EVEN_PORT) is not None
         allocation = relays.open(
             request.via, owner, request.caller.user, request.caller.secret, size, is_even
         )
+        allocation.holder = holder
         self._pending[allocation.number] = request
         return None
 

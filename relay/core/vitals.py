@@ -49,7 +49,7 @@ NOBODYS: Final = frozenset({"glare", "gone"})
 
 
 class Vitals:
-    """Sums over all calls of the node."""
+    """Sums over all calls of the node that people make; those of canaries have their own."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -90,7 +90,11 @@ class Vitals:
 
     def active(self) -> Counter[str]:
         """Answered calls that run, by transport."""
-        calls = (call for call in self._node.calls.values() if call.state is Stage.ACTIVE)
+        calls = (
+            call
+            for call in self._node.calls.values()
+            if call.state is Stage.ACTIVE and self._node.vitals_of(call) is self
+        )
         return Counter(map(rung_of, calls))
 
     def unheard(self) -> list[tuple[int, int]]:
@@ -136,7 +140,7 @@ class Vitals:
         touched: dict[CallId, Call] = {}
         for (leg, flow), (at, packets) in event.of.items():
             call = self._node.counting.get((leg, flow))
-            if call is not None:
+            if call is not None and call.cid in self._pulses:
                 one = call.flows[leg, flow]
                 self._note_audio(call, one, at, packets)
                 touched[call.cid] = call

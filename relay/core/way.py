@@ -1,7 +1,7 @@
 """The way to one listener: what the lane measured and what the listener reports become `Signs` (adapt.py).
 
     on_report(report)     what came, and how much later than the fastest
-    on_measure(measure)   five times a second -> Orders | None: all is well, and what was ordered stays
+    on_measure(measure)   when `is_due` -> Orders | None: all is well, and what was ordered stays
     is_over               it has been well for long: the way may be forgotten until something goes wrong again
 
 Queueing delay is the lesser of two: how much longer packets take to the listener than the fastest, in which
@@ -27,6 +27,8 @@ from relay.protocol.repair import MOST_ACK_SLACK, ack_slack
 USUAL_PTIME_MS: Final = 20
 USUAL_SLACK_MS: Final = 60.0  # of a jitter buffer that was not reported
 BEFORE: Final = 100  # packets of 20 ms: the two seconds over which loss is averaged
+CALM_LOOK_S: Final = 1.0  # between two looks at a way on which nothing has been wrong for so long
+EARLY_S: Final = 0.02  # a timer of the loop may come a little early, and floats are not exact
 FRESH_S: Final = 1.2  # a report tells of the present for so long; there is one a second when all is well
 MOST_ACK_SLACK_MS: Final = 1000 * MOST_ACK_SLACK
 
@@ -74,6 +76,11 @@ class Way:
     def is_over(self, now: float) -> bool:
         """All has been well for so long that nobody need look any more."""
         return self._controller.is_at_rest(now) and now - self._wrong_at >= self._config.armed_s
+
+    def is_due(self, now: float) -> bool:
+        """Whether to measure it: at each turn while something is wrong, once a second while nothing is."""
+        since = inf if self._looked_at is None else now - self._looked_at
+        return now - self._wrong_at < CALM_LOOK_S or since >= CALM_LOOK_S - EARLY_S
 
     def since_look(self, now: float) -> float:
         """Seconds since this was asked last; 0 at first."""

@@ -82,6 +82,17 @@ def test_a_leg_that_is_well_for_half_a_minute_is_as_one_that_never_suffered(worl
     assert world.engine.watched() == []
 
 
+def test_a_leg_on_which_nothing_is_wrong_is_due_once_a_second(world):
+    _, bob = world.talking()
+    assert world.engine.due(world.now) == []
+    pass_(world, bob.leg, 1, lost=1)
+    assert world.engine.due(world.now) == [bob.leg]
+    pass_(world, bob.leg, 80)
+    assert world.engine.watched() == [bob.leg]
+    assert world.engine.due(world.now + 0.2) == []
+    assert world.engine.due(world.now + 1.0) == [bob.leg]
+
+
 def test_legs_may_be_armed_before_anything_goes_wrong_and_stay_so():
     world = World(replace(config(), adapt=AdaptConfig(enabled=True, always_armed=True)))
     ann, bob = world.talking()

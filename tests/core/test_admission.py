@@ -3,12 +3,14 @@ import dataclasses
 import pytest
 
 from pair import ADULT, CHILD, CLUSTER, ISSUER, KEY, KID, PUBLIC, WALL, World
-from relay.config import LimitsConfig, TokenConfig
+from relay.config import Config, IssuerConfig, LimitsConfig, TokenConfig
 from relay.core import admission
 from relay.core.admission import Admission, Budget, Proof
+from relay.core.tenants import Tenants
 from relay.errors import ErrorCode, PeerError
-from relay.protocol import token
+from relay.protocol import signed, token
 from relay.protocol.ids import Kid, PersonId
+from tenancy import BERT, KIDS
 
 NONCE = bytes(32)
 IDS = World().call()
@@ -16,7 +18,8 @@ QUIC = Proof("quic")
 
 
 def judge(entries: int = 100) -> Admission:
-    return Admission(CLUSTER, TokenConfig(replay_entries=entries), {KID: PUBLIC})
+    tokens = TokenConfig(replay_entries=entries)
+    return Admission(CLUSTER, tokens, {KID: PUBLIC}, Tenants(Config(tokens=tokens)))
 
 
 def refusal(one: Admission, raw: bytes, proof: Proof = QUIC, wall: float = WALL) -> ErrorCode:
@@ -25,7 +28,7 @@ def refusal(one: Admission, raw: bytes, proof: Proof = QUIC, wall: float = WALL)
     return caught.value.code
 
 
-def signed(claims: token.Claims) -> Proof:
+def proven(claims: token.Claims) -> Proof:
     return Proof("quic", NONCE, token.pop_sign(KEY, NONCE, claims.sub, claims.cid))
 
 
@@ -73,7 +76,7 @@ def test_of_two_faults_the_earlier_check_speaks():
     expired = {"exp": NOW - 60, "iat": NOW - 100}
     assert refusal(one, IDS.token(aud="x", **expired)) is ErrorCode.TOKEN_AUDIENCE
     person = PersonId(bytes(16))
-    one.revoke(jti=None, person=person, kid=None, now=0.0, wall=WALL)
+    one.revoke(KID, jti=None, person=person, kid=None, now=0.0, wall=WALL)
     assert refusal(one, IDS.token(ru=person, **expired)) is ErrorCode.TOKEN_EXPIRED
     assert refusal(one, IDS.token(ru=person, key=True)) is ErrorCode.FORBIDDEN
     used = IDS.claims()
@@ -91,8 +94,8 @@ def test_a_token_is_used_once_and_again_only_with_its_key():
     assert refusal(one, raw) is ErrorCode.TOKEN_REPLAYED
     claims = IDS.claims(key=True)
     bound = token.mint(claims, ISSUER)
-    one.judge(bound, signed(claims), 0.0, WALL)
-    one.judge(bound, signed(claims), 0.0, WALL)
+    one.judge(bound, proven(claims), 0.0, WALL)
+    one.judge(bound, proven(claims), 0.0, WALL)
     assert refusal(one, bound) is ErrorCode.POP_FAILED
 
 
@@ -119,10 +122,10 @@ def test_a_token_forgotten_after_its_end_stays_expired_when_the_clock_is_set_bac
 def test_a_revoked_token_stays_out_when_the_clock_is_set_back():
     one = judge()
     claims = IDS.claims(exp=NOW + 300)
-    one.revoke(jti=claims.jti, person=None, kid=None, now=0.0, wall=WALL)
+    one.revoke(KID, jti=claims.jti, person=None, kid=None, now=0.0, wall=WALL)
     with pytest.raises(PeerError):
         one.judge(IDS.token(exp=NOW + 130), QUIC, 500.0, WALL + 500)
-    assert not one.revoked.knows(claims.jti, 500.0, WALL + 500)
+    assert not one.revoked.of("").knows(claims.jti, 500.0, WALL + 500)
     assert refusal(one, token.mint(claims, ISSUER), wall=WALL + 200) is ErrorCode.TOKEN_EXPIRED
 
 
@@ -136,7 +139,7 @@ def test_a_full_replay_store_admits_nobody_new_and_heals_with_time():
 
 def test_a_proof_must_be_there_and_verify():
     claims = IDS.claims(key=True)
-    good = signed(claims)
+    good = proven(claims)
     assert admission.check_pop(claims, good)
     assert not admission.check_pop(IDS.claims(), QUIC)
     for bad in (
@@ -157,9 +160,9 @@ def test_revoked_tokens_persons_and_keys_are_refused_until_pardoned():
     codes = {"jti": ErrorCode.TOKEN_INVALID, "person": ErrorCode.FORBIDDEN, "kid": ErrorCode.TOKEN_INVALID}
     for name, value in marks.items():
         mark = {"jti": None, "person": None, "kid": None} | {name: value}
-        one.revoke(**mark, now=0.0, wall=WALL)
+        one.revoke(KID, **mark, now=0.0, wall=WALL)
         assert refusal(one, token.mint(claims, ISSUER)) is codes[name]
-        one.pardon(**mark)
+        one.pardon(KID, **mark)
     one.judge(token.mint(claims, ISSUER), QUIC, 0.0, WALL)
 
 
@@ -167,7 +170,7 @@ def test_revocations_have_a_ceiling_and_say_so():
     one = judge()
     one.revoked.ceiling = 0
     with pytest.raises(PeerError) as caught:
-        one.revoke(jti=None, person=None, kid=Kid(bytes(8)), now=0.0, wall=WALL)
+        one.revoke(KID, jti=None, person=None, kid=Kid(bytes(8)), now=0.0, wall=WALL)
     assert caught.value.code is ErrorCode.OVERLOADED
     assert not one.revoked_keys
 
@@ -195,4 +198,37 @@ def test_a_reload_changes_issuers_and_times_and_forgets_nothing():
     assert refusal(one, raw) is ErrorCode.TOKEN_REPLAYED
     assert one.spent.ceiling == 7
     one.on_config(TokenConfig(), {})
+    assert refusal(one, IDS.token()) is ErrorCode.TOKEN_INVALID
+
+
+def limited(**more) -> Admission:
+    """One whose first issuer has these settings, and a second one that is apart."""
+    rows = (
+        IssuerConfig("a", PUBLIC.hex(), **more),
+        IssuerConfig("b", signed.public_of(BERT).hex(), apart=True),
+    )
+    tokens = TokenConfig(rows)
+    keys = {KID: PUBLIC, KIDS[BERT]: signed.public_of(BERT)}
+    return Admission(CLUSTER, tokens, keys, Tenants(Config(tokens=tokens)))
+
+
+def test_the_issuers_limits_come_last_and_count_newcomers_alone():
+    one = limited(joins_per_s=1)
+    one.judge(IDS.token(), QUIC, 0.0, WALL, is_new=True)
+    late = IDS.token()
+    with pytest.raises(PeerError) as caught:
+        one.judge(late, QUIC, 0.0, WALL, is_new=True)
+    assert (caught.value.code, len(one.spent)) == (ErrorCode.RATE_LIMITED, 1)
+    assert refusal(one, IDS.token(age=CHILD)) is ErrorCode.FORBIDDEN
+    one.judge(late, QUIC, 0.0, WALL)  # who is here already, with a newer token
+
+
+def test_keys_are_revoked_and_pardoned_by_their_own_tenant_alone():
+    one = limited()
+    marks = {"jti": None, "person": None, "kid": KID}
+    for change in (one.pardon, lambda by, **what: one.revoke(by, **what, now=0.0, wall=WALL)):
+        with pytest.raises(PeerError) as caught:
+            change(KIDS[BERT], **marks)
+        assert caught.value.code is ErrorCode.FORBIDDEN
+    one.revoke(KID, **marks, now=0.0, wall=WALL)
     assert refusal(one, IDS.token()) is ErrorCode.TOKEN_INVALID

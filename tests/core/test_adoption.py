@@ -4,12 +4,13 @@ import dataclasses
 
 import pytest
 
-from pair import KEY, TICKET_KEY, WALL, Client, Two, World, config
+from pair import KEY, TICKET_KEY, WALL, Client, Two, World, canaries, config
 from relay.config import DrainConfig, NodeConfig
 from relay.core import events as ev
 from relay.core import handover as telling
 from relay.errors import ErrorCode
 from relay.protocol import control, handover
+from tenancy import ALICE, BERT, issuer, world_of
 
 OTHER_KEY = bytes(reversed(KEY))
 CONFIG = config(drain=DrainConfig(grace_s=0.0, smear_s=1.0))
@@ -477,3 +478,21 @@ def test_a_call_rung_elsewhere_is_answered_here_when_it_was_there(two):
     bob.accept()
     two.tell()
     assert two.new.engine.node.calls[ann.cid].was_answered
+
+
+def test_a_canarys_call_is_one_where_it_goes_on_too(two):
+    for world in (two.old, two.new):
+        world.engine.node.on_config(canaries())
+    two.old.talking(key=True)
+    two.tell()
+    (call,) = two.new.engine.node.calls.values()
+    assert call.is_canary
+
+
+def test_a_call_that_another_issuer_has_reserved_the_room_of_is_refused_and_charged_to_nobody():
+    rows = issuer("a", ALICE), issuer("b", BERT, reserved_percent=100)
+    old, new = World(), world_of(*rows)
+    old.talking()
+    Two(old, new).tell()
+    assert new.engine.counters["handover_refused", "overloaded"] == 1
+    new.check()

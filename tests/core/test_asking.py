@@ -5,7 +5,7 @@ import pytest
 from pair import World
 from relay.core import events as ev
 from relay.core.asking import Asking
-from relay.core.hints import Hint
+from relay.core.hints import Hint, Wish
 from relay.protocol import control
 
 USUAL = Hint(24_000, 20)
@@ -22,7 +22,7 @@ class Life:
         self.asking = Asking(self.node)
 
     def wish(self, client, wish):
-        self.asking.on_wish(self.node.legs[client.leg], wish)
+        self.asking.on_wish(self.node.legs[client.leg], Wish(wish))
 
     def pass_(self, seconds):
         for _ in range(round(seconds * 5)):

@@ -22,3 +22,10 @@ def test_each_user_name_is_somebody_who_may_reach_anybody() -> None:
 def test_an_owner_is_printed_without_a_name() -> None:
     assert repr(ANN) == "Owner(user)"
     assert repr(Owner(CallId(bytes(16)), b"ann")) == "Owner(call)"
+
+
+def test_nobody_in_particular_holds_what_the_open_policy_lets_be_had() -> None:
+    company = OpenCompany(TurnConfig())
+    holders = [company.charge(owner) for owner in (ANN, BOB)]
+    assert holders == ["", ""]
+    company.release("")

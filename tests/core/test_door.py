@@ -10,6 +10,7 @@ from relay.core.handover import seal
 from relay.errors import ErrorCode
 from relay.protocol import control, token
 from relay.protocol.ids import Jti, Sub
+from tenancy import ALICE, BERT, caller, issuer, world_of
 
 
 @pytest.fixture
@@ -262,3 +263,11 @@ def test_where_the_place_is_known_its_own_rights_count(two):
 def test_a_ticket_of_another_node_that_is_nobodys_opens_nothing(two):
     ann, _ = two.old.talking(key=True)
     assert two.go(ann, handed(two, ann, is_nobodys=True)).closed is ErrorCode.RESUME_UNKNOWN
+
+
+def test_a_token_of_another_tenant_beside_a_ticket_resumes_nothing():
+    world = world_of(issuer("a", ALICE, apart=True), issuer("b", BERT, apart=True))
+    ann = caller(world, ALICE)
+    claims = world.call(ann.cid).claims(sub=ann.sub)
+    assert ann.resume(token.mint(claims, BERT)).closed is ErrorCode.RESUME_UNKNOWN
+    assert ann.resume(token.mint(claims, ALICE)).closed is None

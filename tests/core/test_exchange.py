@@ -2,13 +2,14 @@ import dataclasses
 
 import pytest
 
-from pair import ADULT, CHILD, ISSUER, TEEN, World, config
+from pair import ADULT, CHILD, ISSUER, TEEN, World, canaries, config
 from relay.config import LimitsConfig
 from relay.core import events as ev
 from relay.core.reasons import DropReason
 from relay.errors import ErrorCode
 from relay.protocol import control, token
 from relay.protocol.ids import CallId, Jti, PersonId, Sub
+from tenancy import ALICE, caller, code_of, issuer, person, world_of
 
 GROUP = (512, 512, 500, 32)
 
@@ -481,4 +482,36 @@ def test_who_changes_ways_all_the_time_gets_nothing_twice(world):
     ann.ask(control.Carry(c=ann.cid, way="both"))
     assert again.closed is ErrorCode.MOVED
     assert ann.speak() is None
+    world.check()
+
+
+def test_a_canary_meets_no_people_and_people_no_canary(world):
+    theirs, canarys = world.call(), world.call()
+    ann = world.client(theirs.token()).enter()
+    world.engine.node.on_config(canaries())
+    eve = ready(world, theirs)
+    assert refused(eve) is ErrorCode.CALL_NOT_FOUND
+    one = world.client(canarys.token()).enter()
+    world.client(canarys.token()).enter()
+    world.engine.node.on_config(config())
+    third = ready(world, canarys)
+    assert refused(third) is ErrorCode.CALL_NOT_FOUND
+    assert (ann.closed, one.closed) == (None, None)
+    assert world.engine.counters["call_opened", "canary"] == 1
+    assert world.engine.counters["call_opened", "pair"] == 1
+
+
+def test_a_canarys_token_gives_nobody_new_rights(world):
+    ann, _ = world.talking()
+    world.engine.node.on_config(canaries())
+    newer = dataclasses.replace(ann.claims, jti=Jti(b"n" * 16))
+    answer = ann.ask(control.TokenUpdate(tok=token.mint(newer, ISSUER)))
+    assert (answer.code, answer.fatal) == (ErrorCode.CALL_NOT_FOUND, False)
+    assert ann.speak() is None
+
+
+def test_a_call_above_its_issuers_number_is_refused_and_charged_to_nobody():
+    world = world_of(issuer("a", ALICE, calls=1))
+    caller(world, ALICE)
+    assert code_of(person(world, ALICE)) is ErrorCode.QUOTA
     world.check()

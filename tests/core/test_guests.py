@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 import turnrig
-from pair import Client, World, config
+from pair import PUBLIC, Client, World, config
+from relay.config import IssuerConfig, TokenConfig
 from relay.core.company import Budget, Owner
 from relay.core.credentials import TurnKeys, UserName
 from relay.core.events import CompanyChanged, ConfigChanged, EngineKeys
 from relay.core.guests import Guests, nothing_announced
+from relay.core.reasons import Refusal
 from relay.errors import ErrorCode
 from relay.protocol import control, token
 from relay.protocol.address import Address
@@ -296,3 +298,18 @@ def test_a_reload_brings_new_secrets_and_urls() -> None:
     assert answer.urls == turn.urls
     wanted = turnrig.mint(answer.user.partition(":")[2], int(node.wall) + 600, b"new secret")
     assert (answer.user, answer.password) == wanted
+
+
+def test_an_allocation_is_charged_to_the_issuer_of_its_owner_within_its_number() -> None:
+    node = Node()
+    ann, bob = talking(node)
+    row = IssuerConfig("app", PUBLIC.hex(), allocations=1, max_up_kbps=40, max_down_kbps=50, max_pps=30)
+    changed = dataclasses.replace(node.config, tokens=TokenConfig((row,)))
+    node.feed(ConfigChanged(changed))
+    guests, tenants = node.guests, node.engine.node.tenants
+    assert guests.budget(node.owner(ann)) == (50_000, 30)
+    assert [guests.charge(node.owner(one)) for one in (ann, bob)] == ["app", None]
+    assert tenants.held(Refusal.ALLOCATIONS, "app") == 1
+    guests.release("app")
+    assert tenants.held(Refusal.ALLOCATIONS, "app") == 0
+    assert guests.charge(NOBODY) == ""

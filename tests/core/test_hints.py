@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.hints import REFRESH_S, TTL_S, Hint, Teller, combine
+from relay.core.hints import REFRESH_S, TTL_S, Hint, Teller, Wish, combine
 
 USUAL = Hint(24_000, 20)
 LONG = Hint(24_000, 60)
@@ -16,19 +16,34 @@ def test_without_listeners_the_uplink_decides():
     assert combine(LONG, []) == LONG
 
 
+def wishes(*hints, lossy=()):
+    """One per listener; of those whose places are `lossy` for loss alone."""
+    return [Wish(hint, place in lossy) for place, hint in enumerate(hints)]
+
+
 def test_a_single_listener_counts_fully():
-    assert combine(USUAL, [LOW]) == LOW
-    assert combine(LOW, [USUAL]) == LOW
+    assert combine(USUAL, wishes(LOW)) == LOW
+    assert combine(LOW, wishes(USUAL)) == LOW
+    assert combine(USUAL, wishes(LONG, lossy=[0])) == LONG
 
 
 def test_one_bad_listener_of_five_does_not_spoil_it_for_all_and_two_do():
-    assert combine(USUAL, [USUAL, LOW, USUAL, USUAL, USUAL]) == USUAL
-    assert combine(USUAL, [USUAL, LOW, USUAL, LOW, USUAL]) == LOW
+    assert combine(USUAL, wishes(USUAL, LOW, USUAL, USUAL, USUAL)) == USUAL
+    assert combine(USUAL, wishes(USUAL, LOW, USUAL, LOW, USUAL)) == LOW
+
+
+def test_of_a_few_one_that_only_loses_changes_nothing_for_the_others_and_one_that_carries_no_more_does():
+    for count in (2, 3, 4):
+        others = [USUAL] * (count - 1)
+        assert combine(USUAL, wishes(LONG, *others, lossy=[0])) == USUAL
+        assert combine(USUAL, wishes(LOW, *others)) == LOW
+    assert combine(USUAL, wishes(LONG, LONG, lossy=[0, 1])) == LONG
+    assert combine(USUAL, wishes(LONG, LOW, USUAL, lossy=[0])) == LOW
 
 
 def test_of_uplink_and_listeners_the_more_careful_value_counts_in_each_field():
     uplink = Hint(16_000, 20, fec=5, red=0, dtx=True)
-    assert combine(uplink, [Hint(24_000, 40, fec=2, red=1, dtx=False)]) == Hint(16_000, 40, 5, 1, False)
+    assert combine(uplink, wishes(Hint(24_000, 40, fec=2, red=1, dtx=False))) == Hint(16_000, 40, 5, 1, False)
 
 
 def told(hints, every=0.2):
@@ -100,10 +115,10 @@ def test_no_two_hints_come_within_a_second(hints):
     assert all(later - earlier >= 0.99 for earlier, later in pairwise(at))
 
 
-@given(ANY, st.lists(ANY, min_size=1, max_size=32))
+@given(ANY, st.lists(st.builds(Wish, ANY, st.booleans()), min_size=1, max_size=32))
 def test_no_sender_is_asked_for_more_than_its_uplink_bears(uplink, downlinks):
     hint = combine(uplink, downlinks)
     assert hint.bps <= uplink.bps
     assert hint.ptime >= uplink.ptime
-    worse = sum(wish.weight < hint.weight for wish in downlinks)
+    worse = sum(wish.hint.weight < hint.weight for wish in downlinks if not wish.is_for_loss)
     assert worse <= len(downlinks) / 5

@@ -1,6 +1,6 @@
 import pytest
 
-from relay.core.limits import Quota, TokenBucket
+from relay.core.limits import Full, Quota, Share, Shares, TokenBucket
 from relay.errors import LocalError
 
 
@@ -45,3 +45,37 @@ def test_releasing_what_was_never_charged_is_a_bug():
     quota = Quota(1)
     with pytest.raises(LocalError):
         quota.release("a")
+
+
+def test_a_sharer_stops_at_its_own_ceiling_and_others_go_on():
+    shares = Shares(4, {"a": Share(most=1)})
+    shares.take("a")
+    assert (shares.lacks("a"), shares.lacks("b")) == (Full.OWN, None)
+    assert shares.lacks("a", is_return=True) is None
+    for _ in range(3):
+        shares.take("b")
+    assert shares.lacks("b") is Full.SHARED
+    assert shares.lacks("a", is_return=True) is Full.SHARED
+    assert (shares.held("a"), shares.held("b"), shares.held("c")) == (1, 3, 0)
+
+
+def test_a_reserve_is_kept_for_its_owner_and_no_larger_than_what_is_missing_of_it():
+    shares = Shares(4, {"a": Share(reserved=2), "b": Share(reserved=1)})
+    assert shares.lacks("c") is None
+    shares.take("c")
+    assert (shares.lacks("c"), shares.lacks("a"), shares.lacks("b")) == (Full.SHARED, None, None)
+    shares.take("a")
+    shares.take("a")
+    assert (shares.lacks("a"), shares.lacks("c"), shares.lacks("b")) == (Full.SHARED, Full.SHARED, None)
+    shares.release("c")
+    assert shares.lacks("c") is None
+
+
+def test_a_share_that_was_never_taken_cannot_be_released():
+    shares = Shares(1, {})
+    with pytest.raises(LocalError):
+        shares.release("a")
+    for _ in range(2):
+        shares.take("a")
+    shares.release("a")
+    assert shares.held("a") == 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pair import World
+from pair import World, canaries
 from relay.core import events as ev
 from relay.protocol import control, datagram
 
@@ -97,3 +97,14 @@ def test_of_two_legs_the_one_that_brings_media_is_listened_to(world):
     assert seat(world, bob).hearings == {}
     report(world, bob, seat(world, bob).beside.hearing[0], seconds=1.0)
     assert list(seat(world, bob).hearings) == [ann.index]
+
+
+def test_round_trips_of_calls_are_counted_and_those_of_canaries_and_of_nobody_are_not():
+    for settings, counted in ((None, 1), (canaries(), 0)):
+        world = World(settings)
+        ann, _ = world.talking()
+        world.feed(ev.RoundTrips({ann.leg: 0.05}))
+        assert world.engine.node.tallies.rtt["quic"].cumulative()[-1] == counted
+        ann.hangup()
+        world.feed(ev.RoundTrips({ann.leg: 0.05}))
+        assert world.engine.node.tallies.rtt["quic"].cumulative()[-1] == counted

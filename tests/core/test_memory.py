@@ -1,4 +1,4 @@
-from relay.core.memory import Memory
+from relay.core.memory import Memories, Memory
 
 
 def test_looking_is_enough_to_forget():
@@ -85,3 +85,16 @@ def test_an_entry_discarded_before_its_end_dies_when_it_surfaces():
     memory.discard("a")
     assert memory.has_room(6.0, 6.0)
     assert len(memory) == 0
+
+
+def test_each_owner_has_a_memory_of_its_own_with_the_same_ceiling():
+    memories = Memories(1)
+    memories.of("a").add("x", 5.0, 0.0, 0.0)
+    assert memories.of("a").knows("x", 0.0, 0.0)
+    assert not memories.of("b").knows("x", 0.0, 0.0)
+    assert (memories.of("a").has_room(0.0, 0.0), memories.of("b").has_room(0.0, 0.0)) == (False, True)
+    memories.of("b").add("x", 5.0, 0.0, 0.0)
+    assert (len(memories), memories.ceiling) == (2, 1)
+    memories.ceiling = 2
+    assert memories.of("a").has_room(0.0, 0.0)
+    assert (memories.of("c").ceiling, memories.ceiling) == (2, 2)

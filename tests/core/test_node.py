@@ -1,15 +1,18 @@
 import pytest
 
-from pair import World, config
+from pair import PUBLIC, World, canaries, config
 from relay.config import DrainConfig, LimitsConfig
 from relay.core.events import CloseLeg, EngineKeys, SendStream
 from relay.core.leg import Leg
 from relay.core.node import HERE, Node
+from relay.core.reasons import Refusal
 from relay.core.record import EventKind
 from relay.core.ringing import Why
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control
 from relay.protocol.address import Address
+from relay.protocol.ids import CallId
+from relay.protocol.token import kid_of
 
 
 @pytest.fixture
@@ -89,14 +92,36 @@ def test_a_call_is_watched_until_it_is_over():
 
 
 def test_events_name_calls_and_people_by_pseudonym(node):
-    ids = World().call()
-    node.event(EventKind.RINGING, ids.cid, more=1)
-    assert node.outputs[-1].data == {"call": ids.cid.hex(), "more": 1}
     world = World()
     ann, _ = world.pair()
     call = world.engine.node.calls[ann.cid]
+    node.event(EventKind.RINGING, call, more=1)
+    assert node.outputs[-1].data == {"call": ann.cid.hex(), "more": 1}
     world.engine.node.note(call, call.seats[0], EventKind.AWAY)
     assert world.engine.poll().data == {"call": ann.cid.hex(), "sub": ann.sub.hex()}
+
+
+def test_a_word_about_a_call_is_its_issuers_while_it_is_known_and_else_the_speakers():
+    world = World(canaries())
+    ann, _ = world.pair()
+    node, leg = world.engine.node, world.engine.node.legs[ann.leg]
+    node.word(EventKind.FEEDBACK, leg, ann.cid, stars=1)
+    told = node.outputs.pop()
+    assert (told.data, told.issuer, told.is_canary) == ({"call": ann.cid.hex(), "stars": 1}, "canary", True)
+    node.calls[ann.cid].issuer = "opener"
+    node.word(EventKind.FEEDBACK, leg, ann.cid)
+    assert node.outputs.pop().issuer == "opener"
+    node.word(EventKind.FEEDBACK, leg, CallId(bytes(16)))
+    assert node.outputs.pop().issuer == "canary"
+
+
+def test_a_leg_that_was_charged_to_an_issuer_is_given_back_when_it_goes():
+    world = World(canaries())
+    ann, _ = world.pair()
+    node = world.engine.node
+    assert node.tenants.held(Refusal.LEGS, "canary") == 2
+    ann.lose()
+    assert node.tenants.held(Refusal.LEGS, "canary") == 1
 
 
 def test_telling_reaches_every_device():
@@ -131,3 +156,36 @@ def test_a_changed_call_is_noted_only_where_calls_are_remembered(node):
     for _ in range(2):
         node.note_change(call)
     assert list(node.changed) == [ann.cid]
+
+
+def test_calls_of_a_canarys_issuer_have_sums_of_their_own_and_events_that_say_so():
+    world = World(canaries())
+    node = world.engine.node
+    assert node.tenants.canaries == {kid_of(PUBLIC)}
+    ann, bob = world.talking()
+    (call,) = node.calls.values()
+    assert call.is_canary
+    assert node.vitals_of(call) is not node.vitals
+    assert node.tallies_of(call) is not node.tallies
+    assert world.engine.unheard() == node.vitals_of(call).unheard() != []
+    ann.speak()
+    bob.speak()
+    world.flow()
+    assert node.vitals_of(call).setups == {("quic", "ok"): 1}
+    assert node.vitals.setups == {}
+    ann.hangup()
+    assert world.events
+    assert all(event.is_canary for event in world.events)
+    assert world.records[0].canary
+
+
+def test_who_is_a_canary_may_change_with_a_reload_and_calls_stay_what_they_are():
+    world = World()
+    node = world.engine.node
+    world.talking()
+    (call,) = node.calls.values()
+    node.on_config(canaries())
+    assert node.tenants.canaries == {kid_of(PUBLIC)}
+    assert node.vitals_of(call) is node.vitals
+    assert node.tallies_of(call) is node.tallies
+    assert not any(event.is_canary for event in world.events)

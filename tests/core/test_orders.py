@@ -1,6 +1,6 @@
 import pytest
 
-from pair import ISSUER, KID, PUBLIC, World
+from pair import ISSUER, KID, PUBLIC, World, canaries
 from relay.core import events as ev
 from relay.core import orders
 from relay.errors import ErrorCode
@@ -199,3 +199,11 @@ def test_no_event_names_a_person_or_the_command_socket(world):
     assert (b"p" * 16).hex() not in repr(world.events)
     assert ev.CommandDone(1, ErrorCode.NO_ERROR, "") in world.outputs
     assert signed.kid_of(PUBLIC) == KID
+
+
+def test_a_canarys_key_gives_no_commands(world):
+    ann, bob = world.talking()
+    world.engine.node.on_config(canaries())
+    assert world.command("end", cid=ann.cid) is ErrorCode.FORBIDDEN
+    assert world.command("revoke", kid=KID) is ErrorCode.FORBIDDEN
+    assert (ann.closed, bob.closed, world.kinds().count("command")) == (None, None, 0)

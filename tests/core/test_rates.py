@@ -21,6 +21,17 @@ def test_what_is_older_than_a_second_is_gone():
     assert ByteRate().bps(0.0) == 0
 
 
+def test_what_is_told_once_a_second_passed_all_along():
+    rate = ByteRate()
+    for second in range(5):
+        rate.on_bytes(7_501, float(second))
+        assert rate.bps(second + 0.0) == 60_008
+    rate.on_bytes(3_000, 4.5)
+    assert rate.bps(4.5) == pytest.approx(8 * (7_501 / 2 + 3_000), rel=0.01)
+    rate.on_bytes(1_000, 60.0)
+    assert (rate.bps(60.0), rate.bps(60.5)) == (8_000, 4_000)
+
+
 def test_nothing_passing_is_no_change():
     rate = ByteRate()
     rate.on_bytes(1000, 0.05)

@@ -27,6 +27,10 @@ def opened(world: World, **changes):
 # ---------------------------------------------------------------- a whole call
 
 
+def test_nothing_is_taken_up_where_no_process_was_before(world):
+    assert not world.engine.is_taking_up
+
+
 def test_two_people_call_talk_and_hang_up(world):
     ids = world.call()
     ann, bob = world.client(ids.token()).enter(), world.client(ids.token(), "wt").enter()
@@ -239,6 +243,7 @@ def test_a_listeners_request_is_the_lanes_and_its_way_is_counted_among_those_loo
     assert world.outputs[-1] == ev.Resend(bob.leg, wish)
     assert world.engine.ways == {"clean": 1}
     assert world.engine.watched() == [bob.leg]
+    assert world.engine.due(world.now) == [bob.leg]
 
 
 @pytest.mark.parametrize("data", [b"\0", b"\0\x01\x00", b"\x01\x02", b"\0" * 2000])
@@ -481,6 +486,30 @@ def test_how_calls_are_and_which_flows_to_look_at_can_be_asked(world):
     ann, _ = world.talking()
     assert (ann.leg, ann.joined.up) in world.engine.unheard()
     assert world.engine.vitals.counted["setup_fail"] == [0, 0]
+
+
+def test_legs_of_a_call_are_known_while_it_is_not_over(world):
+    ann, bob = world.talking(key=True)
+    told = world.engine.seated(ann.cid)
+    assert [(one.leg, one.index, one.transport) for one in told] == [
+        (ann.leg, 0, "quic"),
+        (bob.leg, 1, "quic"),
+    ]
+    assert {(one.leg, one.up) for one in told} == set(world.engine.node.calls[ann.cid].flows)
+    again = bob.resume()
+    again.rejoin()  # both carry media for a moment
+    assert [one.leg for one in world.engine.seated(ann.cid)] == [ann.leg, again.leg, bob.leg]
+    for leg in (again.leg, bob.leg):
+        world.feed(ev.LegLost(leg, 0))
+    assert [one.leg for one in world.engine.seated(ann.cid)] == [ann.leg]
+    words = control.encode(control.Hangup(c=ann.cid), 9)
+    world.engine.handle(ev.StreamReceived(ann.leg, words), world.now, world.wall)
+    assert world.engine.calls == 1  # the lane has not told its counters yet
+    assert world.engine.seated(ann.cid) is None
+    world.feed(ev.Tick())
+    assert world.engine.calls == 0
+    assert world.engine.seated(ann.cid) is None
+    assert world.engine.seated(CallId(bytes(16))) is None
 
 
 def test_the_other_generation_is_told_of_the_calls_that_are_not_over(world):

@@ -33,6 +33,7 @@ class Circle:
         self.gone: set[Owner] = set()
         self.shut: set[Owner] = set()
         self.announced: dict[Owner, set[bytes]] = {}
+        self.charged = 0
 
     def owner_of(self, user: bytes, name: UserName) -> Owner | None:
         owner = self.people.get(name.id)
@@ -50,6 +51,14 @@ class Circle:
 
     def budget(self, owner: Owner) -> Budget:
         return Budget(64_000, 50)
+
+    def charge(self, owner: Owner) -> str | None:
+        self.charged += 1
+        return "app"
+
+    def release(self, holder: str) -> None:
+        assert holder == "app"
+        self.charged -= 1
 
     def announce(self, id: bytes, *hosts: str) -> None:
         self.announced[self.people[id]] = {ip_address(host).packed for host in hosts}

@@ -6,7 +6,7 @@ from pair import Client, World, config
 from relay.config import LimitsConfig
 from relay.core import events as ev
 from relay.core.reasons import DropReason
-from relay.core.remembering import AGAIN_S, AT_ONCE
+from relay.core.remembering import AGAIN_S, AT_ONCE, EACH_S
 from relay.errors import ErrorCode
 from relay.protocol import control
 from relay.protocol.datagram import NewestWins, decode_datagram
@@ -138,6 +138,17 @@ def test_people_are_asked_to_come_back_until_the_leg_is_gone(world):
     assert len(notices(bob)) > count
 
 
+def test_of_many_people_one_after_the_other_is_asked(world):
+    pairs = [world.talking(key=True) for _ in range(100)]
+    people = [one for pair in pairs for one in pair]
+    new = after(world)
+    asked, tenth = [], EACH_S * len(people) / 10
+    for _ in range(10):
+        new.run(tenth)
+        asked.append(sum(bool(notices(one)) for one in people))
+    assert asked == pytest.approx(range(20, 201, 20), abs=1)
+
+
 def test_calls_are_taken_up_a_few_at_a_time_and_at_once_when_somebody_asks(world):
     pairs = [world.talking(key=True) for _ in range(6 * AT_ONCE)]
     new = World(seed=2)
@@ -147,10 +158,12 @@ def test_calls_are_taken_up_a_few_at_a_time_and_at_once_when_somebody_asks(world
     new.feed(ev.CallsRemembered(calls, legs, world.now))
     taken = new.engine.calls
     assert 0 < taken < len(pairs)
+    assert new.engine.is_taking_up
     last = list(calls)[-1]
     assert new.command("end", cid=last) is ErrorCode.NO_ERROR
     assert new.command("end", cid=last) is not ErrorCode.NO_ERROR
     new.run(0.0)
+    assert not new.engine.is_taking_up
     assert new.engine.counters["call_revived", ""] == len(pairs)
 
 

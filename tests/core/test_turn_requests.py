@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relay.core import turn_events as te
+from relay.core.company import OpenCompany, Owner
 from relay.protocol import stun, turn
 from relay.protocol.address import Address
 from relay.protocol.stun import Attribute, Message
@@ -154,6 +155,33 @@ def test_a_full_node_is_508_and_charges_nobody() -> None:
     assert [code_of(ann.allocate()), code_of(bob.allocate())] == [0, 508]
     rig.check()
     ann.refresh(0)
+    assert code_of(bob.allocate()) == 0
+
+
+class Tight(OpenCompany):
+    """A company in which everybody together may hold one allocation."""
+
+    held = 0
+
+    def charge(self, owner: Owner) -> str | None:
+        if self.held:
+            return None
+        self.held += 1
+        return "all"
+
+    def release(self, holder: str) -> None:
+        assert holder == "all"
+        self.held -= 1
+
+
+def test_an_issuer_that_holds_all_it_may_is_486_and_nobody_else_is_charged() -> None:
+    company = Tight(config().turn)
+    rig = Rig(company=company)
+    ann, bob = rig.client(id="ann"), rig.client(id="bob")
+    assert [code_of(ann.allocate()), code_of(bob.allocate())] == [0, 486]
+    rig.check()
+    ann.refresh(0)
+    assert company.held == 0
     assert code_of(bob.allocate()) == 0
 
 

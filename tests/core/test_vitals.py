@@ -3,7 +3,7 @@
 import pytest
 
 from core.test_adoption import CONFIG
-from pair import Two, World, config
+from pair import Two, World, canaries, config
 from relay.config import ClientLists, LimitsConfig
 from relay.core import events as ev
 from relay.core.pulse import LOOK_S, PATIENCE_S, READY_S
@@ -592,3 +592,46 @@ def test_a_call_that_was_announced_and_to_which_nobody_came_is_none():
     two.new.engine.vitals.on_muted(call, 0)
     two.run(91)
     assert two.new.engine.vitals.ended == {}
+
+
+def sums(world):
+    """Everything that is counted of people."""
+    of = vitals(world)
+    spreads = {**of.first_audio, **of.loss, **of.live_loss, **of.rtt, **of.live_rtt}
+    return (
+        [dict(each) for each in (of.setups, of.ended, of.funnel, of.leaks, of.active())],
+        [list(counts) for counts in of.counted.values()],
+        [spread.total for spread in spreads.values()],
+        (of.gaps, of.judged_s, of.talked_s(world.now), of.last_event, of.live_poor),
+    )
+
+
+def test_a_canarys_call_counts_nowhere_good_or_bad():
+    for is_heard in (True, False):
+        world = World(canaries())
+        before = sums(world)
+        ann, bob = world.talking()
+        assert sums(world) == before
+        if is_heard:
+            hear(world, ann, bob)
+        report(world, bob, ann, 11.0, lost=5)
+        world.run(BEGUN, alive=(ann, bob))
+        ann.mute()
+        bob.lose()
+        world.run(100, alive=(ann,))
+        assert world.records
+        assert sums(world)[:2] == before[:2]
+        assert sums(world)[2:] == before[2:]
+
+
+def test_beside_canaries_people_count_as_ever():
+    world = World()
+    ann, bob = world.talking()
+    world.engine.node.on_config(canaries())
+    cat, dan = world.talking()
+    hear(world, ann, bob, cat, dan)
+    assert setups(world) == {"ok": 1}
+    assert vitals(world).active() == {"quic": 1}
+    cat.hangup()
+    assert vitals(world).active() == {"quic": 1}
+    assert vitals(world).ended == {}

@@ -56,6 +56,28 @@ def test_a_way_is_armed_at_its_first_measure_and_then_left_alone():
     assert life.pass_(50) is None
 
 
+def test_a_way_on_which_nothing_is_wrong_is_measured_once_a_second():
+    life = Life()
+
+    def due_in(ticks):
+        due = []
+        for tick in range(ticks):
+            if life.way.is_due(life.now + 0.2):
+                life.way.since_look(life.now + 0.2)
+                life.pass_()
+                due.append(tick)
+            else:
+                life.now += 0.2
+        return due
+
+    assert due_in(15) == [0, 1, 2, 3, 4, 9, 14]
+    life.pass_(lost=1)
+    life.way.since_look(life.now)
+    assert due_in(5) == [0, 1, 2, 3, 4]  # of a leg that is lossy nothing is left out
+    life.pass_(1, rtt=0.2)
+    assert due_in(5) == [0, 1, 2, 3, 4]
+
+
 def test_a_way_on_which_all_was_well_for_long_is_over():
     life = Life(armed_s=10.0)
     life.pass_(40)

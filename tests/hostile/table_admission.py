@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from pair import ISSUER, KEY, KID, PERSON, TICKET_KEY, Client, World
+from pair import ISSUER, KEY, KID, PERSON, TICKET_KEY, Client, World, canaries
 from relay.errors import ErrorCode
 from relay.protocol import command, control, signed, ticket, token
 from relay.protocol.ids import Jti, Kid
@@ -425,6 +425,12 @@ ORDERS = [
     Order("a command of an hour ago", {"iat": NOW - 3600, "exp": NOW - 3500}, E.TOKEN_EXPIRED),
     Order("a command given twice", {}, E.TOKEN_REPLAYED, before=lambda world, raw: world.command_raw(raw)),
     Order("a command of a revoked key", {}, before=lambda world, raw: world.command("revoke", kid=Kid(KID))),
+    Order(
+        "a command of a canary's key",
+        {},
+        E.FORBIDDEN,
+        before=lambda world, raw: world.engine.node.on_config(canaries()),
+    ),
     Order("an end of a call that is not here", {"cid": bytes(16)}, E.CALL_NOT_FOUND),
     Order("a mute of somebody who is not here", {"op": "mute", "sub": bytes(16)}, E.NOT_IN_CALL),
     Order(

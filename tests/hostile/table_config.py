@@ -131,6 +131,63 @@ TEXTS = [
     Text(
         "an issuer key of 31 bytes", _issuer(key="ab" * 31), "tokens.issuers[0].public_key", "64 lower-case"
     ),
+    Text(
+        "an issuer's previous key that is another's",
+        _issuer("a") + _issuer("b", "cd" * 32) + f'previous_public_key = "{KEY}"\n',
+        "tokens.issuers",
+        "twice",
+    ),
+    Text(
+        "a burst without a rate",
+        _issuer() + "joins_burst = 5\n",
+        "tokens.issuers[0].joins_burst",
+        "joins_per_s",
+    ),
+    Text(
+        "more reserved than there is",
+        _issuer("a") + "reserved_percent = 60\n" + _issuer("b", "cd" * 32) + "reserved_percent = 41\n",
+        "tokens.issuers",
+        "adds up to 101",
+    ),
+    Text(
+        "a canary that is apart",
+        _issuer() + "canary = true\napart = true\n",
+        "tokens.issuers[0].apart",
+        "anyway",
+    ),
+    Text(
+        "events of a canary",
+        _issuer() + 'canary = true\nevents = "/x"\n',
+        "tokens.issuers[0].events",
+        "told to nobody",
+    ),
+    Text(
+        "an issuer's events where there are none",
+        _issuer() + 'events = "/x"\n[events]\nsink = "off"\n',
+        "tokens.issuers[0].events",
+        "events.sink",
+    ),
+    Text(
+        "an issuer's events in another's file",
+        _issuer("a") + 'events = "/x"\n' + _issuer("b", "cd" * 32) + 'events = "/x"\n',
+        "tokens.issuers[1].events",
+        "in use",
+    ),
+    Text(
+        "an issuer's events in the spool of another",
+        _issuer("a")
+        + 'events = "/x"\n'
+        + _issuer("b", "cd" * 32)
+        + 'events = "/var/lib/relay/events.spool.a"\n',
+        "tokens.issuers[1].events",
+        "in use",
+    ),
+    Text(
+        "an issuer's events without a spool",
+        _issuer() + 'events = "/x"\n[events]\nspool = ""\n',
+        "events.spool",
+        "is empty",
+    ),
     Text("an issuer key twice", _issuer("a") + _issuer("b"), "tokens.issuers", "twice"),
     Text("an issuer name twice", _issuer("a") + _issuer("a", "cd" * 32), "tokens.issuers", "share a name"),
     Text(

@@ -103,7 +103,10 @@ async def test_a_hostile_line_on_the_command_socket_is_named(row: table.Line, tm
         answer = world.commands[next(answers)]
         done(answer.code, answer.message)
 
-    server = CommandServer(submit)
+    def trace(wish: Any) -> Any:
+        raise AssertionError(f"{wish} was taken for a wish")
+
+    server = CommandServer(submit, trace)
     await server.start(str(tmp_path / "sock"))
     try:
         reader, writer = await asyncio.open_unix_connection(str(tmp_path / "sock"))
