@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +23,7 @@ from typing import Any
 import uvloop
 
 from client.rig import Rig, public_of
+from lab.child import Child
 from relay import client
 from relay.client import Call, Session, climb, health, leg, reports
 from relay.client.life import CallState
@@ -39,7 +39,7 @@ NOTE = b"still here, and not a word spoken all the while"
 
 
 def orders(rig: Rig, kinds: Sequence[str], group: str) -> list[dict[str, Any]]:
-    """One entry per call: address, kind, tokens and device keys of both people."""
+    """One entry per call: kind, addresses, tokens and device keys of both people."""
     made: list[dict[str, Any]] = []
     for kind in kinds:
         call, seeds = os.urandom(16), [os.urandom(32), os.urandom(32)]
@@ -48,52 +48,26 @@ def orders(rig: Rig, kinds: Sequence[str], group: str) -> list[dict[str, Any]]:
             for who, seed in enumerate(seeds)
         ]
         keys = [seed.hex() for seed in seeds]
-        made.append({"url": rig.url, "kind": kind, "group": group, "tokens": tokens, "seeds": keys})
+        urls = [rig.url, rig.url]
+        made.append({"urls": urls, "kind": kind, "group": group, "tokens": tokens, "seeds": keys})
     return made
 
 
-class Callers:
-    """One child process with its calls, as the parent sees it."""
+class Callers(Child):
+    """One child process with its calls, as the parent sees it; all hang up when it is stopped."""
 
     def __init__(self, calls: list[dict[str, Any]]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "lab.callers"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        self.pid = self._process.pid
-        self._say(json.dumps(calls))
+        super().__init__("lab.callers", calls)
 
     def wait_talking(self) -> int:
         """Until all calls talk; how many do."""
-        return int(self._line()["talking"])
+        return int(self.hear()["talking"])
 
     def mark(self) -> list[dict[str, Any]]:
         """What each direction counted up to now."""
-        self._say("mark")
-        found: list[dict[str, Any]] = self._line()
+        self.say("mark")
+        found: list[dict[str, Any]] = self.hear()
         return found
-
-    def stop(self) -> None:
-        """All hang up."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def _say(self, line: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(line.encode() + b"\n")
-        self._process.stdin.flush()
-
-    def _line(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError("callers ended early")
-        return json.loads(line)
 
 
 # ---------------------------------------------------------------- the child
@@ -137,14 +111,14 @@ async def _one(order: dict[str, Any], after: float, over: asyncio.Event, ready: 
         sessions = [
             await stack.enter_async_context(
                 client.connect(
-                    order["url"],
+                    url,
                     token=from_text(text),
                     pop_seed=bytes.fromhex(seed),
                     insecure=True,
                     direct=False,
                 )
             )
-            for text, seed in zip(order["tokens"], order["seeds"], strict=True)
+            for url, text, seed in zip(order["urls"], order["tokens"], order["seeds"], strict=True)
         ]
         calls = [await session.join() for session in sessions]
         await asyncio.gather(*(call.accept() for call in calls))
@@ -162,7 +136,7 @@ async def _one(order: dict[str, Any], after: float, over: asyncio.Event, ready: 
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _calm_down() -> None:
+def calm_down() -> None:
     """What 400 people ask and report costs more than there is on two cores: let them do it less often.
 
     Whatever a move consists of is as it is.
@@ -178,7 +152,7 @@ def _calm_down() -> None:
 
 
 async def _main() -> None:
-    _calm_down()
+    calm_down()
     loop = asyncio.get_running_loop()
     made = json.loads(await loop.run_in_executor(None, sys.stdin.readline))
     over, ready = asyncio.Event(), asyncio.Queue[list[Direction]]()

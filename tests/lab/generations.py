@@ -87,10 +87,12 @@ spool = "{folder / "spool"}"
         self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notified.bind(str(folder / "notify"))
 
-    def start(self, wait: bool = True) -> subprocess.Popen[bytes]:
-        """One more generation; RuntimeError if it is not ready in time."""
+    def start(self, wait: bool = True, tree: Path | None = None) -> subprocess.Popen[bytes]:
+        """One more generation; RuntimeError if it is not ready in time. `tree`: its code, if not this."""
         number = len(self.processes)
         environment = {**os.environ, "NOTIFY_SOCKET": str(self.folder / "notify")}
+        if tree is not None:
+            environment["PYTHONPATH"] = str(tree)
         descriptors = [sock.fileno() for sock in self._held]
         with (self.folder / f"log.{number}").open("wb") as log:
             process = subprocess.Popen(
@@ -98,6 +100,7 @@ spool = "{folder / "spool"}"
                 env=environment,
                 stderr=log,
                 pass_fds=descriptors,
+                cwd=tree,
             )
         self.processes.append(process)
         if wait:

@@ -4,8 +4,9 @@ Two daemons on loopback: one is restarted again and again by the next generation
 (listen.handover_socket), the other, the control, stands still; calls of the SDK go through both from the same
 processes. For each restart and direction the gap is what was missing: packets that never came and, of a
 voice, frames that the jitter buffer had to conceal, 20 ms each, all together, as if they had been in a row. A
-restart beside which the control breaks the bound is void. That is the stage `planned`; the other, `crash`,
-kills a third daemon under calls of its own (crash.py).
+restart beside which the control breaks the bound is void. That is the stage `planned`. Of the others
+`sigterm` ends a node whose people go to another one (sigterm.py), `crash` kills one under calls of its own
+(crash.py), `rotate` restarts nothing: it renews the certificate (rotate.py).
 """
 
 from __future__ import annotations
@@ -18,9 +19,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
-from lab import crash
+from lab import crash, rotate, sigterm
 from lab.callers import Callers, orders
 from lab.generations import Box
 from load import report
@@ -28,11 +27,13 @@ from load.process import cpu_seconds
 
 CALLS, RESTARTS, VOICES = 200, 20, 4
 QUICK_CALLS, QUICK_RESTARTS = 10, 2
-STAGES = ("planned", "crash")
+STAGES = ("planned", "sigterm", "crash", "rotate")
 CRASH_CALLS, KILLS = 300, 20
 QUICK_CRASH_CALLS, QUICK_KILLS = 6, 2
-CONTROLS = 2  # voices through the daemon that stands still
+ROTATE_CALLS, ROTATIONS = 20, 100
+QUICK_ROTATE_CALLS, QUICK_ROTATIONS = 4, 5
 PROCESSES = 4
+CONTROLS = PROCESSES  # voices through the daemon that stands still: whichever process stalls, one notices
 GAP_MS = 20.0
 VOIDS = 2
 SMEAR_S, QUICK_SMEAR_S = 20.0, 1.0  # a move costs a person of the SDK and the daemon 25 ms of CPU
@@ -184,9 +185,12 @@ def main() -> int:
     """Run, print, tell by the exit status."""
     parser = report.arguments("restart", __doc__)
     parser.add_argument("--stage", choices=STAGES, help="this one only")
-    parser.add_argument("--calls", type=int, help=f"of each stage (default {CALLS}, {CRASH_CALLS})")
+    parser.add_argument(
+        "--calls", type=int, help=f"of each stage (default {CALLS}, {CRASH_CALLS}, {ROTATE_CALLS})"
+    )
     parser.add_argument("--restarts", type=int, help=f"planned restarts (default {RESTARTS})")
     parser.add_argument("--kills", type=int, help=f"crashes (default {KILLS})")
+    parser.add_argument("--rotations", type=int, help=f"new certificates (default {ROTATIONS})")
     parser.add_argument(
         "--lane", default="auto", choices=("auto", "native", "python"), help="of the daemon that crashes"
     )
@@ -196,10 +200,23 @@ def main() -> int:
     if "planned" in stages:
         with tempfile.TemporaryDirectory(prefix="relay-restart-") as folder:
             measure(arguments, result, Path(folder))
+    if "sigterm" in stages:
+        calls = arguments.calls or (QUICK_CALLS if arguments.quick else CALLS)
+        kinds = ["voice"] * min(VOICES, calls // 2)
+        kinds += ["quiet"] * (calls - len(kinds))
+        with tempfile.TemporaryDirectory(prefix="relay-sigterm-") as folder:
+            sigterm.measure(
+                result, Path(folder), kinds, processes=PROCESSES, controls=CONTROLS, quick=arguments.quick
+            )
     if "crash" in stages:
         calls = arguments.calls or (QUICK_CRASH_CALLS if arguments.quick else CRASH_CALLS)
         kills = arguments.kills or (QUICK_KILLS if arguments.quick else KILLS)
-        uvloop.run(crash.judge(result, calls=calls, kills=kills, lane=arguments.lane))
+        crash.judge(result, calls=calls, kills=kills, lane=arguments.lane)
+    if "rotate" in stages:
+        calls = arguments.calls or (QUICK_ROTATE_CALLS if arguments.quick else ROTATE_CALLS)
+        rotations = arguments.rotations or (QUICK_ROTATIONS if arguments.quick else ROTATIONS)
+        with tempfile.TemporaryDirectory(prefix="relay-rotate-") as folder:
+            rotate.measure(result, Path(folder), calls=calls, rotations=rotations, processes=PROCESSES)
     return result.finish(as_json=arguments.json)
 
 

@@ -164,9 +164,9 @@ class Service:
         )
         return self.box.show(unit, *names)
 
-    def signal(self, name: str) -> None:
+    def signal(self, name: str, unit: str = UNIT) -> None:
         """To the main process."""
-        self.box.run("systemctl", "kill", "-s", name, "--kill-who=main", UNIT)
+        self.box.run("systemctl", "kill", "-s", name, "--kill-who=main", unit)
 
     def resident_mib(self) -> float:
         """Memory of the main process."""
@@ -174,15 +174,18 @@ class Service:
         [line] = [line for line in status.splitlines() if line.startswith("VmRSS:")]
         return int(line.split()[1]) / 1024
 
-    def metrics(self) -> dict[str, float]:
-        """Sums of the samples of each name, over /metrics in the box."""
-        url = "http://127.0.0.1:9464/metrics"
-        text = self.box.run("python3", "-c", FETCH, url).stdout
+    def metrics(self, at: str = Config().listen.metrics, **labels: str) -> dict[str, float]:
+        """Sums of the samples of each name that have these labels, over /metrics in the box."""
         sums: dict[str, float] = {}
-        for family in text_string_to_metric_families(text):
+        for family in text_string_to_metric_families(self.fetch("/metrics", at)):
             for sample in family.samples:
-                sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+                if labels.items() <= sample.labels.items():
+                    sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
         return sums
+
+    def fetch(self, path: str, at: str = Config().listen.metrics) -> str:
+        """What the operator's side of a program in the box answers."""
+        return self.box.run("python3", "-c", FETCH, f"http://{at}{path}").stdout
 
     # ------------------------------------------------------------ from outside
 

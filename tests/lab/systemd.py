@@ -2,7 +2,7 @@
 
 The machine is a Debian 12 in a container of systemd-nspawn (box.py), with no way out but to the callers'
 namespace. Every stage leaves the service as it found it. Must never live here: how things are done in the box
-(service.py), how the box is made.
+(service.py), how the box is made, the units beside the daemon's (companions.py).
 """
 
 from __future__ import annotations
@@ -20,29 +20,31 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from lab import topology
+from lab import companions, topology
 from lab.box import Box, debian
+from lab.boxrun import HEARD, ROOT, Run
 from lab.service import BOX, PEER, UNIT, Service
 from lab.topology import LabError, Net, end
 from load import report
 from load.report import Report, say
+from relay.config_qlog import QlogConfig
 
-ROOT: Final = Path(__file__).parents[2]
 CACHE: Final = ROOT / ".cache/lab"
-LONGEST_S: Final = 1500
+LONGEST_S: Final = 1800
 SOURCES: Final = ("CHANGELOG.md", "LICENSE", "MANIFEST.in", "README.md", "config", "docs", "pyproject.toml")
 TOOLS: Final = ("systemd-nspawn", "debootstrap", "nsenter", "ip", "nft")
 QUIC_ONLY, WITH_TURN = 0.6, 1.2
+FEED_EXPOSURE, CANARY_EXPOSURE = 1.2, 1.2  # they have the host's network
 READY_MS, IDLE_MIB, BACK_S = 500.0, 80.0, 10.0
-HEARD: Final = 0.9  # of what was said: calls of seconds begin and end in it
 KEPT: Final = 50  # packets that wait while nobody serves
 INSTANCE: Final = "8443"
 # What the sandbox allows; all else that sandbox.py tries it must refuse.
 ALLOWED: Final = frozenset(
     (
         "write its state",
+        "write the daemon's state",
         "write its runtime folder",
         "write a /tmp of its own",
         "read its configuration",
@@ -61,30 +63,6 @@ OTHERS: Final = re.compile(
     r"__pycache__|^var/lib/(systemd|dpkg|apt|private$)|^etc/(group|gshadow|passwd|shadow|subuid|subgid)-?$"
     r"|^etc/\.pwd\.lock$|^etc/(machine-id|resolv\.conf|localtime|hostname)|^etc/systemd/system/lab|^usr/local/bin$"
 )
-
-
-@dataclasses.dataclass
-class Run:
-    """What the stages share."""
-
-    box: Box
-    service: Service
-    net: Net
-    namespace: str
-    out: Report
-    release: Path
-    is_quick: bool
-
-    def call(self, name: str, seconds: float = 3.0, **more: Any) -> None:
-        """A call that must be one."""
-        told = self.service.talk(seconds, **more).outcome()
-        self.out.bar(f"{name}: share of speech heard", told["share"] if told["ok"] else None, ">=", HEARD)
-        if not told["ok"]:
-            say(f"    {told['errors']}")
-
-    def install(self, *options: str) -> subprocess.CompletedProcess[str]:
-        """scripts/install in the box, on the copy of this tree."""
-        return self.box.run("/srv/relay/scripts/install", *options, check=False, seconds=300)
 
 
 # ---------------------------------------------------------------- stages
@@ -123,9 +101,17 @@ def verify(run: Run) -> None:
     complaints = [line for line in (done.stderr + done.stdout).splitlines() if line]
     out.bar("complaints of systemd-analyze verify", len(complaints) + done.returncode, "==", 0)
     out.detail(verify=complaints)
-    service = box.path("/etc/systemd/system/relay.service").read_text()
+    installed = box.path("/etc/systemd/system")
+    service, feed, canary = (
+        (installed / f"relay{part}.service").read_text() for part in ("", "-feed", "-canary")
+    )
     turn = (ROOT / "systemd/relay-turn.conf").read_text()
-    for name, text, bound in (("QUIC only", service, QUIC_ONLY), ("with TURN", service + turn, WITH_TURN)):
+    for name, text, bound in (
+        ("QUIC only", service, QUIC_ONLY),
+        ("with TURN", service + turn, WITH_TURN),
+        ("feed", feed, FEED_EXPOSURE),
+        ("canary", canary, CANARY_EXPOSURE),
+    ):
         box.write("/srv/analyze/relay.service", text)
         done = box.run("systemd-analyze", "security", "--offline=true", "/srv/analyze/relay.service")
         found = re.search(r"exposure level for \S+: ([0-9.]+)", done.stdout)
@@ -313,7 +299,7 @@ def keep(run: Run) -> None:
     out.bar("packets lost over a kill, stored sockets", KEPT - _received_after_kill(service, 4443), "<=", 0)
     out.bar("stored sockets taken up", _lines(box, wall, '"kept_sockets": 1'), "==", 1)
     run.call("a call by a stored socket", url=f"quic://{BOX}:4443")
-    _try_sandbox(run, "with TURN", ALLOWED_WITH_TURN)
+    run.try_sandbox("with TURN", ALLOWED_WITH_TURN)
     service.drop_in(None, "relay.socket")
     service.drop_in(None)
     service.configure()
@@ -334,37 +320,16 @@ def _received_after_kill(service: Service, port: int) -> int:
 
 def harden(run: Run) -> None:
     """Tried from inside: what the sandbox refuses, and that the daemon works in it."""
-    _try_sandbox(run, "QUIC only", ALLOWED)
+    run.try_sandbox("QUIC only", ALLOWED)
     run.service.drop_in(None)
     run.service.restart()
-
-
-def _try_sandbox(run: Run, name: str, allowed: frozenset[str]) -> None:
-    box, service = run.box, run.service
-    box.copy([ROOT / "tests/lab/sandbox.py"], "/srv/sandbox")
-    for path in ("/home/somebody/letter", "/root/letter"):
-        box.write(path, "dear\n")
-    box.path("/srv/open").mkdir(exist_ok=True)
-    box.path("/srv/open").chmod(0o777)
-    service.drop_in("[Service]\nExecStartPost=/usr/bin/python3 /srv/sandbox/sandbox.py\n")
-    began = time.time()
-    service.restart()
-    told = [line for line in box.journal(UNIT, began) if line.startswith("sandbox ")]
-    tried: dict[str, str] = json.loads(told[-1].removeprefix("sandbox ")) if told else {}
-    run.out.detail(**{f"sandbox {name}": tried})
-    through = [what for what, how in tried.items() if how == "done" and what not in allowed]
-    refused = [what for what in allowed if tried.get(what) != "done"]
-    run.out.bar(f"sandbox {name}: tries", len(tried), ">=", 40)
-    run.out.bar(f"sandbox {name}: forbidden things that it could do", len(through), "==", 0)
-    run.out.bar(f"sandbox {name}: needed things that it could not do", len(refused), "==", 0)
-    for what in (*through, *refused):
-        say(f"    {what}: {tried.get(what)}")
 
 
 def multiply(run: Run) -> None:
     """One more daemon on the same machine, by its own port. It stays: `remove` has to find it."""
     box, out, service = run.box, run.out, run.service
-    service.configure(path=f"/etc/relay/{INSTANCE}.toml")
+    traced = dataclasses.replace(service.config, qlog=QlogConfig(share=1.0))
+    service.configure(traced, path=f"/etc/relay/{INSTANCE}.toml")
     box.run("relay", "token", "keygen", "--cluster", f"/etc/relay/{INSTANCE}.key")
     sockets = (f"relay@{INSTANCE}.socket", f"relay-metrics@{INSTANCE}.socket")
     unit = f"relay@{INSTANCE}.service"
@@ -374,6 +339,8 @@ def multiply(run: Run) -> None:
     run.call("a call by an instance", url=f"quic://{BOX}:{INSTANCE}")
     state = f"/var/lib/private/relay-{INSTANCE}/records.sqlite"
     out.bar("records of its own", int(box.path(state).exists()), "==", 1)
+    qlogs = list(box.path(f"/var/lib/private/relay-{INSTANCE}/qlog").glob("*.sqlog"))
+    out.bar("qlogs of its own, one for each leg", len(qlogs), "==", 2)
     out.bar("reload of an instance", box.run("systemctl", "reload", unit, check=False).returncode, "==", 0)
     out.bar("the first daemon beside it", int(service.properties()["ActiveState"] == "active"), "==", 1)
     box.run("systemctl", "enable", *sockets)
@@ -441,6 +408,8 @@ STAGES: Final[dict[str, Callable[[Run], None]]] = {
     "reload": reload,
     "keep": keep,
     "harden": harden,
+    "canary": companions.canary,
+    "feed": companions.feed,
     "multiply": multiply,
     "remove": remove,
     "package": package,
@@ -511,7 +480,8 @@ def _go_through(run: Run, chosen: list[str]) -> None:
         except LabError as error:
             run.out.bar(f"{name}: a stage that broke off", 1, "==", 0)
             say(f"    {error}")
-            run.out.detail(**{f"broke {name}": str(error)[-2000:]})
+            journal = run.box.run("journalctl", "-n", "60", "-o", "cat", "--no-pager", check=False).stdout
+            run.out.detail(**{f"broke {name}": str(error)[-2000:], "journal": journal.splitlines()})
             return
 
 

@@ -202,6 +202,6 @@ def test_the_memory_of_a_process_is_known() -> None:
 
 
 def test_by_default_all_stages_run_that_can() -> None:
-    assert voice.default_stages(quick=False, is_root=True) == ["clips", "steps", "beside", "walk"]
-    assert voice.default_stages(quick=False, is_root=False) == ["clips", "steps", "walk"]
-    assert voice.default_stages(quick=True, is_root=True) == ["clips", "steps"]
+    assert voice.default_stages(quick=False, is_root=True) == ["clips", "steps", "mixed", "beside", "walk"]
+    assert voice.default_stages(quick=False, is_root=False) == ["clips", "steps", "mixed", "walk"]
+    assert voice.default_stages(quick=True, is_root=True) == ["clips", "steps", "mixed"]

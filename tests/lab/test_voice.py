@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from impair import NETS, Independent, Net
-from lab import plot, speech, voice
+from lab import mixed, plot, speech, voice
 from lab.cells import GRID, JUDGED, LEAD_S, QUICK, Cell, Job, Key, batches, error, finish, is_void
 from lab.lastmile import LastMile, with_round_trip
 from lab.schemes import SCHEMES, Deaf, bundle
+from load import report
 from relay.client.frames import KIND_BUNDLE, KIND_OPUS, MediaFrame, unbundle
 from relay.protocol.messages import Rate
 
@@ -248,3 +249,42 @@ def test_a_batch_that_is_void_is_made_again_and_twice_at_most(
     assert calls.place([]) == [late[-1]]
     assert len(told) - len(list(left)) == runs
     assert (calls.voids, calls.kept_void) == (voids, kept)
+
+
+# ---------------------------------------------------------------- mixed
+
+
+def mixed_told(*, others: int = 100_000, missing: float = 0.0, spoilt: float = 0.02, asked: int = 1) -> Any:
+    """What two calls came to; the first listener of the first one loses 15 of 100."""
+
+    def one(size: int, missing: float, lost: int = 0) -> dict[str, Any]:
+        return {"bytes": size, "lost_on_the_way": lost, "missing": missing, "late": 0.0}
+
+    control = [one(100_000, 0.0)] * 3
+    return {
+        "mixed": {
+            "listeners": [one(150_000, spoilt, 15), one(others, missing), one(others, 0.0)],
+            "packets": 100,
+            "asked": [(5.0, 24_000, 20)] * asked,
+        },
+        "control": {"listeners": control, "packets": 100, "asked": []},
+        "lag": {"worst_s": 0.0, "late": 0, "looks": 100},
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "missed"),
+    [
+        ({}, []),
+        ({"others": 100_900}, []),
+        ({"others": 101_100}, ["mixed_others_bytes_changed_by"]),
+        ({"others": 98_000}, ["mixed_others_bytes_changed_by"]),
+        ({"missing": 0.02}, ["mixed_others_more_missing"]),
+        ({"spoilt": 0.1}, ["mixed_left_missing_of_what_was_lost"]),
+        ({"asked": 2}, ["mixed_speaker_was_asked_for"]),
+    ],
+)
+def test_others_of_a_mixed_call_may_notice_one_per_cent(changes: dict[str, Any], missed: list[str]) -> None:
+    result = report.Report("voice", seed=1, quick=False)
+    mixed.judge(result, mixed_told(**changes), quick=False)
+    assert [bar["name"] for bar in result._bars if not bar["ok"]] == missed

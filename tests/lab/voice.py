@@ -33,7 +33,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final, get_args
 
-from lab import beside, estimator, plot, scoring, speech, steps, walk
+from lab import beside, estimator, mixed, plot, scoring, speech, steps, walk
 from lab.cells import GRID, JUDGED, LEAD_S, QUICK, Cell, Job, Key, batches, finish, is_void
 from lab.schemes import SCHEMES
 from lab.voicecall import Order
@@ -42,7 +42,7 @@ from load.daemon import Daemon, imbalance, total
 from relay.config_voice import AdaptConfig, QualityConfig
 from relay.protocol.token import to_text
 
-STAGES: Final = ("clips", "steps", "beside", "walk")
+STAGES: Final = ("clips", "steps", "mixed", "beside", "walk")
 MINUTES: Final = 5.0
 VOIDS: Final = 2
 QUICK_VOIDS: Final = 1  # a minute is short
@@ -272,6 +272,8 @@ def measure(arguments: Namespace, result: report.Report) -> None:
     if "steps" in arguments.stage:
         lanes = arguments.lane or (["auto"] if arguments.quick else ["native", "python"])
         steps.measure(result, lanes, arguments.seed, quick=arguments.quick)
+    if "mixed" in arguments.stage:
+        mixed.measure(result, arguments.seed, quick=arguments.quick)
     if "beside" in arguments.stage:
         beside.measure(result, arguments.seed, quick=arguments.quick)
     if "walk" in arguments.stage:
@@ -281,7 +283,7 @@ def measure(arguments: Namespace, result: report.Report) -> None:
 def default_stages(*, quick: bool, is_root: bool) -> list[str]:
     """What runs if nothing was asked for."""
     if quick:
-        return ["clips", "steps"]
+        return ["clips", "steps", "mixed"]
     return [stage for stage in STAGES if is_root or stage != "beside"]
 
 
@@ -295,7 +297,7 @@ def main() -> int:
         "--stage",
         action="append",
         choices=STAGES,
-        help="one of the stages; may be given several times (default all; with --quick clips and steps)",
+        help="one of the stages; may be given several times (default all; --quick: clips, steps, mixed)",
     )
     parser.add_argument(
         "--minutes",

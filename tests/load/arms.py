@@ -22,16 +22,16 @@ from typing import Any, Protocol
 
 from load import coturn, programs, tasks
 from load.daemon import TURN_SECRET, Daemon
+from load.daemon import mint as mint_token
 from load.generator import PAYLOAD, WIRE, Generator
 from load.leg import Leg, open_socket
 from relay.config import LimitsConfig
 from relay.core.credentials import mint
-from relay.protocol import token
-from relay.protocol.ids import CallId, Jti, Sub
 
 AT_ONCE = 8  # calls placed at the same time
 SETTLE = 0.3  # for the last acknowledgements of the set-up
 MUCH = 1_000_000
+RIGHTS = (MUCH, MUCH, MUCH, 2)  # of a token: what the bench offers must be allowed
 PEER = "127.0.0.2"  # none of the interface's own addresses: those are no peers
 LIMITS = LimitsConfig(
     max_pps=MUCH,
@@ -63,34 +63,13 @@ class Arm(Protocol):
         ...
 
 
-def bench_token(daemon: Daemon, call: bytes) -> bytes:
-    """A token whose limits allow what the bench offers."""
-    now = int(time.time())
-    return token.mint(
-        token.Claims(
-            iss="bench",
-            aud="relay",
-            sub=Sub(secrets.token_bytes(16)),
-            cid=CallId(call),
-            iat=now,
-            nbf=now,
-            exp=now + 300,
-            jti=Jti(secrets.token_bytes(16)),
-            lim=(MUCH, MUCH, MUCH, 2),
-            age=token.AGE_ADULT,
-            ctc=1,
-        ),
-        daemon.seed,
-    )
-
-
 async def place_call(daemon: Daemon) -> tuple[Leg, Leg]:
     """Two legs in a call with open gates."""
     call = os.urandom(16)
     legs = Leg(daemon.server), Leg(daemon.server)
     for leg in legs:
         await leg.connect()
-        await leg.hello(bench_token(daemon, call))
+        await leg.hello(mint_token(daemon.seed, call, lim=RIGHTS))
         await leg.join(call)
     for leg in legs:
         await leg.accept(call)

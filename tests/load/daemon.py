@@ -40,6 +40,7 @@ from relay.config import (
     TokenConfig,
     render,
 )
+from relay.config_qlog import QlogConfig
 from relay.config_turn import TurnConfig
 from relay.config_voice import AdaptConfig
 from relay.daemon import NO_NATIVE_LANE
@@ -60,8 +61,12 @@ def mint(
     life: int = 300,
     cnf: bytes | None = None,
     net: int = 0,
+    lim: tuple[int, int, int, int] = (512, 512, 300, 2),
 ) -> bytes:
-    """A capability token for one more person in `call`: an accepted contact, an adult."""
+    """A capability token for one more person in `call`: an accepted contact, an adult.
+
+    `lim`: kilobits per second up and down, packets per second, people.
+    """
     now = int(time.time())
     return token.mint(
         token.Claims(
@@ -73,7 +78,7 @@ def mint(
             nbf=now,
             exp=now + life,
             jti=Jti(secrets.token_bytes(16)),
-            lim=(512, 512, 300, 2),
+            lim=lim,
             net=net,
             age=token.AGE_ADULT,
             ctc=1,
@@ -108,17 +113,21 @@ class Daemon:
         turn: TurnConfig | None = None,
         web: tuple[str, ...] = (),
         adapt: AdaptConfig | None = None,
+        certificate_days: float = 7.0,
+        issuers: tuple[IssuerConfig, ...] = (),
+        qlog: QlogConfig | None = None,
     ) -> Daemon:
         """Start it with these limits and wait until /readyz says 200. `command` is given the config file.
 
-        With `turn` its secret is `TURN_SECRET`, whatever file it names.
+        With `turn` its secret is `TURN_SECRET`, whatever file it names. `certificate_days`: browsers take no
+        more than 14, and at seven an alert asks for a new one. `issuers`: besides the bench's own.
         """
         cleanup = contextlib.ExitStack()
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="relay-bench-")))
         seed = secrets.token_bytes(32)
         (folder / "cluster.key").write_text(write_key(secrets.token_bytes(32)))
         (folder / "cluster.key").chmod(0o600)
-        cert, key = certificate(folder)
+        cert, key = certificate(folder, days=certificate_days)
         config = Config(
             listen=ListenConfig(
                 udp=(address,),
@@ -131,11 +140,12 @@ class Daemon:
             adapt=adapt or AdaptConfig(),
             tls=TlsConfig(cert, key),
             cluster=ClusterConfig(str(folder / "cluster.key")),
-            tokens=TokenConfig((IssuerConfig("bench", public_of(seed).hex()),)),
+            tokens=TokenConfig((IssuerConfig("bench", public_of(seed).hex()), *issuers)),
             limits=limits or LimitsConfig(),
             records=RecordsConfig(str(folder / "records.sqlite")),
             events=EventsConfig("file", str(folder / "events.jsonl"), str(folder / "events.spool")),
             drain=DrainConfig(grace_s=0, smear_s=0, deadline_s=5, close_s=0.2),
+            qlog=dataclasses.replace(qlog or QlogConfig(), path=str(folder / "qlog")),
         )
         if turn is not None:
             (folder / "turn.secret").write_text(TURN_SECRET)
@@ -180,6 +190,11 @@ class Daemon:
         """A token for one more person in this call."""
         return mint(self.seed, call)
 
+    @property
+    def metrics_url(self) -> str:
+        """Where /metrics and /health are."""
+        return self._metrics
+
     def metrics(self) -> dict[str, float]:
         """Every sample: `name{label="value"}` -> value."""
         return scrape(self._metrics)
@@ -199,6 +214,10 @@ class Daemon:
         """Warnings, errors and whatever was not written by the log at all; which lane runs is none."""
         lines = [line for line in self.log() if line.get("message") != NO_NATIVE_LANE]
         return [line for line in lines if line.get("level") not in ("debug", "info")]
+
+    def wait(self, seconds: float) -> int:
+        """Until it ended by itself; its exit status. subprocess.TimeoutExpired."""
+        return self._process.wait(seconds)
 
     def stop(self, timeout: float = 15.0) -> int:
         """SIGTERM, a second one, then SIGKILL; the exit status."""

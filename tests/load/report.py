@@ -38,6 +38,11 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def holds(value: float | None, operator: str, bound: float) -> bool:
+    """Whether a bar does; None (nothing was measured) does not."""
+    return value is not None and bool(_OPERATORS[operator](value, bound))
+
+
 class Report:
     """Collects bars and details of one run."""
 
@@ -56,7 +61,7 @@ class Report:
 
         `is_speed`: how fast this machine was; the quick form, which runs beside who knows what, says it only.
         """
-        ok = value is not None and bool(_OPERATORS[operator](value, bound))
+        ok = holds(value, operator, bound)
         shown = round(value, 6) if isinstance(value, float) else value
         judged = not (is_speed and self._quick)
         entry = {"name": name, "value": shown, "bound": f"{operator} {bound:g}", "ok": ok, "judged": judged}
@@ -67,9 +72,21 @@ class Report:
         """Facts beside the bars."""
         self._details.update(details)
 
+    @property
+    def holds(self) -> bool:
+        """Whether every bar does that is judged; without bars nothing does."""
+        return bool(self._bars) and all(bar["ok"] for bar in self._bars if bar["judged"])
+
+    def take(self, part: Report) -> None:
+        """All that another one holds as well; it was said already."""
+        self._bars += part._bars
+        self._details.update(
+            {name: fact for name, fact in part._details.items() if name not in self._details}
+        )
+
     def finish(self, *, as_json: bool) -> int:
         """Print the object; the exit status."""
-        ok = bool(self._bars) and all(bar["ok"] for bar in self._bars if bar["judged"])
+        ok = self.holds
         result = {"ok": ok, "bars": self._bars, "conditions": self._conditions(), **self._details}
         print(json.dumps(result, indent=None if as_json else 2, default=str), flush=True)
         return 0 if ok else 1
