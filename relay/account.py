@@ -17,11 +17,12 @@ from relay.config import Config
 from relay.edge.assembly import Node
 from relay.edge.turn_server import TurnServer
 from relay.house import Household
-from relay.ops.events import EventWriter
 from relay.ops.health import Facts, LagMeter, Report, free_descriptors, judge
 from relay.ops.history import History
 from relay.ops.logs import Logs
+from relay.ops.sinks import EventSinks
 from relay.ops.snapshot import PacketCounters, SinkCounters, Snapshot, TcpCounters, TurnCounters
+from relay.ops.state import StateWatch
 from relay.ops.watch import Watch
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Account:
     lag: LagMeter
     logs: Logs
     history: History | None
-    events: EventWriter | None
+    events: EventSinks | None
     house: Household
     threads: LaneThreads | None = None
     """The native lane's, once they run."""
@@ -52,8 +53,13 @@ class Account:
     """Packets the kernel dropped before us."""
     stats_at: float = field(default_factory=time.monotonic)
     """When the statistics were last looked after."""
+    state: StateWatch = field(init=False)
+    """The state of rollouts; runs beside the daemon's other rounds."""
     started: float = field(default_factory=time.time)
     _began: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.state = StateWatch(lambda: self.config.state)
 
     def imbalance(self) -> int:
         """How far packet conservation is from holding; 0 unless there is a bug."""
@@ -61,6 +67,11 @@ class Account:
         lane = node.lane
         books = (lane.counters, lane.relays, lane.repairs, node.endpoint, node.streams)
         return sum(book.imbalance() for book in books)
+
+    @property
+    def wanted_threads(self) -> int:
+        """How many the lane must have; 0 before they run, and where it has none."""
+        return self.threads.wanted if self.threads is not None else 0
 
     def _certificate_until(self) -> float | None:
         certificate = self.quic.certificate
@@ -87,6 +98,8 @@ class Account:
             ),
             turn_is_lab=self.config.turn.enabled and self.config.turn.lab_allow_private_peers,
             dead_threads=self.threads.missing if self.threads is not None else 0,
+            canary_silent_s=self.watch.canary.silent_s(time.time()),
+            state_doubt=self.state.doubt(),
             legs=len(endpoint) + len(self.node.streams),
             max_legs=self.config.limits.legs,
             sinks_failing=tuple(name for name, sink in sinks if sink is not None and sink.is_failing),
@@ -95,7 +108,9 @@ class Account:
 
     def health(self) -> dict[str, object]:
         """What /health answers: how the region is, as this node sees it."""
-        return {"node": self.config.node.id, **self.watch.standing(time.monotonic()).body()}
+        standing = self.watch.standing(time.monotonic()).body()
+        canary, rollout = self.watch.canary.body(time.time()), self.state.body()
+        return {"node": self.config.node.id, **standing, "canary": canary, "rollout": rollout}
 
     def _tcp_counters(self) -> TcpCounters:
         streams, web = self.node.streams, self.web
@@ -149,6 +164,7 @@ class Account:
                 sent=endpoint.outbox.sent + counts.sent,
                 waiting=endpoint.all_waiting(counts),
                 send_errors=endpoint.outbox.errors + counts.send_errors,
+                read_errors=endpoint.read_errors + counts.read_errors,
                 kernel_dropped=self.kernel_drops(),
                 handled=dict(endpoint.all_handled(counts)),
                 answered=dict(endpoint.all_answered(counts)),
@@ -157,6 +173,7 @@ class Account:
                 strays=counts.strays,
                 notes_lost=counts.notes_lost,
                 threads=counts.threads,
+                panics=counts.panics,
                 half_open=endpoint.half_open,
                 handshakes=endpoint.handshakes,
                 handshakes_expired=endpoint.handshakes_expired,
@@ -165,12 +182,15 @@ class Account:
             tcp=self._tcp_counters(),
             talk=self.watch.talk(time.monotonic()),
             standing=self.watch.standing(time.monotonic()),
+            canary=self.watch.canary.counters(time.time()),
+            rollout=self.state.counters(),
             residence=self.node.lane.residence.copy(),
             stress=self.watch.stress,
             legs=engine.legs,
             ways=engine.ways,
             transports=engine.transports,
             calls=engine.calls_by_stage,
+            issuers=tuple(engine.node.tenants.standings()),
             events=self.events.counters() if self.events else SinkCounters(),
             records=self.history.counters() if self.history else SinkCounters(),
             generation=self.house.generation,

@@ -33,7 +33,12 @@ examples:
   relay command end --key issuer.key --call 101112131415161718191a1b1c1d1e1f
   relay status
   relay explain 101112131415                        what happened in a call
+  relay qlog 101112131415                           trace one that runs
+  relay feed status                                 how far webhooks are
+  relay state show                                  what stands in the store of rollouts' state
   relay drain                                       ask the daemon to leave, and watch it
+  relay rollout plan rollout.toml                   is this plan of a rollout right?
+  relay canary --url quic://relay.example --key canary.key      does a call work?
 
 exit status: 0 done, 1 tried and failed, 2 wrong usage or configuration
 """
@@ -48,8 +53,13 @@ MODULES: Final = {
     "command": "order",
     "records": "records",
     "explain": "explain",
+    "qlog": "qlog",
     "status": "status",
     "drain": "drain",
+    "rollout": "rollout",
+    "canary": "canary",
+    "feed": "feed",
+    "state": "state",
     "demo": "demo",
 }
 

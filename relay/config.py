@@ -18,7 +18,11 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from relay import settings
-from relay.config_rules import RULES
+from relay.config_feed import FeedConfig
+from relay.config_issuer import IssuerConfig as IssuerConfig
+from relay.config_qlog import QlogConfig
+from relay.config_rules import RULES, check_issuers_reload
+from relay.config_state import StateConfig
 from relay.config_turn import StunConfig, TurnConfig
 from relay.config_voice import AdaptConfig, QualityConfig
 from relay.errors import ConfigError
@@ -41,7 +45,6 @@ Word = Annotated[
         description="1 to 16 of a-z 0-9 . _ -, first a letter or digit",
     ),
 ]
-HexKey = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$", description="64 lower-case hexadecimal digits")]
 
 Age = Literal["unknown", "under_16", "16_17", "adult"]
 Contact = Literal["stranger", "contact"]
@@ -116,27 +119,18 @@ class ClusterConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class IssuerConfig:
-    """A back end that may admit people."""
-
-    name: Name = "app"
-    """Name for logs and records."""
-    public_key: HexKey = "0" * 64
-    """Ed25519 public key, 64 hexadecimal digits, printed by `relay token keygen`."""
-
-
-@dataclass(frozen=True, slots=True)
 class TokenConfig:
     """Who may sign capability tokens and commands, and for how long."""
 
     issuers: tuple[IssuerConfig, ...] = ()
-    """Issuers whose signatures count. Keep two keys live for rotation. Without one, nobody is admitted."""
+    """Issuers whose signatures count. Without one, nobody is admitted."""
     max_lifetime_s: Annotated[int, Meta(ge=10, le=3600)] = 300
     """Greatest exp - iat, seconds. Longer: a stolen token is useful for longer, the replay store grows."""
     skew_s: Annotated[int, Meta(ge=0, le=300)] = 30
     """Clock difference to an issuer that is forgiven, seconds."""
     replay_entries: Count = 200_000
-    """Token ids remembered until they expire; when full, joins are refused (OVERLOADED). About 120 B each."""
+    """Token ids remembered until they expire; when full, joins are refused (OVERLOADED). About 120 B each. As
+    many for each issuer that is apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +259,7 @@ class ClientLists:
 
     sdk: tuple[Word, ...] = ("py", "web", "ios", "android")
     """SDK names. Each entry is one more metric series."""
-    app: tuple[Word, ...] = ("relay-cli", "relay-demo")
+    app: tuple[Word, ...] = ("relay-cli", "relay-demo", "relay-canary")
     """Application names."""
     os: tuple[Word, ...] = ("linux", "macos", "windows", "ios", "android")
     """Operating systems."""
@@ -327,6 +321,10 @@ class HealthConfig:
     packets_per_s: Annotated[int, Meta(ge=0, le=100_000_000)] = 0
     """What this machine bears, packets in and out a second, for the saturation that the region's health
     counts with (`./scripts/bench lane` measures it). 0: not known; processor and event loop tell alone."""
+    canary_file: str = "/run/relay-canary/canary.json"
+    """What `relay canary --out` writes, read each half minute: 3 failures running make the region degraded at
+    best, 10 bad; none of them makes nothing ok. While no such file was ever there, there is no canary. It
+    judges this node: the canary's URLs lead here and nowhere else. "": none."""
     certificate_days: Annotated[float, Meta(ge=0, le=365)] = 3.0
     """The certificate ends sooner than this: a warning in /readyz; once it has ended: 503. Days."""
 
@@ -388,6 +386,12 @@ class Config:
     """Address discovery for strangers."""
     turn: TurnConfig = field(default_factory=TurnConfig)
     """TURN for ICE stacks; off by default."""
+    qlog: QlogConfig = field(default_factory=QlogConfig)
+    """Traces of single calls, for those who look for what is wrong with one; off unless asked for."""
+    feed: FeedConfig = field(default_factory=FeedConfig)
+    """Events to other machines, by the program `relay feed`: the daemon does not read this section."""
+    state: StateConfig = field(default_factory=StateConfig)
+    """The state of rollouts. `relay feed` and the daemon read this section."""
 
 
 # A reload may change these sections and keys; what sizes a socket, a file or the lane needs a restart.
@@ -420,6 +424,9 @@ LIVE: Final = (
     "turn.pps",
     "turn.secret_file",
     "turn.previous_secret_file",
+    "qlog.",
+    "feed.",
+    "state.",
 )
 FROZEN: Final = (
     "limits.queue_frames",
@@ -471,6 +478,7 @@ def reloadable_changes(old: Config, new: Config) -> list[str]:
     for key in changed:
         if not key.startswith(LIVE) or key in FROZEN:
             raise ConfigError(key, "cannot change while running", "restart the daemon")
+    check_issuers_reload(old, new)
     if "listen.lanes" in changed and 1 in (old.listen.lanes, new.listen.lanes):
         # One socket was bound for itself: a second one cannot share its address.
         why = "cannot change between one and several while running"

@@ -12,7 +12,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from relay.config_state_rules import check_state
 from relay.errors import ConfigError
+from relay.settings import suggestion
 
 if TYPE_CHECKING:
     from relay.config import Config
@@ -93,17 +95,76 @@ def _check_policy(config: Config) -> None:
 
 
 def _check_issuers(config: Config) -> None:
-    names = [issuer.name for issuer in config.tokens.issuers]
-    keys = [issuer.public_key for issuer in config.tokens.issuers]
+    issuers = config.tokens.issuers
+    names = [issuer.name for issuer in issuers]
+    keys = [key for issuer in issuers for key in (issuer.public_key, issuer.previous_public_key) if key]
     if len(set(names)) != len(names):
         raise ConfigError("tokens.issuers", "two issuers share a name", "give each its own")
     if len(set(keys)) != len(keys):
         raise ConfigError("tokens.issuers", "a public key stands there twice", "remove one")
-    for position, key in enumerate(keys):
-        if key == "0" * 64:
-            raise ConfigError(
-                f"tokens.issuers[{position}].public_key", "is not set", "print one with `relay token keygen`"
-            )
+    for position, issuer in enumerate(issuers):
+        where = f"tokens.issuers[{position}]"
+        if issuer.public_key == "0" * 64:
+            raise ConfigError(f"{where}.public_key", "is not set", "print one with `relay token keygen`")
+        for rate in ("joins", "commands"):
+            if getattr(issuer, f"{rate}_burst") and not getattr(issuer, f"{rate}_per_s"):
+                cure = f"set {rate}_per_s, or leave it out"
+                raise ConfigError(f"{where}.{rate}_burst", f"does nothing without {rate}_per_s", cure)
+    reserved = sum(issuer.reserved_percent for issuer in issuers)
+    if reserved > 100:
+        raise ConfigError("tokens.issuers", f"reserved_percent adds up to {reserved}", "at most 100")
+    for position, issuer in enumerate(issuers):
+        if issuer.canary and issuer.apart:
+            where = f"tokens.issuers[{position}].apart"
+            raise ConfigError(where, "a canary meets no people of others anyway", "leave it out")
+    _check_issuers_events(config)
+
+
+def _check_issuers_events(config: Config) -> None:
+    """An issuer's own place for events is nobody else's."""
+    events = config.events
+    spools = {f"{events.spool}.{issuer.name}" for issuer in config.tokens.issuers if issuer.events}
+    taken = {events.path, events.spool, *spools}
+    for position, issuer in enumerate(config.tokens.issuers):
+        where = f"tokens.issuers[{position}].events"
+        if not issuer.events:
+            continue
+        if issuer.canary:
+            raise ConfigError(where, "a canary's calls are told to nobody", "leave it out")
+        if events.sink == "off":
+            raise ConfigError(where, 'is set, but events.sink is "off"', 'events.sink = "file" or "socket"')
+        if not events.spool:
+            raise ConfigError("events.spool", "is empty, and an issuer has events of its own", "name a file")
+        if issuer.events in taken:
+            raise ConfigError(where, f"{issuer.events} is in use already", "name another path")
+        taken.add(issuer.events)
+
+
+def check_issuers_reload(old: Config, new: Config) -> None:
+    """ConfigError for what of issuers a reload cannot change."""
+    homes = _homes(old), _homes(new)
+    if any(homes[0][key] != homes[1][key] for key in homes[0].keys() & homes[1].keys()):
+        # What its tokens spent is remembered there: elsewhere they would admit once more.
+        raise ConfigError("tokens.issuers", "who is apart cannot change while running", "restart the daemon")
+    if _own_events(old) != _own_events(new):
+        raise ConfigError(
+            "tokens.issuers", "where events go cannot change while running", "restart the daemon"
+        )
+
+
+def _homes(config: Config) -> dict[str, str]:
+    """Public keys, and the name of their issuer if it is apart."""
+    return {
+        key: issuer.name if issuer.apart else ""
+        for issuer in config.tokens.issuers
+        for key in (issuer.public_key, issuer.previous_public_key)
+        if key
+    }
+
+
+def _own_events(config: Config) -> dict[str, str]:
+    """Issuers with a place for events of their own, and the place."""
+    return {issuer.name: issuer.events for issuer in config.tokens.issuers if issuer.events}
 
 
 def _check_order(config: Config) -> None:
@@ -270,6 +331,54 @@ def _check_adapt(config: Config) -> None:
             raise ConfigError(f"adapt.{lower}", f"is above adapt.{upper}", f"at most {most}")
 
 
+def _check_url(url: str, key: str) -> None:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        host = ""
+    if not host or parts.scheme not in ("https", "http") or not url.isascii() or not url.isprintable():
+        raise ConfigError(key, "is not a URL", "write https://backend.example/relay-events")
+    if parts.username is not None or parts.fragment or " " in url:
+        raise ConfigError(key, "has a user, a fragment or a space in it", "the signature says who we are")
+    if parts.scheme == "http" and not _is_loopback(host):
+        raise ConfigError(key, "http is for loopback only: others could read and change it", "write https://")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_feed(config: Config) -> None:
+    feed = config.feed
+    names = [webhook.name for webhook in feed.webhooks]
+    if len(set(names)) != len(names):
+        raise ConfigError("feed.webhooks", "two webhooks share a name", "give each its own")
+    for position, webhook in enumerate(feed.webhooks):
+        where = f"feed.webhooks[{position}]"
+        _check_url(webhook.url, f"{where}.url")
+        known = [issuer.name for issuer in config.tokens.issuers]
+        strange = [name for name in webhook.issuers if name not in known]
+        if strange:
+            cure = suggestion(strange[0], known) if known else "tokens.issuers is empty"
+            raise ConfigError(f"{where}.issuers", f"no issuer is called {strange[0]}", cure)
+        if not webhook.secret_file:
+            raise ConfigError(f"{where}.secret_file", "is empty", "make one with `relay feed secret FILE`")
+        if webhook.secret_file == webhook.previous_secret_file:
+            raise ConfigError(
+                f"{where}.previous_secret_file", "is the same file as secret_file", 'leave it ""'
+            )
+    if feed.retry_first_s > feed.retry_most_s:
+        raise ConfigError("feed.retry_first_s", "is above feed.retry_most_s", f"at most {feed.retry_most_s}")
+    if not feed.store:
+        raise ConfigError("feed.store", "is empty", "name a file")
+    if feed.metrics:
+        split_address(feed.metrics, "feed.metrics")
+
+
 RULES: Final[tuple[Callable[[Config], None], ...]] = (
     _check_addresses,
     _check_origins,
@@ -281,4 +390,6 @@ RULES: Final[tuple[Callable[[Config], None], ...]] = (
     _check_quality,
     _check_adapt,
     _check_turn_is_whole,
+    _check_feed,
+    check_state,
 )

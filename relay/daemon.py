@@ -1,6 +1,6 @@
 """Table of contents of the daemon: configuration -> build -> run -> drain. It alone knows every part.
 
-    run(config, path)   until SIGTERM has drained the node; returns the exit status
+    run(config, path)   until SIGTERM has drained the node: exit status 0; 1 when a part of it failed
     SIGHUP              reads the configuration again: what may change live changes, all else is refused
     the service manager  is told each of these, what goes on, and once a second that the node works
     SIGTERM, SIGINT     drain; a second one hurries
@@ -21,12 +21,11 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, cast
 
 import uvloop
 
-from relay import rounds
+from relay import papers, rounds
 from relay.account import Account
 from relay.config import Config, ListenConfig, load, reloadable_changes
 from relay.core import events as ev
@@ -37,15 +36,16 @@ from relay.edge.keep import Keep
 from relay.edge.sockets import Sockets
 from relay.edge.turn_server import TurnServer, read_context
 from relay.errors import ConfigError
-from relay.house import Household, Standing, begin
+from relay.house import Household, begin
 from relay.listeners import Listeners
 from relay.ops import watch
-from relay.ops.events import EventWriter
+from relay.ops.canary import CanaryWatch
 from relay.ops.health import LagMeter
 from relay.ops.history import History, summary
 from relay.ops.logs import Logs
+from relay.ops.sinks import EventSinks
 from relay.ops.watch import Watch
-from relay.papers import read_certificate, read_keys
+from relay.qlogs import Qlogs
 
 if TYPE_CHECKING:
     from relay.edge.lane_native import NativeLane
@@ -82,15 +82,16 @@ class Daemon:
         self._loop = loop
         self._done = asyncio.Event()
         self._history = _history(config)
-        quic, tls = read_certificate(config)
-        keys = read_keys(config)
+        quic, tls = papers.read_certificate(config)
+        keys = papers.read_keys(config)
         self._handed = manager.inherited()
         self._keep = Keep.left(self._handed)
         self._was_kept = self._keep is not None
         standing = begin(config.listen.handover_socket, self._keep.generation if self._keep else None)
         self._predecessor = standing.predecessor
         self._house = Household(loop, standing, config.listen.handover_socket, self)
-        self._events = _events(config, standing)
+        # Two generations write at once: what is not acknowledged waits in a file of each.
+        self._events = EventSinks.of(config, ".odd" if standing.generation == 1 else "")
         self.node = node = Node(config, keys, quic, loop, self, watcher=loop, generation=standing.generation)
         self._lag = LagMeter(loop)
         self._watch = Watch(
@@ -99,6 +100,7 @@ class Daemon:
             lambda: node.lane.counters,
             lambda: node.lane.residence,
             len(os.sched_getaffinity(0)),
+            CanaryWatch(config.health.canary_file, time.time()),
         )
         self._account = Account(
             config,
@@ -112,7 +114,8 @@ class Daemon:
             self._events,
             self._house,
         )
-        self.listeners = Listeners(loop, self._account, tls)
+        self._qlogs = Qlogs(config.qlog, node, loop)
+        self.listeners = Listeners(loop, self._account, tls, self._qlogs.order)
         self._sockets: Sockets
         self._readers: list[Reader] = []
         self._threads: LaneThreads | None = None
@@ -136,7 +139,8 @@ class Daemon:
     def event(self, event: ev.CallEvent) -> None:
         """News for the product's back end."""
         self._house.on_event(event)
-        if self._events is not None:
+        self._qlogs.on_event(event)
+        if self._events is not None and not event.is_canary:
             self._events.event(event)
 
     def stopped(self) -> None:
@@ -145,8 +149,9 @@ class Daemon:
 
     # ------------------------------------------------------------ life
 
-    async def run(self) -> None:
-        """Serve until drained. ConfigError when a socket or file cannot be had."""
+    async def run(self) -> int:
+        """Serve until drained; the exit status. ConfigError when a socket or file cannot be had."""
+        keepers = rounds.Tasks(self._done.set)
         try:
             self._start_sinks()
             self._remember()
@@ -161,15 +166,14 @@ class Daemon:
                 self._loop.add_signal_handler(number, self._drain)
             self._loop.add_signal_handler(signal.SIGHUP, self._reload)
             self._lag.start()
-            keepers = [
-                asyncio.create_task(each)
-                for each in (
-                    self._housekeep(),
-                    rounds.adapt(self.node),
-                    rounds.collect(self.node),
-                    rounds.feed_watchdog(self.node, lambda: (group[0] for group in self._house.places.own)),
-                )
-            ]
+            keepers.start(
+                self._housekeep(),
+                rounds.adapt(self.node),
+                rounds.collect(self.node),
+                self._account.state.run(),
+                rounds.feed_watchdog(self.node, lambda: (group[0] for group in self._house.places.own)),
+                rounds.watch_threads(self.node.lane.packets, lambda: self._account.wanted_threads),
+            )
             manager.notify("READY=1")
             self._tell_status()
             self._sockets.keep()
@@ -185,13 +189,15 @@ class Daemon:
             )
             if self._config.lane == "auto" and self.node.lane.name == "python":
                 log.warning(NO_NATIVE_LANE, extra={"setting": "lane"})
+            if (over := papers.ended(self._account.quic)) is not None:
+                log.error("new clients refuse this node: %s", over)
             await self._done.wait()
-            for task in keepers:
-                task.cancel()
-            await asyncio.gather(*keepers, return_exceptions=True)
+            if await keepers.stop() is not None:
+                return 1  # the memory stays kept: the next process goes on from it
             if self._keep is not None:
                 manager.store(keep.NAME, ())  # nobody is left
             log.info("stopped", extra={"imbalance": self._account.imbalance()})
+            return 0
         finally:
             await self._close()
 
@@ -258,6 +264,7 @@ class Daemon:
         for reader in self._readers:
             reader.close()
         self._house.close()
+        await self._qlogs.close()
         for sink in (self._history, self._events):
             if sink is not None:
                 await asyncio.to_thread(sink.close)
@@ -289,7 +296,7 @@ class Daemon:
             raise ConfigError("--config", "there is no file to read again")
         config = load(self._path, self._assignments)
         changed = reloadable_changes(self._config, config)
-        keys, (quic, context) = read_keys(config), read_certificate(config)
+        keys, (quic, context) = papers.read_keys(config), papers.read_certificate(config, self._account.quic)
         turn_context = read_context(config) if config.turn.enabled else None
         self._config = self._account.config = config
         self._account.quic = quic
@@ -299,6 +306,8 @@ class Daemon:
             self._resizing = self._loop.create_task(self._resize(self._threads, config.listen))
         if self._history is not None:
             self._history.retention_days = config.records.retention_days
+        self._watch.canary.configure(config.health.canary_file)
+        self._qlogs.config = config.qlog
         self._logs.configure(config.log)
         return changed
 
@@ -317,6 +326,7 @@ class Daemon:
                 await asyncio.sleep(0)
             self.node.endpoint.accepting = self.node.engine.drain_state in ("running", "draining")
             self._look()
+            self._qlogs.look()
             now = self._account.stats_at = time.monotonic()
             if self._keep is not None:
                 self._keep.beat(now)
@@ -337,10 +347,9 @@ class Daemon:
     def _tell_status(self) -> None:
         """One line for `systemctl status`, when it changed."""
         engine = self.node.engine
-        calls = sum(engine.calls_by_stage.values())
         parts = [
             engine.drain_state,
-            f"{calls} calls, {sum(engine.legs.values())} legs",
+            f"{sum(engine.calls_by_stage.values())} calls, {sum(engine.legs.values())} legs",
             f"packet path {self.node.lane.name}",
         ]
         if self._reload_refused:
@@ -357,25 +366,12 @@ def _history(config: Config) -> History | None:
     if not records.path:
         return None
     return History(
-        records.path,
-        config.node.id,
-        retention_days=records.retention_days,
-        queue_size=records.queue,
+        records.path, config.node.id, retention_days=records.retention_days, queue_size=records.queue
     )
 
 
-def _events(config: Config, standing: Standing) -> EventWriter | None:
-    """The writer of events, if any are wanted."""
-    events = config.events
-    if events.sink == "off":
-        return None
-    if standing.generation == 1:  # two write at once: what is not acknowledged waits in a file of each
-        events = replace(events, spool=f"{events.spool}.odd")
-    return EventWriter(events, config.node.id)
-
-
 def run(config: Config, path: str | None = None, assignments: Sequence[str] = ()) -> int:
-    """Serve until drained; 0 then. ConfigError before the first packet when something cannot be had.
+    """Serve; the exit status. ConfigError before the first packet when something cannot be had.
 
     `path` and `assignments` ("section.key=value", on top of the file) are what a reload reads again.
     """
@@ -387,13 +383,13 @@ def run(config: Config, path: str | None = None, assignments: Sequence[str] = ()
     faulthandler.enable()
     sys.setswitchinterval(THREAD_SLICE)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, contextlib.suppress(KeyboardInterrupt):
-        runner.run(_serve(config, path, logs, assignments))
+        return runner.run(_serve(config, path, logs, assignments))
     return 0
 
 
-async def _serve(config: Config, path: str | None, logs: Logs, assignments: Sequence[str]) -> None:
+async def _serve(config: Config, path: str | None, logs: Logs, assignments: Sequence[str]) -> int:
     daemon = Daemon(config, path, asyncio.get_running_loop(), logs, assignments)
     # Little of what stands now is garbage, and to look for it takes an eighth of the start: the first full
     # collection finds it.
     gc.freeze()
-    await daemon.run()
+    return await daemon.run()

@@ -12,13 +12,14 @@ import asyncio
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from relay.account import Account
 from relay.config import Config
 from relay.edge.raw import RawEdge
 from relay.edge.sockets import Sockets
-from relay.ops.commands import CommandServer
+from relay.ops.commands import Answer, CommandServer, QlogWish
 from relay.papers import kinds_on_web
 from relay.protocol.demux import StreamKind
 
@@ -40,14 +41,20 @@ def import_web() -> tuple[type[WebEdge], type[OpsServer], type[Exporter]]:
 class Listeners:
     """Those of one daemon."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, account: Account, tls: ssl.SSLContext) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        account: Account,
+        tls: ssl.SSLContext,
+        trace: Callable[[QlogWish], Answer],
+    ) -> None:
         self._loop = loop
         self._account = account
         self._tls = tls
         self._node = account.node
         self._turn = account.turn
         self._sockets: Sockets | None = None
-        self._commands = CommandServer(self._node.driver.command)
+        self._commands = CommandServer(self._node.driver.command, trace)
         self._metrics: socket.socket | None = None
         self._http: OpsServer | None = None
         self._web: WebEdge | None = None

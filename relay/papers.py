@@ -5,10 +5,12 @@ Must never live here: what is done with them.
 
 from __future__ import annotations
 
+import datetime
 import ssl
 from pathlib import Path
 
 from aioquic.quic.configuration import QuicConfiguration
+from cryptography import x509
 
 from relay.config import Config
 from relay.edge.assembly import NodeKeys
@@ -45,13 +47,47 @@ def kinds_on_web(config: Config) -> list[StreamKind]:
     return [*legs, StreamKind.TURN] if has_turn else legs
 
 
-def read_certificate(config: Config) -> tuple[QuicConfiguration, ssl.SSLContext]:
-    """Certificate and key for new connections, on UDP and TCP. ConfigError: they are no pair of PEM files."""
+def read_certificate(
+    config: Config, serving: QuicConfiguration | None = None
+) -> tuple[QuicConfiguration, ssl.SSLContext]:
+    """Certificate and key for new connections, on UDP and TCP. ConfigError: they are no pair of PEM files.
+
+    `serving`: what they would replace. One that has ended is refused then: whatever serves is better. At a
+    start nothing is, and who is in a call comes back without looking at a certificate again: see `ended`.
+    """
     certificate, key = config.tls.certificate, config.tls.key
     try:
         quic = server_configuration(certificate, key, config.limits.idle_s)
-        return quic, server_context(certificate, key, kinds_on_web(config))
+        context = server_context(certificate, key, kinds_on_web(config))
+    except ssl.SSLError as error:  # an OSError without a file's name
+        if error.reason == "KEY_VALUES_MISMATCH":
+            cure = "name the key that the certificate was made for"
+            raise ConfigError("tls.key", "does not belong to tls.certificate", cure) from None
+        cure = "PEM: leaf first; its private key"
+        raise ConfigError("tls", f"cannot be used: {error.reason or 'no PEM'}", cure) from None
     except OSError as error:
         raise ConfigError("tls", f"{error.filename}: {error.strerror}", "name readable PEM files") from None
     except (ValueError, IndexError, TypeError) as error:
-        raise ConfigError("tls", f"cannot be used: {error}", "PEM: leaf first; its private key") from None
+        if not _holds_certificates(certificate):
+            cure = "PEM: leaf first, then intermediates"
+            raise ConfigError("tls.certificate", "holds none that can be read", cure) from None
+        raise ConfigError("tls.key", f"cannot be used: {error}", "PEM: its private key") from None
+    is_new = serving is not None and quic.certificate.message != serving.certificate.message
+    if is_new and (refusal := ended(quic)) is not None:
+        raise refusal
+    return quic, context
+
+
+def _holds_certificates(path: str) -> bool:
+    try:
+        return bool(x509.load_pem_x509_certificates(Path(path).read_bytes()))
+    except ValueError:
+        return False
+
+
+def ended(quic: QuicConfiguration) -> ConfigError | None:
+    """What is wrong with a certificate whose time is over: every client refuses it. Else None."""
+    until: datetime.datetime = quic.certificate.not_valid_after_utc
+    if datetime.datetime.now(datetime.UTC) < until:
+        return None
+    return ConfigError("tls.certificate", f"ended at {until:%Y-%m-%d %H:%M} UTC", "renew it, then reload")

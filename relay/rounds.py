@@ -1,6 +1,7 @@
 """What a daemon does again and again while it serves, each as a task of its own.
 
-Must never live here: what is done each second for people (daemon.py), decisions.
+None may end by an error: a daemon that went on without it would be half dead, and nobody would see it. Must
+never live here: what is done each second for people (daemon.py), decisions.
 """
 
 from __future__ import annotations
@@ -12,20 +13,76 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
 from relay.core.adapt import TICK_S
 from relay.edge import manager
 from relay.edge.assembly import Node
+from relay.edge.lane import PacketCounts
 from relay.edge.pulse import LOOK_S, Probe, Progress, Pulse
+from relay.errors import LocalError
 
 log = logging.getLogger("relay.daemon")
 TIDYING = 0.05  # seconds between collections of young garbage
 FULL_COLLECTION = 12_000  # of these between full ones
+TELL_AGAIN = 60.0  # seconds between lines about bugs that the lane survives
 FEW = 64  # legs at most during a full collection: a pause of some 10 ms for them, once in ten minutes
 YOUNG = 5_000  # objects that a collection takes 1 to 2 ms for
 NO_PROBE = "no packet of ours comes back by our own address: the watchdog can judge the loop alone"
 LOOKS_UNTIL_HEARD = 40  # 10 s after the start
+
+
+class Tasks:
+    """The tasks of one daemon. `failed` is called when the first of them ends by an error."""
+
+    def __init__(self, failed: Callable[[], None]) -> None:
+        self._error: BaseException | None = None
+        self._failed = failed
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, *rounds: Coroutine[Any, Any, None]) -> None:
+        """Run these, too."""
+        for each in rounds:
+            task = asyncio.create_task(each)
+            task.add_done_callback(self._on_end)
+            self._tasks.append(task)
+
+    async def stop(self) -> BaseException | None:
+        """Run none any more. What the first met that ended by an error."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        return self._error
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is None or self._error is not None:
+            return
+        self._error = error
+        log.critical("the daemon cannot go on, and ends for a new one: %s", error, exc_info=error)
+        self._failed()
+
+
+async def watch_threads(
+    counted: Callable[[], PacketCounts],
+    wanted: Callable[[], int],
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """LocalError as soon as a thread of the lane ended by itself: nobody reads its sockets any more.
+
+    What its threads survived is told at once, and then once a minute while more comes. `wanted`: threads.
+    """
+    told, tell_at = 0, float("-inf")
+    for _ in itertools.count():
+        counts, now = counted(), clock()
+        if counts.panics > told and now >= tell_at:
+            facts = {"panics": counts.panics, "place": counts.panicked_at}
+            log.error("the lane met a bug of ours and goes on: please report it", extra=facts)
+            told, tell_at = counts.panics, now + TELL_AGAIN
+        if counts.threads < wanted():
+            raise LocalError(f"lane threads that ended by themselves: {wanted() - counts.threads}")
+        await asyncio.sleep(LOOK_S)
 
 
 async def adapt(node: Node) -> None:

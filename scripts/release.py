@@ -60,8 +60,11 @@ POSTINST = """\
 #!/bin/sh
 set -e
 [ "$1" = configure ] || exit 0
-getent group relay-tls >/dev/null || groupadd --system relay-tls
+for each in relay-tls relay-canary; do
+    getent group $each >/dev/null || groupadd --system $each
+done
 install -d -g relay-tls -m 0750 /etc/relay/tls
+install -d -m 0700 /etc/relay/feed
 [ -e /etc/relay/relay.key ] || /usr/bin/relay token keygen --cluster /etc/relay/relay.key >/dev/null
 units="relay.socket relay-metrics.socket relay.service"
 [ -n "$2" ] || systemctl -q enable $units
@@ -80,19 +83,24 @@ PRERM = """\
 #!/bin/sh
 set -e
 [ "$1" = remove ] || exit 0
-units="relay.socket relay-metrics.socket relay.service"
+units="relay-canary.timer relay-canary.service relay.socket relay-metrics.socket relay.service"
+feed="relay-feed.socket relay-feed.service"
 # One transaction: a packet must not start a service again between the two.
-[ ! -d /run/systemd/system ] || systemctl stop $units 'relay@*' 'relay-metrics@*'
-systemctl -q disable $units
+[ ! -d /run/systemd/system ] || systemctl stop $units $feed 'relay@*' 'relay-metrics@*'
+systemctl -q disable $units $feed
 rm -f /etc/systemd/system/*.wants/relay@*.* /etc/systemd/system/*.wants/relay-metrics@*.*
 """
 POSTRM = """\
 #!/bin/sh
 set -e
 [ ! -d /run/systemd/system ] || systemctl daemon-reload
+rm -rf /run/relay-canary
 [ "$1" = purge ] || exit 0
 rm -rf /etc/relay /var/lib/relay /var/lib/private/relay /var/lib/relay-[0-9]* /var/lib/private/relay-[0-9]*
-! getent group relay-tls >/dev/null || groupdel relay-tls
+rm -rf /var/lib/relay-feed /var/lib/private/relay-feed
+for each in relay-tls relay-canary; do
+    ! getent group $each >/dev/null || groupdel $each
+done
 """
 
 

@@ -24,7 +24,7 @@ relay_setup() {
         rm -rf .venv relay/_lane*.so
         "$python" -m venv .venv || { say "python3 -m venv failed: install the python3-venv package"; exit 2; }
         has_cargo && say "with it the native lane, from Rust (half a minute more) ..."
-        .venv/bin/python -m pip install -q -e '.[audio,test]' >&2 || { say "pip install failed, see above"; exit 2; }
+        .venv/bin/python -m pip install -q -e '.[audio,fleet,test]' >&2 || { say "pip install failed, see above"; exit 2; }
         printf '%s' "$want" > .venv/.stamp
         if lane_works; then lane_sources > .venv/.lane; fi
     fi

@@ -1,4 +1,4 @@
-"""Each module of relay/protocol and relay/core is fully branch-covered by its own test module.
+"""Each module of relay/protocol, relay/core and relay/region is fully branch-covered by its own test module.
 
     python tests/own_coverage.py [--idle] [module ...]     exit 1 when one is not
 
@@ -53,7 +53,7 @@ def main() -> int:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # what it starts inherits it
     modules = [Path(name).resolve() for name in names] or [
         path
-        for room in ("protocol", "core")
+        for room in ("protocol", "core", "region")
         for path in sorted((ROOT / "relay" / room).glob("*.py"))
         if path.stem not in PURE_NAMES
     ]

@@ -17,9 +17,10 @@ import random
 from collections import Counter
 from typing import Any, TypeVar
 
-from relay.config import Config, NodeConfig
+from relay.config import Config, IssuerConfig, NodeConfig, TokenConfig
 from relay.core import events as ev
 from relay.core.handover import seal
+from relay.core.reasons import Refusal
 from relay.core.relay import EngineKeys, Relay
 from relay.edge.lane_py import PyLane
 from relay.errors import ErrorCode, PeerError
@@ -41,6 +42,11 @@ ADULT, TEEN, CHILD, UNKNOWN = token.AGE_ADULT, token.AGE_16_17, token.AGE_UNDER_
 def config(**changes: Any) -> Config:
     """A configuration for the test cluster, with some sections replaced."""
     return dataclasses.replace(Config(node=NodeConfig(cluster=CLUSTER)), **changes)
+
+
+def canaries() -> Config:
+    """The same, and the one issuer there is admits canaries."""
+    return config(tokens=TokenConfig((IssuerConfig("canary", PUBLIC.hex(), canary=True),)))
 
 
 class CallIds:
@@ -407,6 +413,11 @@ class World:
         assert self.lane.counters.imbalance() == 0
         assert node.leg_quota.total() == len(node.legs)
         assert node.call_quota.total() == len(node.calls)
+        charged = Counter(leg.issuer for leg in node.legs.values() if leg.issuer is not None)
+        opened = Counter(call.issuer for call in node.calls.values())
+        for name in {"", *charged, *opened, *(one.name for one in node.tenants.standings())}:
+            assert node.tenants.held(Refusal.LEGS, name) == charged[name]
+            assert node.tenants.held(Refusal.CALLS, name) == opened[name]
         seated = Counter(
             (call.cid, seat.sub)
             for call in node.calls.values()

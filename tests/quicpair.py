@@ -25,23 +25,24 @@ SERVER = ("198.51.100.1", 443)
 DELAY = 0.010
 
 
-def certificate(folder: Path) -> tuple[str, str]:
-    """A throw-away self-signed certificate and its key, as PEM files in `folder`."""
+def certificate(folder: Path, name: str = "", days: float = 7.0) -> tuple[str, str]:
+    """A throw-away self-signed certificate, which ends in so many days, and its key: PEM files in there."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    who = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)
+    end = now + datetime.timedelta(days=days)
     built = (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
+        .subject_name(who)
+        .issuer_name(who)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=7))
+        .not_valid_before(min(now, end) - datetime.timedelta(hours=1))
+        .not_valid_after(end)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    cert_path, key_path = folder / "cert.pem", folder / "key.pem"
+    cert_path, key_path = folder / f"{name}cert.pem", folder / f"{name}key.pem"
     cert_path.write_bytes(built.public_bytes(serialization.Encoding.PEM))
     key_path.write_bytes(
         key.private_bytes(

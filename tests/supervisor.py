@@ -34,7 +34,8 @@ class Supervisor:
     """One service, run by `command`; its output goes to `log`."""
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
-        self._command = list(command)
+        self.command = list(command)
+        """What `start` runs; another one may stand here the next time."""
         self._log = log.open("ab")
         self._folder = tempfile.TemporaryDirectory(prefix="relay-manager-")
         path = str(Path(self._folder.name) / "notify")
@@ -44,6 +45,8 @@ class Supervisor:
         self._ready = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._stored: list[tuple[str, int]] = []
+        self.proofs = 0
+        """How often the service proved to its watchdog that it works."""
         threading.Thread(target=self._listen, daemon=True).start()
 
     @property
@@ -58,6 +61,11 @@ class Supervisor:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def status(self) -> int | None:
+        """How it ended, as `Popen.returncode`; None while it runs."""
+        return self._process.poll() if self._process is not None else None
+
+    @property
     def stored(self) -> list[str]:
         """Names of what is kept."""
         return [name for name, _ in self._stored]
@@ -67,7 +75,7 @@ class Supervisor:
         self._ready.clear()
         environment = dict(self._environment)
         fds = [fd for _, fd in self._stored]
-        command = self._command
+        command = self.command
         if fds:
             environment |= {"LISTEN_FDS": str(len(fds)), "LISTEN_FDNAMES": ":".join(self.stored)}
             command = [sys.executable, "-S", "-c", _PLACE, str(fds), *command]
@@ -123,5 +131,6 @@ class Supervisor:
             self._stored = [one for one in self._stored if one[0] != name]
         if "FDSTORE=1" in lines:
             self._stored += [(name, fd) for fd in fds]
+        self.proofs += "WATCHDOG=1" in lines
         if "READY=1" in lines:
             self._ready.set()

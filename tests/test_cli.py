@@ -61,6 +61,8 @@ HELPS = [
     ["records", "list"],
     ["records", "erase"],
     ["status"],
+    ["feed"],
+    *(["feed", action] for action in ("status", "list", "replay", "drop", "secret")),
     ["demo"],
 ]
 

@@ -253,6 +253,32 @@ def test_a_reload_refuses_by_name_what_needs_a_restart(assignment: str) -> None:
     assert caught.value.key == assignment.partition("=")[0]
 
 
+def test_a_reload_may_change_an_issuers_limits_and_keys_but_not_where_its_events_go() -> None:
+    rows = [IssuerConfig("app", KEY_A), IssuerConfig("app", KEY_B, KEY_A, joins_per_s=5)]
+    old, new = (Config(tokens=TokenConfig((row,))) for row in rows)
+    assert reloadable_changes(old, new) == ["tokens.issuers"]
+    own = Config(tokens=TokenConfig((dataclasses.replace(rows[1], events="/x"),)))
+    for one, other in ((new, own), (own, old)):
+        with pytest.raises(ConfigError, match="where events go cannot change") as caught:
+            reloadable_changes(one, other)
+        assert caught.value.key == "tokens.issuers"
+
+
+def test_a_reload_moves_no_key_to_where_its_spent_tokens_are_not_known() -> None:
+    apart = Config(tokens=TokenConfig((IssuerConfig("app", KEY_A, apart=True),)))
+    for row in (IssuerConfig("app", KEY_A), IssuerConfig("shop", KEY_A, apart=True)):
+        for old, new in (
+            (apart, Config(tokens=TokenConfig((row,)))),
+            (Config(tokens=TokenConfig((row,))), apart),
+        ):
+            with pytest.raises(ConfigError, match="who is apart cannot change") as caught:
+                reloadable_changes(old, new)
+            assert caught.value.key == "tokens.issuers"
+    rotated = IssuerConfig("app", KEY_B, KEY_A, apart=True)
+    assert reloadable_changes(apart, Config(tokens=TokenConfig((rotated,)))) == ["tokens.issuers"]
+    assert reloadable_changes(Config(), apart) == ["tokens.issuers"]
+
+
 def test_every_live_and_frozen_name_exists() -> None:
     known = set(_leaves(Config()))
     for name in configuration.LIVE:
@@ -352,3 +378,97 @@ def test_a_reload_may_change_limits_and_secrets_of_turn(assignment: str) -> None
 def test_a_reload_does_not_change_what_running_allocations_stand_on(assignment: str) -> None:
     with pytest.raises(ConfigError, match="cannot change while running"):
         reloadable_changes(Config(), parse("", [assignment]))
+
+
+# ---------------------------------------------------------------- the state of rollouts
+
+
+A_KEY, B_KEY = "ab" * 32, "cd" * 32
+
+
+def _state(lines: str = "", keys: str = f'["{A_KEY}"]') -> str:
+    return f'[state]\nfile = "/s/lastgood"\nkeys = {keys}\n{lines}\n'
+
+
+def test_a_state_needs_a_key_and_takes_two() -> None:
+    assert parse("").state.file == ""  # off
+    assert parse(_state(keys=f'["{A_KEY}", "{B_KEY}"]')).state.keys == (A_KEY, B_KEY)
+    assert parse(_state('backend = "nats"\nservers = ["tls://hub.example:4222"]')).state.backend == "nats"
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "cure"),
+    [
+        (_state(keys="[]"), "state.keys", "relay token keygen"),
+        (_state(keys=f'["{A_KEY}", "{A_KEY}"]'), "state.keys", "remove"),
+        (_state(keys=f'["{A_KEY}", "{B_KEY}", "{"ef" * 32}"]'), "state.keys", "remove"),
+        (_state(keys='["AB"]'), "state.keys[0]", ""),
+        (_state('floor_file = "/s/lastgood"'), "state.floor_file", "another"),
+        (_state('kill_file = "/s/lastgood.kill"'), "state.kill_file", "another"),
+        (_state('store = "/s/lastgood"'), "state.store", "another"),
+        (_state('store = ""'), "state.store", "name a file"),
+        (_state('backend = "redis"'), "state.backend", "nats"),
+        ('[state]\nbackend = "nats"', "state.servers", "4222"),
+        (_state('backend = "nats"\nservers = ["http://x"]'), "state.servers[0]", "nats://"),
+        (_state('backend = "nats"\nservers = ["nats://a:b@x"]'), "state.servers[0]", "credentials"),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_of_the_state_is_refused_by_name(text: str, key: str, cure: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    assert caught.value.key == key
+    assert cure in caught.value.cure
+
+
+# ---------------------------------------------------------------- the feed
+
+
+HOOK = '{ name = "a", url = "https://a.example/x", secret_file = "/s" }'
+
+
+def _feed(hook: str = HOOK, more: str = "") -> str:
+    return f"[feed]\nwebhooks = [{hook}]\n{more}\n"
+
+
+@pytest.mark.parametrize("url", ["https://a.example", "https://[2001:db8::1]:8443/x?y=1", "http://127.0.0.1:8080/",
+                                 "http://[::1]/", "http://localhost:8080/x"])  # fmt: skip
+def test_an_endpoint_is_https_anywhere_or_http_on_loopback(url: str) -> None:
+    assert parse(_feed(HOOK.replace("https://a.example/x", url))).feed.webhooks[0].url == url
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "cure"),
+    [
+        (_feed(HOOK.replace("https:", "http:")), "feed.webhooks[0].url", "https://"),
+        (_feed(HOOK.replace("https:", "ftp:")), "feed.webhooks[0].url", "https://"),
+        (_feed(HOOK.replace("a.example", "")), "feed.webhooks[0].url", "https://"),
+        (_feed(HOOK.replace("a.example", "a:b@a.example")), "feed.webhooks[0].url", "signature"),
+        (_feed(HOOK.replace("a.example", "a.example:99999")), "feed.webhooks[0].url", "https://"),
+        (_feed(HOOK.replace("example/x", "example/é")), "feed.webhooks[0].url", "https://"),
+        (_feed(HOOK.replace("/s", "")), "feed.webhooks[0].secret_file", "relay feed secret"),
+        (_feed(HOOK.replace('"/s"', '"/s", previous_secret_file = "/s"')),
+         "feed.webhooks[0].previous_secret_file", "leave it"),
+        (_feed(f"{HOOK}, {HOOK}"), "feed.webhooks", "each its own"),
+        (_feed(HOOK.replace('"/s"', '"/s", events = ["call.endet"]')),
+         "feed.webhooks[0].events[0]", "call.ended"),
+        (_feed(HOOK.replace('"/s"', '"/s", batch = 0')), "feed.webhooks[0].batch", ""),
+        (_feed(HOOK.replace('"/s"', '"/s", bacth = 2')), "feed.webhooks[0].bacth", "batch"),
+        (_feed(HOOK.replace('"/s"', '"/s", issuers = ["app"]')), "feed.webhooks[0].issuers", "is empty"),
+        (_feed(HOOK.replace('"/s"', '"/s", issuers = ["ap"]'))
+         + f'[[tokens.issuers]]\nname = "app"\npublic_key = "{KEY_A}"',
+         "feed.webhooks[0].issuers", "mean app"),
+        (_feed(more="retry_first_s = 9\nretry_most_s = 8"), "feed.retry_first_s", "at most 8"),
+        (_feed(more='store = ""'), "feed.store", "name a file"),
+        (_feed(more='metrics = "9465"'), "feed.metrics", "127.0.0.1"),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_of_the_feed_is_refused_by_name(text: str, key: str, cure: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    assert caught.value.key == key
+    assert cure in caught.value.cure
+
+
+def test_a_reload_of_the_daemon_takes_any_change_of_the_feed() -> None:
+    new = parse(_feed(more='store = "/elsewhere"\nmax_age_s = 5'))
+    assert reloadable_changes(Config(), new) == ["feed.webhooks", "feed.store", "feed.max_age_s"]

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
 import os
 import re
 import shlex
+import struct
+import time
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields as fields_of_dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +31,32 @@ from relay import cli, client
 from relay.client import agreement
 from relay.client.audio import read_pcm, silence, write_wav
 from relay.config import FROZEN, Config
+from relay.config_feed import FeedConfig
+from relay.config_state import StateConfig
 from relay.core.drain import DrainState
 from relay.core.reasons import DropReason
 from relay.core.ringing import Why
 from relay.core.spread import RESIDENCE, Spread
 from relay.errors import ErrorCode
+from relay.feed import signing
+from relay.feed.intake import Intake
+from relay.feed.metrics import FeedCollector, MetricsServer
+from relay.feed.signing import format_secret
+from relay.feed.state import StateCopier
+from relay.feed.store import Store
 from relay.ops import metrics
 from relay.ops.health import Facts, judge
 from relay.ops.region import Standing, State
-from relay.ops.snapshot import Snapshot, TalkCounters
-from relay.protocol import control, messages
+from relay.ops.snapshot import CanaryCounters, Snapshot, StateCounters, TalkCounters
+from relay.protocol import control, messages, signed
 from relay.protocol.command import Command
 from relay.protocol.token import Claims
+from relay.rollout.gate import EXIT, PRECEDENCE
+from relay.rollout.guardrails import LIMITS
+from relay.rollout.lastgood import Refusal, Serving
+from relay.rollout.lastgood_file import OsFiles
+from relay.rollout.plan import Caps, Gate, Guardrail, Rollout, Wave, parse_plan
+from relay.rollout.store_sqlite import SqliteStore
 
 ROOT = Path(__file__).parent.parent
 DOCS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -112,8 +131,9 @@ def test_a_command_of_the_documents_exists_with_these_options(name: str, words: 
     script = ROOT / words[0]
     assert words[0].removeprefix("./").startswith("scripts/")
     assert os.access(script, os.X_OK)
-    if words[0] == "./scripts/bench":
-        assert (ROOT / "tests" / "load" / f"{words[1]}.py").is_file()
+    folder = {"./scripts/bench": "load", "./scripts/sim": "sim"}.get(words[0])
+    if folder is not None:
+        assert (ROOT / "tests" / folder / f"{words[1]}.py").is_file()
 
 
 def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -221,8 +241,46 @@ def test_error_codes_in_the_text_are_real(name: str) -> None:
     known = {code.name for code in ErrorCode} | {"AES_256_GCM_SHA512_128", "AES_128_GCM_SHA256_128"}
     known |= {"RELAY_SEQUENCES", "CONNECTION_CLOSE", "PRIVATE_NAMES", "MAX_RUNS", "AF_UNIX"}
     known |= {"CARGO_TARGET_DIR", "PYO3_PYTHON", "HTTPS_PROXY", "NO_PROXY"}
-    known |= {"TCP_NODELAY", "TCP_NOTSENT_LOWAT", "NOTIFY_SOCKET"}
+    known |= {"TCP_NODELAY", "TCP_NOTSENT_LOWAT", "NOTIFY_SOCKET", "SSL_CERT_FILE"}
+    known |= {"RLIMIT_NOFILE", "SQLITE_FULL"}
+    known |= set(planned_codes().values())
     assert shouted - known == set()
+
+
+def planned_codes() -> dict[int, str]:
+    """Codes of the trunks, which are specified and not built."""
+    table = rows(section("docs/protocol.md", "Codes and limits"))
+    return {int(c[0].strip("`"), 16): c[1] for c in table if re.fullmatch(r"`[0-9A-F]{2}`", c[0])}
+
+
+def test_what_is_planned_for_trunks_collides_with_nothing_that_is_there() -> None:
+    planned = planned_codes()
+    assert len(planned) == 8
+    assert set(planned).isdisjoint({int(code) for code in ErrorCode})
+    assert set(planned.values()).isdisjoint(ErrorCode.__members__)
+    messages_part = section("docs/protocol.md", "Messages").partition("### A trunk")[0]
+    numbers = [c[0] for c in rows(messages_part) if re.fullmatch(r"`[0-9A-F]{2}`", c[0])]
+    assert len(numbers) == len(set(numbers)) > 15
+    assert {int(number.strip("`"), 16) for number in numbers}.isdisjoint(control.MESSAGES)
+
+
+def test_the_examples_of_trunks_are_what_the_text_makes_of_them() -> None:
+    part = section("docs/protocol.md", "Trunks: specified, not built yet")
+    seeds, n = (bytes(range(32)), bytes(range(32, 64))), bytes(range(64, 96))
+    # A SubjectPublicKeyInfo of Ed25519 is 12 fixed bytes and the key (RFC 8410 section 4).
+    infos = [bytes.fromhex("302a300506032b6570032100") + signed.public_of(seed) for seed in seeds]
+    pins = [hashlib.sha256(info).digest() for info in infos]
+    pop = signed.sign(seeds[0], b"vrl-trunk-v1\0" + n + pins[1] + b"fra-1\0iad-1")
+    assert {pins[0].hex(), pins[1].hex(), pop[:16].hex()} <= set(code(part))
+    pull = msgpack.packb([0x6D, 7, {"c": bytes(range(16, 32)), "p": 1, "term": 1, "route": 64}])
+    grant = msgpack.packb([0x6C, 8, {"half": 3, "to": ["fra-1"]}])
+    for frame in (pull, grant):
+        assert (len(frame).to_bytes(2, "big") + frame).hex() in part
+    packet = json.loads(text("tests/vectors/media-sealed.json"))["packets"][0]["datagram"]
+    assert packet.startswith("01401901022c")
+    assert f"4040 01 {packet[2:24]}..." in part
+    report = struct.pack(">BBHIBHIHHHH", 0, 8, 7, 123456, 1, 64, 0x012345, 48, 2, 1, 31)
+    assert report.hex() in part
 
 
 def test_reserved_error_codes_are_those_the_code_never_uses() -> None:
@@ -277,6 +335,44 @@ def test_another_msgpack_reader_sees_the_same_in_the_frames() -> None:
                 assert value == wanted[key], (row["name"], key)
 
 
+# ---------------------------------------------------------------- rollout
+
+
+def test_the_guardrails_of_the_rollout_page_are_the_codes() -> None:
+    def percent(cell: str) -> float:
+        return float(cell.split()[0]) / 100
+
+    told = {
+        re.findall(r"`(\w+)`", cells[0])[0]: tuple(percent(cell) for cell in cells[1:])
+        for cells in rows(section("docs/rollout.md", "How the gate decides"))
+        if len(cells) == 5
+    }
+    wanted = {each.name: (each.slo, each.warn, each.bad, each.delta) for each in LIMITS}
+    assert {name: pytest.approx(values) for name, values in wanted.items()} == told
+
+
+def test_the_reasons_of_the_gate_are_told_by_precedence_with_their_verdict_and_status() -> None:
+    told: list[tuple[str, str, int]] = []
+    for cells in rows(section("docs/rollout.md", "How the gate decides")):
+        if len(cells) == 3 and cells[0] != "none":
+            verdict = re.findall(r"`(\w+)`", cells[1])[0]
+            told += [(why, verdict, int(cells[2])) for why in re.findall(r"`(\w+)`", cells[0])]
+    assert told == [(why.value, verdict.value, EXIT[verdict]) for why, verdict in PRECEDENCE.items()]
+
+
+def test_every_field_of_a_plan_is_told() -> None:
+    part = section("docs/rollout.md", "A plan")
+    told = {span.removeprefix("rollout.") for cells in rows(part) for span in code("|".join(cells))}
+    classes = (Rollout, Wave, Guardrail, Caps, Gate)
+    fields = {field.name for cls in classes for field in fields_of_dataclass(cls)}
+    assert fields <= told
+
+
+def test_the_example_of_a_plan_is_one() -> None:
+    plan = parse_plan(text("config/rollout.toml"), "config/rollout.toml")
+    assert [rail.margin for rail in plan.guardrails] == [each.delta for each in LIMITS]
+
+
 # ---------------------------------------------------------------- operations
 
 
@@ -306,8 +402,39 @@ def test_metrics_in_the_text_exist() -> None:
     named = set(re.findall(r"\brelay_[a-z_]+[a-z]\b", text("docs/operations.md")))
     exporter = metrics.Exporter(lambda: snapshot())
     exposed = set(re.findall(r"^# TYPE (\w+)", exporter.render()[0].decode(), re.M))
+    exposed |= feed_families()
     families = exposed | {name.removesuffix("_total") for name in exposed}
     assert named - families == set()
+
+
+def feed_families() -> set[str]:
+    """What `relay feed` exports, by the names on the wire."""
+    store = Store(replace(FeedConfig(), store=":memory:"))
+    with contextlib.closing(store):
+        config = StateConfig(keys=("00" * 32,))
+        copier = StateCopier(config, SqliteStore(":memory:"), OsFiles())
+        server = MetricsServer(FeedCollector(Intake(store, lambda: None), store, [], copier))
+        return set(re.findall(r"^# TYPE (\w+)", server.render()[0].decode(), re.M))
+
+
+def test_the_example_that_verifies_a_webhook_knows_ours_from_others() -> None:
+    [example] = blocks("docs/integrate.md", "python")
+    space: dict[str, Any] = {}
+    exec(compile(example, "docs/integrate.md", "exec"), space)
+    old, new = bytes(32), bytes(range(32))
+    given, body, now = format_secret(new).strip(), b'{"seq":1}', int(time.time())
+    sent = signing.headers("a-1", now, body, [old, new])
+    assert space["is_genuine"](given, sent, body)
+    assert space["is_genuine"](format_secret(old).strip(), sent, body)
+    assert not space["is_genuine"](format_secret(b"x" * 32).strip(), sent, body)
+    assert not space["is_genuine"](given, sent, body + b" ")
+    assert not space["is_genuine"](given, {**sent, "webhook-id": "a-2"}, body)
+    assert not space["is_genuine"](given, signing.headers("a-1", now - 301, body, [new]), body)
+
+
+def test_what_may_be_wrong_with_a_state_is_told() -> None:
+    told = set(code(text("docs/state.md")))
+    assert {each.value for each in Refusal} | {each.value for each in Serving} <= told
 
 
 def snapshot() -> Snapshot:
@@ -325,6 +452,8 @@ def snapshot() -> Snapshot:
         talk=TalkCounters("control", {}, {}, {}, {}, {}, {}, {}, 0.0, 0.0),
         standing=Standing("r", "control", "1", State.OK, 100.0, "", 1, 0.0, {}, ()),
         residence=Spread(RESIDENCE),
+        canary=CanaryCounters({}, {}, 0, 0.0),
+        rollout=StateCounters(1, "state", 0.0, {}),
     )
 
 
@@ -332,7 +461,8 @@ def test_findings_of_health_are_all_told() -> None:
     worst = Facts(
         state="draining", lag_s=9, stats_age_s=99, free_descriptors=0, certificate_until=1.0, wall=2.0,
         health_age_s=99, issuers=0, datapath="python", wants_native=True, internal_errors=1, legs=9,
-        max_legs=1, sinks_failing=("records", "events"),
+        max_legs=1, sinks_failing=("records", "events"), canary_silent_s=301.0,
+        state_doubt="everyone gets control: expired",
     )  # fmt: skip
     found = {finding.name for finding in judge(worst, Config().health).findings}
     assert found <= set(code(section("docs/operations.md", "Metrics and health")))

@@ -75,10 +75,11 @@ def names_in(expr: str) -> set[str]:
 
 def test_rules_and_panels_name_only_what_is_exported_or_recorded() -> None:
     from relay.ops.metrics import Exporter
-    from test_docs import snapshot
+    from test_docs import feed_families, snapshot
 
     text = Exporter(snapshot).render()[0].decode()
     families = {re.sub(r"_total$", "", name) for name in re.findall(r"^# TYPE (\w+)", text, re.M)}
+    families |= {re.sub(r"_total$", "", name) for name in feed_families()}
     groups = set(re.findall(r"name: (relay_\w+)", RULES))
     named = names_in(RULES) - groups
     for expr in QUERIES.values():

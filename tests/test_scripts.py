@@ -16,7 +16,7 @@ def run(name: str, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("name", ["install", "release", "lab", "bench"])
+@pytest.mark.parametrize("name", ["install", "release", "lab", "bench", "sim"])
 def test_help_names_each_option_that_the_script_takes(name: str) -> None:
     done = run(name, "--help")
     assert done.returncode == 0
@@ -24,6 +24,7 @@ def test_help_names_each_option_that_the_script_takes(name: str) -> None:
     options = {
         "install": ("--wheels", "--turn", "--no-start", "--remove", "--purge"),
         "release": ("--once", "--lock"),
+        "sim": ("--quick", "--json", "--seed", "--only"),
     }
     assert all(option in done.stdout for option in options.get(name, ()))
 
@@ -40,6 +41,21 @@ def test_an_installation_that_was_asked_for_wrongly_does_nothing(words: tuple[st
     done = run("install", *words)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"install: {why} (see --help)\n"
+
+
+@pytest.mark.parametrize("name", ["bench", "lab", "sim"])
+def test_what_a_script_does_not_know_it_refuses_with_a_list_of_what_there_is(name: str) -> None:
+    done = run(name, "nonsense")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "named nonsense; there are" in done.stderr
+
+
+def test_each_simulation_that_help_names_is_there() -> None:
+    lines = run("sim", "--help").stdout.splitlines()
+    listed = [line.split()[1] for line in lines if "./scripts/sim " in line]
+    modules = {path.stem for path in (SCRIPTS.parent / "tests/sim").glob("*.py")}
+    assert "gate" in listed
+    assert set(listed) <= modules
 
 
 def test_each_locked_dependency_has_a_hash_and_each_of_ours_is_locked() -> None:

@@ -27,6 +27,7 @@ from relay.client.sources import (
     WavSink,
 )
 from relay.client.stats import CallStats
+from relay.client.voice import OpusDecoder, OpusEncoder
 from relay.protocol.messages import Cli as ClientInfo
 
 __all__ = [
@@ -43,6 +44,8 @@ __all__ = [
     "CodecError",
     "FileSource",
     "KeyAgreementError",
+    "OpusDecoder",
+    "OpusEncoder",
     "PcmSource",
     "RefusedError",
     "Session",

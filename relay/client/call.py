@@ -25,7 +25,7 @@ from relay.client.reception import Reception
 from relay.client.reports import Leg, Reporter
 from relay.client.sources import AudioSink, AudioSource
 from relay.client.stats import CallStats
-from relay.client.voice import Listener, Speaker
+from relay.client.voice import Listener, OpusDecoder, OpusEncoder, Speaker
 from relay.client.wishes import Wishes
 from relay.errors import ErrorCode, LocalError, PeerError
 from relay.protocol.datagram import Datagram
@@ -268,9 +268,14 @@ class Call:
                 await listening
             sink.close()
 
-    async def speak(self, source: AudioSource, *, eager: bool = False) -> None:
-        """Send what the source gives, paced by the clock, until it or the call is over."""
-        speaker = Speaker(source, self._ring, self._begun)
+    async def speak(
+        self, source: AudioSource, *, eager: bool = False, encoder: OpusEncoder | None = None
+    ) -> None:
+        """Send what the source gives, paced by the clock, until it or the call is over.
+
+        `encoder`: the application's own, in place of the one of the extra `audio`.
+        """
+        speaker = Speaker(source, self._ring, self._begun, encoder)
         async for frame in speaker.frames():
             if self._state is CallState.ENDED:
                 return
@@ -284,9 +289,12 @@ class Call:
                 continue
             self._send(payload)
 
-    async def listen(self, sink: AudioSink) -> None:
-        """Play what comes into the sink, 20 ms each 20 ms, until the call is over."""
-        listener = Listener(sink)
+    async def listen(self, sink: AudioSink, *, decoder: OpusDecoder | None = None) -> None:
+        """Play what comes into the sink, 20 ms each 20 ms, until the call is over.
+
+        `decoder`: the application's own, as the encoder of `speak`.
+        """
+        listener = Listener(sink, decoder)
         await listener.run(self._pull, lambda: self._state is CallState.ENDED)
 
     def stats(self) -> CallStats:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Final
+from typing import Final, Protocol
 
 from relay.client.audio import CodecError, Decoder, Encoder
 from relay.client.frames import KIND_OPUS, MediaFrame, seal
@@ -22,14 +22,36 @@ _STEP_TICKS: Final = 8  # 20 ms
 _ONSET_FRAMES: Final = 3  # the first 60 ms of a talkspurt are kept before all others
 
 
+class OpusEncoder(Protocol):
+    """An encoder that an application brings along; ours is `audio.Encoder`."""
+
+    bitrate: int
+    """Bits per second that the call asks for; may change between two packets."""
+
+    def encode(self, pcm: bytes) -> bytes:
+        """One Opus packet of 20, 40 or 60 ms of PCM."""
+
+
+class OpusDecoder(Protocol):
+    """A decoder that an application brings along; ours is `audio.Decoder`."""
+
+    def decode(self, packet: bytes) -> bytes:
+        """PCM of a packet, as long as the packet says. CodecError: it is none."""
+
+    def conceal(self, ms: float = 20) -> bytes:
+        """PCM that bridges a hole."""
+
+
 class Speaker:
     """Encodes and seals what a source gives."""
 
-    def __init__(self, source: AudioSource, ring: KeyRing, clock_start: float) -> None:
+    def __init__(
+        self, source: AudioSource, ring: KeyRing, clock_start: float, encoder: OpusEncoder | None = None
+    ) -> None:
         self._source = source
         self._ring = ring
         self._loop = asyncio.get_running_loop()
-        self._encoder = Encoder(source.rate)
+        self._encoder: OpusEncoder = encoder or Encoder(source.rate)
         self.steps = 1
         """Steps of 20 ms in one packet, up to 3; takes effect with the next packet."""
         self._since_onset = 0
@@ -91,9 +113,9 @@ class Speaker:
 class Listener:
     """Plays steps of 20 ms into a sink."""
 
-    def __init__(self, sink: AudioSink) -> None:
+    def __init__(self, sink: AudioSink, decoder: OpusDecoder | None = None) -> None:
         self._sink = sink
-        self._decoder = Decoder(sink.rate)
+        self._decoder: OpusDecoder = decoder or Decoder(sink.rate)
         self._chunks = Chunker(sink.rate)
 
     async def run(self, pull: Callable[[], object], is_over: Callable[[], bool]) -> None:

@@ -9,8 +9,9 @@ from typing import Any, Final
 from relay.commands.node import DEFAULT_PATH
 from relay.commands.records import records_path
 from relay.commands.terminal import Printer, Subcommands, declare
+from relay.config import load
 from relay.errors import ConfigError
-from relay.ops import history
+from relay.ops import history, qlogs
 from relay.protocol.ids import reference
 
 FEWEST: Final = 8  # digits; of fewer a busy node has several calls each day
@@ -39,17 +40,29 @@ def add(subcommands: Subcommands) -> None:
 
 def run(arguments: argparse.Namespace, printer: Printer) -> int:
     """Print every record that the reference fits; 1 if there is none."""
-    digits = str(arguments.call).lower()
+    digits = parse_reference(arguments.call)
+    with history.database(records_path(arguments), create=False) as connection:
+        calls = history.query(connection, reference=digits)
+    folder = "" if arguments.file else load(arguments.config).qlog.path
+    if not calls:
+        traces = "".join(f"; its qlog: {path}" for path in qlogs.found(folder, digits))
+        printer.error(
+            f"no record of a call {digits}: it still runs, is erased, or was at another node{traces}"
+        )
+        return 1
+    for call in calls:
+        call["qlogs"] = qlogs.found(folder, call["call"])
+    printer.result({"ok": True, "calls": calls}, "\n\n".join(map(told, calls)))
+    return 0
+
+
+def parse_reference(text: str) -> str:
+    """The first digits of a call's id, or all of them. ConfigError if it is something else."""
+    digits = text.lower()
     if not FEWEST <= len(digits) <= WHOLE or set(digits) - set("0123456789abcdef"):
         cure = f"{FEWEST} to {WHOLE} hexadecimal digits, for example 101112131415"
         raise ConfigError("CALL", "is no call's reference", cure)
-    with history.database(records_path(arguments), create=False) as connection:
-        calls = history.query(connection, reference=digits)
-    if not calls:
-        printer.error(f"no record of a call {digits}: it still runs, is erased, or was at another node")
-        return 1
-    printer.result({"ok": True, "calls": calls}, "\n\n".join(map(told, calls)))
-    return 0
+    return digits
 
 
 def told(call: dict[str, Any]) -> str:
@@ -59,12 +72,15 @@ def told(call: dict[str, Any]) -> str:
     rang = (ended if answered is None else answered) - call["started_at"]
     talk = "was not answered" if answered is None else f"talked {ended - answered:.1f} s"
     why = call["outcome"] + (f" ({call['reason']})" if call["reason"] else "")
+    why += ", a canary" if call["canary"] else ""
     lines = [
         f"call {reference(bytes.fromhex(call['call']))} at {call['node']} in {call['region']}",
         f"{began:%Y-%m-%d %H:%M:%S} UTC: rang {rang:.1f} s, {talk}, {why}",
     ]
     for person in call["participants"]:
         lines += ["", *_person(person, call["started_at"])]
+    if call["qlogs"]:
+        lines += ["", *(f"qlog {path}" for path in call["qlogs"])]
     return "\n".join(lines)
 
 

@@ -68,12 +68,14 @@ def run_serve(arguments: argparse.Namespace, printer: Printer) -> int:
 def run_check(arguments: argparse.Namespace, printer: Printer) -> int:
     """Refuse what the daemon would refuse; else print the tree."""
     config = load(arguments.config, arguments.set)
+    warnings = _warnings(config)
     if arguments.files:
         from relay import papers
 
         papers.read_keys(config)
-        papers.read_certificate(config)
-    warnings = _warnings(config)
+        quic, _ = papers.read_certificate(config)
+        over = papers.ended(quic)
+        warnings += [str(over)] if over is not None else []
     for text in warnings:
         printer.progress(f"warning: {text}")
     facts = {"ok": True, "config": dataclasses.asdict(config), "warnings": warnings}
@@ -87,6 +89,8 @@ def _warnings(config: Config) -> list[str]:
         found.append("tokens.issuers: is empty, nobody can be admitted")
     if config.listen.metrics and not config.listen.metrics.startswith(("127.", "[::1]")):
         found.append("listen.metrics: is not on loopback, anyone who reaches it can read it")
+    if config.feed.webhooks and config.events.sink != "socket":
+        found.append(f'feed.webhooks: events.sink is "{config.events.sink}", so `relay feed` gets no events')
     if config.node.cluster == Config().node.cluster:
         found.append(f"node.cluster: is the default {config.node.cluster!r}; give each cluster its own name")
     return found

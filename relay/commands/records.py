@@ -33,8 +33,10 @@ def add(subcommands: Subcommands) -> None:
     show.add_argument("--call", metavar="HEX", help="only this call")
     show.add_argument("--sub", metavar="HEX", help="only calls with this pseudonym")
     show.add_argument("--outcome", help="only calls that ended so (completed, missed, failed, ...)")
+    show.add_argument("--issuer", metavar="NAME", help="only calls of this issuer")
     show.add_argument("--days", type=float, metavar="N", help="only the last N days")
     show.add_argument("--limit", type=int, default=100, metavar="N", help="at most so many (%(default)s)")
+    show.add_argument("--canaries", action="store_true", help="calls of `relay canary`, too")
     erase = declare(
         inner,
         "erase",
@@ -57,7 +59,9 @@ def run_list(arguments: argparse.Namespace, printer: Printer) -> int:
             sub=_hex(arguments.sub, "--sub"),
             since=None if arguments.days is None else time.time() - arguments.days * DAY,
             outcome=arguments.outcome,
+            issuer=arguments.issuer,
             limit=arguments.limit,
+            canaries=arguments.canaries or arguments.call is not None,
         )
     if printer.is_json:
         printer.result({"ok": True, "calls": calls}, "")
@@ -107,5 +111,6 @@ def _table(calls: list[dict[str, Any]]) -> Table:
         lost = sum(person["lost"] for person in people)
         share = f"{100 * lost / (received + lost):.1f} %" if received + lost else "-"
         outcome = call["outcome"] + (f" ({call['reason']})" if call["reason"] else "")
+        outcome += ", canary" if call["canary"] else ""
         table.add_row(f"{ended:%Y-%m-%d %H:%M:%S}", call["call"], outcome, talked, str(len(people)), share)
     return table

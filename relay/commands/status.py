@@ -52,6 +52,8 @@ ROWS = (
 TIMES = ("first_audio", "residence", "leg_rtt")
 """Indicators in seconds; gaps are per minute, all others shares."""
 
+REFUSED_ISSUER = "relay_issuer_refused_total"
+
 Sample = tuple[str, dict[str, str], float]
 
 
@@ -179,6 +181,24 @@ def _show(
         parts = [f"{next(iter(labels.values()))} {value:.0f}" for labels, value in found if labels and value]
         table.add_row(title, f"{sum(value for _, value in found):.0f}", ", ".join(parts))
     console.print(table)
+    _show_issuers(console, samples)
+
+
+def _show_issuers(console: Console, samples: list[Sample]) -> None:
+    """What each holds, and what its limits refused; nothing where there is none."""
+    table = Table("issuer", "calls", "legs", "TURN", "admitted", "refused", "of which")
+    figures = ("relay_issuer_calls", "relay_issuer_legs", "relay_issuer_allocations")
+    for name in [labels["issuer"] for metric, labels, _ in samples if metric == figures[0]]:
+        mine = [(metric, labels, value) for metric, labels, value in samples if labels.get("issuer") == name]
+        one = {metric: f"{value:.0f}" for metric, _, value in mine}
+        refused = {
+            labels["reason"]: value for metric, labels, value in mine if metric == REFUSED_ISSUER and value
+        }
+        parts = ", ".join(f"{reason} {value:.0f}" for reason, value in refused.items())
+        held = [one[figure] for figure in (*figures, "relay_issuer_admitted_total")]
+        table.add_row(name, *held, f"{sum(refused.values()):.0f}", parts)
+    if table.row_count:
+        console.print(table)
 
 
 def _show_region(console: Console, health: dict[str, Any]) -> None:
@@ -188,20 +208,44 @@ def _show_region(console: Console, health: dict[str, Any]) -> None:
     age = "no news yet" if health["age_s"] is None else f"last news {health['age_s']:.0f} s ago"
     line = f"region {health['region']}: {health['state']}, score {score}{worst}; {age}"
     console.print(line, highlight=False)
+    if health.get("canary"):
+        console.print(_canary(health["canary"]), highlight=False)
+    if health.get("rollout"):
+        console.print(_rollout(health["rollout"]), highlight=False)
     table = Table("indicator, last 15 min", "value", "certain", "warn", "bad", "events", "score")
-    rows = sorted(health["slis"].items(), key=lambda row: (row[0] in health["thin"], row[1]["score"]))
+    # Those without a score, which too few events tell of, come last.
+    rows = sorted(health["slis"].items(), key=lambda row: (row[1]["score"] is None, row[1]["score"] or 0))
     for name, one in rows:
         figures = [_figure(name, one[key]) for key in ("value", "judged", "warn", "bad")]
         events = "-" if name == "saturation" else str(one["events"])
-        points = "too few" if name in health["thin"] else f"{one['score']:.0f}"
+        points = "-" if one["score"] is None else f"{one['score']:.0f}"
         table.add_row(name, *figures, events, points)
     console.print(table)
+
+
+def _canary(one: dict[str, Any]) -> str:
+    """Its newest call, and how many failed."""
+    age = f"{one['age_s']:.0f} s"
+    if one["is_silent"]:
+        return f"canary: silent for {age}; what it said before does not count"
+    became = "ok" if one["ok"] else f"failed ({', '.join(one['failed'])})"
+    return f"canary: {became} {age} ago on {one['rung']}; {one['failing']} failures running"
+
+
+def _rollout(one: dict[str, Any]) -> str:
+    """Which state of rollouts is gone by."""
+    served = {"state": f"rollout {one['rollout']}" if one["rollout"] else "no rollout"}
+    told = served.get(one["serving"], f"control for everyone ({one['serving']})")
+    problem = f"; the file there now is refused: {one['problem']}" if one["problem"] else ""
+    return f"state of rollouts: revision {one['revision']}, {told}, {one['age_s']:.0f} s old{problem}"
 
 
 def _figure(name: str, value: float) -> str:
     """With its unit."""
     if name in TIMES:
         return f"{1000 * value:.4g} ms"
+    if name == "canary":
+        return f"{value:.0f} running"
     if name == "gaps":
         return f"{value:.3g} /min"
     return f"{100 * value:.3g} %"

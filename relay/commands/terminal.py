@@ -42,9 +42,19 @@ class Printer:
 
 
 def declare(
-    subcommands: Subcommands, name: str, run: Run, help: str, examples: str, *, epilog: str = ""
+    subcommands: Subcommands,
+    name: str,
+    run: Run,
+    help: str,
+    examples: str,
+    *,
+    epilog: str = "",
+    is_below: bool = False,
 ) -> argparse.ArgumentParser:
-    """Add a subcommand with --json, its examples, and the function that does it."""
+    """Add a subcommand with --json, its examples, and the function that does it.
+
+    `is_below`: it stands below one that has --json itself, and leaves be what was said there.
+    """
     parser: argparse.ArgumentParser = subcommands.add_parser(
         name,
         help=help,
@@ -52,7 +62,10 @@ def declare(
         epilog=f"examples:\n{_indented(examples)}\n\n{epilog}exit status: 0 done, 1 failed, 2 wrong usage",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object for machines")
+    default = argparse.SUPPRESS if is_below else False
+    parser.add_argument(
+        "--json", action="store_true", default=default, help="print one JSON object for machines"
+    )
     parser.set_defaults(run=run)
     return parser
 

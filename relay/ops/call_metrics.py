@@ -16,10 +16,10 @@ from relay.core.adapt import State as WayState
 from relay.core.pulse import Result, Step
 from relay.core.spread import Spread
 from relay.core.tallies import Histogram, Tallies
-from relay.ops.families import TRANSPORTS, histogram, labelled
+from relay.ops.canary import CHECKS, RUNGS
+from relay.ops.families import TRANSPORTS, counters, histogram, labelled
 from relay.ops.region import Standing, State
-from relay.ops.slis import BY_NAME, score
-from relay.ops.snapshot import TalkCounters
+from relay.ops.snapshot import CanaryCounters, TalkCounters
 from relay.protocol.messages import Why
 
 REASONS: Final = (*get_args(Why), "gone", "drain", "glare")
@@ -161,6 +161,24 @@ def residence(spread: Spread, datapath: str) -> Metric:
     )
 
 
+def canary(now: CanaryCounters) -> Iterator[Metric]:
+    """What canary calls told; they count nowhere else."""
+    known = {(rung, result): 0 for rung in RUNGS for result in ("ok", "fail")} | dict(now.runs)
+    yield labelled(
+        "relay_canary_runs",
+        "Canary calls, by what became of them.",
+        ("transport", "result"),
+        {key: float(count) for key, count in known.items()},
+    )
+    yield counters(
+        "relay_canary_failures", "Canary calls that failed a check.", "reason", now.failures, CHECKS
+    )
+    yield GaugeMetricFamily(
+        "relay_canary_failing", "Canary calls that failed without a success since.", value=now.running
+    )
+    yield GaugeMetricFamily("relay_canary_age_seconds", "Since the newest canary call.", value=now.age_s)
+
+
 def standing(now: Standing) -> Iterator[Metric]:
     """How the region is."""
     state = GaugeMetricFamily(
@@ -171,7 +189,9 @@ def standing(now: Standing) -> Iterator[Metric]:
     yield state
     if now.score is not None:
         value = GaugeMetricFamily(
-            "relay_health_score", "The worst indicator's score, 0 to 100.", labels=["variant"]
+            "relay_health_score",
+            "The worst indicator's score, 0 to 100; absent while the state is unknown.",
+            labels=["variant"],
         )
         value.add_metric([now.variant], now.score)
         yield value
@@ -183,11 +203,13 @@ def standing(now: Standing) -> Iterator[Metric]:
         yield age
     for name, text in (
         ("value", "An indicator over the last quarter of an hour."),
-        ("score", "What it scores, 0 to 100, by what is certain of it."),
-        ("window_events", "Valid events in that time; below 100 it does not count."),
+        ("score", "What it scores, 0 to 100, by what is certain of it; absent where too few events tell."),
+        ("window_events", "Valid events in that time; below 100 it does not count and has no score."),
     ):
         family = GaugeMetricFamily(f"relay_sli_{name}", text, labels=["sli", "variant"])
         for sli, one in now.readings.items():
-            shown = {"value": one.value, "score": score(one.x, BY_NAME[sli]), "window_events": one.events}
-            family.add_metric([sli, now.variant], shown[name])
+            shown = {"value": one.value, "score": now.score_of(sli), "window_events": one.events}
+            figure = shown[name]
+            if figure is not None:  # absent, not NaN: `min by` and comparisons pass over it
+                family.add_metric([sli, now.variant], figure)
         yield family

@@ -1,9 +1,11 @@
 """The Unix socket that takes signed commands: one line of base64 in, one line of JSON out.
 
     echo $(relay command end --call ... --print) | socat - UNIX:/run/relay/commands.sock
+    echo '{"qlog": "101112131415", "on": true}' | socat - UNIX:/run/relay/commands.sock
 
-Mode 0600 keeps other users out; the signature, checked by the engine, says who may. Must never live here:
-what a command means.
+Mode 0600 keeps other users out; the signature, checked by the engine, says who may. A wish for a qlog, one
+line of JSON, needs none: it touches no call, and who may open the socket may read the file as well.
+Must never live here: what a command means.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
 
 from relay.errors import ConfigError, ErrorCode, LocalError
 
@@ -28,15 +32,29 @@ ANSWER: Final = 5.0  # seconds to wait for the engine, which answers at once
 Done = Callable[[ErrorCode, str], None]
 Submit = Callable[[bytes, Done], None]
 """Give a raw command to the engine; `Done` is called with its outcome."""
+Answer = tuple[ErrorCode, str, Mapping[str, Any]]
+"""Code, text for people, and what else stands in the line."""
+
+
+class QlogWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Trace a call that runs, or no longer."""
+
+    qlog: str
+    """The first digits of its id."""
+    on: bool = True
+
+
+_WISH: Final = msgspec.json.Decoder(QlogWish)
 
 
 class CommandServer:
     """One listener; commands of one connection are answered in order."""
 
-    def __init__(self, submit: Submit) -> None:
+    def __init__(self, submit: Submit, trace: Callable[[QlogWish], Answer]) -> None:
         self.taken = 0
         """Lines answered since the start."""
         self._submit = submit
+        self._trace = trace
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._path = ""
@@ -83,18 +101,23 @@ class CommandServer:
                 async with asyncio.timeout(IDLE):
                     line = await reader.readline()
             except ValueError:  # longer than the stream's limit
-                await self._say(writer, ErrorCode.TOO_LARGE, "a command is one line of base64")
+                await self._say(writer, ErrorCode.TOO_LARGE, "a command is one line of base64", {})
                 return
             if not line:
                 return
             await self._say(writer, *await self._one(line))
 
-    async def _one(self, line: bytes) -> tuple[ErrorCode, str]:
+    async def _one(self, line: bytes) -> Answer:
         self.taken += 1
+        if line.startswith(b"{"):  # never base64
+            try:
+                return self._trace(_WISH.decode(line))
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                return ErrorCode.BAD_ENCODING, f"not a wish for a qlog: {error}", {}
         try:
             raw = base64.b64decode(line.strip(), validate=True)
         except ValueError:
-            return ErrorCode.BAD_ENCODING, "not base64"
+            return ErrorCode.BAD_ENCODING, "not base64", {}
         answer: asyncio.Future[tuple[ErrorCode, str]] = asyncio.get_running_loop().create_future()
 
         def done(code: ErrorCode, text: str) -> None:
@@ -104,13 +127,19 @@ class CommandServer:
         self._submit(raw, done)
         try:
             async with asyncio.timeout(ANSWER):
-                return await answer
+                return *await answer, {}
         except TimeoutError:
-            return ErrorCode.INTERNAL, "no answer"
+            return ErrorCode.INTERNAL, "no answer", {}
 
     @staticmethod
-    async def _say(writer: asyncio.StreamWriter, code: ErrorCode, text: str) -> None:
-        answer = {"ok": code is ErrorCode.NO_ERROR, "code": int(code), "name": code.name, "message": text}
+    async def _say(writer: asyncio.StreamWriter, code: ErrorCode, text: str, more: Mapping[str, Any]) -> None:
+        answer = {
+            "ok": code is ErrorCode.NO_ERROR,
+            "code": int(code),
+            "name": code.name,
+            "message": text,
+            **more,
+        }
         writer.write(json.dumps(answer).encode() + b"\n")
         await writer.drain()
 
@@ -153,10 +182,19 @@ def _is_alive(path: str) -> bool:
 
 def send(path: str, raw: bytes, timeout: float = 10.0) -> dict[str, object]:
     """Hand one command to a daemon and wait for its answer. OSError when there is none to hand it to."""
+    return _ask(path, base64.b64encode(raw), timeout)
+
+
+def wish(path: str, what: QlogWish, timeout: float = 10.0) -> dict[str, object]:
+    """The same for a wish."""
+    return _ask(path, msgspec.json.encode(what), timeout)
+
+
+def _ask(path: str, line: bytes, timeout: float) -> dict[str, object]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(timeout)
         sock.connect(path)
-        sock.sendall(base64.b64encode(raw) + b"\n")
+        sock.sendall(line + b"\n")
         with sock.makefile("rb") as answers:
             line = answers.readline(65_536)
     if not line:

@@ -49,7 +49,7 @@ ENGINE: Final[Mapping[str, Family]] = {
     "nack": Family("relay_nacks", "Requests to send audio again, by direction.", "direction", ("sent",)),
     "e2e": Family("relay_e2e_messages", "Opaque messages carried, by kind.", "kind", ("0", "1", "2")),
     "drain": Family("relay_drain_steps", "States that a drain entered.", "state", STATES[1:]),
-    "call_opened": Family("relay_calls_opened", "Calls opened.", "kind", ("pair", "group")),
+    "call_opened": Family("relay_calls_opened", "Calls opened.", "kind", ("pair", "group", "canary")),
     "stars": Family("relay_call_stars", "What people thought of calls, in stars.", "stars", tuple("12345")),
     "call_moved": Family(
         "relay_calls_moved",

@@ -3,14 +3,15 @@
     event() --bounded queue--> one thread --> spool (SQLite: sequence, survives restarts) --> file | socket
                                                  ^-- deleted once the file is synced / the reader acknowledged
 
-A line: {"v":1, "id":"<log>-<seq>", "seq":N, "time":s, "node":..., "kind":..., "data":{...}}, described by
-docs/events.schema.json. `id` is unique for ever, `seq` rises by one; after a crash the last lines may come
-again with the same ids. What is dropped is counted by name and announced by the event `events.lost`. Must
-never live here: what the events say.
+A line: {"v":1, "id":"<log>-<seq>", "seq":N, "time":s, "node":..., "kind":..., "data":{...}, "issuer":...},
+described by docs/events.schema.json. `id` is unique for ever, `seq` rises by one; after a crash the last
+lines may come again with the same ids. What is dropped is counted by name and announced by the event
+`events.lost`. Must never live here: what the events say.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -112,6 +113,8 @@ def encode(event: CallEvent, node: str, log_id: str, seq: int) -> str:
         "kind": event.kind,
         "data": dict(event.data),
     }
+    if event.issuer:
+        line["issuer"] = event.issuer
     return json.dumps(line, separators=(",", ":"), ensure_ascii=False, default=str)
 
 
@@ -123,6 +126,13 @@ def _is_sound(event: CallEvent) -> bool:
         log.exception("an event of kind %s is no JSON", event.kind)
         return False
     return True
+
+
+def _name(error: OSError | sqlite3.Error) -> str:
+    """What it is called in manuals: ENOSPC, SQLITE_FULL."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorname", None) or type(error).__name__
+    return errno.errorcode.get(error.errno or 0, type(error).__name__)
 
 
 class EventWriter:
@@ -141,6 +151,7 @@ class EventWriter:
         self._stop = threading.Event()
         self._idle = threading.Condition()
         self._quiet = False
+        self._refusal = ""  # why the last try failed, as it was told
         self._wake = -1
         self._spool: Spool
         self._outlet: Outlet
@@ -218,14 +229,22 @@ class EventWriter:
             while moved:
                 moved = self._deliver()
             self.is_failing = self._outlet.is_failing
+            self._tell("")
         except (OSError, sqlite3.Error) as error:
             self.is_failing = True
-            name = getattr(error, "sqlite_errorname", None) or type(error).__name__
-            log.warning("call events cannot be written: %s", name)
+            self._tell(_name(error))
         with self._idle:
             self._quiet = not self._queue and not self._spool.waiting
             if self._quiet:
                 self._idle.notify_all()
+
+    def _tell(self, why: str) -> None:
+        """A line for each new cause, not for each try, and one when it is over."""
+        if why and why != self._refusal:
+            log.warning("call events wait, they cannot be written: %s", why)
+        elif self._refusal and not why:
+            log.info("call events are written again")
+        self._refusal = why
 
     def _intake(self) -> bool:
         events: list[CallEvent] = []

@@ -8,6 +8,7 @@ Warnings leave the answer at 200 and stand in its body. Must never live here: so
 
 from __future__ import annotations
 
+import errno
 import resource
 from collections import deque
 from collections.abc import Callable
@@ -44,6 +45,10 @@ class Facts:
     max_legs: int = 1_000_000
     sinks_failing: tuple[str, ...] = ()
     turn_is_lab: bool = False
+    canary_silent_s: float = 0.0
+    """Since the last canary call, of one that should be there and is not; 0: there is none, or it is."""
+    state_doubt: str = ""
+    """What is wrong with the state of rollouts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,11 @@ def judge(facts: Facts, config: HealthConfig) -> Report:
             facts.turn_is_lab,
             Finding("turn_lab", "warning", "turn.lab_allow_private_peers opens the network behind this node"),
         ),
+        (
+            facts.canary_silent_s > 0,
+            Finding("canary_silent", "warning", f"no canary call told for {facts.canary_silent_s:.0f} s"),
+        ),
+        (facts.state_doubt != "", Finding("state", "warning", facts.state_doubt)),
     )
     found = [finding for holds, finding in rows if holds]
     found += [
@@ -150,8 +160,10 @@ def free_descriptors(process: Path = Path("/proc/self")) -> int:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         used = sum(1 for _ in (process / "fd").iterdir())
-    except OSError:  # no /proc: assume the best rather than refuse calls
-        return limit
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return 0  # there is none left to look with
+        return limit  # no /proc: assume the best rather than refuse calls
     return limit - used
 
 

@@ -44,7 +44,9 @@ CREATE TABLE IF NOT EXISTS calls (
     answered_at REAL,
     ended_at REAL NOT NULL,
     outcome TEXT NOT NULL,
-    reason TEXT NOT NULL
+    reason TEXT NOT NULL,
+    canary INTEGER NOT NULL DEFAULT 0,
+    issuer TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS calls_by_call ON calls (call);
 CREATE INDEX IF NOT EXISTS calls_by_end ON calls (ended_at);
@@ -70,8 +72,13 @@ CREATE INDEX IF NOT EXISTS participants_by_record ON participants (record);
 CREATE INDEX IF NOT EXISTS participants_by_sub ON participants (sub);
 """
 
-LATER: Final = {"transport": "TEXT NOT NULL DEFAULT ''", "story": "TEXT NOT NULL DEFAULT '[]'"}
-"""Columns of participants that files of the first version lack."""
+LATER: Final = (
+    ("participants", "transport", "TEXT NOT NULL DEFAULT ''"),
+    ("participants", "story", "TEXT NOT NULL DEFAULT '[]'"),
+    ("calls", "canary", "INTEGER NOT NULL DEFAULT 0"),
+    ("calls", "issuer", "TEXT NOT NULL DEFAULT ''"),
+)
+"""Columns that files of earlier versions lack."""
 
 _PERSON: Final = tuple(f.name for f in dataclasses.fields(ParticipantRecord))
 _JSON: Final = ("client", "dropped", "quality", "story")
@@ -101,28 +108,24 @@ def database(path: str | Path, *, create: bool = True) -> Iterator[sqlite3.Conne
         yield connection
 
 
+_CALL: Final = (
+    "region", "started_at", "answered_at", "ended_at", "outcome", "reason", "canary", "issuer",
+)  # fmt: skip
+
+
 def _widen(connection: sqlite3.Connection) -> None:
     """Add the columns that an older file lacks."""
-    known = {row[1] for row in connection.execute("PRAGMA table_info(participants)")}
-    for name in LATER.keys() - known:
-        connection.execute(f"ALTER TABLE participants ADD COLUMN {name} {LATER[name]}")
+    for table, name, kind in LATER:
+        if name not in {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}:
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
 
 
 def insert(connection: sqlite3.Connection, node: str, record: CallRecord) -> None:
     """Write one call; the caller owns the transaction."""
     cursor = connection.execute(
-        "INSERT INTO calls (call, node, region, started_at, answered_at, ended_at, outcome, reason)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            record.call,
-            node,
-            record.region,
-            record.started_at,
-            record.answered_at,
-            record.ended_at,
-            record.outcome,
-            record.reason,
-        ),
+        "INSERT INTO calls (call, node, region, started_at, answered_at, ended_at, outcome, reason, canary,"
+        " issuer) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (record.call, node, *(getattr(record, name) for name in _CALL)),
     )
     columns = ", ".join(f'"{name}"' for name in ("record", *_PERSON))
     marks = ", ".join("?" * (1 + len(_PERSON)))
@@ -173,9 +176,11 @@ def query(
     since: float | None = None,
     outcome: str | None = None,
     limit: int = 100,
+    canaries: bool = True,
+    issuer: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Newest calls first, as JSON values, each with its participants."""
-    where = ["1"]
+    """Newest calls first, as JSON values, each with its participants; without `canaries` only people's."""
+    where = ["1" if canaries else "canary = 0"]
     values: list[Any] = []
     for clause, value in (
         ("call = ?", call and call.lower()),
@@ -183,6 +188,7 @@ def query(
         ("id IN (SELECT record FROM participants WHERE sub = ?)", sub and sub.lower()),
         ("ended_at >= ?", since),
         ("outcome = ?", outcome),
+        ("issuer = ?", issuer),
     ):
         if value is not None:
             where.append(clause)
@@ -200,7 +206,7 @@ def fallback_by_hour(connection: sqlite3.Connection, since: float) -> list[tuple
         "SELECT CAST(ended_at / 3600 AS INTEGER) AS hour, SUM(on_tcp), COUNT(*) FROM ("
         " SELECT ended_at, EXISTS (SELECT 1 FROM participants"
         "  WHERE record = calls.id AND transport IN ('ws', 'tls')) AS on_tcp"
-        " FROM calls WHERE ended_at >= ? AND ended_at - answered_at >= 10"
+        " FROM calls WHERE ended_at >= ? AND ended_at - answered_at >= 10 AND canary = 0"
         ") GROUP BY hour",
         (since,),
     ).fetchall()
@@ -212,6 +218,7 @@ def _call(connection: sqlite3.Connection, row: sqlite3.Row) -> dict[str, Any]:
         'SELECT * FROM participants WHERE record = ? ORDER BY "index"', (row["id"],)
     ).fetchall()
     call = {name: row[name] for name in row.keys() if name != "id"}  # noqa: SIM118 - a Row iterates its values
+    call["canary"] = bool(call["canary"])
     call["participants"] = [
         {name: json.loads(person[name]) if name in _JSON else person[name] for name in _PERSON}
         | {"accepted": bool(person["accepted"])}
@@ -240,6 +247,7 @@ def summary(record: CallRecord) -> dict[str, Any]:
     }
     told |= {"reason": record.reason} if record.reason else {}
     told |= {"mos": min(marks)} if marks else {}
+    told |= {"canary": True} if record.canary else {}
     return told | ({"dropped": dict(dropped)} if dropped else {})
 
 
@@ -265,6 +273,7 @@ class History:
         self._queue: queue.Queue[CallRecord | Rated | threading.Event] = queue.Queue(queue_size)
         self._written = 0
         self._dropped: Counter[str] = Counter()
+        self._refusal = ""  # why the last try failed, as it was told
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="relay-records", daemon=True)
 
@@ -311,8 +320,7 @@ class History:
                 with database(self._path) as connection:
                     self._serve(connection)
             except ConfigError as error:  # it was fine at the start; somebody took it away
-                self.is_failing = True
-                log.warning("call records cannot be opened: %s", error.problem)
+                self._refuse(error.problem)
                 if self._stop.wait(RETRY_EVERY):
                     return
 
@@ -358,15 +366,27 @@ class History:
             except sqlite3.Error as error:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
-                self.is_failing = True
-                log.warning("call records cannot be written: %s", error.sqlite_errorname)
+                self._refuse(error.sqlite_errorname)
                 if self._stop.wait(RETRY_EVERY):
                     self._dropped["write_error"] += len(records)
                     return
             else:
                 self._written += len(records)
-                self.is_failing = False
+                self._succeed()
                 return
+
+    def _refuse(self, why: str) -> None:
+        """A line for each new cause, not for each try."""
+        self.is_failing = True
+        if why != self._refusal:
+            log.warning("call records wait, they cannot be written: %s", why)
+        self._refusal = why
+
+    def _succeed(self) -> None:
+        self.is_failing = False
+        if self._refusal:
+            log.info("call records are written again")
+        self._refusal = ""
 
     def _prune(self, connection: sqlite3.Connection) -> None:
         try:

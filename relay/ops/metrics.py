@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from relay import __version__
 from relay.core.adapt import State
-from relay.ops import call_metrics, engine_metrics, traffic_metrics
+from relay.ops import call_metrics, engine_metrics, issuer_metrics, state, traffic_metrics
 from relay.ops.families import STATES, TRANSPORTS, counters, gauges
 from relay.ops.snapshot import SinkCounters, Snapshot
 
@@ -53,14 +53,19 @@ class RelayCollector(Collector):
             yield from call_metrics.talk(now.talk)
         if now.standing is not None:
             yield from call_metrics.standing(now.standing)
+        if now.canary is not None:
+            yield from call_metrics.canary(now.canary)
+        if now.rollout is not None:
+            yield from state.families(now.rollout)
         if now.residence is not None:
             yield call_metrics.residence(now.residence, now.datapath)
         yield gauges("relay_legs", "Live legs, by state.", "state", now.legs)
         by_transport = dict.fromkeys(TRANSPORTS, 0) | dict(now.transports)
         yield gauges("relay_transports", "Live legs, by transport.", "transport", by_transport)
         yield gauges("relay_calls", "Live calls, by state.", "state", now.calls)
-        ways = dict.fromkeys((state.value for state in State), 0) | dict(now.ways)
+        ways = dict.fromkeys((each.value for each in State), 0) | dict(now.ways)
         yield gauges("relay_ways", "Listeners' ways that are looked at, by state.", "state", ways)
+        yield from issuer_metrics.issuers(now.issuers)
         yield from _sink("relay_events", "Call events", now.events)
         yield from _sink("relay_records", "Call records", now.records)
 
@@ -99,7 +104,7 @@ def _node(now: Snapshot) -> Iterator[Metric]:
     lane = GaugeMetricFamily("relay_lane_info", "Which packet path is active; always 1.", labels=["datapath"])
     lane.add_metric([now.datapath], 1)
     yield lane
-    states = {state: int(state == now.state) for state in STATES}
+    states = {name: int(name == now.state) for name in STATES}
     yield gauges("relay_state", "1 for the state the node is in.", "state", states)
     yield GaugeMetricFamily(
         "relay_draining", "1 while the node takes no new calls.", value=int(now.state != STATES[0])

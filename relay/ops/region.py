@@ -8,8 +8,9 @@
     unknown     too few calls to tell, or nothing new for a minute: it is never taken for ok
 
 A change of state needs two of three looks, so that one odd half-minute wakes nobody; data that are too old
-make it unknown at once. Sans-I/O: time comes with the samples. Must never live here: what an indicator means
-(slis.py), where the counts come from.
+make it unknown at once. Canary calls that fail are a floor below all that: they need no people to be true,
+and their success says nothing of people. Sans-I/O: time comes with the samples. Must never live here: what an
+indicator means (slis.py), where the counts come from.
 """
 
 from __future__ import annotations
@@ -81,6 +82,8 @@ class Sample:
     saturation: float = 0.0
     usual_fallback: float = USUAL_FALLBACK
     """What share of calls ends on TCP at this hour."""
+    canary: Counted | None = None
+    """Failures running, and of how many canary calls; of 0: it is silent. None: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ class Standing:
     version: str
     state: State
     score: float | None
-    """None: nothing could be judged."""
+    """None while the state is unknown: what little is known vouches for nothing."""
     worst: str
     """Name of the indicator that decides; empty when all score 100."""
     revision: int
@@ -115,20 +118,24 @@ class Standing:
             "revision": self.revision,
             "age_s": None if self.age_s == inf else round(self.age_s, 1),
             "thin": list(self.thin),
-            "slis": {name: _told(BY_NAME[name], one) for name, one in self.readings.items()},
+            "slis": {name: self._told(BY_NAME[name], one) for name, one in self.readings.items()},
         }
 
+    def score_of(self, name: str) -> float | None:
+        """What an indicator scores; None: it has too few events to tell."""
+        return None if name in self.thin else score(self.readings[name].x, BY_NAME[name])
 
-def _told(sli: Sli, one: Reading) -> dict[str, Any]:
-    told = {
-        "value": round(one.value, 6),
-        "judged": round(one.x, 6),
-        "events": one.events,
-        "score": round(score(one.x, sli), 1),
-        "warn": sli.warn,
-        "bad": sli.bad,
-    }
-    return told | ({"of": one.detail} if one.detail else {})
+    def _told(self, sli: Sli, one: Reading) -> dict[str, Any]:
+        points = self.score_of(sli.name)
+        told = {
+            "value": round(one.value, 6),
+            "judged": round(one.x, 6),
+            "events": one.events,
+            "score": None if points is None else round(points, 1),
+            "warn": sli.warn,
+            "bad": sli.bad,
+        }
+        return told | ({"of": one.detail} if one.detail else {})
 
 
 class Region:
@@ -140,7 +147,11 @@ class Region:
         self._variant = variant
         self._samples: deque[Sample] = deque()
         self._looks: deque[State] = deque(maxlen=LOOKS)
+        self._settled = State.UNKNOWN
+        """By what people's calls say."""
         self._state = State.UNKNOWN
+        self._floor = State.OK
+        """The best that canary calls leave."""
         self._revision = 0
         self._readings: dict[str, Reading] = {}
         self._score: float | None = None
@@ -159,7 +170,8 @@ class Region:
         self._looks.append(look)
         # Without data nothing can be said, and to wait for a second look would be to vouch for it.
         is_old = sample.at - sample.last_event > OLD_S and not self._is_overloaded
-        self._become(State.UNKNOWN if is_old else settle(self._state, self._looks))
+        self._settled = State.UNKNOWN if is_old else settle(self._settled, self._looks)
+        self._become(lowered(self._settled, self._floor))
 
     @property
     def sampled_at(self) -> float:
@@ -171,12 +183,15 @@ class Region:
         last_event = self._samples[-1].last_event if self._samples else -inf
         is_blind = now - self.sampled_at > OLD_S
         is_old = now - last_event > OLD_S and not self._is_overloaded
+        state = lowered(State.UNKNOWN, self._floor) if is_old else self._state
+        if is_blind:
+            state = State.UNKNOWN
         return Standing(
             region=self._name,
             variant=self._variant,
             version=self._version,
-            state=State.UNKNOWN if is_blind or is_old else self._state,
-            score=self._score,
+            state=state,
+            score=None if state is State.UNKNOWN else self._score,
             worst=self._worst,
             revision=self._revision,
             age_s=now - last_event,
@@ -189,6 +204,7 @@ class Region:
         known = {name: one for name, one in self._readings.items() if _tells(name, one)}
         scores = {name: score(one.x, BY_NAME[name]) for name, one in known.items()}
         scores["saturation"] = self._stress(sample.saturation, scores["saturation"])
+        self._floor = state_of(scores.get("canary", BEST))
         self._worst = min(scores, key=lambda name: scores[name])
         self._score = scores[self._worst]
         if self._score >= BEST:
@@ -237,7 +253,16 @@ def settle(current: State, looks: Iterable[State]) -> State:
     return current
 
 
+def lowered(state: State, floor: State) -> State:
+    """No better than the floor; a floor that is ok vouches for nothing."""
+    if floor is State.OK:
+        return state
+    return max(state, floor, key=lambda one: _SEVERITY.get(one, -1))
+
+
 def _tells(name: str, one: Reading) -> bool:
+    if name == "canary":
+        return one.events > 0
     return name == "saturation" or one.events >= FEW
 
 
@@ -248,12 +273,16 @@ def thin(of: Mapping[str, Reading]) -> tuple[str, ...]:
 
 def readings(first: Sample, last: Sample) -> dict[str, Reading]:
     """Every indicator over the time between two samples; running calls count as they are at the last."""
-    return {sli.name: _reading(sli, first, last) for sli in SLIS}
+    told = (sli for sli in SLIS if sli.name != "canary" or last.canary is not None)
+    return {sli.name: _reading(sli, first, last) for sli in told}
 
 
 def _reading(sli: Sli, first: Sample, last: Sample) -> Reading:
     if sli.name == "saturation":
         return Reading(last.saturation, last.saturation, 0)
+    if sli.name == "canary":
+        running, known = last.canary or (0, 0)
+        return Reading(running, running, known)
     if sli.name == "gaps":
         minutes = (last.judged_s - first.judged_s) / 60
         rate = (last.gaps - first.gaps) / minutes if minutes > 0 else 0.0

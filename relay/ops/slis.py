@@ -3,21 +3,23 @@
     ratio      bad of valid events        judged by the lower Wilson bound: few calls are no proof
     quantile   a percentile of a spread   judged by the value that at least so many certainly exceed
     level      one figure                 judged as it is
+    steps      a count                    degraded from its `warn` on, bad from its `bad` on
 
-An indicator scores 100 up to its `warn`, 0 from its `bad` on, and in between by the straight line. Higher is
-worse for all of them. Must never live here: counting, time, what a state is called.
+All others score 100 up to `warn`, 0 from `bad` on, and in between by the straight line. Higher is worse for
+all of them. Must never live here: counting, time, what a state is called.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
 from typing import Final
 
 from relay.core.spread import Spread
+from relay.rollout.stats import wilson
 
 FEW: Final = 100  # valid events below which an indicator says nothing
+HALF: Final = 50.0  # a score in the midst of what is called degraded
 USUAL_FALLBACK: Final = 0.15  # of calls end on TCP where no week has been seen yet
 
 
@@ -36,6 +38,8 @@ class Sli:
     """The percentile that counts, of those with a spread."""
     is_media: bool = True
     """Whether it tells that people hear each other; all of these without data make a region unknown."""
+    has_steps: bool = False
+    """Whether nothing lies between its limits."""
 
 
 SLIS: Final[tuple[Sli, ...]] = (
@@ -51,6 +55,7 @@ SLIS: Final[tuple[Sli, ...]] = (
     Sli("fallback", 0.05, 0.15, 0.0, is_media=False),
     Sli("stale", 0.01, 0.03, 0.001),
     Sli("saturation", 0.8, 0.95, 0.7, is_media=False),
+    Sli("canary", 3, 10, 0, is_media=False, has_steps=True),  # failures running
 )
 BY_NAME: Final = {sli.name: sli for sli in SLIS}
 CLEAR_SATURATION: Final = 0.72  # once it counted against the region, it does so until it falls below
@@ -72,16 +77,13 @@ class Reading:
 
 def wilson_lower(bad: float, valid: float, z: float) -> float:
     """Lower end of Wilson's interval for a share; 0 without events."""
-    if valid <= 0:
-        return 0.0
-    share, weight = bad / valid, z * z / valid
-    middle = share + weight / 2
-    half = z * sqrt(share * (1 - share) / valid + weight / (4 * valid))
-    return max(0.0, (middle - half) / (1 + weight))
+    return wilson(bad, valid, z)[0]
 
 
 def score(x: float, sli: Sli) -> float:
     """0 to 100, higher is better."""
+    if sli.has_steps:
+        return 100.0 if x < sli.warn else HALF if x < sli.bad else 0.0
     return 100 * min(1.0, max(0.0, (sli.bad - x) / (sli.bad - sli.warn)))
 
 

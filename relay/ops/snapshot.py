@@ -12,6 +12,7 @@ from typing import Protocol
 from relay.core.reasons import DropReason
 from relay.core.spread import Spread
 from relay.core.tallies import Tallies
+from relay.core.tenants import Standing as IssuerStanding
 from relay.ops.region import Standing
 
 
@@ -82,6 +83,7 @@ class PacketCounters:
     sent: int = 0
     waiting: int = 0
     send_errors: int = 0
+    read_errors: int = 0
     kernel_dropped: int = 0
     handled: Mapping[str, int] = field(default_factory=dict)
     answered: Mapping[str, int] = field(default_factory=dict)
@@ -94,6 +96,7 @@ class PacketCounters:
     strays: int = 0
     notes_lost: int = 0
     threads: int = 0
+    panics: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,32 @@ class TalkCounters:
 
 
 @dataclass(frozen=True, slots=True)
+class CanaryCounters:
+    """What is known of canary calls since the start."""
+
+    runs: Mapping[tuple[str, str], int]
+    """By transport and result."""
+    failures: Mapping[str, int]
+    """Failed runs by the check that failed."""
+    running: int
+    """Failures without a success since."""
+    age_s: float
+    """Of the newest."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateCounters:
+    """The state of rollouts (relay/ops/state.py)."""
+
+    revision: int
+    """0: none."""
+    serving: str
+    age_s: float
+    refused: Mapping[str, int]
+    """By reason."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything a scrape shows, read between two inputs of the engine, so that the sums hold exactly."""
 
@@ -178,12 +207,18 @@ class Snapshot:
     talk: TalkCounters | None = None
     standing: Standing | None = None
     """How the region is."""
+    canary: CanaryCounters | None = None
+    """None: there never was one."""
+    rollout: StateCounters | None = None
+    """None: no state is configured."""
     residence: Spread | None = None
     stress: float = 0.0
     legs: Mapping[str, int] = field(default_factory=dict)
     """Live legs by state."""
     calls: Mapping[str, int] = field(default_factory=dict)
     """Live calls by state."""
+    issuers: tuple[IssuerStanding, ...] = ()
+    """How those of the configuration stand."""
     ways: Mapping[str, int] = field(default_factory=dict)
     """Listeners' ways that are looked at, by state."""
     events: SinkCounters = field(default_factory=SinkCounters)

@@ -38,6 +38,9 @@ def packets(now: PacketCounters) -> Iterator[Metric]:
         "relay_lane_threads", "The native lane's threads that run; one per lane.", value=now.threads
     )
     yield CounterMetricFamily(
+        "relay_lane_panics", "Bugs of ours that the native lane survived.", value=now.panics
+    )
+    yield CounterMetricFamily(
         "relay_lane_strays", "Packets that came by another lane than their leg's before.", value=now.strays
     )
     yield CounterMetricFamily(
@@ -48,6 +51,11 @@ def packets(now: PacketCounters) -> Iterator[Metric]:
     yield CounterMetricFamily("relay_udp_sent", "UDP packets written.", value=now.sent)
     yield CounterMetricFamily(
         "relay_udp_send_errors", "UDP packets the kernel refused.", value=now.send_errors
+    )
+    yield CounterMetricFamily(
+        "relay_udp_read_errors",
+        "Reads of UDP sockets that the kernel refused; one that goes on is a socket that hears nobody.",
+        value=now.read_errors,
     )
     yield CounterMetricFamily(
         "relay_udp_kernel_dropped", "UDP packets the kernel dropped before us.", value=now.kernel_dropped

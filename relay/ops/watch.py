@@ -15,6 +15,7 @@ from relay import __version__
 from relay.core.reasons import DropReason
 from relay.core.spread import Spread
 from relay.core.vitals import VARIANT, Vitals
+from relay.ops.canary import CanaryWatch
 from relay.ops.region import EVERY_S, Region, Sample, Standing
 from relay.ops.slis import USUAL_FALLBACK
 from relay.ops.snapshot import MediaCounters, TalkCounters
@@ -45,6 +46,7 @@ class Watch:
         media: Callable[[], MediaCounters],
         residence: Callable[[], Spread],
         processors: int,
+        canary: CanaryWatch | None = None,
     ) -> None:
         self.usual = Usual(USUAL_FALLBACK)
         self._region = Region(region, __version__, VARIANT)
@@ -53,6 +55,7 @@ class Watch:
         self._residence = residence
         self._stress = Stress(processors)
         self._fallback = (0, 0)
+        self.canary = canary or CanaryWatch("", 0.0)
         self.stress = 0.0
         """Of the last half minute; 1 is all that the node can do."""
 
@@ -69,6 +72,7 @@ class Watch:
             on_tcp, calls = self._vitals.counted["fallback"]
             self.usual.add(wall, on_tcp - self._fallback[0], calls - self._fallback[1])
             self._fallback = on_tcp, calls
+            self.canary.look(wall)
             self._region.on_sample(self.sample(now, wall))
 
     def sample(self, now: float, wall: float) -> Sample:
@@ -94,6 +98,7 @@ class Watch:
             judged_s=vitals.judged_s,
             saturation=self.stress,
             usual_fallback=self.usual.share(wall),
+            canary=self.canary.counted(wall),
         )
 
     def _counted(self, media: MediaCounters) -> dict[str, tuple[int, int]]:

@@ -8,6 +8,7 @@ Must never live here: name resolution, and the socket calls that produce these t
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, NamedTuple, Self
 
@@ -35,12 +36,12 @@ class Address(NamedTuple):
         """
         try:
             host, port = sockaddr[0], sockaddr[1]
-            ip = ip_address(host)
+            canonical = _canonical(host)
         except (ValueError, IndexError, TypeError) as error:
             raise LocalError("not a socket address") from error
         if not isinstance(host, str) or type(port) is not int or not 0 <= port <= 0xFFFF:
             raise LocalError("not a socket address")
-        return cls(str(_folded(ip)), port)
+        return cls(canonical, port)
 
     @classmethod
     def of(cls, packed: bytes, port: int) -> Self:
@@ -77,6 +78,11 @@ class Address(NamedTuple):
 
     def __format__(self, spec: str) -> str:
         return format(repr(self), spec)
+
+
+@lru_cache(maxsize=1024)  # whoever sends a packet sends the next one, too
+def _canonical(host: str) -> str:
+    return str(_folded(ip_address(host)))
 
 
 def _folded(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:

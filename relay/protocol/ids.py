@@ -8,7 +8,7 @@ Must never live here: how ids are drawn (randomness comes from the caller) or lo
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
 
 from relay.errors import LocalError
 
@@ -18,9 +18,12 @@ def short(value: bytes) -> str:
     return value[:2].hex() + "…"
 
 
+REFERENCE_DIGITS: Final = 12
+
+
 def reference(call: bytes) -> str:
     """What logs and people call a call; records and events hold the whole id, which begins with it."""
-    return call[:6].hex()
+    return call.hex()[:REFERENCE_DIGITS]
 
 
 class _FixedBytes(bytes):

@@ -36,6 +36,7 @@ from aioquic.quic.connection import (
 )
 from aioquic.quic.crypto import CIPHER_SUITES, CryptoPair
 from aioquic.quic.events import QuicEvent, StreamDataReceived
+from aioquic.quic.logger import QuicLoggerTrace
 from aioquic.quic.packet import (
     QuicErrorCode,
     QuicFrameType,
@@ -399,6 +400,13 @@ class RelayQuic(_Promising):
         """The code the connection was closed with; 0 while it is open."""
         return self._close_event.error_code if self._close_event is not None else 0
 
+    def trace(self, log: QuicLoggerTrace | None) -> None:
+        """From now on `log` hears of what goes through aioquic; None: nobody does, and it costs nothing.
+
+        It never hears of packets that the packet path seals or opens.
+        """
+        self._quic_logger = self._loss._quic_logger = log
+
     def backlog(self, stream_id: int) -> int:
         """Bytes written to a stream that the peer has not acknowledged; they are held until it does."""
         stream = self._streams.get(stream_id)
@@ -671,6 +679,11 @@ class RelayQuic(_Promising):
             raise LocalError("aioquic used more packet numbers than it was given")  # they must not leave
         return packets
 
+    def _close_end(self) -> None:
+        """As aioquic's, which would end the trace at the configuration's log: there is none."""
+        self.trace(None)
+        super()._close_end()
+
     def next_event(self) -> QuicEvent | None:
         """As aioquic's, and counts consumed stream bytes: the windows follow what was read."""
         event = super().next_event()
@@ -730,6 +743,9 @@ class RelayQuic(_Promising):
             )
             buf.push_uint_var(limit.value)
             limit.sent = limit.value
+            if self._quic_logger is not None and builder.quic_logger_frames is not None:
+                frame = self._quic_logger.encode_connection_limit_frame(limit.frame_type, limit.value)
+                builder.quic_logger_frames.append(frame)
 
     def _write_stream_limits(
         self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream
@@ -750,6 +766,11 @@ class RelayQuic(_Promising):
             buf.push_uint_var(stream.stream_id or 0)
             buf.push_uint_var(stream.max_stream_data_local)
             stream.max_stream_data_local_sent = stream.max_stream_data_local
+            if self._quic_logger is not None and builder.quic_logger_frames is not None:
+                frame = self._quic_logger.encode_max_stream_data_frame(
+                    stream.max_stream_data_local, stream.stream_id or 0
+                )
+                builder.quic_logger_frames.append(frame)
 
 
 class _ExcessiveLoadError(ProtocolError):
@@ -817,6 +838,7 @@ PRIVATE_NAMES: dict[str, Any] = {
         "_local_max_data",
         "_state",
         "_close_pending",
+        "_close_end",
         "_handshake_confirmed",
         "_loss",
         "_remote_max_datagram_frame_size",
@@ -840,6 +862,7 @@ PRIVATE_NAMES: dict[str, Any] = {
         "_crypto_streams",
         "_cryptos_initial",
         "_logger",
+        "_quic_logger",
         "_version",
         "_replenish_connection_ids",
         "_handle_ack_frame",
@@ -866,6 +889,7 @@ PRIVATE_NAMES: dict[str, Any] = {
         "_cc",
         "_detect_loss",
         "_logger",
+        "_quic_logger",
         "_on_packets_lost",
         "_in_persistent_congestion",
     ],

@@ -58,9 +58,10 @@ class Rig:
         prm: int = 7,
         net: int = 2,
         sub: bytes = b"",
+        at: float | None = None,
     ) -> bytes:
-        """`sub`: 16 bytes, else the same for `who` in all calls."""
-        now = int(time.time())
+        """`sub`: 16 bytes, else the same for `who` in all calls. `at`: minted then, not now."""
+        now = int(time.time() if at is None else at)
         claims = Claims(
             iss="app",
             aud=CLUSTER,
@@ -97,14 +98,23 @@ def prepare(
     more: str = "",
     origin: str = "https://app.example",
     beside: Rig | None = None,
+    canary: bytes = b"",
+    keeps: bool = False,
 ) -> tuple[Rig, list[str]]:
-    """A node's files, and the command that starts it. `beside`: another one of its cluster and issuer."""
+    """A node's files, and the command that starts it. `beside`: another one of its cluster and issuer.
+
+    `canary`: the seed of a second issuer, of canaries; `keeps`: with records.sqlite and events.jsonl there.
+    """
     seed = beside.seed if beside else os.urandom(32)
     port, metrics = free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_STREAM)
     web = free_port(socket.SOCK_STREAM)
     chain, key = certificate(folder)
     cluster_key = beside.cluster_key if beside else write_key(os.urandom(32))
     (folder / "relay.key").write_text(cluster_key)
+    issuers = [f'{{ name = "app", public_key = "{public_of(seed).hex()}" }}']
+    if canary:
+        issuers.append(f'{{ name = "canary", public_key = "{public_of(canary).hex()}", canary = true }}')
+    events = f'sink = "file"\npath = "{folder}/events.jsonl"\nspool = "{folder}/spool"'
     config = folder / "relay.toml"
     config.write_text(
         f"""
@@ -123,11 +133,11 @@ key = "{key}"
 [cluster]
 key_file = "{folder / "relay.key"}"
 [tokens]
-issuers = [{{ name = "app", public_key = "{public_of(seed).hex()}" }}]
+issuers = [{", ".join(issuers)}]
 [records]
-path = ""
+path = "{folder / "records.sqlite" if keeps else ""}"
 [events]
-sink = "off"
+{events if keeps else 'sink = "off"'}
 {more}
 """
     )
@@ -137,14 +147,16 @@ sink = "off"
 
 
 @contextlib.contextmanager
-def daemon(folder: Path, lane: str = "auto", **more: Any) -> Iterator[Rig]:
-    """A running node; see `prepare`."""
+def daemon(folder: Path, lane: str = "auto", tree: Path | None = None, **more: Any) -> Iterator[Rig]:
+    """A running node; see `prepare`. `tree`: where its code is, if not here."""
     node, command = prepare(folder, lane, **more)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(str(folder / "notify"))
         notified.settimeout(READY_S)
         environment = {**os.environ, "NOTIFY_SOCKET": str(folder / "notify")}
-        process = subprocess.Popen(command, env=environment)
+        if tree is not None:
+            environment["PYTHONPATH"] = str(tree)
+        process = subprocess.Popen(command, env=environment, cwd=tree)
         try:
             while b"READY=1" not in notified.recv(4096):
                 pass

@@ -422,6 +422,11 @@ def test_a_loss_that_the_relay_repairs_is_no_reason_to_go() -> None:
         climb = Climb(Path(loss=0.09), Path(rtt=0.04))
         climb.repaired = repaired
         assert (Move(1) in climb.run(30)) is not repaired
-    heavy = Climb(Path(loss=0.4), Path(rtt=0.04))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_way_that_loses_more_than_repair_makes_good_is_left_within_seconds(seed: int) -> None:
+    heavy = Climb(Path(down=0.2), Path(rtt=0.04))
     heavy.repaired = True
-    assert Move(1) in heavy.run(30)
+    heavy.in_use = Path(seed=seed).like(heavy.paths[0])
+    assert Move(1, keep="up") in heavy.run(15)

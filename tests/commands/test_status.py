@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import io
 import json
 import socket
@@ -11,12 +12,14 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from relay.cli import DONE, FAILED, USAGE, main
-from relay.core.reasons import DropReason
+from relay.core.reasons import DropReason, Refusal
 from relay.core.spread import LOSS, Spread
+from relay.core.tenants import Standing
 from relay.edge.lane import LaneCounters
 from relay.ops.health import Finding, Report
 from relay.ops.http import OpsServer
@@ -42,10 +45,14 @@ class Node:
             legs={"admitted": 2},
             calls={"talking": 1},
         )
+        self.canary: dict[str, Any] | None = None
+        self.rollout: dict[str, Any] | None = None
         exporter = Exporter(lambda: self.now)
         self.region = Region("eu", "1.0")
         self.server = OpsServer(
-            exporter.answer, lambda: Report(self.findings), lambda: self.region.standing(100.0).body()
+            exporter.answer,
+            lambda: Report(self.findings),
+            lambda: self.region.standing(100.0).body() | {"canary": self.canary, "rollout": self.rollout},
         )
 
     async def status(self, *words: str) -> tuple[int, str, str]:
@@ -114,10 +121,35 @@ async def test_the_region_is_told_in_a_line_and_its_indicators_in_a_table_the_wo
     assert "│ drop │ 5 % │ 2.79 % │ 2 % │ 4 % │ 500 │ 60 │" in words
     assert "│ saturation │ 30 % │ 30 % │ 80 % │ 95 % │ - │ 100 │" in words
     assert words.index("│ drop") < words.index("│ saturation") < words.index("│ one_way")
-    assert "│ too few │" in words
+    assert "│ one_way │ 5 % │ 0.279 % │ 0.5 % │ 1 % │ 20 │ - │" in words
     assert "0 ms" in words
     _, out, _ = await node.status("--json")
     assert json.loads(out)["health"]["worst"] == "drop"
+
+
+async def test_issuers_are_told_with_what_they_hold_and_what_their_limits_refused(node: Node) -> None:
+    none = dict.fromkeys(Refusal, 0)
+    node.now = dataclasses.replace(
+        node.now,
+        issuers=(
+            Standing("shop", 4, 2, 1, 90, none | {Refusal.JOINS: 7, Refusal.SHARED: 1}),
+            Standing("app", 0, 0, 0, 0, none),
+        ),
+    )
+    _, out, _ = await node.status()
+    words = " ".join(out.split())
+    assert "│ shop │ 2 │ 4 │ 1 │ 90 │ 8 │ joins 7, shared 1 │" in words
+    assert "│ app │ 0 │ 0 │ 0 │ 0 │ 0 │ │" in words
+    _, out, _ = await node.status("--json")
+    metrics = json.loads(out)["metrics"]
+    assert metrics['relay_issuer_refused_total{issuer="shop",reason="joins"}'] == 7
+    assert metrics['relay_issuer_refused_total{issuer="app",reason="legs"}'] == 0
+    assert metrics['relay_issuer_admitted_total{issuer="shop"}'] == 90
+
+
+async def test_a_node_without_issuers_has_no_table_of_them(node: Node) -> None:
+    _, out, _ = await node.status()
+    assert "issuer" not in out
 
 
 @contextlib.contextmanager
@@ -182,3 +214,41 @@ def test_what_is_no_url_and_a_daemon_that_tells_nothing_are_wrong_usage(tmp_path
     status, _, err = said("--config", str(tmp_path / "relay.toml"))
     assert status == USAGE
     assert "listen.metrics" in err
+
+
+async def test_a_canary_is_a_line_of_its_own(node: Node) -> None:
+    newest = {
+        "age_s": 12.0,
+        "ok": False,
+        "rung": "ws",
+        "failed": ["loss", "mos"],
+        "failing": 2,
+        "is_silent": False,
+    }
+    for change, words in (
+        ({}, "canary: failed (loss, mos) 12 s ago on ws; 2 failures running"),
+        ({"ok": True, "failing": 0}, "canary: ok 12 s ago on ws; 0 failures running"),
+        ({"is_silent": True, "age_s": 400.0}, "canary: silent for 400 s"),
+    ):
+        node.canary = newest | change
+        _, out, _ = await node.status()
+        assert words in " ".join(out.split())
+    node.canary = None
+    _, out, _ = await node.status()
+    assert "canary:" not in out
+
+
+async def test_the_state_of_rollouts_is_a_line_of_its_own(node: Node) -> None:
+    newest = {"revision": 7, "serving": "state", "rollout": "r1", "age_s": 3.0, "problem": ""}
+    for change, words in (
+        ({}, "state of rollouts: revision 7, rollout r1, 3 s old"),
+        ({"rollout": None}, "revision 7, no rollout, 3 s old"),
+        ({"serving": "killed", "rollout": None}, "revision 7, control for everyone (killed), 3 s old"),
+        ({"problem": "lower_rev"}, "rollout r1, 3 s old; the file there now is refused: lower_rev"),
+    ):
+        node.rollout = newest | change
+        _, out, _ = await node.status()
+        assert words in " ".join(out.split())
+    node.rollout = None
+    _, out, _ = await node.status()
+    assert "state of rollouts" not in out

@@ -15,7 +15,7 @@ import pytest
 
 from relay.errors import ConfigError, ErrorCode, LocalError
 from relay.ops import commands
-from relay.ops.commands import CommandServer, Done, send
+from relay.ops.commands import Answer, CommandServer, Done, QlogWish, send, wish
 
 RAW = b"VC1" + bytes(100)
 
@@ -27,6 +27,7 @@ class Engine:
         self.got: list[bytes] = []
         self.answer: tuple[ErrorCode, str] | None = (ErrorCode.NO_ERROR, "")
         self.late: list[Done] = []
+        self.wishes: list[QlogWish] = []
 
     def submit(self, raw: bytes, done: Done) -> None:
         self.got.append(raw)
@@ -34,6 +35,10 @@ class Engine:
             self.late.append(done)
         else:
             done(*self.answer)
+
+    def trace(self, wish: QlogWish) -> Answer:
+        self.wishes.append(wish)
+        return ErrorCode.NO_ERROR, "", {"files": ["a.sqlog"]}
 
 
 @pytest.fixture
@@ -48,7 +53,7 @@ def path(tmp_path: Path) -> str:
 
 @pytest.fixture
 async def server(engine: Engine, path: str) -> AsyncIterator[CommandServer]:
-    server = CommandServer(engine.submit)
+    server = CommandServer(engine.submit, engine.trace)
     await server.start(path)
     yield server
     await server.close()
@@ -87,6 +92,25 @@ async def test_several_commands_of_one_connection_are_answered_in_order(
     answers = await talk(path, b"".join(lines))
     assert [answer["ok"] for answer in answers] == [True] * 5
     assert engine.got == [bytes([n]) * 9 for n in range(5)]
+
+
+async def test_a_wish_for_a_qlog_needs_no_signature(server: CommandServer, engine: Engine, path: str) -> None:
+    answer = await asyncio.to_thread(wish, path, QlogWish("101112131415", on=False))
+    assert (answer["ok"], answer["files"]) == (True, ["a.sqlog"])
+    assert engine.wishes == [QlogWish("101112131415", on=False)]
+    assert not engine.got
+
+
+@pytest.mark.parametrize(
+    "line", [b"{\n", b"{}\n", b'{"qlog": 7}\n', b'{"qlog": "1", "end": "1"}\n', b'{"qlog": "\xff"}\n']
+)
+async def test_what_is_no_wish_is_refused_and_asks_for_nothing(
+    server: CommandServer, engine: Engine, path: str, line: bytes
+) -> None:
+    (answer,) = await talk(path, line)
+    assert answer["name"] == "BAD_ENCODING"
+    assert not engine.wishes
+    assert not engine.got
 
 
 @pytest.mark.parametrize("line", [b"!!!\n", b"abc\n", b"\xff\xfe\n", b"YWJj YWJj\n"])
@@ -136,7 +160,7 @@ async def test_more_connections_than_allowed_are_closed_at_once(
 
 
 async def test_the_socket_is_the_owners_alone_and_goes_with_the_server(engine: Engine, path: str) -> None:
-    server = CommandServer(engine.submit)
+    server = CommandServer(engine.submit, engine.trace)
     before = os.umask(0)
     try:
         await server.start(path)
@@ -158,10 +182,10 @@ async def test_the_socket_is_the_owners_alone_and_goes_with_the_server(engine: E
 async def test_a_dead_socket_of_before_is_replaced_and_a_live_one_is_not(engine: Engine, path: str) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(path)
-    first = CommandServer(engine.submit)
+    first = CommandServer(engine.submit, engine.trace)
     await first.start(path)
     with pytest.raises(ConfigError, match="is in use"):
-        await CommandServer(engine.submit).start(path)
+        await CommandServer(engine.submit, engine.trace).start(path)
     await first.close()
 
 
@@ -169,7 +193,7 @@ async def test_a_path_that_cannot_be_had_is_a_configuration_error(engine: Engine
     (tmp_path / "file").write_text("precious")
     for where in (tmp_path / "file", tmp_path / "no" / "folder"):
         with pytest.raises(ConfigError, match=r"listen\.command_socket: cannot listen"):
-            await CommandServer(engine.submit).start(str(where))
+            await CommandServer(engine.submit, engine.trace).start(str(where))
     assert (tmp_path / "file").read_text() == "precious"
 
 
@@ -177,7 +201,7 @@ async def test_an_inherited_socket_serves_too(engine: Engine, path: str) -> None
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(path)
         sock.listen()
-        server = CommandServer(engine.submit)
+        server = CommandServer(engine.submit, engine.trace)
         await server.start(sock)
         assert (await asyncio.to_thread(send, path, RAW))["ok"]
         await server.close()

@@ -98,6 +98,11 @@ def test_every_kind_has_a_sample_and_stands_in_the_schema() -> None:
 def test_a_line_of_every_kind_fits_the_schema(kind: str) -> None:
     line = json.loads(encode(CallEvent(kind, 1700000000.1234, SAMPLES[kind]), "n1", "ab" * 8, 3))
     VALIDATOR.validate(line)
+    assert "issuer" not in line
+    mine = CallEvent(kind, 1700000000.1234, SAMPLES[kind], issuer="shop")
+    line = json.loads(encode(mine, "n1", "ab" * 8, 3))
+    VALIDATOR.validate(line)
+    assert line["issuer"] == "shop"
     assert line["id"] == "ab" * 8 + "-3"
     assert line["time"] == 1700000000.123
 
@@ -197,7 +202,11 @@ def test_the_file_is_the_owners_alone(config: EventsConfig) -> None:
     assert Path(config.path).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_full_disk_delays_and_loses_nothing(config: EventsConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_delays_loses_nothing_and_is_told_once(
+    config: EventsConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(events_module, "IDLE", 0.01)
     real, room = os.write, {"bytes": 100}
 
     def write(fd: int, data: bytes) -> int:
@@ -218,6 +227,10 @@ def test_a_full_disk_delays_and_loses_nothing(config: EventsConfig, monkeypatch:
         assert not writer.is_failing
     good = [json.loads(line) for line in Path(config.path).read_text().splitlines() if line.endswith("}")]
     assert sorted({line["seq"] for line in good}) == [1, 2, 3, 4, 5]
+    assert [record.getMessage() for record in caplog.records] == [
+        "call events wait, they cannot be written: ENOSPC",
+        "call events are written again",
+    ]
 
 
 def test_a_full_queue_drops_counts_and_tells(config: EventsConfig) -> None:

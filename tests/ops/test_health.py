@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from descriptors import none_left
 from relay.config import HealthConfig
 from relay.ops.health import Facts, LagMeter, free_descriptors, judge
 
@@ -160,6 +161,11 @@ def test_free_descriptors_shrink_when_one_is_opened(tmp_path: Path) -> None:
     before = free_descriptors()
     with (tmp_path / "file").open("w"):
         assert free_descriptors() == before - 1
+
+
+def test_none_is_free_where_none_is_left_to_look_with() -> None:
+    with none_left():
+        assert free_descriptors() == 0
 
 
 def test_without_proc_the_limit_itself_is_assumed(tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ def test_a_record_comes_back_whole(path: Path) -> None:
         "ended_at": 160.5,
         "outcome": "completed",
         "reason": "",
+        "canary": False,
+        "issuer": "",
     }
     assert [one["sub"] for one in people] == [ANN, BOB]
     assert people[0] == {
@@ -119,7 +121,10 @@ def test_a_full_queue_drops_and_counts_instead_of_waiting(path: Path) -> None:
     records.close()
 
 
-def test_a_busy_database_is_tried_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_database_is_tried_again_and_told_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     monkeypatch.setattr(history, "BUSY", 0.01)
     monkeypatch.setattr(history, "RETRY_EVERY", 0.01)
     records = writer(path)
@@ -130,11 +135,16 @@ def test_a_busy_database_is_tried_again(path: Path, monkeypatch: pytest.MonkeyPa
         failing = threading.Event()
         while not failing.wait(0.005) and not records.is_failing:
             pass
+        failing.wait(0.1)  # for more tries
         assert records.counters().written == 0
         other.execute("COMMIT")
     assert records.flush()
     assert records.counters().written == 1
     assert not records.is_failing
+    assert [record.getMessage() for record in caplog.records] == [
+        "call records wait, they cannot be written: SQLITE_BUSY",
+        "call records are written again",
+    ]
     records.close()
 
 
@@ -382,3 +392,38 @@ def test_the_line_of_a_log_says_what_became_of_a_call_and_names_nobody() -> None
         "call": "000000000000", "outcome": "completed", "seconds": 0.0, "people": 0, "transports": [],
         "packets": 0, "lost": 0.0,
     }  # fmt: skip
+
+
+def test_calls_of_canaries_are_marked_and_stay_out_of_what_is_usual(path: Path) -> None:
+    talk = dataclasses.replace(
+        call(1), started_at=3 * 3600.0, answered_at=3 * 3600.0, ended_at=3 * 3600.0 + 20
+    )
+    canary = dataclasses.replace(talk, call=f"{2:032x}", canary=True)
+    with database(path) as connection:
+        for one in (talk, canary):
+            insert(connection, "n1", one)
+        assert [one["canary"] for one in query(connection)] == [True, False]
+        assert [one["call"] for one in query(connection, canaries=False)] == [talk.call]
+        assert history.fallback_by_hour(connection, 0.0) == [(3, 0, 1)]
+    assert history.summary(canary)["canary"] is True
+    assert "canary" not in history.summary(talk)
+
+
+def test_a_file_from_before_canaries_holds_calls_of_people(path: Path) -> None:
+    with database(path) as connection:
+        insert(connection, "n1", call())
+        connection.execute("ALTER TABLE calls DROP COLUMN canary")
+    with database(path) as connection:
+        assert [one["canary"] for one in query(connection, canaries=False)] == [False]
+
+
+def test_calls_are_found_by_their_issuer_and_a_file_from_before_issuers_names_none(path: Path) -> None:
+    mine = dataclasses.replace(call(1), issuer="shop")
+    with database(path) as connection:
+        for one in (mine, call(2)):
+            insert(connection, "n1", one)
+        assert [one["call"] for one in query(connection, issuer="shop")] == [mine.call]
+        assert [one["issuer"] for one in query(connection)] == ["", "shop"]
+        connection.execute("ALTER TABLE calls DROP COLUMN issuer")
+    with database(path) as connection:
+        assert [one["issuer"] for one in query(connection)] == ["", ""]

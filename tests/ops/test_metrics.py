@@ -339,6 +339,16 @@ def test_a_region_of_which_nothing_is_known_has_a_state_and_neither_score_nor_ag
     assert not names & {"relay_health_score", "relay_health_age_seconds"}
 
 
+def test_an_indicator_with_too_few_events_has_no_score_and_shows_how_few() -> None:
+    few = {"drop": Reading(0.0, 0.0, 99), "one_way": Reading(0.0, 0.0, 100)}
+    standing = Standing("fra", "control", "1", State.OK, 100.0, "", 1, 4.0, few, ("drop",))
+    shown = scrape(snapshot(standing=standing))
+    scores = {labels[0]: value for (name, labels), value in shown.items() if name == "relay_sli_score"}
+    assert scores == {"one_way": 100}
+    assert shown["relay_sli_window_events", ("drop", "control")] == 99
+    assert shown["relay_sli_value", ("drop", "control")] == 0
+
+
 def test_drops_and_media_of_all_parts_stand_in_one_family_each() -> None:
     media = LaneCounters(media_in=10, sent=5)
     media.dropped[DropReason.MUTED] = 3

@@ -113,6 +113,32 @@ def test_indicators_with_few_events_are_left_out_and_listed() -> None:
     assert thin(standing.readings) == standing.thin
 
 
+def test_what_few_events_tell_has_no_score() -> None:
+    of = region()
+    run(of, healthy(12))
+    slis = of.standing(11 * EVERY_S).body()["slis"]
+    none = {name for name, one in slis.items() if one["score"] is None}
+    assert none == {"first_audio", "residence", "gaps", "leg_rtt"}
+    assert slis["first_audio"]["events"] == 0
+    assert {one["score"] for name, one in slis.items() if name not in none} == {100.0}
+
+
+def test_a_region_has_a_score_just_while_its_state_is_known() -> None:
+    of, found = region(), []
+    samples = healthy(10)
+    samples += [dataclasses.replace(samples[-1], at=samples[-1].at + step * EVERY_S) for step in range(1, 6)]
+    for sample in samples:
+        of.on_sample(sample)
+        standing = of.standing(sample.at)
+        found.append((standing.state, standing.body()["score"]))
+    assert set(found) == {(UNKNOWN, None), (OK, 100.0)}
+    assert [state for state, _ in found] == [UNKNOWN] * 6 + [OK] * 6 + [UNKNOWN] * 3
+    blind = region()
+    run(blind, healthy(10))
+    assert blind.standing(9 * EVERY_S + OLD_S).score == 100.0
+    assert blind.standing(9 * EVERY_S + OLD_S + 1).score is None
+
+
 def test_when_the_calls_stop_the_region_is_unknown_within_90_seconds() -> None:
     of = region()
     samples = list(Traffic(1, 3, BUSY).samples(Incident(begin=1800.0, end=HOUR, no_calls=True)))
@@ -260,3 +286,64 @@ def test_a_thousand_healthy_hours_are_never_bad() -> None:
         seen[of.standing(sample.at).state] += 1
     assert seen[BAD] == 0
     assert seen[OK] > 80_000
+
+
+# ---------------------------------------------------------------- canary calls
+
+
+def with_canary(samples: list[Sample], *running: int, known: int = 20) -> list[Sample]:
+    """The same, and so many canary calls failed before each; the last figure holds on."""
+    return [
+        dataclasses.replace(one, canary=(running[min(step, len(running) - 1)], known))
+        for step, one in enumerate(samples)
+    ]
+
+
+def nobody_calls(count: int) -> list[Sample]:
+    return [Sample(at=step * EVERY_S, saturation=0.1) for step in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("running", "state"), [(0, UNKNOWN), (2, UNKNOWN), (3, DEGRADED), (9, DEGRADED), (10, BAD)]
+)
+def test_where_nobody_calls_failing_canaries_tell_and_working_ones_do_not(running: int, state: State) -> None:
+    of = region()
+    samples = with_canary(nobody_calls(8), running)
+    assert run(of, samples) == [state] * 8
+    standing = of.standing(samples[-1].at)
+    assert standing.worst == ("" if state is UNKNOWN else "canary")
+    assert standing.body()["slis"]["canary"]["value"] == running
+    assert of.standing(samples[-1].at + OLD_S + 1).state is UNKNOWN  # nobody looks any more
+
+
+def test_failing_canaries_are_a_floor_at_once_and_a_success_lifts_it() -> None:
+    of = region()
+    states = run(of, with_canary(healthy(12), 0, 0, 0, 1, 2, 3, 10, 10, 0))
+    assert states[:5].count(UNKNOWN) == 5  # too few calls yet
+    assert states[5:8] == [DEGRADED, BAD, BAD]
+    assert states[8:] == [BAD, OK, OK, OK]  # two of three looks
+
+
+def test_a_region_that_is_bad_by_its_calls_is_no_better_by_its_canaries() -> None:
+    of = region()
+    samples = [
+        dataclasses.replace(one, counted=dict(one.counted) | {"drop": (20 * step, 20 * step)})
+        for step, one in enumerate(healthy(12))
+    ]
+    assert run(of, with_canary(samples, 0))[-1] is BAD
+    assert of.standing(samples[-1].at).worst == "drop"
+    of = region()
+    assert run(of, with_canary(samples, 3))[-1] is BAD
+
+
+def test_a_silent_canary_counts_for_nothing_and_is_listed() -> None:
+    of = region()
+    samples = with_canary(healthy(12), 10, known=0)
+    assert run(of, samples)[-1] is OK
+    assert "canary" in of.standing(samples[-1].at).thin
+
+
+def test_where_there_is_no_canary_none_is_told_of() -> None:
+    of = region()
+    run(of, healthy(12))
+    assert "canary" not in of.standing(0.0).body()["slis"]

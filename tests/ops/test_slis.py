@@ -23,6 +23,7 @@ def test_the_indicators_and_their_limits_are_those_that_operations_document() ->
         "fallback": (0.0, 0.05, 0.15),
         "stale": (0.001, 0.01, 0.03),
         "saturation": (0.7, 0.8, 0.95),
+        "canary": (0, 3, 10),
     }
 
 
@@ -96,3 +97,8 @@ def test_of_several_parts_the_worst_with_enough_events_counts() -> None:
     assert worst(parts, sli).detail == "quic"
     assert worst(parts[:1], sli).detail == "ws"
     assert worst([], sli) == Reading(0.0, 0.0, 0)
+
+
+@pytest.mark.parametrize(("running", "points"), [(0, 100), (2, 100), (3, 50), (9, 50), (10, 0), (30, 0)])
+def test_a_canary_scores_by_failures_running_in_steps(running: int, points: float) -> None:
+    assert score(running, BY_NAME["canary"]) == points

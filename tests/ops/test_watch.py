@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from pair import World
+from pair import World, canaries
 from relay.core.reasons import DropReason
+from relay.ops.canary import Book, CanaryWatch, Failed, Run, write
 from relay.ops.region import State
 from relay.ops.watch import Facts, Watch
 
@@ -85,3 +88,62 @@ def test_what_ends_on_tcp_becomes_what_is_usual(world: World) -> None:
     call(world)
     of.on_second(facts(40.0), world.now + 40, world.wall)
     assert list(of.usual._hours.values()) == [(0, 2)]
+
+
+def canary_call(world: World) -> None:
+    ann, bob = world.talking()
+    for one in (ann, bob):
+        one.speak()
+    world.flow()
+    world.run(12.0, alive=(ann, bob))
+    ann.hangup()
+
+
+def test_calls_of_canaries_are_in_no_indicator_but_those_of_the_lane() -> None:
+    world = World(canaries())
+    of = watch(world)
+    before = of.sample(world.now, world.wall)
+    canary_call(world)
+    after = of.sample(world.now, world.wall)
+    assert world.records[0].outcome == "completed"
+    counted = {name: counts for name, counts in after.counted.items() if name != "stale"}
+    assert counted == {name: (0, 0) for name in counted}
+    assert (after.last_event, after.live, after.gaps) == (before.last_event, before.live, before.gaps)
+    assert all(not spread.total for spread in after.spread["first_audio"].values())
+    talk = of.talk(world.now)
+    assert (talk.setups, talk.ended, talk.funnel, talk.leaks) == ({}, {}, {}, {})
+    assert (talk.talked_s, talk.active) == (0.0, {})
+
+
+def test_the_canarys_file_is_read_at_each_look_and_failures_in_it_are_a_floor(
+    world: World, tmp_path: Path
+) -> None:
+    path = tmp_path / "canary.json"
+    of = Watch(
+        "fra",
+        world.engine.vitals,
+        lambda: world.lane.counters,
+        lambda: world.lane.residence,
+        2,
+        CanaryWatch(str(path), world.wall),
+    )
+    runs: list[Run] = []
+    states = {}
+    for second in range(0, 700):
+        if second and second % 60 == 0:
+            at = world.wall + second
+            runs.append(
+                Run(at, "quic://relay.example", "quic", ok=False, failed=(Failed("loss", 0.5, 0.03),))
+            )
+            write(path, Book(runs=tuple(runs)))
+        of.on_second(facts(float(second)), float(second), world.wall + second)
+        states[second] = of.standing(float(second)).state
+    assert states[170] is State.UNKNOWN
+    assert states[181] is State.DEGRADED
+    assert states[590] is State.DEGRADED
+    assert states[601] is State.BAD
+    assert of.standing(699.0).worst == "canary"
+    write(path, Book(runs=(*runs, Run(world.wall + 720, "quic://relay.example", "quic", ok=True))))
+    for second in range(700, 760):
+        of.on_second(facts(float(second)), float(second), world.wall + second)
+    assert of.standing(759.0).state is State.UNKNOWN

@@ -1,4 +1,4 @@
-"""A real Prometheus on loopback, with our rules and our example of a configuration, only faster.
+"""A real Prometheus on loopback, with our rules and our example of a configuration, only faster if asked for.
 
     with serving(folder, "127.0.0.1:9464") as prometheus:
         prometheus.query("up")
@@ -63,17 +63,15 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, target: str, every: str = "1s") -> Iterator[Prometheus]:
-    """The server, scraping `target` and judging the rules each `every`."""
+def serving(folder: Path, target: str, every: str | None = "1s") -> Iterator[Prometheus]:
+    """The server, scraping `target` and judging the rules each `every`; None: as often as shipped."""
     rules = (CONFIG / "relay.rules.yml").read_text()
-    for interval in ("interval: 30s", "interval: 5m"):
-        rules = rules.replace(interval, f"interval: {every}")
+    config = (CONFIG / "prometheus.yml").read_text().replace("127.0.0.1:9464", target)
+    if every is not None:
+        for interval in ("interval: 15s", "interval: 30s", "interval: 5m"):
+            rules = rules.replace(interval, f"interval: {every}")
+            config = config.replace(interval, f"interval: {every}")
     (folder / "relay.rules.yml").write_text(rules)
-    config = (CONFIG / "prometheus.yml").read_text()
-    config = config.replace("127.0.0.1:9464", target)
-    config = config.replace("interval: 15s", f"interval: {every}").replace(
-        "interval: 30s", f"interval: {every}"
-    )
     (folder / "prometheus.yml").write_text(config)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
