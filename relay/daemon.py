@@ -272,6 +272,7 @@ class Daemon:
     def _drain(self) -> None:
         manager.notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(self._config.drain.deadline_s * 1e6)}")
         self.node.drain()
+        self._say_who_is_let_in()
         self._tell_status()
         log.info("draining", extra={"state": self.node.engine.drain_state})
 
@@ -324,13 +325,18 @@ class Daemon:
                 await asyncio.sleep(0)
             for _ in self.node.driver.report_flowing():
                 await asyncio.sleep(0)
-            self.node.endpoint.accepting = self.node.engine.drain_state in ("running", "draining")
+            self._say_who_is_let_in()
             self._look()
             self._qlogs.look()
             now = self._account.stats_at = time.monotonic()
             if self._keep is not None:
                 self._keep.beat(now)
             self._tell_status()
+
+    def _say_who_is_let_in(self) -> None:
+        # With a successor beside us nobody is let in either, but has to hear where to go: a Retry says it.
+        is_open = self.node.engine.drain_state in ("running", "draining")
+        self.node.endpoint.accepting = is_open or self._house.is_followed
 
     def _look(self) -> None:
         """How busy the machine is, and each half minute how the region is."""

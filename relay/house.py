@@ -197,6 +197,7 @@ class Household:
     def succeeded(self) -> None:
         """The next one is in service: leave, at once as far as new people are concerned."""
         self._parts.listeners.stop_accepting()
+        self._parts.node.send_newcomers_on()
         log.info("another generation took over")
         self._loop.call_later(SETTLE_S, self._move)
 

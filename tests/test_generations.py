@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +17,7 @@ from client.test_direct_calls import until
 from client.test_following import silence, talking
 from lab.generations import Box
 from relay.client import Call, Session
+from relay.protocol.cid import CID_SIZE, FIRST_BYTE
 
 DRAIN = "grace_s = 0\nsmear_s = 0.2\ndeadline_s = 20"
 BUSY_LOST = (
@@ -61,6 +64,26 @@ async def test_a_planned_restart_is_heard_by_nobody(
         await until(lambda: len(box.records()) == 3)
         assert [outcome for _, outcome in box.records()] == ["moved", "moved", "completed"]
         assert len({call for call, _ in box.records()}) == 1
+
+
+@pytest.mark.parametrize(("lane", "last_bit"), [("native", 0), ("native", 1), ("python", 0), ("python", 1)])
+async def test_who_chose_an_id_like_those_of_a_generation_comes_to_the_new_one_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lane: str, last_bit: int
+) -> None:
+    def like_ours(size: int) -> bytes:
+        drawn = os.urandom(size)
+        ours = bytes((FIRST_BYTE,)) + drawn[1:-1] + bytes((drawn[-1] & 0xFE | last_bit,))
+        return ours if size == CID_SIZE else drawn
+
+    monkeypatch.setattr("aioquic.quic.connection.os", SimpleNamespace(urandom=like_ours))
+    with Box(tmp_path, lane=lane, drain=DRAIN) as box:
+        old = box.start()
+        async with talking(box.rig) as people:
+            for number in (1, 2):
+                assert await succeeds(box, people, old) <= HEARD_S
+                assert sound(people, number)
+                old = box.processes[-1]
+        assert [outcome for _, outcome in box.records()][:2] == ["moved", "moved"]
 
 
 async def test_legs_on_tcp_stay_until_they_move_and_new_ones_come_to_the_new_generation(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aioquic.quic.configuration import QuicConfiguration
 
@@ -144,6 +144,7 @@ class Node:
         )
         self.driver.on_company = self.turn.feed
         self._attach_turn(config)
+        self._sends_on = False
 
     def _attach_turn(self, config: Config) -> None:
         serves = config.turn.enabled or config.stun.open_binding
@@ -160,13 +161,25 @@ class Node:
         self.driver.feed(DrainRequested())
         self.turn.feed(Draining())
 
+    def send_newcomers_on(self) -> None:
+        """Another generation takes newcomers: the few that still come here are sent to it by a Retry.
+
+        One in 512 chose an id that the kernel takes for one of ours; that of a Retry is none.
+        """
+        self._sends_on = True
+        self._limit(self.config, self.endpoint.configuration)
+
+    def _limit(self, config: Config, quic: QuicConfiguration) -> None:
+        limits = replace(config.limits, retry_above_half_open=0) if self._sends_on else config.limits
+        self.endpoint.configure(limits, quic)
+        self.lane.limit_front(limits)
+
     def configure(self, config: Config, keys: NodeKeys, quic: QuicConfiguration) -> None:
         """A reload: new limits, policy, issuers and certificate; running calls are untouched."""
         self.config = config
-        self.endpoint.configure(config.limits, quic)
+        self._limit(config, quic)
         self.endpoint.origins = frozenset(config.listen.web_origins)
         self.streams.configure(config.limits)
-        self.lane.limit_front(config.limits)
         self.driver.feed(ConfigChanged(config, keys.engine()))
         self._open_company.config = config.turn
         self.turn.feed(TurnChanged(config, keys.turn()))

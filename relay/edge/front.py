@@ -31,7 +31,7 @@ from relay.config import LimitsConfig
 from relay.core.reasons import DropReason
 from relay.errors import PeerError
 from relay.protocol.address import Address
-from relay.protocol.cid import CidCodec
+from relay.protocol.cid import CID_SIZE, FIRST_BYTE, CidCodec
 from relay.protocol.demux import (
     MIN_INITIAL,
     QUIC_V1,
@@ -160,6 +160,11 @@ class AddressTokens:
         return True
 
 
+def strange(cid: bytes) -> bytes:
+    """An id by which the kernel takes whom a Retry sent for a newcomer: not in the form of our ids (steering.py)."""
+    return bytes((cid[0] ^ 0x80,)) + cid[1:] if cid[0] == FIRST_BYTE else cid
+
+
 def _address_bytes(source: Address) -> bytes:
     return f"{source.host} {source.port}".encode()
 
@@ -226,7 +231,7 @@ class Front:
                 return DropReason.UNPROVEN
             return Admit(original, header.dcid)
         if half_open >= self._limits.retry_above_half_open or rate > self._limits.retry_above_initials_per_s:
-            retry_source = self._draw(8)
+            retry_source = strange(self._draw(CID_SIZE))
             token = self._tokens.mint(source, header.dcid, retry_source, wall)
             return Answer(
                 encode_quic_retry(

@@ -12,7 +12,7 @@ from relay.core.reasons import DropReason
 from relay.edge.front import AddressTokens, Admit, Answer, Front, RateGauge, SourceBuckets
 from relay.edge.ids import ConnectionIds
 from relay.protocol.address import Address
-from relay.protocol.cid import CidCodec
+from relay.protocol.cid import FIRST_BYTE, CidCodec
 from relay.protocol.demux import QUIC_V1, LongType, parse_long
 
 SOURCE = Address("192.0.2.7", 5000)
@@ -39,6 +39,7 @@ class Bench:
     def __init__(self, limits: LimitsConfig | None = None) -> None:
         rng = random.Random(1)
         self.limits = limits or LimitsConfig()
+        self.draw = rng.randbytes
         self.tokens = AddressTokens([bytes(32), b"\1" * 32], self.limits.address_token_s, rng.randbytes)
         codec = CidCodec(b"k" * 16, SERVER_ID)
         self.ids = ConnectionIds(codec, b"r" * 32, 7)
@@ -48,7 +49,7 @@ class Bench:
             ids=codec,
             server_id=SERVER_ID,
             reset_token=self.ids.reset_token,
-            draw=rng.randbytes,
+            draw=lambda size: self.draw(size),
         )
         self.now = 100.0
 
@@ -97,6 +98,13 @@ def retry_of(bench: Bench, half_open: int = 64) -> tuple[bytes, bytes]:
     assert header.type is LongType.RETRY
     assert header.dcid == SCID
     return header.token, header.scid
+
+
+def test_the_id_of_a_retry_never_looks_like_one_that_a_node_issued(bench: Bench) -> None:
+    drawn = bench.draw
+    for first in (FIRST_BYTE, FIRST_BYTE + 1):
+        bench.draw = lambda size, first=first: bytes((first,)) + drawn(size - 1)
+        assert (retry_of(bench)[1][0] == first) is (first != FIRST_BYTE)
 
 
 def test_a_busy_node_asks_for_proof_with_an_answer_smaller_than_the_question(bench: Bench) -> None:

@@ -48,6 +48,8 @@ const RESET_TOKEN: usize = 16;
 /// would drop the first packets of honest clients with those of a flood, and each then waits for a time-out.
 const RETRIES_PER_S: f64 = 100_000.0;
 const RETRIES_AT_ONCE: f64 = 512.0;
+/// The first byte of every id that a node of ours issues.
+const OWN_FIRST: u8 = 7;
 
 /// The numbers of relay.config.LimitsConfig that a front needs, under their names.
 #[derive(Clone, Copy, Debug)]
@@ -242,6 +244,14 @@ struct Seen {
     half_open: usize,
 }
 
+/// An id by which the kernel takes whom a Retry sent for a newcomer: not in the form of our ids.
+fn strange(mut id: [u8; CID_SIZE]) -> [u8; CID_SIZE] {
+    if id[0] == OWN_FIRST {
+        id[0] ^= 0x80;
+    }
+    id
+}
+
 fn destination_of(data: &[u8]) -> Option<&[u8]> {
     let (size, rest) = data.get(5..)?.split_first()?;
     // Like the table of ids, which looks for what is there.
@@ -320,7 +330,7 @@ impl State {
         if !self.retry_budget.take(1.0, seen.now) {
             return Err(Reason::OverBudget);
         }
-        let retry_source: [u8; CID_SIZE] = self.noise.draw().ok_or(Reason::Internal)?;
+        let retry_source = strange(self.noise.draw().ok_or(Reason::Internal)?);
         let nonce = self.noise.draw().ok_or(Reason::Internal)?;
         let token = |out: &mut Vec<u8>| {
             self.tokens.mint(

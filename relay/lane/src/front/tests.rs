@@ -403,6 +403,20 @@ fn many_first_packets_a_second_turn_on_retry_and_of_those_there_are_so_many() {
 }
 
 #[test]
+fn the_id_of_a_retry_never_looks_like_one_that_a_node_issued() {
+    let mut bench = Bench::new();
+    let mut seen = [false; 256];
+    for _ in 0..6000 {
+        // Drawn blindly one in 256 would: in all but one of 10^10 runs.
+        bench.now += 1.0;
+        let (_, id) = bench.retry();
+        seen[usize::from(id[0])] = true;
+    }
+    assert!(!seen[usize::from(OWN_FIRST)]);
+    assert!(seen.iter().filter(|it| **it).count() > 200);
+}
+
+#[test]
 fn one_source_has_a_budget_of_first_packets_and_new_limits_fill_it() {
     let mut bench = Bench::new();
     bench.busy(64);
