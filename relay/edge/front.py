@@ -161,7 +161,7 @@ class AddressTokens:
 
 
 def strange(cid: bytes) -> bytes:
-    """An id by which the kernel takes whom a Retry sent for a newcomer: not in the form of our ids (steering.py)."""
+    """The id of a Retry, never in the form of those we issue: the kernel takes its owner for a newcomer."""
     return bytes((cid[0] ^ 0x80,)) + cid[1:] if cid[0] == FIRST_BYTE else cid
 
 
