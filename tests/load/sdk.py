@@ -55,6 +55,7 @@ class Callers:
         assert self._process.stdout is not None
         line = await asyncio.to_thread(self._process.stdout.readline)
         if not line:
+            await asyncio.to_thread(self._process.wait)
             raise RuntimeError("the SDK's process ended early")
         return json.loads(line)
 
