@@ -111,6 +111,7 @@ class Lane:
     ) -> None:
         """How copies that a listener missed go again. ValueError: no such mode."""
 
+    def shed(self, classes: int) -> None: ...
     def shape(self, leg: int, hold: float, frames: int, redundancy: bool) -> None:
         """What of its copies leaves, and how; see `relay.core.events.Shape`."""
 

@@ -6,6 +6,7 @@ Must never live here: counting, what follows from the figures (relay/ops), anyth
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from relay.house import Household
 from relay.ops.health import Facts, LagMeter, Report, free_descriptors, judge
 from relay.ops.history import History
 from relay.ops.logs import Logs
+from relay.ops.pressure import Pressure
 from relay.ops.sinks import EventSinks
 from relay.ops.snapshot import PacketCounters, SinkCounters, Snapshot, TcpCounters, TurnCounters
 from relay.ops.state import StateWatch
@@ -53,6 +55,8 @@ class Account:
     """Packets the kernel dropped before us."""
     stats_at: float = field(default_factory=time.monotonic)
     """When the statistics were last looked after."""
+    pressure: Pressure = field(default_factory=lambda: Pressure(len(os.sched_getaffinity(0))))
+    """How full the node is."""
     state: StateWatch = field(init=False)
     """The state of rollouts; runs beside the daemon's other rounds."""
     started: float = field(default_factory=time.time)
@@ -100,6 +104,7 @@ class Account:
             dead_threads=self.threads.missing if self.threads is not None else 0,
             canary_silent_s=self.watch.canary.silent_s(time.time()),
             state_doubt=self.state.doubt(),
+            shedding=self.node.engine.shedding,
             legs=len(endpoint) + len(self.node.streams),
             max_legs=self.config.limits.legs,
             sinks_failing=tuple(name for name, sink in sinks if sink is not None and sink.is_failing),
@@ -186,6 +191,8 @@ class Account:
             rollout=self.state.counters(),
             residence=self.node.lane.residence.copy(),
             stress=self.watch.stress,
+            pressure=self.pressure.ratio,
+            shedding=engine.shedding,
             legs=engine.legs,
             ways=engine.ways,
             transports=engine.transports,

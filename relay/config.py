@@ -20,6 +20,7 @@ from msgspec import Meta
 from relay import settings
 from relay.config_feed import FeedConfig
 from relay.config_issuer import IssuerConfig as IssuerConfig
+from relay.config_overload import OverloadConfig
 from relay.config_qlog import QlogConfig
 from relay.config_rules import RULES, check_issuers_reload
 from relay.config_state import StateConfig
@@ -376,6 +377,8 @@ class Config:
     """Standard error."""
     health: HealthConfig = field(default_factory=HealthConfig)
     """When /readyz says 503."""
+    overload: OverloadConfig = field(default_factory=OverloadConfig)
+    """What is given up when the node is full."""
     drain: DrainConfig = field(default_factory=DrainConfig)
     """How the daemon leaves after SIGTERM."""
     quality: QualityConfig = field(default_factory=QualityConfig)

@@ -331,6 +331,13 @@ def _check_adapt(config: Config) -> None:
             raise ConfigError(f"adapt.{lower}", f"is above adapt.{upper}", f"at most {most}")
 
 
+def _check_overload(config: Config) -> None:
+    for lower, upper in pairwise(("clear_below", "redundancy_from", "silence_from", "calls_from")):
+        most = getattr(config.overload, upper)
+        if getattr(config.overload, lower) > most:
+            raise ConfigError(f"overload.{lower}", f"is above overload.{upper}", f"at most {most}")
+
+
 def _check_url(url: str, key: str) -> None:
     try:
         parts = urlsplit(url)
@@ -389,6 +396,7 @@ RULES: Final[tuple[Callable[[Config], None], ...]] = (
     _check_turn,
     _check_quality,
     _check_adapt,
+    _check_overload,
     _check_turn_is_whole,
     _check_feed,
     check_state,

@@ -43,6 +43,7 @@ from relay.ops.canary import CanaryWatch
 from relay.ops.health import LagMeter
 from relay.ops.history import History, summary
 from relay.ops.logs import Logs
+from relay.ops.pressure import Look, threads_s
 from relay.ops.sinks import EventSinks
 from relay.ops.watch import Watch
 from relay.qlogs import Qlogs
@@ -349,6 +350,12 @@ class Daemon:
             packets_per_s=self._config.health.packets_per_s,
         )
         self._watch.on_second(facts, time.monotonic(), time.time())
+        look = Look(facts.cpu_s, threads_s(), facts.packets, facts.lag_p99_s)
+        pressed = self._account.pressure.on_look(time.monotonic(), look, facts.packets_per_s)
+        before = self.node.engine.shedding
+        self.node.driver.feed(ev.Pressed(pressed))
+        if (given_up := self.node.engine.shedding) is not before:
+            log.warning("shedding", extra={"given_up": given_up.name.lower(), "pressure": round(pressed, 2)})
 
     def _tell_status(self) -> None:
         """One line for `systemctl status`, when it changed."""

@@ -145,6 +145,8 @@ WRONG = [
     ("adapt.clean_below=0.02", "adapt.clean_below", "above adapt.lossy_from", "0.01"),
     ("adapt.up_s=41", "adapt.up_s", "above adapt.up_most_s", "8"),
     ("adapt.floor_s=0.5", "adapt.dark_s", "above adapt.floor_s", "0.5"),
+    ("overload.clear_below=0.91", "overload.clear_below", "above overload.redundancy_from", "0.9"),
+    ("overload.silence_from=1.5", "overload.silence_from", "above overload.calls_from", "1.0"),
     ("adapt.budget=1.5", "adapt.budget", "<= 1", "default is 1.0"),
     ("no equals sign", "no equals sign", "not an assignment", "section.key=value"),
     ("=3", "=3", "not an assignment", "section.key=value"),

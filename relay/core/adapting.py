@@ -20,6 +20,7 @@ from relay.core.hints import Hint, Wish
 from relay.core.holding import Holding
 from relay.core.leg import Leg, LegState
 from relay.core.node import Node
+from relay.core.shedding import Shed
 from relay.core.story import Kind
 from relay.core.way import Way
 from relay.protocol.datagram import LegReport
@@ -115,6 +116,12 @@ class Adapting:
             if leg.way is not None or leg.repair != NONE:
                 self._let_go(leg, is_armed=False)
 
+    def on_shedding(self) -> None:
+        """Nothing is kept to be repeated while the node is full; what else the ways need goes on."""
+        if self._node.shedding.level >= Shed.REDUNDANCY:
+            for leg in self._node.legs.values():
+                self._disarm(leg)
+
     def _let_go(self, leg: Leg, *, is_armed: bool) -> None:
         """Nobody looks any more; without `is_armed` nothing is kept to be repeated, either."""
         if leg.way is not None:
@@ -122,7 +129,11 @@ class Adapting:
         leg.way = None
         self._watched.pop(leg.number, None)
         self._shape(leg, PLAIN)
-        if not is_armed and leg.repair != NONE:
+        if not is_armed:
+            self._disarm(leg)
+
+    def _disarm(self, leg: Leg) -> None:
+        if leg.repair != NONE:
             leg.repair = NONE
             self._node.put(ev.SetRepair(leg.number, NONE))
 
@@ -146,6 +157,8 @@ class Adapting:
             max_age=orders.max_age / 1000,
             ack_slack=orders.ack_slack / 1000,
         )
+        if node.shedding.level >= Shed.REDUNDANCY:
+            repair = NONE
         if repair != leg.repair:
             leg.repair = repair
             node.put(ev.SetRepair(leg.number, repair))

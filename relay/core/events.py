@@ -180,6 +180,13 @@ class CommandReceived:
 
 
 @dataclass(frozen=True, slots=True)
+class Pressed:
+    """How full the node is, 1 is full (relay/ops/pressure.py); once a second."""
+
+    pressure: float
+
+
+@dataclass(frozen=True, slots=True)
 class ConfigChanged:
     """A reload: only fields that may change live differ. `keys` None: the keys stay as they are."""
 
@@ -230,6 +237,7 @@ Input = (
     | Flowing
     | FlowClosed
     | CommandReceived
+    | Pressed
     | ConfigChanged
     | DrainRequested
     | CallTold
@@ -344,6 +352,13 @@ class Shape:
     """Copies of each flow that wait for each other, so long as `hold` lasts."""
     redundancy: bool = True
     """Whether what is redundancy alone (drop class 2) goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetShedding:
+    """From now on media of these drop classes goes to nobody; none: all goes on."""
+
+    classes: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -471,6 +486,7 @@ Output = (
     | Route
     | SetRepair
     | SetShape
+    | SetShedding
     | Resend
     | AskRoundTrip
     | CloseFlow

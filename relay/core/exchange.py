@@ -19,6 +19,7 @@ from relay.core.reasons import Refusal
 from relay.core.record import EventKind
 from relay.core.ringing import Cause, Ringing, Why
 from relay.core.seating import Seating
+from relay.core.shedding import Shed
 from relay.core.story import Kind
 from relay.core.switch import Switch, forget_routes
 from relay.errors import ErrorCode, PeerError
@@ -97,6 +98,8 @@ class Exchange:
         node = self._node
         if not node.drain.takes_calls:
             raise PeerError(ErrorCode.DRAINING, "this node takes no new calls")
+        if node.shedding.level >= Shed.CALLS:
+            raise PeerError(ErrorCode.OVERLOADED, "this node is full", retry_ms=5000)
         if not node.call_quota.charge(HERE):
             raise PeerError(ErrorCode.OVERLOADED, "too many calls here", retry_ms=5000)
         try:

@@ -23,6 +23,7 @@ from relay.core.participant import Participant
 from relay.core.policy import PolicyTable
 from relay.core.reasons import Refusal
 from relay.core.record import EventKind
+from relay.core.shedding import Shedding
 from relay.core.tallies import Tallies
 from relay.core.tenants import Tenants
 from relay.core.vitals import Vitals
@@ -48,6 +49,7 @@ class Node:
         self.policy = PolicyTable(config.policy)
         self.tenants = Tenants(config)
         self.drain = Drain(config.drain)
+        self.shedding = Shedding()
         self.legs: dict[int, Leg] = {}
         self.calls: dict[CallId, Call] = {}
         self.counting: dict[tuple[int, int], Call] = {}

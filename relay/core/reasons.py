@@ -35,6 +35,7 @@ class DropReason(StrEnum):
     NO_PERMISSION = "no_permission"  # TURN: the allocation has none for this peer, or none any more
     NO_CHANNEL = "no_channel"  # TURN: the number is bound to no peer, or not any more
     NOT_WANTED = "not_wanted"  # more than the listener's way bears: redundancy
+    SHED = "shed"  # the node is full: redundancy first, then comfort noise
 
 
 class Refusal(StrEnum):

@@ -44,6 +44,7 @@ from relay.core.reasons import DropReason
 from relay.core.remembering import Remembering
 from relay.core.ringing import Ringing
 from relay.core.seating import Seating
+from relay.core.shedding import Shed
 from relay.core.story import Kind
 from relay.core.switch import Switch
 from relay.core.talk import Talk
@@ -100,6 +101,7 @@ class Relay:
             ev.Flowing: node.on_flowing,
             ev.FlowClosed: self._parting.on_flow_closed,
             ev.CommandReceived: self._orders.on_command,
+            ev.Pressed: self._on_pressed,
             ev.ConfigChanged: self._on_config,
             ev.DrainRequested: self._leaving.on_request,
             ev.CallsRemembered: self._remembering.on_remembered,
@@ -209,6 +211,11 @@ class Relay:
     def drain_state(self) -> str:
         """running, draining, moving, closing or stopped."""
         return self._node.drain.state.value
+
+    @property
+    def shedding(self) -> Shed:
+        """What is given up, since the node is full."""
+        return self._node.shedding.level
 
     def watched(self) -> list[int]:
         """Legs of which `Measured` is wanted now and then, besides those that the lane names."""
@@ -503,6 +510,13 @@ class Relay:
             LegState.LINGERING: leg.last_code,
         }.get(leg.state, ErrorCode.AUTH_REQUIRED)
         self._node.close_leg(leg, code)
+
+    def _on_pressed(self, event: ev.Pressed) -> None:
+        node = self._node
+        if node.shedding.on_pressure(event.pressure, node.now, node.config.overload):
+            node.count("shed", node.shedding.level.name.lower())
+            node.put(ev.SetShedding(node.shedding.classes))
+            self._adapting.on_shedding()
 
     def _on_config(self, event: ev.ConfigChanged) -> None:
         node = self._node

@@ -93,6 +93,7 @@ class Driver:
             ev.OpenFlow: lambda out: lane.open_flow(
                 out.leg, out.flow, index=out.index, group=out.group, watched=out.watched
             ),
+            ev.SetShedding: lambda out: lane.shed(out.classes),
             ev.SetShape: lambda out: lane.shape(out.leg, out.shape),
             ev.Resend: self._resend,
             ev.AskRoundTrip: lambda out: self._asked.add(out.leg),

@@ -9,7 +9,7 @@ here: who may hear whom.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
@@ -359,6 +359,9 @@ class Lane(Protocol):
 
         Copies for a leg without a packet path never wait for each other.
         """
+
+    def shed(self, classes: Collection[int]) -> None:
+        """From now on copies of these drop classes go to nobody: the node is full."""
 
     def resend(self, leg: int, ask: Nack, now: float) -> int:
         """The listener names copies that it misses: those of them that are kept leave with the next `flush`.

@@ -8,7 +8,7 @@ it on a simulated clock, and compare it with its plain twin. Must never live her
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
 from aioquic.quic.connection import NetworkAddress
@@ -253,6 +253,9 @@ class NativeLane:
 
     def shape(self, leg: int, shape: Shape) -> None:
         self._lane.shape(leg, shape.hold, shape.frames, shape.redundancy)
+
+    def shed(self, classes: Collection[int]) -> None:
+        self._lane.shed(sum(1 << each for each in set(classes)))
 
     def resend(self, leg: int, ask: Nack, now: float) -> int:
         return self._lane.resend(leg, *ask, now)

@@ -12,7 +12,7 @@ clock. Must never live here: encryption, or a reason for a gate to be open.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from relay.config import LimitsConfig
@@ -195,6 +195,7 @@ class Routes:
     """Legs, flows and queues. See `relay.edge.lane.Lane` for the contract of each method."""
 
     def __init__(self, limits: LimitsConfig | None = None) -> None:
+        self._shedding: frozenset[int] = frozenset()
         limits = limits or LimitsConfig()
         self._queue = _queue_limits(limits.queue_frames, limits.queue_ms)
         self._stream_queue = _queue_limits(limits.queue_tcp_frames, limits.queue_tcp_ms)
@@ -252,6 +253,9 @@ class Routes:
             dropped=gone.dropped,
             first=gone.first,
         )
+
+    def shed(self, classes: Collection[int]) -> None:
+        self._shedding = frozenset(classes)
 
     def shape(self, leg: int, shape: Shape) -> None:
         owner = self._legs.get(leg)
@@ -368,6 +372,9 @@ class Routes:
         counters.copies += 1
         if self._legs.get(listener.number) is not listener:
             counters.dropped_out[DropReason.PEER_GONE] += 1
+            return
+        if self._shedding and copy[1] >> media.PP_SHIFT & 3 in self._shedding:
+            counters.dropped_out[DropReason.SHED] += 1
             return
         if not listener.shape.redundancy and copy[1] >> media.PP_SHIFT & 3 == media.PP_REDUNDANT:
             counters.dropped_out[DropReason.NOT_WANTED] += 1

@@ -12,6 +12,7 @@ from typing import Final
 from prometheus_client.core import Metric
 
 from relay.core.adapt import State
+from relay.core.shedding import Shed
 from relay.ops.families import CODES, REASONS, STATES, TRANSPORTS, counters
 
 
@@ -49,6 +50,12 @@ ENGINE: Final[Mapping[str, Family]] = {
     "nack": Family("relay_nacks", "Requests to send audio again, by direction.", "direction", ("sent",)),
     "e2e": Family("relay_e2e_messages", "Opaque messages carried, by kind.", "kind", ("0", "1", "2")),
     "drain": Family("relay_drain_steps", "States that a drain entered.", "state", STATES[1:]),
+    "shed": Family(
+        "relay_shedding_steps",
+        "Steps of what is given up when the node is full, by what holds since.",
+        "what",
+        tuple(each.name.lower() for each in Shed),
+    ),
     "call_opened": Family("relay_calls_opened", "Calls opened.", "kind", ("pair", "group", "canary")),
     "stars": Family("relay_call_stars", "What people thought of calls, in stars.", "stars", tuple("12345")),
     "call_moved": Family(

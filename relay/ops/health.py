@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from relay.config import HealthConfig
+from relay.core.shedding import Shed
 from relay.ops.region import OLD_S
 
 LAG_EVERY = 0.1  # seconds between two looks at the clock
@@ -49,6 +50,7 @@ class Facts:
     """Since the last canary call, of one that should be there and is not; 0: there is none, or it is."""
     state_doubt: str = ""
     """What is wrong with the state of rollouts."""
+    shedding: Shed = Shed.NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,14 @@ def judge(facts: Facts, config: HealthConfig) -> Report:
             Finding(
                 "descriptors", "unready", f"{facts.free_descriptors} free, wanted {config.free_descriptors}"
             ),
+        ),
+        (
+            facts.shedding >= Shed.CALLS,
+            Finding("overload", "unready", "the node is full: no new calls, redundancy or comfort noise"),
+        ),
+        (
+            Shed.NOTHING < facts.shedding < Shed.CALLS,
+            Finding("overload", "warning", f"the node is full: {facts.shedding.name.lower()} is given up"),
         ),
         (facts.legs >= facts.max_legs, Finding("full", "unready", f"{facts.legs} of {facts.max_legs} legs")),
         (

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from relay import __version__
 from relay.core.adapt import State
+from relay.core.shedding import Shed
 from relay.ops import call_metrics, engine_metrics, issuer_metrics, state, traffic_metrics
 from relay.ops.families import STATES, TRANSPORTS, counters, gauges
 from relay.ops.snapshot import SinkCounters, Snapshot
@@ -119,6 +120,11 @@ def _node(now: Snapshot) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "relay_stress_ratio", "How much of what the node can do is in use; 1 is all.", value=now.stress
     )
+    yield GaugeMetricFamily(
+        "relay_pressure_ratio", "How full the node is at this moment; 1 is full.", value=now.pressure
+    )
+    given_up = {each.name.lower(): int(each <= now.shedding) for each in Shed if each}
+    yield gauges("relay_shedding", "1 for what is given up, since the node is full.", "what", given_up)
     yield GaugeMetricFamily(
         "relay_imbalance", "Packets unaccounted for; anything but 0 is a bug.", value=now.imbalance
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from relay.core.reasons import DropReason
+from relay.core.shedding import Shed
 from relay.core.spread import Spread
 from relay.core.tallies import Tallies
 from relay.core.tenants import Standing as IssuerStanding
@@ -213,6 +214,8 @@ class Snapshot:
     """None: no state is configured."""
     residence: Spread | None = None
     stress: float = 0.0
+    pressure: float = 0.0
+    shedding: Shed = Shed.NOTHING
     legs: Mapping[str, int] = field(default_factory=dict)
     """Live legs by state."""
     calls: Mapping[str, int] = field(default_factory=dict)

@@ -216,3 +216,29 @@ def test_a_complaint_of_a_way_that_is_looked_at_already_begins_the_half_minute_a
     pass_(world, bob.leg, 2)
     assert world.engine.watched() == []
     assert len(orders(world)) == 2
+
+
+def press(world, pressure, seconds):
+    for _ in range(seconds):
+        world.now += 1.0
+        world.feed(ev.Pressed(pressure))
+
+
+def test_a_full_node_keeps_nothing_to_be_repeated_and_does_so_again_when_there_is_room(world):
+    _, bob = world.talking()
+    pass_(world, bob.leg, 20)
+    pass_(world, bob.leg, 5, lost=3)
+    assert orders(world)[-1].repair.budget == 1.0
+    press(world, 0.9, 7)
+    assert orders(world)[-1] == ev.SetRepair(bob.leg, ev.Repair())
+    before = len(orders(world))
+    pass_(world, bob.leg, 5, lost=3)
+    assert len(orders(world)) == before
+    assert world.engine.watched() == [bob.leg]  # senders are asked for less all the same
+    press(world, 0.1, 20)
+    pass_(world, bob.leg, 5, lost=3)
+    assert orders(world)[-1].repair.mode is Mode.REPEATS
+    steps = [output.classes for output in world.outputs if isinstance(output, ev.SetShedding)]
+    assert steps == [{2}, set()]
+    counters = world.engine.counters
+    assert (counters["shed", "redundancy"], counters["shed", "nothing"]) == (1, 1)

@@ -72,6 +72,22 @@ def test_a_node_with_enough_calls_takes_no_more(world):
     world.check()
 
 
+def test_a_full_node_begins_no_call_and_lets_people_into_those_there_are(world):
+    ids = world.call()
+    ann = world.client(ids.token()).enter()
+    for _ in range(30):
+        world.now += 1.0
+        world.feed(ev.Pressed(1.0))
+        ann.ping()
+    assert refused(ready(world, world.call())) is ErrorCode.OVERLOADED
+    assert world.client(ids.token()).enter().joined.p == 1
+    for _ in range(30):
+        world.now += 1.0
+        world.feed(ev.Pressed(0.1))
+    assert isinstance(ready(world, world.call()).join(), control.Joined)
+    world.check()
+
+
 def test_a_token_opens_only_to_the_peers_it_names_in_either_direction(world):
     ids = world.call()
     friend = Sub(b"f" * 16)

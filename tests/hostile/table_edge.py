@@ -384,6 +384,12 @@ def _pad(lane: PyLane) -> None:
         assert lane.deliver(1, voice(ctr, pp=media.PP_REDUNDANT), 0.0) is None
 
 
+def _pad_a_full_node(lane: PyLane) -> None:
+    lane.shed({media.PP_REDUNDANT})
+    for ctr in range(9):
+        assert lane.deliver(1, voice(ctr, pp=media.PP_REDUNDANT), 0.0) is None
+
+
 COPIES = [
     Copies("a listener who takes nothing loses the oldest frame", _overfill, D.QUEUE_FULL),
     Copies("a frame older than 100 ms is not sent", _stall, D.STALE),
@@ -391,6 +397,7 @@ COPIES = [
     Copies("nothing is queued for a listener who left", _speak_to_the_dead, D.PEER_GONE),
     Copies("a listener gets no more than its token allows", _choke, D.OVER_BUDGET),
     Copies("redundancy without end goes to nobody whose way does not bear it", _pad, D.NOT_WANTED),
+    Copies("padding is the first that a full node passes on no more", _pad_a_full_node, D.SHED),
 ]
 
 

@@ -113,6 +113,23 @@ def test_mere_redundancy_goes_no_further_where_it_is_not_wanted(lane: Lane, shap
     assert lane.counters.imbalance() == 0
 
 
+@pytest.mark.parametrize("classes", [set(), {media.PP_REDUNDANT}, {media.PP_REDUNDANT, media.PP_COMFORT}])
+def test_what_a_full_node_gives_up_goes_to_nobody_and_is_counted(lane: Lane, classes: set[int]) -> None:
+    pair = Pair(lane, None)
+    lane.shed({media.PP_SPEECH})
+    lane.shed(classes)
+    for ctr, pp in enumerate((media.PP_SPEECH, media.PP_COMFORT, media.PP_REDUNDANT, media.PP_ONSET)):
+        pair.say(ctr, pp=pp)
+    (heard,) = pair.flush()
+    assert [datagram[1] >> media.PP_SHIFT & 3 for datagram in heard] == [
+        pp
+        for pp in (media.PP_SPEECH, media.PP_COMFORT, media.PP_REDUNDANT, media.PP_ONSET)
+        if pp not in classes
+    ]
+    assert lane.counters.dropped_out[DropReason.SHED] == len(classes)
+    assert lane.counters.imbalance() == 0
+
+
 def test_what_waits_leaves_when_the_leg_closes_as_what_nobody_got(lane: Lane) -> None:
     pair = Pair(lane, None)
     lane.shape(2, PAIRED)

@@ -10,6 +10,7 @@ import pytest
 
 from descriptors import none_left
 from relay.config import HealthConfig
+from relay.core.shedding import Shed
 from relay.ops.health import Facts, LagMeter, free_descriptors, judge
 
 CONFIG = HealthConfig()
@@ -33,6 +34,7 @@ def test_a_node_without_findings_is_alive_and_ready() -> None:
         ({"legs": 10, "max_legs": 10}, "full"),
         ({"issuers": 0}, "no_issuer"),
         ({"dead_threads": 1}, "threads"),
+        ({"shedding": Shed.CALLS}, "overload"),
         ({"health_age_s": 60.1}, "stale_health"),
         ({"certificate_until": 100.0, "wall": 100.0}, "certificate"),
     ],
@@ -52,6 +54,8 @@ def test_a_cause_makes_the_node_unready_but_not_dead(change: dict[str, object], 
         ({"certificate_until": 2.9 * DAY, "wall": 0.0}, "certificate"),
         ({"sinks_failing": ("events",)}, "events_failing"),
         ({"turn_is_lab": True}, "turn_lab"),
+        ({"shedding": Shed.REDUNDANCY}, "overload"),
+        ({"shedding": Shed.SILENCE}, "overload"),
     ],
 )
 def test_a_warning_is_told_and_leaves_the_node_ready(change: dict[str, object], name: str) -> None:

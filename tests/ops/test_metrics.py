@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from relay import __version__
 from relay.core.reasons import DropReason
+from relay.core.shedding import Shed
 from relay.core.spread import FIRST_AUDIO, RESIDENCE, Spread
 from relay.core.tallies import Tallies
 from relay.edge.lane import LaneCounters, RelayCounters, RepairCounters
@@ -330,6 +331,15 @@ def test_how_the_region_is_is_shown_as_one_of_four_states_with_its_indicators() 
     assert shown["relay_sli_score", ("drop", "control")] == pytest.approx(50)
     assert shown["relay_sli_window_events", ("drop", "control")] == 200
     assert (shown["relay_stress_ratio", ()], shown["relay_draining", ()]) == (0.4, 1)
+
+
+def test_what_a_full_node_gives_up_is_shown_with_how_full_it_is() -> None:
+    shown = scrape(snapshot(pressure=0.97, shedding=Shed.SILENCE, engine={("shed", "silence"): 2}))
+    given_up = {labels[0]: value for (name, labels), value in shown.items() if name == "relay_shedding"}
+    assert given_up == {"redundancy": 1, "silence": 1, "calls": 0}
+    assert shown["relay_pressure_ratio", ()] == 0.97
+    assert shown["relay_shedding_steps_total", ("silence",)] == 2
+    assert shown["relay_shedding_steps_total", ("nothing",)] == 0
 
 
 def test_a_region_of_which_nothing_is_known_has_a_state_and_neither_score_nor_age() -> None:

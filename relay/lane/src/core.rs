@@ -32,7 +32,7 @@ use std::mem::size_of;
 use std::net::SocketAddr;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr;
-use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU8, AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
@@ -207,6 +207,8 @@ pub struct Core {
     pub(crate) stride: AtomicU16,
     /// Where legs note what outlives us, if anywhere.
     marks: RwLock<Option<Arc<Marks>>>,
+    /// Bit c: copies of drop class c go no further.
+    pub(crate) shedding: AtomicU8,
 }
 
 impl Leg {
@@ -291,6 +293,7 @@ impl Core {
             waker: RwLock::new(None),
             stride: AtomicU16::new(0),
             marks: RwLock::new(None),
+            shedding: AtomicU8::new(0),
         }
     }
 

@@ -17,6 +17,7 @@
 )]
 
 use std::mem;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use crate::core::{contain, Core, Leg, LegState, Stream};
@@ -55,6 +56,9 @@ impl Core {
         if let Some(reason) = target.ended() {
             return work.counters.drop_out(reason, 1);
         }
+        if self.is_shed(payload) {
+            return work.counters.drop_out(Reason::Shed, 1);
+        }
         if media.is_unwanted(payload) {
             return work.counters.drop_out(Reason::NotWanted, 1);
         }
@@ -77,6 +81,19 @@ impl Core {
         if is_full {
             self.flush_leg(&target.leg, state, work, now);
         }
+    }
+
+    /// From now on copies of drop class c go no further where bit c is set.
+    pub fn shed(&self, classes: u8) {
+        self.shedding.store(classes, Ordering::Relaxed);
+    }
+
+    fn is_shed(&self, copy: &[u8]) -> bool {
+        let classes = self.shedding.load(Ordering::Relaxed);
+        classes != 0
+            && copy
+                .get(1)
+                .is_some_and(|head| classes >> (head >> 2 & 3) & 1 == 1)
     }
 
     /// Seal what waits for the legs that got copies since the last call.

@@ -246,6 +246,10 @@ impl Lane {
         Ok(())
     }
 
+    fn shed(&self, classes: u8) {
+        self.core.shed(classes);
+    }
+
     fn shape(&self, leg: u64, hold: f64, frames: usize, redundancy: bool) {
         let shape = Shape {
             hold,

@@ -51,6 +51,7 @@ reasons! {
     NoPermission => "no_permission",
     NoChannel => "no_channel",
     NotWanted => "not_wanted",
+    Shed => "shed",
 }
 
 #[cfg(test)]
