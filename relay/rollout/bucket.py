@@ -28,6 +28,7 @@ class Rule(StrEnum):
     """What decided, in the order in which they are asked."""
 
     KILL = "kill"
+    NO_STATE = "no_state"  # there is a rollout, but no state of it that counts (mandate.py)
     NEVER = "never"
     ALWAYS = "always"
     GROUP = "group"

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -81,6 +81,11 @@ class Offer(msgspec.Struct, frozen=True):
     never: tuple[str, ...] = ()
     groups: dict[str, Percent] = {}
     regions: dict[str, Percent] = {}
+    kind: Literal["release", "open"] = "release"
+    """As in the plan: two versions, or who may call at all."""
+    on_kill: Literal["move", "keep", "end"] | None = None
+    """What becomes of running candidate calls when it is killed. None: those of a release are asked to move,
+    those of an open one are kept."""
 
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -132,6 +137,10 @@ class Standing:
     offer: Offer | None
     """None: everyone gets control."""
     routes: Mapping[str, Any]
+    known: Offer | None = None
+    """The newest that was taken, whether or not it counts now."""
+    is_killed: bool = False
+    """Whether a kill file names it, or all."""
 
 
 def accepted(publics: Iterable[bytes]) -> dict[Kid, bytes]:
@@ -189,16 +198,18 @@ def admit(state: State, floor: Floor | None) -> None:
 def stand(state: State | None, wall: float, kills: Kills) -> Standing:
     """What counts at `wall` (seconds since 1970). In doubt control, and never more than the state says."""
     if state is None:
-        return Standing(Serving.NONE, 0, None, {})
+        return Standing(Serving.NONE, 0, None, {}, None, kills.everything)
     body, offer = state.body, state.body.rollout
+    is_killed = kills.everything or (offer is not None and kills.cover(offer.id))
     serving = Serving.STATE
     if wall >= body.not_after:
         serving = Serving.EXPIRED
     elif wall < body.issued_at - EARLY_S:
         serving = Serving.EARLY
-    elif kills.everything or (offer is not None and kills.cover(offer.id)):
+    elif is_killed:
         serving = Serving.KILLED
-    return Standing(serving, body.rev, offer if serving is Serving.STATE else None, body.routes)
+    served = offer if serving is Serving.STATE else None
+    return Standing(serving, body.rev, served, body.routes, offer, is_killed)
 
 
 def read_kills(raw: bytes | None) -> Kills:
@@ -263,4 +274,6 @@ def _body(text: bytes) -> Body:
         raise RefusedError(Refusal.NOT_CANONICAL)
     if not body.issued_at < body.not_after <= body.issued_at + LIFE_S:
         raise RefusedError(Refusal.BAD_BODY, f"not_after is not within {LIFE_S} s after issued_at")
+    if body.rollout is not None and (body.rollout.kind, body.rollout.on_kill) == ("open", "move"):
+        raise RefusedError(Refusal.BAD_BODY, "on_kill: calls that are open nowhere have nowhere to move to")
     return body

@@ -246,7 +246,7 @@ class Follower:
 
     def look(self) -> None:
         """Read again what changed."""
-        self._kills = self._read_kills(self._places.kills)
+        self._kills = kills_of(self._files, self._places.kills)
         try:
             stamp = self._files.stamp(self._places.state)
             if stamp == self._seen:
@@ -303,12 +303,14 @@ class Follower:
             log.error("a state is refused, the one before stays: %s", error)
         self.problem = error.why
 
-    def _read_kills(self, paths: Sequence[str]) -> Kills:
-        everything, ids = False, frozenset[str]()
-        for path in filter(None, paths):
-            try:
-                found = read_kills(self._files.read(path))
-            except OSError:  # something is there: better too narrow
-                found = Kills(everything=True)
-            everything, ids = everything or found.everything, ids | found.ids
-        return Kills(everything, ids)
+
+def kills_of(files: Files, paths: Sequence[str]) -> Kills:
+    """What these kill files say, all together; "" is none."""
+    everything, ids = False, frozenset[str]()
+    for path in filter(None, paths):
+        try:
+            found = read_kills(files.read(path))
+        except OSError:  # something is there: better too narrow
+            found = Kills(everything=True)
+        everything, ids = everything or found.everything, ids | found.ids
+    return Kills(everything, ids)

@@ -59,11 +59,20 @@ def test_what_was_sealed_is_read_under_either_key_and_has_one_spelling() -> None
     text = seal(BODY, OLD).partition(b"\n")[2]
     assert text == (
         b'{"issued_at":1800000000,"not_after":1800604800,"rev":7,"rollout":{"always":["dogfood"],"groups":{},'
-        b'"id":"relay-0.4","never":[],"regions":{"eu-1":5,"us-1":0.5},"salt":"s1"},'
+        b'"id":"relay-0.4","kind":"release","never":[],"on_kill":null,"regions":{"eu-1":5,"us-1":0.5},'
+        b'"salt":"s1"},'
         b'"routes":{"eu-1":{"relays":["a","b"]}}}'
     )
     # Signed anew in a rotation, it is the same state.
     assert parse(seal(BODY, OLD), KEYS).floor == parse(seal(BODY, NEW), KEYS).floor
+
+
+def test_a_state_of_an_operator_who_knows_no_kinds_is_of_a_release() -> None:
+    times = b'"issued_at":1800000000,"not_after":1800604800'
+    text = b'{%s,"rev":7,"rollout":{"id":"r1","salt":"s1"},"routes":{}}' % times
+    offer = parse(signed(text), KEYS).body.rollout
+    assert offer is not None
+    assert (offer.kind, offer.on_kill) == ("release", None)
 
 
 def test_each_thing_that_is_wrong_has_its_name() -> None:
@@ -141,8 +150,10 @@ def test_in_doubt_everyone_gets_control() -> None:
         assert standing.serving is serving
         assert standing.offer == (OFFER if serving is Serving.STATE else None)
         assert (standing.revision, standing.routes) == (7, BODY.routes)
+        assert (standing.known, standing.is_killed) == (OFFER, kills.cover("relay-0.4"))
     assert stand(None, NOW, none).serving is Serving.NONE
     assert stand(None, NOW, none).offer is None
+    assert stand(None, NOW, none).known is None
     closed = parse(seal(Body(8, NOW, NOW + 9, None), NEW), KEYS)
     assert stand(closed, NOW, Kills(ids=frozenset({"relay-0.4"}))).serving is Serving.STATE
 
@@ -167,7 +178,9 @@ def test_a_floor_comes_back_and_nothing_else_is_one() -> None:
 
 
 def test_nobody_seals_what_no_reader_would_take() -> None:
+    nowhere = Offer("r", "s", kind="open", on_kill="move")  # calls that nobody may make have no other place
     for body in (
+        Body(7, NOW, NOW + 1, nowhere),
         Body(7, NOW, NOW + LIFE_S + 1, None),
         Body(0, NOW, NOW + 1, None),
         Body(7, NOW, NOW + 1, Offer("r", "s", regions={"eu-1": 101})),
