@@ -438,6 +438,7 @@ FROZEN: Final = (
     "limits.queue_tcp_ms",
     "limits.participants",
     "log.format",
+    "state.variant",
 )
 
 

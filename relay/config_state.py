@@ -6,11 +6,12 @@ Must never live here: rules that span several keys (relay/config_rules.py), beha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-PublicKey = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$", description="64 lower-case hexadecimal digits")]
+PUBLIC_KEY: Final = r"^[0-9a-f]{64}$"
+PublicKey = Annotated[str, Meta(pattern=PUBLIC_KEY, description="64 lower-case hexadecimal digits")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +19,8 @@ class StateConfig:
     """Who gets what of a rollout, and where calls go."""
 
     file: str = ""
-    """The last-known-good state: `relay feed` copies it here from the store, the daemon reads it each second.
-    "": none, and everyone gets control."""
+    """The last-known-good state: `relay feed` copies it here from the store, the daemon reads it each second,
+    and takes calls by it. "": none, and everyone may call."""
     keys: tuple[PublicKey, ...] = ()
     """Ed25519 public keys that may sign it, as `relay token keygen` prints them; in a rotation two. The
     private ones do not belong on this machine."""
@@ -29,6 +30,12 @@ class StateConfig:
     kill_file: str = "/etc/relay/kill"
     """Ids of rollouts that are off at once on this box, one a line; an empty file: all. Read each second. "":
     none."""
+    without: Literal["control", "all"] = "control"
+    """Who may call while a file is named but no state counts. control: nobody but who is in a running call,
+    since calling may not be open yet. all: everybody; for boxes whose calls never wait for a rollout. A
+    rollout that is known opens no wider for it."""
+    variant: Literal["control", "candidate"] = "control"
+    """Which of a release's two versions this box runs; the label of its metrics. Needs a restart."""
     backend: Literal["file", "nats"] = "file"
     """Where `relay feed` finds the state: in a file of this machine, or in NATS JetStream (extra `fleet`)."""
     store: str = "/var/lib/relay-feed/state.sqlite"

@@ -102,6 +102,7 @@ class Daemon:
             lambda: node.lane.residence,
             len(os.sched_getaffinity(0)),
             CanaryWatch(config.health.canary_file, time.time()),
+            config.state.variant,
         )
         self._account = Account(
             config,
@@ -152,9 +153,11 @@ class Daemon:
 
     async def run(self) -> int:
         """Serve until drained; the exit status. ConfigError when a socket or file cannot be had."""
-        keepers = rounds.Tasks(self._done.set)
+        keepers, node = rounds.Tasks(self._done.set), self.node
         try:
             self._start_sinks()
+            self._account.state.on_changed = lambda mandate: node.driver.feed(ev.MandateChanged(mandate))
+            await self._account.state.begin()  # nobody is let in by less than there is to go by
             self._remember()
             self._open_sockets()
             if self._predecessor is not None:  # nobody waits for us: what we take over then has no gap

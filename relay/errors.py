@@ -62,16 +62,26 @@ class RelayError(Exception):
 
 
 class PeerError(RelayError):
-    """The peer broke a rule. `code` goes on the wire; `message` is for people and carries no secrets."""
+    """The peer broke a rule. `code` goes on the wire; `message` is for people and carries no secrets.
+
+    `data` goes along for programs, where a code alone says too little.
+    """
 
     def __init__(
-        self, code: ErrorCode, message: str, *, fatal: bool = True, retry_ms: int | None = None
+        self,
+        code: ErrorCode,
+        message: str,
+        *,
+        fatal: bool = True,
+        retry_ms: int | None = None,
+        data: dict[str, str] | None = None,
     ) -> None:
         super().__init__(f"{code.name}: {message}")
         self.code = code
         self.message = message
         self.fatal = fatal
         self.retry_ms = retry_ms
+        self.data = data
 
 
 class LocalError(RelayError):

@@ -5,6 +5,9 @@ Must never live here: text with addresses, tokens or keys.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from relay.errors import ErrorCode, RelayError
 
 
@@ -19,10 +22,14 @@ class SessionError(RelayError):
 class RefusedError(RelayError):
     """The relay answered a request with `err`; the leg lives on unless it says otherwise."""
 
-    def __init__(self, code: int, reason: str, retry_ms: int | None = None) -> None:
+    def __init__(
+        self, code: int, reason: str, retry_ms: int | None = None, data: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(f"{name_of(code)}: {reason}" if reason else name_of(code))
         self.code = code
         self.retry_ms = retry_ms
+        self.data = data or {}
+        """What came along for programs: `why`, where a rollout does not let somebody call."""
 
 
 class CallEndedError(RelayError):

@@ -242,5 +242,5 @@ class RelayLeg:
         except TimeoutError:
             raise SessionError(ErrorCode.IDLE_TIMEOUT, "the relay does not answer") from None
         if isinstance(message, Err):
-            raise RefusedError(message.code, message.msg, message.retry_ms)
+            raise RefusedError(message.code, message.msg, message.retry_ms, message.data)
         return message

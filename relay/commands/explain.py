@@ -73,6 +73,7 @@ def told(call: dict[str, Any]) -> str:
     talk = "was not answered" if answered is None else f"talked {ended - answered:.1f} s"
     why = call["outcome"] + (f" ({call['reason']})" if call["reason"] else "")
     why += ", a canary" if call["canary"] else ""
+    why += f", {call['variant']} of {call['rollout'] or 'a rollout'}" if call["variant"] else ""
     lines = [
         f"call {reference(bytes.fromhex(call['call']))} at {call['node']} in {call['region']}",
         f"{began:%Y-%m-%d %H:%M:%S} UTC: rang {rang:.1f} s, {talk}, {why}",

@@ -112,5 +112,6 @@ def _table(calls: list[dict[str, Any]]) -> Table:
         share = f"{100 * lost / (received + lost):.1f} %" if received + lost else "-"
         outcome = call["outcome"] + (f" ({call['reason']})" if call["reason"] else "")
         outcome += ", canary" if call["canary"] else ""
+        outcome += f", {call['variant']}" if call["variant"] else ""
         table.add_row(f"{ended:%Y-%m-%d %H:%M:%S}", call["call"], outcome, talked, str(len(people)), share)
     return table

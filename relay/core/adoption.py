@@ -20,6 +20,7 @@ from relay.core.policy import Terms
 from relay.core.reasons import Refusal
 from relay.core.ringing import Cause
 from relay.core.switch import Switch
+from relay.core.variant import take_part
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import handover
 from relay.protocol.handover import HandedCall, HandedSeat
@@ -86,6 +87,7 @@ class Adoption:
         call.is_pair = bool(body.flags & handover.IS_PAIR)
         call.host_admits = bool(body.flags & handover.HOST_ADMITS)
         call.terms = Terms(*body.terms)
+        take_part(node, call, body.flags)
         call.epoch = body.epoch + 1
         call.rang_elsewhere(max(0.0, node.wall - body.started / 1000))
         self._answer(call, body)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from relay.config import LimitsConfig
 from relay.core.consent import SIZE, Fact, Gate
@@ -92,6 +92,14 @@ class Call(Machine[Stage]):
         """The name of the issuer that admitted who opened it, and that it is charged to."""
         self.circle = ""
         """Whose people may be in it (tenants.py)."""
+        self.rollout = ""
+        """The id of the rollout that it is part of; "": none."""
+        self.variant = ""
+        """What that gave it, for as long as it runs, but for a kill: control, candidate; "": no rollout."""
+        self.is_sampled = False
+        """Whether chance alone decided that, and it was served so from the start: it tells of its variant."""
+        self.errand: Literal["", "move", "end"] = ""
+        """What its rollout wants of it now (steering.py)."""
         self._limits = limits
         self._by_sub: dict[Sub, int] = {}
         self._ring_until: float | None = now + limits.ring_s

@@ -19,6 +19,7 @@ from relay.errors import ErrorCode
 from relay.protocol.address import Address
 from relay.protocol.datagram import Nack
 from relay.protocol.ids import CallId, Kid
+from relay.rollout.mandate import Mandate
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +196,13 @@ class ConfigChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class MandateChanged:
+    """The state of rollouts is another one, or counts no longer; or a kill came, or went."""
+
+    mandate: Mandate
+
+
+@dataclass(frozen=True, slots=True)
 class DrainRequested:
     """SIGTERM or an operator's drain. A second one skips a state."""
 
@@ -239,6 +247,7 @@ Input = (
     | CommandReceived
     | Pressed
     | ConfigChanged
+    | MandateChanged
     | DrainRequested
     | CallTold
     | CallsRemembered
@@ -444,6 +453,12 @@ class CallRecord:
     """Nobody talked in it."""
     issuer: str = ""
     """Name of the issuer whose call it was."""
+    rollout: str = ""
+    """The id of the rollout that it was part of; "": none."""
+    variant: str = ""
+    """control or candidate; "" without a rollout."""
+    sampled: bool = False
+    """Whether chance alone decided that, and this node is of that variant: it counts for the gate."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from relay.core.record import EventKind
 from relay.core.ringing import Cause, Ringing, Why
 from relay.core.seating import Seating
 from relay.core.shedding import Shed
+from relay.core.steering import Steering
 from relay.core.story import Kind
 from relay.core.switch import Switch, forget_routes
 from relay.errors import ErrorCode, PeerError
@@ -38,12 +39,14 @@ class Exchange:
         seating: Seating,
         parting: Parting,
         ringing: Ringing,
+        steering: Steering,
     ) -> None:
         self._node = node
         self._switch = switch
         self._seating = seating
         self._parting = parting
         self._ringing = ringing
+        self._steering = steering
 
     # ------------------------------------------------------------ coming in
 
@@ -58,6 +61,8 @@ class Exchange:
             raise PeerError(ErrorCode.DRAINING, "this node is leaving")
         known = node.calls.get(claims.cid)
         terms = self._terms(known, claims, leg.kid)
+        if known is None or known.seat_of(claims.sub) is None:
+            self._steering.check(claims, leg.kid)
         call = known or self._open(claims, leg)
         seat = call.seat_of(claims.sub)
         if seat is None:
@@ -111,6 +116,7 @@ class Exchange:
         node.calls[call.cid] = call
         call.is_canary = leg.kid in node.tenants.canaries
         call.issuer, call.circle = issuer, node.tenants.circle_of(leg.kid)
+        self._steering.on_opened(call, claims)
         node.vitals_of(call).on_opened(call, leg)
         node.count("call_opened", "canary" if call.is_canary else "pair" if call.is_pair else "group")
         node.event(EventKind.RINGING, call, sub=claims.sub.hex())
@@ -174,6 +180,7 @@ class Exchange:
             self._ringing.on_settled(call.cid)
             node.vitals_of(call).on_answered(call)
             node.event(EventKind.ANSWERED, call)
+            self._steering.on_answered(call)
         self._switch.sync(call)
         self._node.watch_call(call)
 

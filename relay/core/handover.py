@@ -13,6 +13,7 @@ from relay.core.consent import Fact
 from relay.core.node import Node
 from relay.core.participant import Participant, Presence
 from relay.core.ringing import AT_ONCE, Why
+from relay.core.variant import part_of
 from relay.errors import ErrorCode, LocalError, PeerError
 from relay.protocol import handover
 from relay.protocol.handover import HandedCall, HandedSeat
@@ -56,7 +57,7 @@ def describe(node: Node, call: Call, bearer: int | None) -> HandedCall:
         answered=None if call.answered_wall is None else round(1000 * call.answered_wall),
         terms=(call.terms.allow, call.terms.minutes, call.terms.relay_only, call.terms.attachments),
         size=call.capacity,
-        flags=handover.IS_PAIR * call.is_pair | handover.HOST_ADMITS * call.host_admits,
+        flags=handover.IS_PAIR * call.is_pair | handover.HOST_ADMITS * call.host_admits | part_of(call),
         epoch=call.epoch,
         seats=tuple(_describe_seat(node, call, seat) for seat in call.seats.values()),
         out=tuple(out[-handover.MAX_PEOPLE :]),

@@ -17,6 +17,7 @@ from relay.core.node import Node
 from relay.core.parting import Parting
 from relay.core.record import EventKind
 from relay.core.ringing import Cause
+from relay.core.variant import home_of
 from relay.errors import ErrorCode
 from relay.protocol import control
 from relay.protocol.ids import CallId
@@ -84,18 +85,10 @@ class Leaving:
             node.deadlines.set(("notice", call.cid), node.now + smear * position / len(calls))
 
     def _ask(self, call: Call) -> None:
-        """All people of a call get the same target; each its own ticket. Who stays is asked again."""
+        """To where its rollout wants it, or the operator. Who stays is asked again."""
         node = self._node
-        for seat in call.here():
-            if not seat.legs:
-                continue
-            notice = control.Drain(
-                in_ms=round(1000 * node.config.drain.smear_s),
-                by_ms=max(0, round(1000 * (node.drain.ends_at - node.now))),
-                to=node.config.drain.to,
-                ht=handover.seal(node, call, seat),
-            )
-            node.tell([seat], notice)
+        to = home_of(node, call) or node.config.drain.to
+        ask(node, call, to, node.config.drain.smear_s, max(0.0, node.drain.ends_at - node.now))
         node.deadlines.set(("notice", call.cid), node.now + AGAIN_S)
 
     def _close_all(self) -> None:
@@ -105,3 +98,15 @@ class Leaving:
                 self._parting.end(call, Cause.FAILED, reason="drain", code=ErrorCode.DRAIN_TIMEOUT)
         for leg in list(node.legs.values()):
             node.close_leg(leg, ErrorCode.DRAIN_TIMEOUT)
+
+
+def ask(node: Node, call: Call, to: tuple[str, ...], in_s: float, by_s: float) -> None:
+    """Ask all people of a call to move: the same target for all, each its own ticket.
+
+    `in_s`: how long it takes until all calls are asked; `by_s`: what is left until the node is gone, seconds.
+    """
+    for seat in call.here():
+        if seat.legs:
+            ticket = handover.seal(node, call, seat)
+            notice = control.Drain(in_ms=round(1000 * in_s), by_ms=round(1000 * by_s), to=to, ht=ticket)
+            node.tell([seat], notice)

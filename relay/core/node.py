@@ -22,7 +22,7 @@ from relay.core.memory import Memory
 from relay.core.participant import Participant
 from relay.core.policy import PolicyTable
 from relay.core.reasons import Refusal
-from relay.core.record import EventKind
+from relay.core.record import OF_CALL, EventKind
 from relay.core.shedding import Shedding
 from relay.core.tallies import Tallies
 from relay.core.tenants import Tenants
@@ -30,11 +30,12 @@ from relay.core.vitals import Vitals
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control
 from relay.protocol.ids import CallId, Sub
+from relay.rollout.mandate import Mandate
 
 HERE = "here"  # the one key of a quota that belongs to the whole node
 
 Due = tuple[str, int | CallId]
-"""A deadline is about ("leg", number), ("drain", 0), or "call", "pulse", "punch", "notice" with a call."""
+"""What a deadline is about: "leg", "drain", or of a call "call", "pulse", "punch", "notice", "steer"."""
 
 
 class Node:
@@ -50,6 +51,8 @@ class Node:
         self.tenants = Tenants(config)
         self.drain = Drain(config.drain)
         self.shedding = Shedding()
+        self.mandate = Mandate()
+        """What the state of rollouts lets this node do."""
         self.legs: dict[int, Leg] = {}
         self.calls: dict[CallId, Call] = {}
         self.counting: dict[tuple[int, int], Call] = {}
@@ -106,13 +109,19 @@ class Node:
         """Say `err`. Closing a leg for a fatal one is the caller's next step."""
         self.count("refused", error.code.name.lower())
         message = control.Err(
-            code=int(error.code), msg=error.message, fatal=error.fatal, retry_ms=error.retry_ms
+            code=int(error.code),
+            msg=error.message,
+            fatal=error.fatal,
+            retry_ms=error.retry_ms,
+            data=error.data,
         )
         self.send(leg.number, message, id)
 
     def event(self, kind: EventKind, call: Call, **data: Any) -> None:
         """Tell the back end about a call."""
-        data = {"call": call.cid.hex(), **data}
+        has_part = call.variant and kind in OF_CALL
+        part = {"rollout": call.rollout, "variant": call.variant} if has_part else {}
+        data = {"call": call.cid.hex(), **part, **data}
         self.outputs.append(CallEvent(kind.value, self.wall, data, call.is_canary, call.issuer))
 
     def word(self, kind: EventKind, leg: Leg, cid: CallId, **data: Any) -> None:

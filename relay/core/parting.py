@@ -152,6 +152,7 @@ class Parting:
         node.tenants.release(Refusal.CALLS, call.issuer)
         node.deadlines.set(("call", call.cid), None)
         node.deadlines.set(("notice", call.cid), None)
+        node.deadlines.set(("steer", call.cid), None)
         node.deadlines.set(("punch", call.cid), None)
         if call.was_here:
             hearings = (hearing for one in call.everyone() for hearing in one.hearings.values())

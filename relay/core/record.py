@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from math import inf
+from typing import Final
 
 from relay.core.call import Call
 from relay.core.events import CallRecord, ParticipantRecord
@@ -37,6 +38,12 @@ class EventKind(StrEnum):
     FEEDBACK = "feedback"  # stars
     COMMAND = "command"  # op, code, and what it named
     DRAIN = "node.drain"  # state; the only kind without a call
+
+
+OF_CALL: Final = frozenset(
+    {EventKind.RINGING, EventKind.ANSWERED, EventKind.ENDED, EventKind.MOVED, EventKind.ADOPTED}
+)
+"""Kinds about the call as a whole: they carry `rollout` and `variant`, too, where it has them."""
 
 
 def quality_of(reports: Iterable[Mapping[str, int]]) -> dict[str, float]:
@@ -117,4 +124,7 @@ def record_call(call: Call, region: str) -> CallRecord:
         participants=tuple(record_participant(one, ended, outcome) for one in call.everyone()),
         canary=call.is_canary,
         issuer=call.issuer,
+        rollout=call.rollout,
+        variant=call.variant,
+        sampled=call.is_sampled,
     )

@@ -45,6 +45,7 @@ from relay.core.remembering import Remembering
 from relay.core.ringing import Ringing
 from relay.core.seating import Seating
 from relay.core.shedding import Shed
+from relay.core.steering import Steering
 from relay.core.story import Kind
 from relay.core.switch import Switch
 from relay.core.talk import Talk
@@ -73,7 +74,10 @@ class Relay:
         ringing = Ringing()
         seating = Seating(node, self._door, self._switch)
         self._parting = Parting(node, self._switch, seating, ringing)
-        self._exchange = exchange = Exchange(node, self._switch, seating, self._parting, ringing)
+        self._steering = Steering(node, self._parting)
+        self._exchange = exchange = Exchange(
+            node, self._switch, seating, self._parting, ringing, self._steering
+        )
         self._adoption = Adoption(node, self._admission, exchange, self._parting, self._switch)
         self._absence = Absence(
             node, self._door, self._switch, seating, self._parting, exchange, self._adoption
@@ -103,6 +107,7 @@ class Relay:
             ev.CommandReceived: self._orders.on_command,
             ev.Pressed: self._on_pressed,
             ev.ConfigChanged: self._on_config,
+            ev.MandateChanged: self._steering.on_changed,
             ev.DrainRequested: self._leaving.on_request,
             ev.CallsRemembered: self._remembering.on_remembered,
             ev.CallTold: lambda event: self._adoption.on_told(event.ticket),
@@ -492,6 +497,9 @@ class Relay:
                 assert isinstance(key, bytes)
                 call = node.calls[key]
                 node.vitals_of(call).on_due(call)
+            elif kind == "steer":
+                assert isinstance(key, bytes)
+                self._steering.on_due(node.calls[key])
             elif kind == "punch":
                 assert isinstance(key, bytes)
                 self._punching.on_due(node.calls[key])

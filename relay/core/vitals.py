@@ -39,7 +39,6 @@ from relay.protocol.ids import CallId
 if TYPE_CHECKING:  # the node holds the vitals
     from relay.core.node import Node
 
-VARIANT: Final = "control"  # which of two versions serves a call; there is one
 RUNGS: Final = ("quic", "wt", "ws", "tls")  # best first
 ON_TCP: Final = frozenset({"ws", "tls"})
 NEW_LOSS: Final = 0.3  # weight of a window in the loss of a running call: 2 of 3 after four of them

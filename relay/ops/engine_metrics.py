@@ -14,6 +14,8 @@ from prometheus_client.core import Metric
 from relay.core.adapt import State
 from relay.core.shedding import Shed
 from relay.ops.families import CODES, REASONS, STATES, TRANSPORTS, counters
+from relay.rollout.bucket import Variant
+from relay.rollout.mandate import Closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,24 @@ ENGINE: Final[Mapping[str, Family]] = {
     ),
     "revive_refused": Family(
         "relay_calls_lost_by_crash", "Calls from before a crash that could not go on.", "label", ("",)
+    ),
+    "rollout_refused": Family(
+        "relay_rollout_refused",
+        "Joins refused because calling is not open for the person, by why.",
+        "why",
+        tuple(why.value for why in Closed),
+    ),
+    "rollout_call": Family(
+        "relay_rollout_calls",
+        "Calls that began here while a rollout was known, by the variant that it gave them.",
+        "variant",
+        tuple(variant.value for variant in Variant),
+    ),
+    "rollout_steered": Family(
+        "relay_rollout_steered",
+        "Calls that a rollout wants elsewhere, or not at all, by what came of it.",
+        "how",
+        ("asked", "stayed", "kept", "ended"),
     ),
     "turn_minted": Family("relay_turn_minted", "TURN credentials given to people in calls.", "label", ("",)),
     "turn_opened": Family("relay_turn_opened", "Allocations asked for and granted a quota.", "label", ("",)),

@@ -46,7 +46,10 @@ CREATE TABLE IF NOT EXISTS calls (
     outcome TEXT NOT NULL,
     reason TEXT NOT NULL,
     canary INTEGER NOT NULL DEFAULT 0,
-    issuer TEXT NOT NULL DEFAULT ''
+    issuer TEXT NOT NULL DEFAULT '',
+    rollout TEXT NOT NULL DEFAULT '',
+    variant TEXT NOT NULL DEFAULT '',
+    sampled INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS calls_by_call ON calls (call);
 CREATE INDEX IF NOT EXISTS calls_by_end ON calls (ended_at);
@@ -77,6 +80,9 @@ LATER: Final = (
     ("participants", "story", "TEXT NOT NULL DEFAULT '[]'"),
     ("calls", "canary", "INTEGER NOT NULL DEFAULT 0"),
     ("calls", "issuer", "TEXT NOT NULL DEFAULT ''"),
+    ("calls", "rollout", "TEXT NOT NULL DEFAULT ''"),
+    ("calls", "variant", "TEXT NOT NULL DEFAULT ''"),
+    ("calls", "sampled", "INTEGER NOT NULL DEFAULT 0"),
 )
 """Columns that files of earlier versions lack."""
 
@@ -110,6 +116,7 @@ def database(path: str | Path, *, create: bool = True) -> Iterator[sqlite3.Conne
 
 _CALL: Final = (
     "region", "started_at", "answered_at", "ended_at", "outcome", "reason", "canary", "issuer",
+    "rollout", "variant", "sampled",
 )  # fmt: skip
 
 
@@ -123,8 +130,7 @@ def _widen(connection: sqlite3.Connection) -> None:
 def insert(connection: sqlite3.Connection, node: str, record: CallRecord) -> None:
     """Write one call; the caller owns the transaction."""
     cursor = connection.execute(
-        "INSERT INTO calls (call, node, region, started_at, answered_at, ended_at, outcome, reason, canary,"
-        " issuer) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO calls (call, node, {', '.join(_CALL)}) VALUES (?, ?{', ?' * len(_CALL)})",
         (record.call, node, *(getattr(record, name) for name in _CALL)),
     )
     columns = ", ".join(f'"{name}"' for name in ("record", *_PERSON))
@@ -218,7 +224,7 @@ def _call(connection: sqlite3.Connection, row: sqlite3.Row) -> dict[str, Any]:
         'SELECT * FROM participants WHERE record = ? ORDER BY "index"', (row["id"],)
     ).fetchall()
     call = {name: row[name] for name in row.keys() if name != "id"}  # noqa: SIM118 - a Row iterates its values
-    call["canary"] = bool(call["canary"])
+    call |= {name: bool(call[name]) for name in ("canary", "sampled")}
     call["participants"] = [
         {name: json.loads(person[name]) if name in _JSON else person[name] for name in _PERSON}
         | {"accepted": bool(person["accepted"])}
@@ -248,6 +254,7 @@ def summary(record: CallRecord) -> dict[str, Any]:
     told |= {"reason": record.reason} if record.reason else {}
     told |= {"mos": min(marks)} if marks else {}
     told |= {"canary": True} if record.canary else {}
+    told |= {"variant": record.variant} if record.variant else {}
     return told | ({"dropped": dict(dropped)} if dropped else {})
 
 

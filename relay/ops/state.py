@@ -1,6 +1,7 @@
-"""The daemon's look at the last-known-good state, once a second, and what it says of it.
+"""The daemon's look at the last-known-good state, once a second: the engine goes by it, people hear of it.
 
-    state.file, floor, kill files --Follower--> Standing --> metrics, /health, /readyz, `relay status`
+    state.file, floor, kill files --Follower--> Standing --> Mandate, to the engine when it is another one
+                                                   '-------> metrics, /health, /readyz, `relay status`
 
 Off while `state.file` is "". Must never live here: what makes a state good (relay/rollout/lastgood.py).
 """
@@ -19,8 +20,11 @@ from relay.ops.families import counters, gauges
 from relay.ops.snapshot import StateCounters
 from relay.rollout.lastgood import Refusal, Serving, Standing, accepted
 from relay.rollout.lastgood_file import Follower, Places
+from relay.rollout.mandate import Mandate
 
 LOOK_S: Final = 1.0
+BEGIN_S: Final = 2.0
+"""For how long the start waits for the disk."""
 OLD_S: Final = 300.0
 """A state that nobody vouched for so long is told."""
 
@@ -34,14 +38,36 @@ class StateWatch:
         self._began = wall()
         self._used = StateConfig()
         self._follower: Follower | None = None
+        self._looking: asyncio.Future[None] | None = None
+        self._told = Mandate()
+        self.on_changed: Callable[[Mandate], None] = lambda _: None
+        """Something else counts from now on."""
+
+    async def begin(self) -> None:
+        """The first look, before anybody is let in. While a disk does not answer, no state counts."""
+        await self._look(BEGIN_S)
 
     async def run(self) -> None:
         """Look until cancelled. The disk is waited for in a thread: it may hang."""
         while True:
+            await self._look(LOOK_S)
+            await asyncio.sleep(LOOK_S)
+
+    async def _look(self, patience_s: float) -> None:
+        """One at a time. A state grows too old while the disk does not answer, too."""
+        if self._looking is None:
             self._configure()
             if self._follower is not None:
-                await asyncio.to_thread(self._follower.look)
-            await asyncio.sleep(LOOK_S)
+                self._looking = asyncio.ensure_future(asyncio.to_thread(self._follower.look))
+        if self._looking is not None:
+            await asyncio.wait((self._looking,), timeout=patience_s)
+            if self._looking.done():
+                self._looking.result()
+                self._looking = None
+        mandate = Mandate.of(self.standing(), self._config().without)
+        if mandate != self._told:
+            self._told = mandate
+            self.on_changed(mandate)
 
     def standing(self) -> Standing | None:
         """What counts now. None: no state is configured."""

@@ -14,7 +14,7 @@ from typing import Final
 from relay import __version__
 from relay.core.reasons import DropReason
 from relay.core.spread import Spread
-from relay.core.vitals import VARIANT, Vitals
+from relay.core.vitals import Vitals
 from relay.ops.canary import CanaryWatch
 from relay.ops.region import EVERY_S, Region, Sample, Standing
 from relay.ops.slis import USUAL_FALLBACK
@@ -47,9 +47,11 @@ class Watch:
         residence: Callable[[], Spread],
         processors: int,
         canary: CanaryWatch | None = None,
+        variant: str = "control",
     ) -> None:
         self.usual = Usual(USUAL_FALLBACK)
-        self._region = Region(region, __version__, VARIANT)
+        self._region = Region(region, __version__, variant)
+        self._variant = variant
         self._vitals = vitals
         self._media = media
         self._residence = residence
@@ -114,7 +116,7 @@ class Watch:
         """What the metrics show of calls."""
         vitals = self._vitals
         return TalkCounters(
-            variant=VARIANT,
+            variant=self._variant,
             setups=dict(vitals.setups),
             ended=dict(vitals.ended),
             active=vitals.active(),

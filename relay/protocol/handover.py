@@ -36,6 +36,9 @@ _AAD: Final = b"vrl-handover-v1\0"
 
 IS_PAIR: Final = 1
 HOST_ADMITS: Final = 2
+IN_ROLLOUT: Final = 4  # bits that an older node passes over: it knows the call all the same, without these
+IS_CANDIDATE: Final = 8
+IS_SAMPLED: Final = 16
 
 JOINED: Final = 0
 ACCEPTED: Final = 1

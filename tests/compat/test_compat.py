@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ from lab.generations import Box
 from lanes import LANES
 from relay import settings
 from relay.config import Config, parse, render
+from relay.protocol import handover
 from supervisor import Supervisor
 
 ROOT = Path(__file__).parents[2]
@@ -259,6 +261,24 @@ async def test_what_one_version_kept_over_its_crash_the_other_goes_on_from(
         assert "going on after a crash" in (tmp_path / "log").read_text()
     finally:
         supervisor.close()
+
+
+def test_a_ticket_that_tells_of_a_rollout_is_read_by_the_old_version_too(trees: Trees) -> None:
+    """Bits that it does not know it passes over: the call goes on there, without its variant."""
+    vectors = json.loads((ROOT / "tests" / "vectors" / "handover.json").read_text())
+    key, nonce, ticket = (bytes.fromhex(vectors[name]) for name in ("key", "nonce", "ticket"))
+    body = handover.open(ticket, [key])
+    flags = body.flags | handover.IN_ROLLOUT | handover.IS_CANDIDATE | handover.IS_SAMPLED
+    blob = handover.seal(dataclasses.replace(body, flags=flags), key, nonce)
+    assert handover.open(blob, [key]).flags == flags
+    program = (
+        "import sys; from relay.protocol import handover; "
+        "body = handover.open(bytes.fromhex(sys.argv[1]), [bytes.fromhex(sys.argv[2])]); "
+        "print(body.c.hex(), body.flags & handover.IS_PAIR, len(body.seats))"
+    )
+    command = previous.run_by(trees["old"], [sys.executable, "-c", program, blob.hex(), key.hex()])
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert told == [body.c.hex(), "1", "2"]
 
 
 # ---------------------------------------------------------------- configuration

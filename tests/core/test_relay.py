@@ -13,6 +13,8 @@ from relay.errors import ErrorCode
 from relay.protocol import control, datagram, signed, token
 from relay.protocol.address import Address
 from relay.protocol.ids import CallId, Jti
+from relay.rollout.lastgood import Offer, Serving
+from relay.rollout.mandate import Mandate
 
 
 @pytest.fixture
@@ -521,3 +523,12 @@ def test_the_other_generation_is_told_of_the_calls_that_are_not_over(world):
     assert world.engine.call_ids() == [eve.cid]
     assert world.engine.describe(ann.cid) is None
     assert world.engine.describe(CallId(bytes(16))) is None
+
+
+def test_a_state_of_rollouts_is_obeyed_from_the_moment_it_is_told(world):
+    offer = Offer("o1", "s1", always=("staff",), kind="open", on_kill="end")
+    world.feed(ev.MandateChanged(Mandate(Serving.STATE, offer)))
+    ann, _ = world.talking(grp=("staff",))
+    world.feed(ev.MandateChanged(Mandate(Serving.KILLED, offer, is_killed=True)))
+    assert ann.last(control.Ended).why == "completed"
+    assert world.records[0].reason == "killed"

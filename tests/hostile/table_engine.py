@@ -22,6 +22,8 @@ from relay.core import events
 from relay.core.reasons import DropReason
 from relay.errors import ErrorCode
 from relay.protocol import control, datagram, token
+from relay.rollout.lastgood import Offer, Serving
+from relay.rollout.mandate import Mandate
 
 E, D = ErrorCode, DropReason
 OTHER_CALL = b"\xee" * 16
@@ -256,6 +258,31 @@ def no_more_calls() -> Cast:
     return cast
 
 
+def not_open(people: int = 1) -> Cast:
+    """Calling is being opened, and not for Eve; Bob is in a call of hers if there are two."""
+    cast = _cast()
+    offer = Offer("o1", "s1", always=("staff",), kind="open")
+    cast.world.feed(events.MandateChanged(Mandate(Serving.STATE, offer)))
+    bob = cast.world.client(cast.world.call(cast.eve.cid).token(grp=("staff",)))
+    if people > 1:
+        bob.enter()
+    cast.eve.open()
+    cast.eve.hello()
+    return cast._replace(bob=bob)
+
+
+def not_open_and_called() -> Cast:
+    """The same, and Bob, for whom it is open, waits for her."""
+    return not_open(2)
+
+
+def without_a_state() -> Cast:
+    """The node goes by a state, and there is none that counts."""
+    cast = ready()
+    cast.world.feed(events.MandateChanged(Mandate(Serving.NONE)))
+    return cast
+
+
 # ---------------------------------------------------------------- what is said
 
 
@@ -487,6 +514,9 @@ SAID = [
     Said("a join of a call that is over", ended, [_join()], E.CALL_ENDED),
     Said("a new call on a node that leaves", leaving, [_join()], E.DRAINING),
     Said("a call more than the node takes", no_more_calls, [_join()], E.OVERLOADED),
+    Said("a call of somebody for whom calling is not open", not_open, [_join()], E.NOT_ENABLED),
+    Said("an answer of somebody for whom it is not", not_open_and_called, [_join()], E.NOT_ENABLED),
+    Said("a call where no state of the rollout counts", without_a_state, [_join()], E.NOT_ENABLED),
     # In a call.
     Said("a second join", joined, [_join()], E.PROTOCOL_VIOLATION),
     Said(

@@ -29,8 +29,14 @@ CALL, SUB, PEER = "c0" * 16, "50" * 16, "51" * 16
 SAMPLES: dict[str, dict[str, Any]] = {
     EventKind.RINGING: {"call": CALL, "sub": SUB},
     EventKind.ANSWERED: {"call": CALL},
-    EventKind.ENDED: {"call": CALL, "outcome": "completed", "reason": ""},
-    EventKind.MOVED: {"call": CALL},
+    EventKind.ENDED: {
+        "call": CALL,
+        "outcome": "completed",
+        "reason": "",
+        "rollout": "r1",
+        "variant": "candidate",
+    },
+    EventKind.MOVED: {"call": CALL, "rollout": "", "variant": "control"},
     EventKind.ADOPTED: {"call": CALL},
     EventKind.JOINED: {"call": CALL, "sub": SUB, "index": 0, "device": 1},
     EventKind.ACCEPTED: {"call": CALL, "sub": SUB},

@@ -12,7 +12,7 @@ import pytest
 from relay.core.events import CallRecord, ParticipantRecord, Rated
 from relay.errors import ConfigError
 from relay.ops import history
-from relay.ops.history import DAY, History, database, erase, insert, prune, query
+from relay.ops.history import DAY, History, database, erase, insert, prune, query, summary
 
 ANN, BOB, EVE = ("aa" * 16, "bb" * 16, "ee" * 16)
 
@@ -80,6 +80,9 @@ def test_a_record_comes_back_whole(path: Path) -> None:
         "reason": "",
         "canary": False,
         "issuer": "",
+        "rollout": "",
+        "variant": "",
+        "sampled": False,
     }
     assert [one["sub"] for one in people] == [ANN, BOB]
     assert people[0] == {
@@ -415,6 +418,21 @@ def test_a_file_from_before_canaries_holds_calls_of_people(path: Path) -> None:
         connection.execute("ALTER TABLE calls DROP COLUMN canary")
     with database(path) as connection:
         assert [one["canary"] for one in query(connection, canaries=False)] == [False]
+
+
+def test_a_call_of_a_rollout_is_told_as_such_and_a_file_from_before_rollouts_has_none(path: Path) -> None:
+    mine = dataclasses.replace(call(1), rollout="r1", variant="candidate", sampled=True)
+    with database(path) as connection:
+        insert(connection, "n1", mine)
+        (found,) = query(connection)
+        assert (found["rollout"], found["variant"], found["sampled"]) == ("r1", "candidate", True)
+        for name in ("rollout", "variant", "sampled"):
+            connection.execute(f"ALTER TABLE calls DROP COLUMN {name}")
+    with database(path) as connection:
+        (found,) = query(connection)
+        assert (found["rollout"], found["variant"], found["sampled"]) == ("", "", False)
+    assert summary(mine)["variant"] == "candidate"
+    assert "variant" not in summary(call(2))
 
 
 def test_calls_are_found_by_their_issuer_and_a_file_from_before_issuers_names_none(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from relay.config_state import StateConfig
 from relay.ops import state as ops_state
 from relay.ops.state import StateWatch, families
 from relay.protocol.signed import public_of
-from relay.rollout.lastgood import LIFE_S, Body, Offer, seal
+from relay.rollout.lastgood import LIFE_S, Body, Offer, Serving, seal
 from relay.rollout.lastgood_file import OsFiles
 from relay.rollout.lastgood_file import replace as write
+from relay.rollout.mandate import Mandate
 
 SEED, NEXT = bytes(32), b"\1" * 32
 NOW = 1_800_000_000
@@ -36,6 +38,8 @@ class Box:
         )
         self.wall = float(NOW)
         self.watch = StateWatch(lambda: self.config, lambda: self.wall)
+        self.told: list[Mandate] = []
+        self.watch.on_changed = self.told.append
 
     def put(self, raw: bytes, at: float = NOW) -> None:
         write(OsFiles(), str(self.path), raw)
@@ -127,6 +131,53 @@ async def test_a_reload_takes_other_keys_and_can_switch_it_off(box: Box) -> None
     box.config = replace(box.config, file="")
     await box.look()
     assert box.watch.counters() is None
+
+
+async def test_the_engine_is_told_what_counts_whenever_that_is_another(box: Box) -> None:
+    box.put(state(1))
+    await box.watch.begin()
+    offer = Offer("r1", "s1", regions={"eu-1": 5})
+    assert box.told == [Mandate(Serving.STATE, offer)]
+    await box.look()
+    assert len(box.told) == 1, "nothing is new"
+    box.kill.write_text("r1")
+    await box.look()
+    box.kill.unlink()
+    box.wall = NOW + LIFE_S  # nobody wrote anything
+    await box.look()
+    assert [(each.serving, each.is_killed, each.offer) for each in box.told[1:]] == [
+        (Serving.KILLED, True, offer),
+        (Serving.EXPIRED, False, offer),
+    ]
+    box.config = replace(box.config, without="all")
+    await box.look()
+    assert box.told[-1] == Mandate(Serving.EXPIRED, offer, without="all")
+    box.config = replace(box.config, file="")
+    await box.look()
+    assert box.told[-1] == Mandate(), "everybody may call"
+
+
+async def test_before_the_first_look_no_state_counts_and_a_slow_disk_is_not_waited_for(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ops_state, "BEGIN_S", 0.01)
+    box.put(state(1))
+    os.mkfifo(box.kill)  # nobody writes: who opens it waits
+    await box.watch.begin()
+    assert box.told == [Mandate(Serving.NONE)]
+    monkeypatch.setattr(ops_state, "LOOK_S", 0.01)
+    task = asyncio.create_task(box.watch.run())
+    await asyncio.sleep(0.05)
+    assert len(box.told) == 1
+    with box.kill.open("w") as kill:  # now the disk answers
+        kill.write("r2\n")
+    box.kill.unlink()
+    for _ in range(1_000):
+        if len(box.told) > 1:
+            break
+        await asyncio.sleep(0.01)
+    assert box.told[-1].serving is Serving.STATE
+    task.cancel()
 
 
 async def test_it_looks_each_second(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
