@@ -1,6 +1,7 @@
-"""`relay rollout`: what a plan says, and whom it gives the candidate.
+"""`relay rollout`: what a plan says, and whom it or the state in force gives the candidate.
 
-Must never live here: the plan (relay/rollout/plan.py), buckets (relay/rollout/bucket.py).
+Must never live here: the plan (relay/rollout/plan.py), buckets (relay/rollout/bucket.py), what a box does by
+a state (relay/rollout/mandate.py).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import io
 from rich.console import Console
 from rich.table import Table
 
+from relay.commands.decide import decide_now
 from relay.commands.terminal import Printer, Subcommands, declare, read_text
 from relay.errors import ConfigError
 from relay.rollout.bucket import Decision, Shares, decide
@@ -35,12 +37,21 @@ def add(subcommands: Subcommands) -> None:
         inner,
         "decide",
         run_decide,
-        "say at which steps of a plan a unit gets the candidate, and whether at a given share",
+        "say at which steps of a plan a unit gets the candidate, or what the boxes of a region give it now",
         "relay rollout decide --plan rollout.toml --region eu-1 --unit call-1\n"
-        "relay rollout decide --plan rollout.toml --region eu-1 --unit call-1 --pct 5 --group dogfood",
-        epilog="a unit is a call (its id) in a plan of kind release, a person (ru) in one of kind open\n",
+        "relay rollout decide --plan rollout.toml --region eu-1 --unit call-1 --pct 5 --group dogfood\n"
+        "relay rollout decide --state lastgood --key HEX --region eu-1 --unit HEX",
+        epilog="a unit is a call (its id) in a rollout of kind release, a person (ru) in one of kind open\n",
     )
-    one.add_argument("--plan", required=True, metavar="FILE", help="the plan; - is standard input")
+    source = one.add_mutually_exclusive_group(required=True)
+    source.add_argument("--plan", metavar="FILE", help="the plan; - is standard input")
+    source.add_argument("--state", metavar="FILE", help="the signed state; FILE.kill beside it counts, too")
+    one.add_argument(
+        "--key", action="append", default=[], metavar="HEX", help="public key of --state; two: a rotation"
+    )
+    one.add_argument(
+        "--without", choices=("control", "all"), default="control", help="as state.without of the boxes"
+    )
     one.add_argument("--region", required=True, metavar="NAME", help="where the call begins")
     one.add_argument("--unit", required=True, metavar="TEXT", help="whom or what it is about")
     one.add_argument("--group", action="append", default=[], metavar="NAME", help="of the token; repeatable")
@@ -55,7 +66,9 @@ def run_plan(arguments: argparse.Namespace, printer: Printer) -> int:
 
 
 def run_decide(arguments: argparse.Namespace, printer: Printer) -> int:
-    """Every step of the region's wave, or one share."""
+    """Every step of the region's wave, or one share; or the state in force."""
+    if arguments.state is not None:
+        return decide_now(arguments, printer)
     plan = parse_plan(read_text(arguments.plan, "--plan"), arguments.plan)
     wave = plan.wave_of(arguments.region)
     if wave is None:
