@@ -6,17 +6,12 @@ Must never live here: what a state means (relay/rollout/lastgood.py), stores.
 from __future__ import annotations
 
 import argparse
-import asyncio
-import datetime
-import getpass
 import time
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 
-from relay.commands.node import DEFAULT_PATH
+from relay.commands.desk import add_by, add_config, by, date, with_store
 from relay.commands.terminal import Printer, Subcommands, declare, read_text
 from relay.config import load
 from relay.config_state import StateConfig
@@ -25,13 +20,8 @@ from relay.protocol.keys import read_key
 from relay.protocol.signed import public_of
 from relay.rollout.keys import BUCKET, LIVES, STATE, kill_key, killed_id
 from relay.rollout.lastgood import LIFE_S, Body, Offer, RefusedError, accepted, parse, seal
-from relay.rollout.store import Entry, StateStore, UnreachableError
-from relay.rollout.stores import open_store
+from relay.rollout.store import Entry, StateStore
 
-T = TypeVar("T")
-
-PATIENCE_S: Final = 5.0
-"""How long a connection may take."""
 CLOSED: Final = "none"
 
 
@@ -76,10 +66,9 @@ def add(subcommands: Subcommands) -> None:
     prepare.add_argument("--hub", action="store_true", help="the server is the hub; --leaf: all its leaves")
     prepare.add_argument("--leaf", action="append", default=[], metavar="DOMAIN", help="JetStream domain")
     for parser in (put, kill, show, prepare):
-        parser.add_argument("--config", default=DEFAULT_PATH, metavar="FILE", help="(%(default)s)")
+        add_config(parser)
     for parser in (put, kill):
-        parser.add_argument("--why", required=True, metavar="TEXT", help="for whoever reads it later")
-        parser.add_argument("--who", default="", metavar="NAME", help="who does it (your user name)")
+        add_by(parser)
 
 
 def run_put(arguments: argparse.Namespace, printer: Printer) -> int:
@@ -97,15 +86,15 @@ def run_put(arguments: argparse.Namespace, printer: Printer) -> int:
         before = _body(standing, config) if arguments.rev is None else None
         body = _next(before, given, arguments.rev, arguments.days)
         expect = standing.revision if standing is not None else 0
-        await store.put(BUCKET, STATE, seal(body, seed), expect=expect, **_by(arguments))
+        await store.put(BUCKET, STATE, seal(body, seed), expect=expect, **by(arguments))
         return body
 
     try:
-        body = _with_store(config, work)
+        body = with_store(config, work)
     except LocalError as error:
         raise ConfigError("--rollout", str(error), "docs/state.md says what it may hold") from None
     facts = {"ok": True, **_facts(body)}
-    printer.result(facts, f"revision {body.rev} is in the store, until {_date(body.not_after)}")
+    printer.result(facts, f"revision {body.rev} is in the store, until {date(body.not_after)}")
     return 0
 
 
@@ -117,9 +106,9 @@ def run_kill(arguments: argparse.Namespace, printer: Printer) -> int:
         standing = await store.get(BUCKET, kill_key(arguments.id))
         expect = standing.revision if standing is not None else 0
         value = LIVES if arguments.off else b"true"
-        await store.put(BUCKET, kill_key(arguments.id), value, expect=expect, **_by(arguments))
+        await store.put(BUCKET, kill_key(arguments.id), value, expect=expect, **by(arguments))
 
-    _with_store(config, work)
+    with_store(config, work)
     done = "is no longer killed" if arguments.off else "is killed: boxes see it within seconds"
     printer.result({"ok": True, "id": arguments.id, "killed": not arguments.off}, f"{arguments.id} {done}")
     return 0
@@ -133,7 +122,7 @@ def run_show(arguments: argparse.Namespace, printer: Printer) -> int:
         state = await store.get(BUCKET, STATE)
         return state, sorted([id async for id in _killed(store)])
 
-    entry, kills = _with_store(config, work)
+    entry, kills = with_store(config, work)
     facts: dict[str, Any] = {"ok": True, "state": None, "kills": kills}
     if entry is not None:
         facts["state"] = _facts(_body(entry, config)) | {"who": entry.who, "why": entry.why, "at": entry.ts}
@@ -154,35 +143,12 @@ def run_prepare(arguments: argparse.Namespace, printer: Printer) -> int:
         assert isinstance(store, NatsStore)
         await (store.make_hub(arguments.leaf) if arguments.hub else store.make_leaf(arguments.leaf[0]))
 
-    _with_store(config, work)
+    with_store(config, work)
     printer.result({"ok": True}, "the buckets are there")
     return 0
 
 
 # ---------------------------------------------------------------- inside
-
-
-def _with_store(config: StateConfig, work: Callable[[StateStore], Awaitable[T]]) -> T:
-    """Do it, as soon as the store can be reached. UnreachableError: it cannot."""
-    if config.backend == "file" and not Path(config.store).exists():
-        raise ConfigError("state.store", f"{config.store} does not exist", "`relay feed` makes it")
-    patience = PATIENCE_S if config.backend == "nats" else 0.0
-
-    async def run() -> T:
-        store = await open_store(config)
-        until = time.monotonic() + patience
-        try:
-            while True:
-                try:
-                    return await work(store)
-                except UnreachableError as error:
-                    if time.monotonic() >= until or error.is_written is not False:
-                        raise
-                await asyncio.sleep(0.05)
-        finally:
-            await store.close()
-
-    return asyncio.run(run())
 
 
 async def _killed(store: StateStore) -> Any:
@@ -233,14 +199,6 @@ def _next(before: Body | None, given: dict[str, Any], rev: int | None, days: flo
     return Body(rev, now, now + round(days * 86_400), **(kept | given))
 
 
-def _by(arguments: argparse.Namespace) -> dict[str, str]:
-    return {"who": arguments.who or getpass.getuser(), "why": arguments.why}
-
-
 def _facts(body: Body | None) -> dict[str, Any]:
     found: dict[str, Any] = msgspec.to_builtins(body) if body is not None else {}
     return found
-
-
-def _date(wall: float) -> str:
-    return f"{datetime.datetime.fromtimestamp(wall, datetime.UTC):%Y-%m-%d %H:%M} UTC"
