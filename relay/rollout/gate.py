@@ -181,10 +181,14 @@ class Answer:
         }
 
 
+def has_control(plan: Document, wave: int) -> bool:
+    """Whether there is a control. A group is not drawn by chance: nothing stands beside it."""
+    return plan.rollout.kind == "release" and not plan.rollout.wave[wave].group
+
+
 def trial_of(plan: Document, wave: int) -> Trial:
-    """An empty trial for a place of this wave. A group is not drawn by chance: nothing stands beside it."""
-    has_control = plan.rollout.kind == "release" and not plan.rollout.wave[wave].group
-    return Trial(plan.guardrails, plan.gate, has_control=has_control)
+    """An empty trial for a place of this wave."""
+    return Trial(plan.guardrails, plan.gate, has_control=has_control(plan, wave))
 
 
 def begun(plan: Document, stage: Stage) -> Begun:

@@ -116,6 +116,23 @@ class Begun:
     """Candidate calls that it needs at least."""
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a trial knows, whole, for who keeps it between two tallies."""
+
+    base: Tally
+    """What was counted when the step began."""
+    last: Tally
+    batch: Tally
+    """The last one at which it was asked whether to roll back."""
+    baked_at: float
+    due: int
+    """Candidate calls of the step at the next look."""
+    share: float
+    alarm: Alarm | None
+    look: Look | None
+
+
 class Trial:
     """One rollout in one region. Feed `on_tally`; `begin` at each step."""
 
@@ -151,6 +168,26 @@ class Trial:
         calls = tally.calls - self._base.calls
         if calls >= self._next and tally.at >= self._baked_at and self._has_looks:
             self._take(tally, calls)
+
+    @property
+    def memory(self) -> Memory:
+        """All that it knows; `recall` in another trial of the same plan goes on from there."""
+        return Memory(
+            self._base,
+            self._last,
+            self._batch,
+            self._baked_at,
+            self._next,
+            self._share,
+            self.alarm,
+            self.look,
+        )
+
+    def recall(self, memory: Memory) -> None:
+        """Know this, and nothing else."""
+        self._base, self._last, self._batch = memory.base, memory.last, memory.batch
+        self._baked_at, self._next, self._share = memory.baked_at, memory.due, memory.share
+        self.alarm, self.look = memory.alarm, memory.look
 
     @property
     def tally(self) -> Tally:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.rollout.plan import Gate, Guardrail
-from relay.rollout.trial import Alarm, Begun, Look, Status, Tally, Trial, read, replay
+from relay.rollout.trial import Alarm, Begun, Look, Memory, Status, Tally, Trial, read, replay
 
 SETUP = Guardrail("setup_fail", 0.01)
 CONTROL = {"setup_fail": (240, 24_000)}
@@ -317,3 +317,25 @@ def test_counts_that_cannot_be_are_no_tally(wrong: Tally) -> None:
 def test_what_is_no_tally_is_refused(wrong: object) -> None:
     with pytest.raises(msgspec.ValidationError):
         read(wrong)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 60)), min_size=2, max_size=12), st.integers(0, 11)
+)
+def test_a_trial_that_was_written_down_goes_on_as_if_it_had_not_been(
+    batches: list[tuple[int, int]], pause: int
+) -> None:
+    straight, paused = trial(), trial()
+    at, calls, bad = 0.0, 0, 0
+    for place, (more, worse) in enumerate(batches):
+        at, calls, bad = at + 900, calls + more, bad + min(more, worse)
+        if place == pause:
+            told = json.loads(msgspec.json.encode(paused.memory))
+            paused = Trial((SETUP,), Gate(), has_control=True)
+            paused.recall(msgspec.convert(told, Memory))
+        for each in (straight, paused):
+            each.on_tally(tally(at, calls, bad))
+            if place == len(batches) // 2:
+                each.begin(Begun(at, 1800.0, 40.0))
+        assert paused.memory == straight.memory
+        assert paused.findings() == straight.findings()
