@@ -341,7 +341,7 @@ def _unknown(names: tuple[str, ...], world: World) -> Refused | None:
     return Refused(
         Refusal.UNKNOWN_TRAFFIC,
         f"nobody knows which part of all calls {', '.join(unknown)} carries",
-        "let it report, or say how much",
+        "say how much: --traffic NAME=PERCENT",
     )
 
 
