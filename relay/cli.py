@@ -38,6 +38,7 @@ examples:
   relay state show                                  what stands in the store of rollouts' state
   relay drain                                       ask the daemon to leave, and watch it
   relay rollout plan rollout.toml                   is this plan of a rollout right?
+  relay rollout status                              how far rollouts are
   relay canary --url quic://relay.example --key canary.key      does a call work?
 
 exit status: 0 done, 1 tried and failed, 2 wrong usage or configuration

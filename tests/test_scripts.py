@@ -16,7 +16,7 @@ def run(name: str, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("name", ["install", "release", "lab", "bench", "sim"])
+@pytest.mark.parametrize("name", ["install", "release", "lab", "bench", "sim", "rollout"])
 def test_help_names_each_option_that_the_script_takes(name: str) -> None:
     done = run(name, "--help")
     assert done.returncode == 0
@@ -25,6 +25,7 @@ def test_help_names_each_option_that_the_script_takes(name: str) -> None:
         "install": ("--wheels", "--turn", "--no-start", "--remove", "--purge"),
         "release": ("--once", "--lock"),
         "sim": ("--quick", "--json", "--seed", "--only"),
+        "rollout": ("--rollout", "--region", "--from", "--key", "--wait", "--timeout", "--dry-run", "--json"),
     }
     assert all(option in done.stdout for option in options.get(name, ()))
 

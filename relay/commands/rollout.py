@@ -1,7 +1,7 @@
 """`relay rollout`: what a plan says, and whom it or the state in force gives the candidate.
 
 Must never live here: the plan (relay/rollout/plan.py), buckets (relay/rollout/bucket.py), what a box does by
-a state (relay/rollout/mandate.py).
+a state (relay/rollout/mandate.py), what drives a rollout (rollout_drive.py) and shows it (rollout_show.py).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import io
 from rich.console import Console
 from rich.table import Table
 
+from relay.commands import rollout_drive, rollout_show
 from relay.commands.decide import decide_now
 from relay.commands.terminal import Printer, Subcommands, declare, read_text
 from relay.errors import ConfigError
@@ -22,8 +23,8 @@ WIDTH = 110
 
 
 def add(subcommands: Subcommands) -> None:
-    """Declare `rollout plan|decide`."""
-    top = subcommands.add_parser("rollout", help="check a rollout's plan; say who gets the candidate")
+    """Declare `rollout` and what stands below it."""
+    top = subcommands.add_parser("rollout", help="check a rollout's plan, take it step by step, and back")
     inner = top.add_subparsers(dest="op", metavar="ACTION", required=True)
     plan = declare(
         inner,
@@ -56,6 +57,8 @@ def add(subcommands: Subcommands) -> None:
     one.add_argument("--unit", required=True, metavar="TEXT", help="whom or what it is about")
     one.add_argument("--group", action="append", default=[], metavar="NAME", help="of the token; repeatable")
     one.add_argument("--pct", type=float, metavar="N", help="share of the region at present, percent")
+    rollout_drive.add(inner)
+    rollout_show.add(inner)
 
 
 def run_plan(arguments: argparse.Namespace, printer: Printer) -> int:
