@@ -312,6 +312,28 @@ async def test_whoever_signs_at_the_same_time_the_newest_standing_wins(helms: tu
     assert body.rev == 7
 
 
+class Interrupted(Helm):
+    """Somebody takes eu-1 back, and signs that, just after this one has read how the rollout stands."""
+
+    is_over = False
+
+    async def course(self, id: str) -> Course:
+        found = await super().course(id)
+        if not self.is_over:
+            self.is_over = True
+            await self.change(ID, lambda standing: order(Change.ROLLBACK, standing, "eu-1"))
+            await publish(Helm(self.store, self.wall), ID, SIGNER, "ben")
+        return found
+
+
+async def test_what_was_read_before_a_rollback_is_not_signed_after_it(helm: Helm) -> None:
+    await begun(helm)
+    await publish(helm, ID, SIGNER, "kim")
+    body = await publish(Interrupted(helm.store, helm.wall), ID, SIGNER, "anna")
+    assert body.rev == 3
+    assert (await offer(helm)).regions == {"eu-1": 0.0}
+
+
 async def test_routes_and_another_s_offer_stay(helm: Helm, clock: Clock) -> None:
     now = int(clock.now)
     foreign = Body(3, now, now + 60, Offer("by-hand", "s1", regions={"eu-1": 5}), {"eu-1": {"relays": ["a"]}})

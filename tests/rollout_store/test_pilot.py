@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from relay.protocol.signed import public_of
+from relay.rollout.counts import Ledger
 from relay.rollout.course import Helm
 from relay.rollout.gate import Verdict, Why
 from relay.rollout.inquiry import Look, Source, look
@@ -351,6 +352,29 @@ async def test_two_who_count_at_once_count_once(region: Region) -> None:
         region.clock.now += 60
         looks = await asyncio.gather(*(ask(region, url) for _ in range(4)))
     assert {each.answer.facts()["guardrails"][0]["nt"] for each in looks} == {30}
+
+
+class Interrupted(Helm):
+    """Somebody counts another node just after this one has read what was counted."""
+
+    other = ""
+
+    async def ledger(self, id: str, place: str) -> tuple[Ledger | None, int]:
+        found = await super().ledger(id, place)
+        if self.other:
+            other, self.other = self.other, ""
+            await look(Helm(self.store, self.wall), id, place, Source((other,)), "anna")
+        return found
+
+
+async def test_what_somebody_else_counted_meanwhile_is_not_undone(region: Region) -> None:
+    with Node().serving() as a, Node().serving() as b:
+        helm = Interrupted(region.helm.store, region.clock)
+        helm.other = b
+        await look(helm, ID, "eu-1", Source((a,)), "timer")
+        ledger, _ = await region.helm.ledger(ID, "eu-1")
+    assert ledger is not None
+    assert set(ledger.nodes) == {a, b}
 
 
 async def test_a_prometheus_that_does_not_tell_holds_a_step(region: Region) -> None:
