@@ -39,7 +39,7 @@ def offer_of(plan: Document, standing: Standing) -> Offer:
     """Who gets the candidate of a rollout that stands so. Of a killed one nobody."""
     now, rollout = shares(plan, standing), plan.rollout
     if standing.phase is Phase.KILLED:
-        return Offer(rollout.id, rollout.salt)
+        return Offer(rollout.id, rollout.salt, kind=rollout.kind)
     return Offer(
         rollout.id,
         rollout.salt,
@@ -47,6 +47,7 @@ def offer_of(plan: Document, standing: Standing) -> Offer:
         tuple(sorted(now.never)),
         dict(now.groups),
         dict(now.regions),
+        rollout.kind,
     )
 
 

@@ -19,7 +19,6 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from relay.core.pulse import Step
 from relay.errors import ConfigError, RelayError
 from relay.rollout.bucket import Variant
 from relay.rollout.counts import BEGAN, CALLS, WORST, Reading, bad, figure, valid
@@ -30,6 +29,8 @@ TIMEOUT: Final = aiohttp.ClientTimeout(total=5.0)
 PAGE: Final = "page"
 """Severity of alerts that wake somebody (config/prometheus/relay.rules.yml)."""
 MOST_BYTES: Final = 16 * 1024 * 1024
+INVITED: Final = "invited"
+"""First step of the funnel, as relay.core.pulse names it."""
 LATE_S: Final = 1.5
 """First audio after more than this is late."""
 _COUNTED: Final = frozenset(each.name for each in LIMITS) - {"first_audio"}
@@ -160,7 +161,7 @@ def _figures(sample: Sample) -> Iterator[tuple[str, float]]:
             yield figure(variant, bad(labels["sli"])), value
         case "relay_calls_ended_total":
             yield figure(variant, CALLS), value
-        case "relay_call_funnel_total" if labels["step"] == Step.INVITED.value:
+        case "relay_call_funnel_total" if labels["step"] == INVITED:
             yield figure(variant, BEGAN), value
         case "relay_first_audio_seconds_count":
             yield figure(variant, valid("first_audio")), value

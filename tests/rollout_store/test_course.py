@@ -20,7 +20,7 @@ from relay.rollout.publish import Signer, check_offer, is_published, publish, pu
 from relay.rollout.steps import Change, Order, Phase, Refusal, Spot, Standing
 from relay.rollout.store import StateStore, StoreError
 from relay.rollout.store_sqlite import SqliteStore
-from rollout.plans import RELEASE, release
+from rollout.plans import RELEASE, opening, release
 from rollout_store.servers import Server, needs_nats
 from rollout_store.traffic import Clock
 
@@ -291,6 +291,15 @@ async def test_what_is_signed_is_what_the_steps_give(helms: tuple[Helm, Helm], c
     await helm.change(ID, lambda standing: order(Change.KILL, standing))
     await publish(helm, ID, SIGNER, "kim")
     assert await offer(other) == Offer(ID, "s1")  # not even those who always get it
+
+
+async def test_boxes_hear_of_which_kind_a_rollout_is_also_of_a_killed_one(helm: Helm) -> None:
+    await helm.begin(opening(), "kim", "for us", {**TRAFFIC, "@dogfood": 0.01})
+    await publish(helm, "open", SIGNER, "kim")
+    assert (await offer(helm)).kind == "open"
+    await helm.change("open", lambda standing: order(Change.KILL, standing))
+    await publish(helm, "open", SIGNER, "kim")
+    assert await offer(helm) == Offer("open", "s1", kind="open")
 
 
 async def test_whoever_signs_at_the_same_time_the_newest_standing_wins(helms: tuple[Helm, Helm]) -> None:
