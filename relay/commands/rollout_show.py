@@ -154,8 +154,9 @@ def run_history(arguments: argparse.Namespace, printer: Printer) -> int:
     def show(rows: list[dict[str, Any]]) -> int:
         table = Table("when", "revision", "change", "where", "share, %", "then", "who", "why")
         for row in rows:
+            shown = row | {"pct": None if row["pct"] is None else f"{row['pct']:g}"}
             names = ("revision", "change", "place", "pct", "phase", "who", "why")
-            cells = ("" if row[name] is None else str(row[name]) for name in names)
+            cells = ("" if shown[name] is None else str(shown[name]) for name in names)
             table.add_row(date(row["at"]), *cells)
         printer.result({"ok": True, "rollout": arguments.rollout, "changes": rows}, _text(table))
         return 0
