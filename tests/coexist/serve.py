@@ -2,9 +2,9 @@
 
     python -c RUN LANE UPDATE_AFTER CONFIG      UPDATE_AFTER: packets under one key, 0: as shipped
 
-`facts.json` beside the configuration: packets that the relay declared lost, those of them that audio
-overtook between their number and their leaving, packets that it could not open, key updates that it began,
-how late the machine let it run at worst.
+`facts.json` beside the configuration: packets that the relay declared lost, in all and of each leg, those of
+them that audio overtook between their number and their leaving, packets that it could not open, key updates
+that it began, how late the machine let it run at worst.
 Must never live here: changes of what the relay does, but for the limit of packets under one key, and that
 nothing is repaired: each packet that is missing shall have its name.
 """
@@ -34,6 +34,7 @@ from relay.quic.connection import RESERVED, RelayQuic
 FACTS = "facts.json"
 COUNTS: Counter[str] = Counter()
 OVERTAKEN: defaultdict[int, set[int]] = defaultdict(set)  # packet numbers, by recovery
+LOST: Counter[int] = Counter()  # but for those, by recovery
 LOOK_S = 0.005
 SENDING = threading.Event()
 DAEMONS: list[relay.daemon.Daemon] = []
@@ -53,7 +54,9 @@ def watch_recovery() -> None:
         if self.handshake_confirmed:
             numbers = {one.packet_number for one in taken if one.is_ack_eliciting}
             COUNTS["stack_lost" if is_loss else "stack_probed"] += len(numbers)
-            COUNTS["stack_overtaken"] += len(numbers & OVERTAKEN[id(self)]) if is_loss else 0
+            if is_loss:
+                COUNTS["stack_overtaken"] += len(numbers & OVERTAKEN[id(self)])
+                LOST[id(self)] += len(numbers - OVERTAKEN[id(self)])
         original(self, packets=taken, **rest)
 
     QuicPacketRecovery._on_packets_lost = on_packets_lost
@@ -142,8 +145,12 @@ def write_facts(path: Path) -> None:
     """Whole or not at all: the reader waits for the name."""
     endpoint = DAEMONS[0].node.endpoint
     lost = endpoint.media_lost + sum(peer.quic.path.media_lost for peer in endpoint._by_leg.values())
+    legs = {
+        f"lost_of_leg_{leg}": LOST[id(peer.quic._loss)] + peer.quic.path.media_lost
+        for leg, peer in endpoint._by_leg.items()
+    }
     new = path.with_suffix(".new")
-    new.write_text(json.dumps({**COUNTS, "media_lost": lost}))
+    new.write_text(json.dumps({**COUNTS, "media_lost": lost, **legs}))
     os.replace(new, path)
 
 
