@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,15 @@ def running(config: EventsConfig) -> Iterator[EventWriter]:
         yield writer
     finally:
         writer.close()
+
+
+def until_failing(writer: EventWriter) -> None:
+    """Wait for its thread to find that it cannot deliver, bounded."""
+    for _ in range(2000):
+        if writer.is_failing:
+            return
+        time.sleep(0.01)
+    pytest.fail("not within 20 s")
 
 
 # ---------------------------------------------------------------- the schema
@@ -227,7 +237,7 @@ def test_a_full_disk_delays_loses_nothing_and_is_told_once(
         for number in range(5):
             writer.event(event(number))
         assert not writer.flush(timeout=0.2)
-        assert writer.is_failing
+        until_failing(writer)
         room["bytes"] = 1_000_000
         assert writer.flush()
         assert not writer.is_failing
@@ -268,7 +278,7 @@ def test_a_refusing_spool_keeps_events_in_memory(
         writer.event(event(0))
         writer.event(event(1))
         assert not writer.flush(timeout=0.1)
-        assert writer.is_failing
+        until_failing(writer)
         broken[0] = False
         assert writer.flush()
     assert numbers(lines(Path(config.path))) == [0, 1]
@@ -439,7 +449,7 @@ def test_a_reader_that_comes_late_misses_nothing(by_socket: EventsConfig) -> Non
         for number in range(3):
             writer.event(event(number))
         assert not writer.flush(timeout=0.05)
-        assert writer.is_failing
+        until_failing(writer)
         late = Reader(by_socket.path)
         late.accept()
         assert numbers(late.take(3)) == [0, 1, 2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sqlite3
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,15 @@ def call(number: int = 1, *subs: str, ended: float = 160.5, outcome: str = "comp
 def writer(path: Path, **changes: object) -> History:
     options: dict[str, object] = {"retention_days": 30.0, "queue_size": 10, "wall": lambda: 1000.0}
     return History(path, "n1", **(options | changes))  # type: ignore[arg-type]  # the tests name real options
+
+
+def until_failing(records: History) -> None:
+    """Wait for its thread to find that it cannot write, bounded."""
+    for _ in range(2000):
+        if records.is_failing:
+            return
+        time.sleep(0.01)
+    pytest.fail("not within 20 s")
 
 
 @pytest.fixture
@@ -135,10 +145,8 @@ def test_a_busy_database_is_tried_again_and_told_once(
     with database(path) as other:
         other.execute("BEGIN IMMEDIATE")
         records.record(call())
-        failing = threading.Event()
-        while not failing.wait(0.005) and not records.is_failing:
-            pass
-        failing.wait(0.1)  # for more tries
+        until_failing(records)
+        time.sleep(0.1)  # for more tries
         assert records.counters().written == 0
         other.execute("COMMIT")
     assert records.flush()
@@ -179,7 +187,7 @@ def test_a_file_that_cannot_be_opened_any_more_is_tried_again(
     records.start()
     records.record(call(1))
     assert not records.flush(timeout=0.05)
-    assert records.is_failing
+    until_failing(records)
     broken[0] = False
     assert records.flush()
     records.close()

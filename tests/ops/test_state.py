@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,10 @@ def state(rev: int, seed: bytes = SEED) -> bytes:
     return seal(Body(rev, NOW, NOW + LIFE_S, Offer("r1", "s1", regions={"eu-1": 5})), seed)
 
 
+class OverError(Exception):
+    """A round is over."""
+
+
 class Box:
     def __init__(self, folder: Path) -> None:
         self.path, self.kill = folder / "lastgood", folder / "kill"
@@ -46,9 +49,15 @@ class Box:
         OsFiles().touch(str(self.path), at)
 
     async def look(self) -> None:
-        """One round of it, and no second."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.watch.run(), 0.05)
+        """One round of it, and no second: it ends where it would wait for that."""
+
+        async def over(_: float) -> None:
+            raise OverError
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(asyncio, "sleep", over)
+            with pytest.raises(OverError):
+                await self.watch.run()
 
     def metrics(self) -> dict[str, float]:
         counters = self.watch.counters()
