@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from jsonschema import Draft202012Validator
 
+from client.rig import free_port
+
 ROOT = Path(__file__).parent.parent
 SCHEMA = json.loads((ROOT / "docs" / "events.schema.json").read_text())
 RELAY = [sys.executable, "-m", "relay"]
@@ -53,12 +55,6 @@ def certificate(folder: Path) -> None:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     (folder / "key.pem").write_bytes(secret)
-
-
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(type=kind) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class Node:

@@ -24,6 +24,8 @@ from typing import Any
 
 import pytest
 
+from client.rig import free_port
+
 CONFIG = Path(__file__).parents[2] / "config/prometheus"
 HAS_PROMETHEUS = shutil.which("prometheus") is not None and shutil.which("promtool") is not None
 needs_prometheus = pytest.mark.skipif(not HAS_PROMETHEUS, reason="no prometheus here (Debian: prometheus)")
@@ -73,9 +75,7 @@ def serving(folder: Path, target: str, every: str | None = "1s") -> Iterator[Pro
             config = config.replace(interval, f"interval: {every}")
     (folder / "relay.rules.yml").write_text(rules)
     (folder / "prometheus.yml").write_text(config)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port(socket.SOCK_STREAM)}"
     command = [
         "prometheus",
         f"--config.file={folder / 'prometheus.yml'}",
