@@ -13,12 +13,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from client.test_direct_calls import until
-from client.test_following import silence, talking
+from client.hearing import silence, until
+from client.test_following import talking
 from lab.generations import Box
 from relay.client import Call, Session
 from relay.protocol.cid import CID_SIZE, FIRST_BYTE
 
+pytestmark = pytest.mark.timeout(180)  # a busy machine is waited for
 DRAIN = "grace_s = 0\nsmear_s = 0.2\ndeadline_s = 20"
 BUSY_LOST = (
     5  # packets, all that a machine with too much to do drops for its age; the lab judges on a quiet one
@@ -37,7 +38,7 @@ async def succeeds(box: Box, people: list[tuple[Session, Call]], old: subprocess
     """One more generation takes over and the old one leaves; the longest silence meanwhile."""
     listening = [asyncio.create_task(silence(call, 4.0)) for _, call in people]
     await asyncio.to_thread(box.start)
-    await until(lambda: old.poll() is not None, 12)
+    await until(lambda: old.poll() is not None)
     assert old.returncode == 0
     return max(await asyncio.gather(*listening))
 
@@ -103,11 +104,11 @@ async def test_a_third_generation_waits_until_the_first_has_left(tmp_path: Path)
         async with talking(box.rig, movable=(True, False)):
             await asyncio.to_thread(box.start)
             third = await asyncio.to_thread(box.start, False)
-            assert await asyncio.to_thread(third.wait, 10) == 1
+            assert await asyncio.to_thread(third.wait, 30) == 1
             assert "older generation is still leaving" in box.log(2)
             await until(lambda: '"moving"' in box.log(0))
             old.send_signal(signal.SIGTERM)  # the second one: it is moving already
-            assert await asyncio.to_thread(old.wait, 5) == 0
+            assert await asyncio.to_thread(old.wait, 30) == 0
         await asyncio.to_thread(box.start)
 
 
@@ -118,7 +119,7 @@ async def test_a_successor_that_dies_on_its_way_in_costs_nothing(tmp_path: Path)
             good = box.config.read_text()
             box.config.write_text(good.replace(str(box.commands), str(box.folder / "no" / "such")))
             failed = await asyncio.to_thread(box.start, False)
-            assert await asyncio.to_thread(failed.wait, 10) != 0
+            assert await asyncio.to_thread(failed.wait, 30) != 0
             box.config.write_text(good)
             await until(lambda: "we go on" in box.log(0))
             await until(lambda: box.rig.metric("relay_calls") == 1)
@@ -135,7 +136,7 @@ async def test_a_generation_whose_successor_was_killed_is_followed_by_another(tm
             second.kill()
             second.wait()
             third = await asyncio.to_thread(box.start)
-            await until(lambda: all(session.moves >= 1 for session, _ in people), 15)
+            await until(lambda: all(session.moves >= 1 for session, _ in people))
             assert third.poll() is None
             assert await silence(people[0][1], 1.0) <= HEARD_S
 
@@ -148,7 +149,7 @@ async def test_the_command_drains_and_shows_how_far_it_is(tmp_path: Path) -> Non
         facts = json.loads(done.stdout.splitlines()[-1])
         assert facts["gone"]
         assert facts["last"]["state"] == "stopped"
-        assert old.wait(5) == 0
+        assert old.wait(30) == 0
         again = await asyncio.to_thread(subprocess.run, order, capture_output=True, text=True, timeout=20)
         assert again.returncode == 1
 
@@ -156,5 +157,5 @@ async def test_the_command_drains_and_shows_how_far_it_is(tmp_path: Path) -> Non
 def test_one_inherited_socket_of_an_address_cannot_serve_two_generations(tmp_path: Path) -> None:
     with Box(tmp_path, inherit=1) as box:
         process = box.start(wait=False)
-        assert process.wait(10) == 1
+        assert process.wait(30) == 1
         assert "two generations" in box.log(0)

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from client.hearing import silence, until
 from client.rig import Rig, daemon, public_of
-from client.test_direct_calls import until
 from relay.client import Call, CallbackSink, Session, ToneSource, connect
 from relay.client.carrier import Way
 
+pytestmark = pytest.mark.timeout(180)  # a busy machine is waited for
 DRAIN = '[drain]\ngrace_s = 0\nsmear_s = 0.2\ndeadline_s = 20\nto = ["{}"]\n'
 
 
@@ -70,21 +71,6 @@ async def talking(
             for task in speaking:
                 task.cancel()
             await asyncio.gather(*speaking, return_exceptions=True)
-
-
-async def silence(call: Call, seconds: float) -> float:
-    """The longest time in which nothing new was heard, less that in which this very process did not run."""
-    loop = asyncio.get_running_loop()
-    begun = last = loop.time()
-    count, longest, gap = call.stats().received, 0.0, 0.0
-    while last - begun < seconds:
-        await asyncio.sleep(0.004)
-        now = loop.time()
-        gap += min(now - last, 0.010)  # both people speak and hear on this loop
-        last = now
-        if call.stats().received > count:
-            count, longest, gap = call.stats().received, max(longest, gap), 0.0
-    return max(longest, gap)
 
 
 def are_at(people: list[tuple[Session, Call]], rig: Rig) -> bool:

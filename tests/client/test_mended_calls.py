@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from client.hearing import watched
 from client.proxy import Proxy
 from client.rig import Rig, daemon
 from impair import NETS, Link, Net
@@ -20,6 +21,7 @@ from relay.client.stats import CallStats
 
 LEARNING_S = 2.0
 SPEECH_S = 10.0
+HELD_S = 0.080  # after a packet that a busy machine held up for longer, all that come are waited for longer
 ADAPTS = "[adapt]\nenabled = true"
 
 
@@ -98,14 +100,15 @@ async def test_what_a_speaker_loses_on_its_way_up_goes_again_and_the_listener_wa
     tmp_path: Path,
 ) -> None:
     with daemon(tmp_path, more=ADAPTS) as rig:
-        mended, missed, unharmed, named = await asyncio.gather(
-            speak(rig, NETS["b10_60"], 1, repair=True),
-            speak(rig, NETS["b10_60"], 3, repair=False),
-            speak(rig, NETS["clean"], 5, repair=True),
-            speak(rig, NETS["b10_60"], 7, repair=True, nack=True),
-        )
+        async with watched() as held:
+            mended, missed, unharmed, named = await asyncio.gather(
+                speak(rig, NETS["b10_60"], 1, repair=True),
+                speak(rig, NETS["b10_60"], 3, repair=False),
+                speak(rig, NETS["clean"], 5, repair=True),
+                speak(rig, NETS["b10_60"], 7, repair=True, nack=True),
+            )
         asked = rig.metric("relay_nacks_total")
-    print(mended, missed, unharmed, named, asked, sep="\n")  # shown if it fails
+    print(mended, missed, unharmed, named, asked, held, sep="\n")  # shown if it fails
     assert missed.lost > 0.05
     assert mended.lost < 0.7 * missed.lost  # half an outage may be too long for a busy machine
     assert mended.concealed < 0.7 * missed.concealed
@@ -113,7 +116,7 @@ async def test_what_a_speaker_loses_on_its_way_up_goes_again_and_the_listener_wa
     assert mended.said.repeated >= 20
     assert missed.said.repeated == 0
     assert unharmed.said.repeated <= 0.005 * unharmed.said.sent  # of a busy machine an answer may be late
-    assert unharmed.target_ms < 130
+    assert unharmed.target_ms < 130 or held.worst > HELD_S
     # Who is asked by name is asked when something else has come, so long outages are less often repaired.
     assert asked >= 5
     assert named.said.repeated >= 5

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from client.hearing import until
 from client.proxy import Proxy
 from client.rig import Rig, daemon
-from client.test_direct_calls import until
 from client.test_moves import gaps, paths, talking
 from lanes import LANES
 from relay.client import Call, Session, ladder
@@ -20,6 +20,7 @@ from relay.errors import ErrorCode
 from relay.protocol.datagram import LegReport
 from relay.protocol.messages import Carry, Message
 
+pytestmark = pytest.mark.timeout(180)  # a busy machine is waited for
 LOSS = 0.3
 MOVES_S = 45.0  # a client that a busy machine starves takes that for its network, for a while
 WAYS = {"up": ("ws", "quic"), "down": ("quic", "ws")}  # which way is bad: what carries up, what carries down

@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
+from client.hearing import until
 from client.proxy import Proxy
 from client.rig import Rig, daemon, prepare, public_of
-from client.test_direct_calls import until
 from compat import previous
 from lab.generations import Box
 from lanes import LANES
@@ -31,6 +31,7 @@ from relay.config import Config, parse, render
 from relay.protocol import handover
 from supervisor import Supervisor
 
+pytestmark = pytest.mark.timeout(180)  # a busy machine is waited for
 ROOT = Path(__file__).parents[2]
 PERSON = Path(__file__).with_name("person.py")
 DRAIN = "grace_s = 0\nsmear_s = 0.2\ndeadline_s = 20"
