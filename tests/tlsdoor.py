@@ -92,7 +92,7 @@ class Door:
         return await asyncio.open_connection("127.0.0.1", self.port, ssl=context)
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while not holds():  # noqa: ASYNC110  # what it waits for is counted, not announced
                 await asyncio.sleep(0.002)
 

@@ -87,7 +87,7 @@ def let_go(one: Predecessor) -> None:
 
 
 async def until(holds: Any) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not holds():  # noqa: ASYNC110  what is waited for is many things, and has no event
             await asyncio.sleep(0)
 
