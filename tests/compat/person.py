@@ -10,16 +10,31 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
+from types import SimpleNamespace
 from typing import Any
+
+from aioquic.quic import connection as quic
 
 import relay
 from relay.client import CallbackSink, ToneSource, connect
+
+OURS = 7  # the first byte of the ids that relays issue
 
 
 def say(**facts: Any) -> None:
     """One line."""
     print(json.dumps(facts), flush=True)
+
+
+def draw(size: int) -> bytes:
+    """As os.urandom, but for what begins like an id of a relay's.
+
+    Of the version before, a generation that leaves keeps whoever chose such an id, one in 512.
+    """
+    drawn = os.urandom(size)
+    return bytes((OURS ^ 0x80,)) + drawn[1:] if drawn[:1] == bytes((OURS,)) else drawn
 
 
 async def main(url: str, token: str, seed: str) -> None:
@@ -59,4 +74,5 @@ async def main(url: str, token: str, seed: str) -> None:
             talk.cancel()
 
 
+quic.os = SimpleNamespace(urandom=draw)
 asyncio.run(main(**json.loads(sys.argv[1])))
