@@ -102,7 +102,7 @@ async def test_nothing_is_carried_before_both_accepted(rig: Rig) -> None:
         await two.accept()
         await asyncio.gather(one.peer_accepted(), two.peer_accepted())
         sink, heard = ear()
-        await asyncio.gather(one.speak(ToneSource(440, 0.2)), two.talk(PcmSource(b""), sink, linger_s=0.5))
+        await asyncio.gather(one.speak(ToneSource(440, 0.2)), two.talk(PcmSource(b""), sink))
         assert two.stats().received == 10
         assert loud(heard) >= 8
 
@@ -133,7 +133,7 @@ async def test_a_muted_voice_does_not_leave_and_comes_back(rig: Rig) -> None:
         assert (one.stats().sent, one.is_muted) == (0, True)
         await one.mute(False)
         sink, _ = ear()
-        await asyncio.gather(one.speak(ToneSource(440, 0.1)), two.talk(PcmSource(b""), sink, linger_s=0.3))
+        await asyncio.gather(one.speak(ToneSource(440, 0.1)), two.talk(PcmSource(b""), sink))
         assert two.stats().received == 5
 
 
@@ -147,8 +147,8 @@ async def test_a_lost_connection_is_replaced_with_the_ticket_and_keys_stay(rig: 
         assert one.state is CallState.OPEN
         (sink_one, _), (sink_two, _) = ear(), ear()
         await asyncio.gather(
-            one.talk(ToneSource(440, 0.2), sink_one, linger_s=0.3),
-            two.talk(ToneSource(440, 0.2), sink_two, linger_s=0.3),
+            one.talk(ToneSource(440, 0.2), sink_one),
+            two.talk(ToneSource(440, 0.2), sink_two),
         )
         assert (one.stats().received, two.stats().received) == (10, 15)
         assert (one.sas, two.sas) == (string, string)
@@ -178,7 +178,7 @@ async def test_a_short_message_travels_sealed_like_speech(rig: Rig) -> None:
         with pytest.raises(LocalError):
             one.send_app(bytes(1000))
         assert one.send_app(b"typing")
-        assert await asyncio.wait_for(got.get(), 2) == b"typing"
+        assert await asyncio.wait_for(got.get(), 20) == b"typing"
         assert (one.peer_identity, two.peer_identity) != (None, None)
         await one.rate(5)
         one.bitrate = 12_000
@@ -230,8 +230,8 @@ async def test_of_two_ringing_devices_one_takes_the_call_and_is_heard(rig: Rig) 
         await asyncio.gather(caller.peer_accepted(), phone.peer_accepted())
         (sink_one, _), (sink_two, _) = ear(), ear()
         await asyncio.gather(
-            caller.talk(ToneSource(440, 0.2), sink_one, linger_s=0.3),
-            phone.talk(ToneSource(440, 0.2), sink_two, linger_s=0.3),
+            caller.talk(ToneSource(440, 0.2), sink_one),
+            phone.talk(ToneSource(440, 0.2), sink_two),
         )
         assert caller.sas == phone.sas
         assert (caller.stats().received, phone.stats().received) == (10, 10)

@@ -16,7 +16,7 @@ from relay.protocol.relayed import encode_channel_data
 
 pytestmark = pytest.mark.skipif(not HAS_NATIVE, reason="this build has no native lane")
 CHANNEL = 0x4001
-PATIENCE = 5.0
+PATIENCE = 20.0
 PAYLOADS = [b"one", b"two", bytes(1400)]
 
 

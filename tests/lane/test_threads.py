@@ -45,8 +45,8 @@ async def voices(daemon: Daemon) -> list[End]:
 
 
 async def settled(ends: list[End]) -> None:
-    """Until all that was sent has come, a few hundred milliseconds at most."""
-    for _ in range(100):
+    """Until all that was sent has come, bounded."""
+    for _ in range(2000):
         if all(voice.heard.delivered == voice.sent for _, voice in ends):
             return
         await asyncio.sleep(0.01)
@@ -113,7 +113,7 @@ def test_a_daemon_whose_threads_ended_says_so_and_ends_with_1() -> None:
     code = Path(threadless.__file__).read_text() + SERVE
     with Daemon.start(lane="native", lanes=2, command=("-c", code)) as daemon:
         os.kill(daemon.pid, signal.SIGUSR1)
-        assert daemon.wait(10) == 1
+        assert daemon.wait(30) == 1
         [line] = daemon.complaints()
         assert line["level"] == "critical"
         assert line["message"].startswith("the daemon cannot go on, and ends for a new one: lane threads")
@@ -135,7 +135,7 @@ async def test_the_number_of_lanes_changes_in_mid_call_without_a_lost_packet(dae
         for lanes in (3, 2, 4):
             config.write_text(re.sub(r"(?m)^lanes = .*$", f"lanes = {lanes}", config.read_text()))
             os.kill(daemon.pid, signal.SIGHUP)
-            for _ in range(500):
+            for _ in range(2000):
                 if lanes_now(daemon) == lanes:
                     break
                 await asyncio.sleep(0.01)
@@ -155,7 +155,7 @@ async def test_from_one_lane_to_several_needs_a_restart(daemon: Daemon) -> None:
     config = daemon.folder / "relay.toml"
     config.write_text(re.sub(r"(?m)^lanes = .*$", "lanes = 1", config.read_text()))
     os.kill(daemon.pid, signal.SIGHUP)
-    for _ in range(500):
+    for _ in range(2000):
         refused = [line for line in daemon.log() if "listen.lanes" in str(line.get("message"))]
         if refused:
             break
