@@ -7,6 +7,7 @@ rest is refused (400). So it is run until it draws such numbers, two of them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import shutil
 import socket
@@ -74,9 +75,26 @@ def peer() -> Iterator[int]:
     echo = subprocess.Popen(
         ["turnutils_peer", "-L", PEER, "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    yield port
-    echo.terminate()
-    echo.wait()
+    try:
+        _hear(port)
+        yield port
+    finally:
+        echo.terminate()
+        echo.wait()
+
+
+def _hear(port: int) -> None:
+    """Wait until that echo answers: what comes before it listens is lost."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.connect((PEER, port))
+        asking.settimeout(1)
+        for _ in range(200):
+            with contextlib.suppress(OSError):
+                asking.send(b"there?")
+                asking.recv(100)
+                return
+            time.sleep(0.05)
+    pytest.fail("coturn's echo does not answer")
 
 
 def port_of(daemon: Daemon, transport: str) -> int:
