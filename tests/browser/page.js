@@ -7,6 +7,7 @@ import { Responder, join } from "./keys.js";
 const HELLO = 0x02, WELCOME = 0x03, ERR = 0x05, JOIN = 0x10, ACCEPT = 0x11, JOINED = 0x13, GATE = 0x14, ENDED = 0x17;
 const HANGUP = 0x16, E2E = 0x38, OBS = 0x31;
 const EVERY_MS = 20;
+const LOOK_MS = 10;
 
 const told = JSON.parse(decodeURIComponent(location.hash.slice(1)));
 const unhex = (text) => Uint8Array.from(text.match(/../g) ?? [], (pair) => parseInt(pair, 16));
@@ -18,6 +19,17 @@ const tell = (what, more = {}) => {
 const heard = new Map(); // counter -> when, ms
 const counts = { sent: 0, unopened: 0, moved: 0 };
 let keys = null, own = null, up = null, hasAccepted = false, isOpen = false, wire = null, stream = null;
+
+// What this page did not run is no silence: the machine may have other work.
+const stalls = []; // when each was over, how long it was
+let looked = performance.now();
+setInterval(() => {
+  const now = performance.now();
+  if (now - looked > 2 * LOOK_MS) stalls.push([now, now - looked - LOOK_MS]);
+  looked = now;
+}, LOOK_MS);
+const stalled = (from, to) =>
+  stalls.reduce((sum, [at, ms]) => (at > from && at <= to + LOOK_MS ? sum + ms : sum), 0);
 
 async function say(type, body, id = 0) {
   const message = encode([type, id, body]);
@@ -86,7 +98,7 @@ async function talk() {
   }
   await new Promise((done) => setTimeout(done, told.linger));
   const at = [...heard.values()].sort((a, b) => a - b);
-  const gap = Math.max(...at.slice(1).map((when, n) => when - at[n]));
+  const gap = Math.max(...at.slice(1).map((when, n) => when - at[n] - stalled(at[n], when)));
   await tell("talked", { ...counts, heard: heard.size, newest: Math.max(...heard.keys()), gap });
   await say(HANGUP, { c: unhex(told.call) });
 }

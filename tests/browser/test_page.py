@@ -66,13 +66,15 @@ async def told(page: Page, what: str) -> dict[str, Any]:
     return news
 
 
-async def talk(call: Call) -> None:
-    """A sealed message every 20 ms."""
+async def talk(call: Call) -> float:
+    """A sealed message every 20 ms; how late the latest was, ms: this process was not let run."""
     loop = asyncio.get_running_loop()
-    start = loop.time()
+    start, late = loop.time(), 0.0
     for number in range(PACKETS):
         await asyncio.sleep(start + number * 0.02 - loop.time())
+        late = max(late, loop.time() - start - number * 0.02)
         assert call.send_app(b"sdk %d" % number)
+    return 1000 * late
 
 
 async def test_a_page_and_the_sdk_hear_each_other_across_a_port_rebinding(rig: Rig, page: Page) -> None:
@@ -95,7 +97,7 @@ async def test_a_page_and_the_sdk_hear_each_other_across_a_port_rebinding(rig: R
                 await told(page, "open")
                 assert rig.metric('relay_transports{transport="wt"}') == 1
                 asyncio.get_running_loop().call_later(REBIND_S, nat.rebind)
-                await talk(call)
+                late = await talk(call)
                 said = await told(page, "talked")
                 assert await call.ended() == "completed"
                 await told(page, "ended")
@@ -107,7 +109,7 @@ async def test_a_page_and_the_sdk_hear_each_other_across_a_port_rebinding(rig: R
     # Nothing reaches the page between the NAT's change and its next packet, and those are 20 ms apart.
     assert said["heard"] >= PACKETS - 10
     assert said["newest"] == PACKETS - 1
-    assert said["gap"] <= 200
+    assert said["gap"] <= 200 + late, said  # less what the page itself did not run
     assert len(heard) >= PACKETS - 5
     assert heard[-1] == b"page %d" % (PACKETS - 1)
     assert rig.metric("relay_imbalance") == 0
