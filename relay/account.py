@@ -21,6 +21,7 @@ from relay.house import Household
 from relay.ops.health import Facts, LagMeter, Report, free_descriptors, judge
 from relay.ops.history import History
 from relay.ops.logs import Logs
+from relay.ops.nodes import NodesWatch
 from relay.ops.pressure import Pressure
 from relay.ops.sinks import EventSinks
 from relay.ops.snapshot import PacketCounters, SinkCounters, Snapshot, TcpCounters, TurnCounters
@@ -59,11 +60,14 @@ class Account:
     """How full the node is."""
     state: StateWatch = field(init=False)
     """The state of rollouts; runs beside the daemon's other rounds."""
+    nodes: NodesWatch = field(init=False)
+    """The node list, likewise."""
     started: float = field(default_factory=time.time)
     _began: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.state = StateWatch(lambda: self.config.state)
+        self.nodes = NodesWatch(lambda: self.config.nodes, lambda: self.config.node.cluster)
 
     def imbalance(self) -> int:
         """How far packet conservation is from holding; 0 unless there is a bug."""
@@ -105,6 +109,7 @@ class Account:
             canary_silent_s=self.watch.canary.silent_s(time.time()),
             state_doubt=self.state.doubt(),
             shedding=self.node.engine.shedding,
+            nodes_doubt=self.nodes.doubt(),
             legs=len(endpoint) + len(self.node.streams),
             max_legs=self.config.limits.legs,
             sinks_failing=tuple(name for name, sink in sinks if sink is not None and sink.is_failing),
@@ -189,6 +194,7 @@ class Account:
             standing=self.watch.standing(time.monotonic()),
             canary=self.watch.canary.counters(time.time()),
             rollout=self.state.counters(),
+            nodes=self.nodes.counters(),
             residence=self.node.lane.residence.copy(),
             stress=self.watch.stress,
             pressure=self.pressure.ratio,

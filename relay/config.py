@@ -20,6 +20,7 @@ from msgspec import Meta
 from relay import settings
 from relay.config_feed import FeedConfig
 from relay.config_issuer import IssuerConfig as IssuerConfig
+from relay.config_nodes import NodesConfig
 from relay.config_overload import OverloadConfig
 from relay.config_qlog import QlogConfig
 from relay.config_rules import RULES, check_issuers_reload
@@ -77,7 +78,7 @@ class ListenConfig:
     """Origins of web pages that may connect, as a browser spells them: "https://app.example". Clients that
     are no browsers send none and pass."""
     metrics: str = "127.0.0.1:9464"
-    """Address of /metrics, /healthz and /readyz; "" switches them off. Keep it off the public side."""
+    """Address of /metrics, /healthz, /readyz and /v1/nodes; "" switches them off. Not for the public side."""
     command_socket: str = "/run/relay/commands.sock"
     """Unix socket (mode 0600) for signed commands; "" switches it off."""
     handover_socket: str = ""
@@ -395,6 +396,8 @@ class Config:
     """Events to other machines, by the program `relay feed`: the daemon does not read this section."""
     state: StateConfig = field(default_factory=StateConfig)
     """The state of rollouts. `relay feed` and the daemon read this section."""
+    nodes: NodesConfig = field(default_factory=NodesConfig)
+    """Which nodes the cluster has, and how they are."""
 
 
 # A reload may change these sections and keys; what sizes a socket, a file or the lane needs a restart.
@@ -430,6 +433,7 @@ LIVE: Final = (
     "qlog.",
     "feed.",
     "state.",
+    "nodes.",
 )
 FROZEN: Final = (
     "limits.queue_frames",

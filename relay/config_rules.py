@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from relay.config_nodes import check_nodes
 from relay.config_state_rules import check_state
 from relay.errors import ConfigError
 from relay.settings import suggestion
@@ -400,4 +401,5 @@ RULES: Final[tuple[Callable[[Config], None], ...]] = (
     _check_turn_is_whole,
     _check_feed,
     check_state,
+    check_nodes,
 )

@@ -175,6 +175,7 @@ class Daemon:
                 rounds.adapt(self.node),
                 rounds.collect(self.node),
                 self._account.state.run(),
+                self._account.nodes.run(),
                 rounds.feed_watchdog(self.node, lambda: (group[0] for group in self._house.places.own)),
                 rounds.watch_threads(self.node.lane.packets, lambda: self._account.wanted_threads),
             )

@@ -474,3 +474,31 @@ def test_a_wrong_setting_of_the_feed_is_refused_by_name(text: str, key: str, cur
 def test_a_reload_of_the_daemon_takes_any_change_of_the_feed() -> None:
     new = parse(_feed(more='store = "/elsewhere"\nmax_age_s = 5'))
     assert reloadable_changes(Config(), new) == ["feed.webhooks", "feed.store", "feed.max_age_s"]
+
+
+# ---------------------------------------------------------------- the node list
+
+
+def _nodes(keys: str = f'["{A_KEY}"]') -> str:
+    return f'[nodes]\nfile = "/s/nodes"\nkeys = {keys}\n'
+
+
+def test_a_node_list_needs_a_key_and_takes_two_and_may_change_live() -> None:
+    assert parse("").nodes.file == ""  # off
+    both = parse(_nodes(f'["{A_KEY}", "{B_KEY}"]'))
+    assert both.nodes.keys == (A_KEY, B_KEY)
+    assert reloadable_changes(Config(), both) == ["nodes.file", "nodes.keys"]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "cure"),
+    [
+        (_nodes("[]"), "nodes.keys", "relay token keygen"),
+        (_nodes(f'["{A_KEY}", "{A_KEY}"]'), "nodes.keys", "remove"),
+        (_nodes() + _state().replace("/s/lastgood", "/s/nodes"), "nodes.file", "another"),
+    ],
+)
+def test_a_node_list_that_could_not_work_is_refused(text: str, key: str, cure: str) -> None:
+    with pytest.raises(ConfigError, match=cure) as caught:
+        parse(text)
+    assert caught.value.key == key

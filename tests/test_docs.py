@@ -47,7 +47,7 @@ from relay.feed.store import Store
 from relay.ops import metrics
 from relay.ops.health import Facts, judge
 from relay.ops.region import Standing, State
-from relay.ops.snapshot import CanaryCounters, Snapshot, StateCounters, TalkCounters
+from relay.ops.snapshot import CanaryCounters, NodesCounters, Snapshot, StateCounters, TalkCounters
 from relay.protocol import control, messages, signed
 from relay.protocol.command import Command
 from relay.protocol.token import Claims
@@ -454,6 +454,7 @@ def snapshot() -> Snapshot:
         residence=Spread(RESIDENCE),
         canary=CanaryCounters({}, {}, 0, 0.0),
         rollout=StateCounters(1, "state", 0.0, {}),
+        nodes=NodesCounters(1, 1, 0.0, {}),
     )
 
 
@@ -462,7 +463,7 @@ def test_findings_of_health_are_all_told() -> None:
         state="draining", lag_s=9, stats_age_s=99, free_descriptors=0, certificate_until=1.0, wall=2.0,
         health_age_s=99, issuers=0, datapath="python", wants_native=True, internal_errors=1, legs=9,
         max_legs=1, sinks_failing=("records", "events"), canary_silent_s=301.0,
-        state_doubt="everyone gets control: expired",
+        state_doubt="everyone gets control: expired", nodes_doubt="made 301 s ago",
     )  # fmt: skip
     found = {finding.name for finding in judge(worst, Config().health).findings}
     assert found <= set(code(section("docs/operations.md", "Metrics and health")))

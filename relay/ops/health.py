@@ -51,6 +51,8 @@ class Facts:
     state_doubt: str = ""
     """What is wrong with the state of rollouts."""
     shedding: Shed = Shed.NOTHING
+    nodes_doubt: str = ""
+    """What is wrong with the node list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,7 @@ def judge(facts: Facts, config: HealthConfig) -> Report:
             Finding("canary_silent", "warning", f"no canary call told for {facts.canary_silent_s:.0f} s"),
         ),
         (facts.state_doubt != "", Finding("state", "warning", facts.state_doubt)),
+        (facts.nodes_doubt != "", Finding("nodes", "warning", facts.nodes_doubt)),
     )
     found = [finding for holds, finding in rows if holds]
     found += [

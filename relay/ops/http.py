@@ -1,4 +1,4 @@
-"""The operator's HTTP listener: GET /metrics, /health, /healthz, /readyz, and nothing else.
+"""The operator's HTTP listener: GET /metrics, /health, /healthz, /readyz, /v1/nodes, and nothing else.
 
 On its own address, away from the public side. It reads, and can change nothing. Must never live here: what
 the answers contain.
@@ -15,6 +15,7 @@ from aiohttp import web
 from relay.config_rules import split_address
 from relay.errors import ConfigError
 from relay.ops.health import Report
+from relay.ops.nodes import Answer
 
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 MAX_BODY = 1024
@@ -24,7 +25,7 @@ class OpsServer:
     """One listener.
 
     `metrics(accept)` gives body and content type, `report()` the present findings about the node, `health()`
-    a JSON value that says how the region is.
+    a JSON value that says how the region is, `nodes()` the node list or why there is none.
     """
 
     def __init__(
@@ -32,10 +33,12 @@ class OpsServer:
         metrics: Callable[[str], Awaitable[tuple[bytes, str]]],
         report: Callable[[], Report],
         health: Callable[[], dict[str, object]],
+        nodes: Callable[[], Answer],
     ) -> None:
         self._metrics = metrics
         self._report = report
         self._health = health
+        self._nodes = nodes
         self._runner: web.AppRunner | None = None
         self.address = ""
         """Where it listens, once started: host:port."""
@@ -47,6 +50,7 @@ class OpsServer:
         app.router.add_get("/health", self._get_health)
         app.router.add_get("/healthz", self._get_healthz)
         app.router.add_get("/readyz", self._get_readyz)
+        app.router.add_get("/v1/nodes", self._get_nodes)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
         try:
@@ -87,6 +91,18 @@ class OpsServer:
     async def _get_readyz(self, _: web.Request) -> web.Response:
         report = self._report()
         return self._answer(report, report.is_ready)
+
+    async def _get_nodes(self, request: web.Request) -> web.Response:
+        """The signed document as it stands: whoever gets it here or elsewhere checks the same bytes."""
+        answer = self._nodes()
+        headers = {**HEADERS, "Content-Type": "application/json", **answer.headers}
+        tag = answer.headers.get("ETag")
+        if tag is not None:
+            headers["Cache-Control"] = "no-cache"  # it may be kept, and is asked about each time
+            if tag.strip('"') in {each.value for each in request.if_none_match or ()}:
+                del headers["Content-Type"]
+                return web.Response(status=304, headers=headers)
+        return web.Response(body=answer.body, status=answer.status, headers=headers)
 
     @staticmethod
     def _answer(report: Report, ok: bool) -> web.Response:

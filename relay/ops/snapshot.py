@@ -189,6 +189,20 @@ class StateCounters:
 
 
 @dataclass(frozen=True, slots=True)
+class NodesCounters:
+    """The node list (relay/ops/nodes.py)."""
+
+    revision: int
+    """0: none."""
+    listed: int
+    """Nodes on it."""
+    age_s: float
+    """Since it was made; 0 without one."""
+    refused: Mapping[str, int]
+    """By reason."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything a scrape shows, read between two inputs of the engine, so that the sums hold exactly."""
 
@@ -212,6 +226,8 @@ class Snapshot:
     """None: there never was one."""
     rollout: StateCounters | None = None
     """None: no state is configured."""
+    nodes: NodesCounters | None = None
+    """None: no node list is configured."""
     residence: Spread | None = None
     stress: float = 0.0
     pressure: float = 0.0

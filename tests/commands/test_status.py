@@ -24,6 +24,7 @@ from relay.edge.lane import LaneCounters
 from relay.ops.health import Finding, Report
 from relay.ops.http import OpsServer
 from relay.ops.metrics import Exporter
+from relay.ops.nodes import Answer
 from relay.ops.region import Region, Sample
 from relay.ops.snapshot import PacketCounters, Snapshot
 
@@ -53,6 +54,7 @@ class Node:
             exporter.answer,
             lambda: Report(self.findings),
             lambda: self.region.standing(100.0).body() | {"canary": self.canary, "rollout": self.rollout},
+            lambda: Answer(404, b""),
         )
 
     async def status(self, *words: str) -> tuple[int, str, str]:

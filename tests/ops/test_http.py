@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
 from aiohttp import ClientSession
@@ -12,6 +12,7 @@ from aiohttp import ClientSession
 from relay.errors import ConfigError
 from relay.ops.health import Finding, Report
 from relay.ops.http import OpsServer
+from relay.ops.nodes import Answer
 
 DEAD = Finding("stale_statistics", "dead", "9 s")
 DRAINING = Finding("draining", "unready", "draining")
@@ -24,7 +25,10 @@ class Stage:
     def __init__(self) -> None:
         self.findings: tuple[Finding, ...] = ()
         self.accepts: list[str] = []
-        self.server = OpsServer(self.metrics, lambda: Report(self.findings), lambda: {"state": "bad"})
+        self.nodes = Answer(404, b'{"ok": false, "reason": "not_configured"}\n')
+        self.server = OpsServer(
+            self.metrics, lambda: Report(self.findings), lambda: {"state": "bad"}, lambda: self.nodes
+        )
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         self.accepts.append(accept)
@@ -39,12 +43,14 @@ async def stage() -> AsyncIterator[Stage]:
     await stage.server.close()
 
 
-async def get(stage: Stage, path: str, **options: object) -> tuple[int, str, dict[str, str]]:
+async def get(
+    stage: Stage, path: str, method: str = "GET", headers: dict[str, str] | None = None
+) -> tuple[int, str, Mapping[str, str]]:
     async with (
         ClientSession() as session,
-        session.request(str(options.get("method", "GET")), f"http://{stage.server.address}{path}") as answer,
+        session.request(method, f"http://{stage.server.address}{path}", headers=headers) as answer,
     ):
-        return answer.status, await answer.text(), dict(answer.headers)
+        return answer.status, await answer.text(), answer.headers
 
 
 async def test_metrics_are_served_with_their_content_type(stage: Stage) -> None:
@@ -75,6 +81,25 @@ async def test_health_and_readiness_answer_by_severity(
     told = json.loads(body)
     assert told["ok"] is (ready == 200)
     assert [finding["name"] for finding in told["findings"]] == [finding.name for finding in findings]
+
+
+async def test_a_node_list_is_given_as_it_was_signed_and_once_to_who_has_it(stage: Stage) -> None:
+    stage.nodes = Answer(200, b'{"kid":"a"}', {"ETag": '"1a"', "Age": "7"})
+    status, body, headers = await get(stage, "/v1/nodes")
+    assert (status, body) == (200, '{"kid":"a"}')
+    shown = (headers["Content-Type"], headers["ETag"], headers["Age"], headers["Cache-Control"])
+    assert shown == ("application/json", '"1a"', "7", "no-cache")
+    status, body, headers = await get(stage, "/v1/nodes", headers={"If-None-Match": 'W/"x", "1a"'})
+    assert (status, body, headers["ETag"]) == (304, "", '"1a"')
+    assert (await get(stage, "/v1/nodes", headers={"If-None-Match": '"1b"'}))[0] == 200
+
+
+async def test_why_there_is_no_node_list_is_told(stage: Stage) -> None:
+    status, body, headers = await get(stage, "/v1/nodes", headers={"If-None-Match": '"1a"'})
+    assert (status, json.loads(body)) == (404, {"ok": False, "reason": "not_configured"})
+    assert headers["Cache-Control"] == "no-store"
+    stage.nodes = Answer(503, b'{"ok": false, "reason": "expired"}\n')
+    assert (await get(stage, "/v1/nodes"))[0] == 503
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("POST", "/metrics", 405), ("GET", "/", 404)])
