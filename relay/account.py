@@ -120,7 +120,8 @@ class Account:
         """What /health answers: how the region is, as this node sees it."""
         standing = self.watch.standing(time.monotonic()).body()
         canary, rollout = self.watch.canary.body(time.time()), self.state.body()
-        return {"node": self.config.node.id, **standing, "canary": canary, "rollout": rollout}
+        now = {"stress": round(self.watch.stress, 3), "drain": self.node.engine.drain_state}
+        return {"node": self.config.node.id, **standing, **now, "canary": canary, "rollout": rollout}
 
     def _tcp_counters(self) -> TcpCounters:
         streams, web = self.node.streams, self.web

@@ -36,6 +36,7 @@ examples:
   relay qlog 101112131415                           trace one that runs
   relay feed status                                 how far webhooks are
   relay state show                                  what stands in the store of rollouts' state
+  relay nodes show                                  the signed node list
   relay drain                                       ask the daemon to leave, and watch it
   relay rollout plan rollout.toml                   is this plan of a rollout right?
   relay rollout status                              how far rollouts are
@@ -61,6 +62,7 @@ MODULES: Final = {
     "canary": "canary",
     "feed": "feed",
     "state": "state",
+    "nodes": "nodes",
     "demo": "demo",
 }
 

@@ -5,8 +5,9 @@ Must never live here: what a list means (relay/region/nodelist.py), files, behav
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from relay.config_state import PublicKey
 from relay.errors import ConfigError
@@ -14,17 +15,22 @@ from relay.errors import ConfigError
 if TYPE_CHECKING:
     from relay.config import Config
 
+_HTTP: Final = re.compile(r"http://[^\s/?#@]+")
+
 
 @dataclass(frozen=True, slots=True)
 class NodesConfig:
     """Which nodes the cluster has, and how they are."""
 
     file: str = ""
-    """The signed node list. The daemon reads it each second and hands it out as `GET /v1/nodes` on
-    `listen.metrics`. "": none."""
+    """The signed node list: `relay feed` copies it here from the store of `[state]`, or you put it here. The
+    daemon reads it each second and hands it out as `GET /v1/nodes` on `listen.metrics`. "": none."""
     keys: tuple[PublicKey, ...] = ()
     """Ed25519 public keys that may sign it, as `relay token keygen` prints them; in a rotation two. The
     private one is the hub's, and does not belong on this machine."""
+    announce: tuple[str, ...] = ()
+    """Daemons of this machine, by their `listen.metrics`, that `relay feed` asks each ten seconds how they
+    are, to tell the store: ["http://127.0.0.1:9464"]. Empty: it tells nothing."""
 
 
 def check_nodes(config: Config) -> None:
@@ -36,5 +42,9 @@ def check_nodes(config: Config) -> None:
         raise ConfigError(
             "nodes.keys", "is empty: no list would count", "print one with `relay token keygen`"
         )
+    for position, url in enumerate(nodes.announce):
+        if not _HTTP.fullmatch(url):
+            cure = "write http://127.0.0.1:9464, where listen.metrics is"
+            raise ConfigError(f"nodes.announce[{position}]", "is no address of a daemon's metrics", cure)
     if nodes.file and nodes.file in (config.state.file, f"{config.state.file}.kill"):
         raise ConfigError("nodes.file", "is the same file as state.file's", "name another")

@@ -495,6 +495,8 @@ def test_a_node_list_needs_a_key_and_takes_two_and_may_change_live() -> None:
     [
         (_nodes("[]"), "nodes.keys", "relay token keygen"),
         (_nodes(f'["{A_KEY}", "{A_KEY}"]'), "nodes.keys", "remove"),
+        ('[nodes]\nannounce = ["http://a:1", "https://a"]', "nodes.announce[1]", "9464"),
+        ('[nodes]\nannounce = ["http://a:1/health"]', "nodes.announce[0]", "listen.metrics"),
         (_nodes() + _state().replace("/s/lastgood", "/s/nodes"), "nodes.file", "another"),
     ],
 )

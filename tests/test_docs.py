@@ -41,6 +41,7 @@ from relay.errors import ErrorCode
 from relay.feed import signing
 from relay.feed.intake import Intake
 from relay.feed.metrics import FeedCollector, MetricsServer
+from relay.feed.nodes import NodesFeed
 from relay.feed.signing import format_secret
 from relay.feed.state import StateCopier
 from relay.feed.store import Store
@@ -413,7 +414,8 @@ def feed_families() -> set[str]:
     with contextlib.closing(store):
         config = StateConfig(keys=("00" * 32,))
         copier = StateCopier(config, SqliteStore(":memory:"), OsFiles())
-        server = MetricsServer(FeedCollector(Intake(store, lambda: None), store, [], copier))
+        nodes = NodesFeed(Config(), SqliteStore(":memory:"), OsFiles())
+        server = MetricsServer(FeedCollector(Intake(store, lambda: None), store, [], copier, nodes))
         return set(re.findall(r"^# TYPE (\w+)", server.render()[0].decode(), re.M))
 
 

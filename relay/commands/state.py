@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from relay.commands.desk import add_by, add_config, by, date, with_store
+from relay.commands.nodes import read_routes
 from relay.commands.terminal import Printer, Subcommands, declare, read_text
 from relay.config import load
 from relay.config_state import StateConfig
@@ -163,19 +164,17 @@ async def _killed(store: StateStore) -> Any:
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the files say. ConfigError names the option."""
     found: dict[str, Any] = {}
-    for name, type_ in (("rollout", Offer), ("routes", dict[str, Any])):
-        path = getattr(arguments, name)
-        if path is None:
-            continue
-        if name == "rollout" and path == CLOSED:
-            found[name] = None
-            continue
+    if arguments.routes is not None:
+        found["routes"] = read_routes(arguments.routes)
+    path = arguments.rollout
+    if path == CLOSED:
+        found["rollout"] = None
+    elif path is not None:
         try:
-            found[name] = msgspec.json.decode(read_text(path, f"--{name}"), type=type_)
+            found["rollout"] = msgspec.json.decode(read_text(path, "--rollout"), type=Offer)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            raise ConfigError(
-                f"--{name}", f"{path}: {error}", "docs/state.md says what it may hold"
-            ) from None
+            cure = "docs/state.md says what it may hold"
+            raise ConfigError("--rollout", f"{path}: {error}", cure) from None
     return found
 
 

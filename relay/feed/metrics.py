@@ -20,9 +20,11 @@ from relay.config_rules import split_address
 from relay.errors import ConfigError
 from relay.feed.answers import FATES, Answer, Fate
 from relay.feed.intake import Intake
+from relay.feed.nodes import NodesFeed
 from relay.feed.rounds import Round
 from relay.feed.state import StateCopier
 from relay.feed.store import DEATHS, ERASURES, Store
+from relay.region import nodelist
 from relay.rollout.lastgood import Refusal
 
 HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -44,12 +46,14 @@ class FeedCollector(Collector):
         store: Store,
         rounds: Sequence[Round],
         state: StateCopier | None = None,
+        nodes: NodesFeed | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._intake = intake
         self._store = store
         self._rounds = rounds
         self._state = state
+        self._nodes = nodes
         self._wall = wall
 
     def describe(self) -> Iterable[Metric]:
@@ -79,6 +83,8 @@ class FeedCollector(Collector):
         yield from self._standing()
         if self._state is not None:
             yield from _state(self._state)
+        if self._nodes is not None:
+            yield from _nodes(self._nodes)
 
     def _standing(self) -> Iterator[Metric]:
         try:
@@ -110,6 +116,24 @@ def _state(state: StateCopier) -> Iterator[Metric]:
     for why in Refusal:
         refused.add_metric([why.value], state.refused[why])
     yield refused
+
+
+def _nodes(nodes: NodesFeed) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "relay_feed_nodes_revision", "Of the node list that was copied last; 0: none.", value=nodes.revision
+    )
+    refused = CounterMetricFamily(
+        "relay_feed_nodes_refused", "Node lists of the store that did not count, by why.", labels=["why"]
+    )
+    for why in nodelist.Refusal:
+        refused.add_metric([why.value], nodes.refused[why])
+    yield refused
+    yield CounterMetricFamily(
+        "relay_feed_announced", "Times that the store was told how a daemon is.", nodes.announced
+    )
+    yield CounterMetricFamily(
+        "relay_feed_unannounced", "Times that a daemon, or the store, did not answer.", nodes.unheard
+    )
 
 
 class MetricsServer:

@@ -2,6 +2,7 @@
 
     daemon --Unix socket--> intake --> store (SQLite) --> a round for each endpoint --> POST
     store of state (SQLite, NATS) --> copier --> the daemon's file of state
+    the same store <--> nodes --> the daemon's node list; how daemons are
 
 Must never live here: what a part does.
 """
@@ -25,6 +26,7 @@ from relay.edge import manager
 from relay.errors import ConfigError
 from relay.feed.intake import Intake
 from relay.feed.metrics import FeedCollector, MetricsServer
+from relay.feed.nodes import NodesFeed
 from relay.feed.post import Poster
 from relay.feed.rounds import Round
 from relay.feed.signing import parse_secret
@@ -35,6 +37,7 @@ from relay.rollout.stores import open_store
 
 log = logging.getLogger(__name__)
 
+Part = Round | StateCopier | NodesFeed
 SOCKET: Final = "events"
 """Name of the listening socket that a manager hands over (systemd/relay-feed.socket)."""
 STOP_S: Final = 4.0  # what is under way has so long to end
@@ -87,9 +90,10 @@ class Feed:
 
     def __init__(self, config: Config) -> None:
         self._config = config.feed
-        self._state_config = config.state
-        if not self._config.webhooks and not config.state.file:
-            cure = "add [[feed.webhooks]], or set state.file"
+        self._whole = config
+        has_nodes = bool(config.nodes.file or config.nodes.announce)
+        if not self._config.webhooks and not config.state.file and not has_nodes:
+            cure = "add [[feed.webhooks]], or set state.file, nodes.file or nodes.announce"
             raise ConfigError("feed.webhooks", "is empty: there is nobody to deliver to", cure)
         self._secrets = [read_secrets(each, at) for at, each in enumerate(self._config.webhooks)]
         self._source = source(config) if self._config.webhooks else None
@@ -114,15 +118,16 @@ class Feed:
         ]
         for webhook, poster in zip(self._config.webhooks, posters, strict=True):
             self._rounds.append(Round(self._config, webhook, self._store, poster))
-        copier = await self._make_copier()
-        metrics = MetricsServer(FeedCollector(self._intake, self._store, self._rounds, copier))
+        copier, nodes = await self._make_copier(), await self._make_nodes()
+        metrics = MetricsServer(FeedCollector(self._intake, self._store, self._rounds, copier, nodes))
         helpers: list[asyncio.Task[None]] = []
         try:
             if self._config.metrics:
                 await metrics.start(self._config.metrics)
             if self._source is not None:
                 await self._intake.start(self._source)
-            parts: list[Round | StateCopier] = [*self._rounds, *([copier] if copier is not None else [])]
+            more = [each for each in (copier, nodes) if each is not None]
+            parts: list[Part] = [*self._rounds, *more]
             tasks = [asyncio.create_task(each.run()) for each in parts]
             helpers = [asyncio.create_task(self._clear()), asyncio.create_task(_feed_watchdog())]
             manager.notify("READY=1", f"STATUS=delivers to {len(self._rounds)} endpoints")
@@ -142,11 +147,16 @@ class Feed:
             self._store.close()
 
     async def _make_copier(self) -> StateCopier | None:
-        if not self._state_config.file:
-            return None
-        return StateCopier(self._state_config, await open_store(self._state_config))
+        state = self._whole.state
+        return StateCopier(state, await open_store(state)) if state.file else None
 
-    async def _leave(self, tasks: list[asyncio.Task[None]], parts: Sequence[Round | StateCopier]) -> None:
+    async def _make_nodes(self) -> NodesFeed | None:
+        nodes = self._whole.nodes
+        if not nodes.file and not nodes.announce:
+            return None
+        return NodesFeed(self._whole, await open_store(self._whole.state))
+
+    async def _leave(self, tasks: list[asyncio.Task[None]], parts: Sequence[Part]) -> None:
         """Take nothing more, let what is under way end."""
         manager.notify("STOPPING=1")
         self._intake.close()

@@ -12,6 +12,11 @@ STATE: Final = "state"
 """The key of the signed state."""
 LIVES: Final = b"false"
 """The value by which a kill is taken back; every other one kills."""
+ROUTES: Final = "routes"
+NODES: Final = "nodes"
+"""The key of the signed node list, in the bucket `routes`."""
+HEALTH: Final = "health"
+"""The bucket in which each node says how it is, under its id."""
 _KILL: Final = "/kill"
 
 

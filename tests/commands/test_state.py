@@ -72,12 +72,13 @@ def desk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Desk:
 
 def test_what_is_put_is_signed_and_what_is_not_given_stays(desk: Desk) -> None:
     offer, routes = str(desk.folder / "offer.json"), desk.folder / "routes.json"
-    routes.write_text('{"eu-1": {"relays": ["a"]}}')
+    given = {"eu-1": {"relays": {"a": {"urls": ["quic://a.example:443"]}}}}
+    routes.write_text(json.dumps(given))
     status, facts = desk.put("--rollout", offer, "--routes", str(routes))
     assert (status, facts["rev"], facts["rollout"]["regions"]) == (DONE, 1, {"eu-1": 5})
     body = parse(desk.stored().value, KEYS).body
     assert body.rollout is not None
-    assert (body.rev, body.rollout.id, body.routes) == (1, "r1", {"eu-1": {"relays": ["a"]}})
+    assert (body.rev, body.rollout.id, body.routes) == (1, "r1", given)
     assert body.not_after - body.issued_at == LIFE_S
     assert abs(body.issued_at - time.time()) < 60
     assert (desk.stored().who, desk.stored().why) == ("anna", "step 2")
@@ -102,6 +103,10 @@ def test_what_no_box_would_take_is_not_put(desk: Desk) -> None:
     desk.offer(OFFER)
     assert desk.put("--rollout", offer, "--days", "8")[0] == USAGE
     assert desk.put("--rollout", str(desk.folder / "nothing"))[0] == USAGE
+    slip = desk.folder / "routes.json"
+    slip.write_text('{"eu-1": {"relays": {}, "drian": true}}')
+    status, facts = desk.put("--routes", str(slip))
+    assert (status, facts["key"], "eu-1.drian" in facts["error"]) == (USAGE, "--routes", True)
     assert desk.run("show")[1]["state"] is None
     desk.configure(store=str(desk.folder / "elsewhere"))
     status, facts = desk.put("--rollout", offer)

@@ -11,6 +11,8 @@ import urllib.request
 from pathlib import Path
 
 from load.daemon import Daemon
+from relay import __version__
+from relay.feed.nodes import announcement
 from relay.protocol.signed import public_of
 from relay.region.nodelist import Node, NodeList, seal
 from test_daemon import has_logged, until
@@ -61,3 +63,12 @@ def test_a_daemon_hands_the_list_out_after_a_reload_and_each_new_one(tmp_path: P
         second = put(path, 2)
         until(lambda: get(daemon, tag)[:2] == (200, second), "the next one")
         assert daemon.metrics()["relay_nodes_revision"] == 2
+
+
+def test_what_a_daemon_says_of_itself_can_be_announced() -> None:
+    with Daemon.start() as daemon:
+        with urllib.request.urlopen(daemon.metrics_url + "/health", timeout=10) as answer:
+            told = announcement(answer.read())
+        assert told is not None
+        assert (told.node, told.version, told.state) == ("relay-1", __version__, "unknown")
+        assert not told.draining
