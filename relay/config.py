@@ -344,7 +344,8 @@ class DrainConfig:
     close_s: Annotated[float, Meta(ge=0, le=60)] = 1.0
     """Time for the last close frames to leave, seconds."""
     to: tuple[str, ...] = ()
-    """URLs of nodes that people are asked to move to (quic://host:port)."""
+    """URLs of nodes that people are asked to move to (quic://host:port), where neither a node list nor the
+    signed routes name one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ class NodesConfig:
 
     file: str = ""
     """The signed node list: `relay feed` copies it here from the store of `[state]`, or you put it here. The
-    daemon reads it each second and hands it out as `GET /v1/nodes` on `listen.metrics`. "": none."""
+    daemon reads it each second, hands it out as `GET /v1/nodes` on `listen.metrics`, and names from it where
+    people go when they have to leave. "": none; then the routes of the signed state say it, or `drain.to`."""
     keys: tuple[PublicKey, ...] = ()
     """Ed25519 public keys that may sign it, as `relay token keygen` prints them; in a rotation two. The
     private one is the hub's, and does not belong on this machine."""

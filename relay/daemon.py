@@ -40,6 +40,7 @@ from relay.house import Household, begin
 from relay.listeners import Listeners
 from relay.ops import watch
 from relay.ops.canary import CanaryWatch
+from relay.ops.directions import Directions
 from relay.ops.health import LagMeter
 from relay.ops.history import History, summary
 from relay.ops.logs import Logs
@@ -116,6 +117,13 @@ class Daemon:
             self._events,
             self._house,
         )
+        self._directions = Directions(
+            config.node,
+            lambda: self._account.nodes.list,
+            self._account.state.routes,
+            lambda: self._house.is_followed,
+            node.driver.feed,
+        )
         self._qlogs = Qlogs(config.qlog, node, loop)
         self.listeners = Listeners(loop, self._account, tls, self._qlogs.order)
         self._sockets: Sockets
@@ -176,6 +184,7 @@ class Daemon:
                 rounds.collect(self.node),
                 self._account.state.run(),
                 self._account.nodes.run(),
+                self._directions.run(),
                 rounds.feed_watchdog(self.node, lambda: (group[0] for group in self._house.places.own)),
                 rounds.watch_threads(self.node.lane.packets, lambda: self._account.wanted_threads),
             )
@@ -276,6 +285,7 @@ class Daemon:
 
     def _drain(self) -> None:
         manager.notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(self._config.drain.deadline_s * 1e6)}")
+        self._directions.look()
         self.node.drain()
         self._say_who_is_let_in()
         self._tell_status()
@@ -340,7 +350,7 @@ class Daemon:
 
     def _say_who_is_let_in(self) -> None:
         # With a successor beside us nobody is let in either, but has to hear where to go: a Retry says it.
-        is_open = self.node.engine.drain_state in ("running", "draining")
+        is_open = self.node.engine.drain_state in ("running", "emptying", "draining")
         self.node.endpoint.accepting = is_open or self._house.is_followed
 
     def _look(self) -> None:

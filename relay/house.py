@@ -204,7 +204,7 @@ class Household:
     def _move(self) -> None:
         engine = self._parts.node.engine
         for _ in ("draining", "moving"):
-            if engine.drain_state in ("running", "draining"):
+            if engine.drain_state in ("running", "emptying", "draining"):
                 self._parts.leave()
 
     def leave(self) -> None:

@@ -19,6 +19,7 @@ from relay.errors import ErrorCode
 from relay.protocol.address import Address
 from relay.protocol.datagram import Nack
 from relay.protocol.ids import CallId, Kid
+from relay.region.nodelist import NodeList
 from relay.rollout.mandate import Mandate
 
 
@@ -208,6 +209,18 @@ class DrainRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class Directed:
+    """What the cluster says of calls here: where they may go, and whether they shall."""
+
+    nodes: NodeList | None
+    """None: nobody says where; then `drain.to` counts."""
+    distances: Mapping[str, float]
+    """To each region, as `Directory.target` takes round trips."""
+    is_left: bool
+    """The signed routes mark this node, or its region, `drain`."""
+
+
+@dataclass(frozen=True, slots=True)
 class CallTold:
     """The node's other generation told of a call, by a ticket of nobody (relay.protocol.handover)."""
 
@@ -249,6 +262,7 @@ Input = (
     | ConfigChanged
     | MandateChanged
     | DrainRequested
+    | Directed
     | CallTold
     | CallsRemembered
     | Tick

@@ -1,7 +1,9 @@
 """The node's farewell: who is refused, asked to move, or closed in which state of the drain.
 
 Requests to move are spread over time by the node itself, one call after the other, so that the next node is
-not hit at once; people of one call hear it together. Must never live here: the states' order (drain.py).
+not hit at once; people of one call hear it together. A node that is emptied because the routes say so asks
+2 % of its calls a second: its whole region may be doing the same. Must never live here: the states' order
+(drain.py), where people go (targets.py).
 """
 
 from __future__ import annotations
@@ -11,19 +13,24 @@ from typing import Final
 from relay.core import handover
 from relay.core.call import Call
 from relay.core.drain import DrainState
-from relay.core.events import CallEvent, DrainRequested, Stopped
+from relay.core.events import CallEvent, Directed, DrainRequested, Stopped
 from relay.core.leg import LegState
 from relay.core.node import Node
 from relay.core.parting import Parting
 from relay.core.record import EventKind
 from relay.core.ringing import Cause
+from relay.core.targets import Targets
 from relay.core.variant import home_of
 from relay.errors import ErrorCode
 from relay.protocol import control
 from relay.protocol.ids import CallId
+from relay.region.pace import RegionDrain
 
 AGAIN_S: Final = 30.0
 """A request to move is repeated after this: tickets do not live for ever, and a move may fail."""
+
+LOOK_S: Final = 5.0
+"""While it is emptied: between two looks for calls that were answered since."""
 
 
 class Leaving:
@@ -32,6 +39,9 @@ class Leaving:
     def __init__(self, node: Node, parting: Parting) -> None:
         self._node = node
         self._parting = parting
+        self._targets = Targets(node)
+        self._pace: RegionDrain | None = None
+        self._asked: set[CallId] = set()
 
     def on_request(self, event: DrainRequested) -> None:
         """Begin, or hurry."""
@@ -40,10 +50,18 @@ class Leaving:
         if self._node.drain.state is not before:
             self._enter()
 
+    def on_directed(self, event: Directed) -> None:
+        """Where calls may go from now on, and whether they shall."""
+        self._targets.on_directed(event)
+        if self._node.drain.on_mark(event.is_left):
+            self._enter()
+
     def on_due(self, kind: str, key: int | CallId) -> None:
         """A state is over, or a call's turn to be asked has come."""
         if kind == "drain":
             self._step()
+        elif kind == "pace":
+            self._empty()
         else:
             assert isinstance(key, bytes)
             self._ask(self._node.calls[key])
@@ -63,12 +81,43 @@ class Leaving:
         node.deadlines.set(("drain", 0), node.drain.next_deadline())
         node.count("drain", state.value)
         node.put(CallEvent(EventKind.DRAIN.value, node.wall, {"state": state.value}))
-        if state is DrainState.MOVING:
+        self._pace = None
+        self._asked.clear()
+        node.deadlines.set(("pace", 0), None)
+        if state is DrainState.RUNNING:
+            self._call_off()
+        elif state is DrainState.EMPTYING:
+            self._empty()
+        elif state is DrainState.MOVING:
             self._start_moving()
         elif state is DrainState.CLOSING:
             self._close_all()
         elif state is DrainState.STOPPED:
             node.put(Stopped())
+
+    def _empty(self) -> None:
+        """Ask those whose turn has come, and look for others that were answered: what rings is let be."""
+        node = self._node
+        if self._pace is None or not self._pace.left:
+            calls = [
+                call.cid.hex()
+                for call in node.calls.values()
+                if call.was_answered and not call.is_over and call.cid not in self._asked
+            ]
+            self._pace = RegionDrain({node.config.node.id: calls}, node.now)
+        for move in self._pace.due(node.now):
+            cid = CallId(bytes.fromhex(move.call))
+            call = node.calls.get(cid)
+            if call is not None and not call.is_over:
+                self._asked.add(cid)
+                self._ask(call)
+        due = self._pace.next_deadline()
+        node.deadlines.set(("pace", 0), node.now + LOOK_S if due is None else due)
+
+    def _call_off(self) -> None:
+        """The node is to stay after all: who was asked and is here need not go."""
+        for cid in self._node.calls:
+            self._node.deadlines.set(("notice", cid), None)
 
     def _start_moving(self) -> None:
         node = self._node
@@ -85,10 +134,12 @@ class Leaving:
             node.deadlines.set(("notice", call.cid), node.now + smear * position / len(calls))
 
     def _ask(self, call: Call) -> None:
-        """To where its rollout wants it, or the operator. Who stays is asked again."""
-        node = self._node
-        to = home_of(node, call) or node.config.drain.to
-        ask(node, call, to, node.config.drain.smear_s, max(0.0, node.drain.ends_at - node.now))
+        """To where its rollout wants it, else by the directory or the operator. Who stays is asked again."""
+        node, config = self._node, self._node.config.drain
+        # A node that is only emptied closes nobody: the time is how long it would take to leave.
+        is_emptied = node.drain.state is DrainState.EMPTYING
+        left_s = config.deadline_s if is_emptied else node.drain.ends_at - node.now
+        ask(node, call, home_of(node, call) or self._targets.of(call), config.smear_s, max(0.0, left_s))
         node.deadlines.set(("notice", call.cid), node.now + AGAIN_S)
 
     def _close_all(self) -> None:

@@ -35,7 +35,7 @@ from relay.rollout.mandate import Mandate
 HERE = "here"  # the one key of a quota that belongs to the whole node
 
 Due = tuple[str, int | CallId]
-"""What a deadline is about: "leg", "drain", or of a call "call", "pulse", "punch", "notice", "steer"."""
+"""What a deadline is about: "leg", "drain", "pace", or of a call "call", "pulse", "punch", "notice", "steer"."""
 
 
 class Node:

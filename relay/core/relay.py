@@ -109,6 +109,7 @@ class Relay:
             ev.ConfigChanged: self._on_config,
             ev.MandateChanged: self._steering.on_changed,
             ev.DrainRequested: self._leaving.on_request,
+            ev.Directed: self._leaving.on_directed,
             ev.CallsRemembered: self._remembering.on_remembered,
             ev.CallTold: lambda event: self._adoption.on_told(event.ticket),
             ev.Tick: lambda _: None,
@@ -214,7 +215,7 @@ class Relay:
 
     @property
     def drain_state(self) -> str:
-        """running, draining, moving, closing or stopped."""
+        """running, emptying, draining, moving, closing or stopped."""
         return self._node.drain.state.value
 
     @property

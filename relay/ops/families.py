@@ -20,7 +20,7 @@ Labels = TypeVar("Labels", bound=tuple[str, ...])
 CODES: Final = tuple(code.name.lower() for code in ErrorCode)
 REASONS: Final = tuple(reason.value for reason in DropReason)
 TRANSPORTS: Final = ("quic", "wt", "ws", "tls")
-STATES: Final = ("running", "draining", "moving", "closing", "stopped")
+STATES: Final = ("running", "emptying", "draining", "moving", "closing", "stopped")
 
 
 def counters(

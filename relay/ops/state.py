@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -72,6 +72,11 @@ class StateWatch:
     def standing(self) -> Standing | None:
         """What counts now. None: no state is configured."""
         return None if self._follower is None else self._follower.stand(self._wall())
+
+    def routes(self) -> Mapping[str, Any]:
+        """Region to relays, as signed last: past its time too, since nodes do not move with it."""
+        standing = self.standing()
+        return {} if standing is None else standing.routes
 
     def counters(self) -> StateCounters | None:
         """For the metrics."""

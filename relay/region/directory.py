@@ -120,13 +120,25 @@ class Directory:
             raise LocalError("no such node on the list")
         return inf if known.report is None else max(0.0, now - known.report.made)
 
+    def knows(self, node: str) -> bool:
+        """Whether it is on the list."""
+        return node in self._nodes
+
+    def tier(self, node: str, now: float) -> Tier:
+        """What it is good for now. LocalError if not listed."""
+        known = self._nodes.get(node)
+        if known is None:
+            raise LocalError("no such node on the list")
+        return known.tier(now)
+
     def place(
         self, call: str, variant: str, round_trips: Mapping[str, float], now: float
     ) -> Placement | None:
         """Where the new call goes, and count it there. None: no node takes calls of this variant.
 
         `call` is its id in hexadecimal; `round_trips` are seconds to each region as the client measured them
-        (of a pair the greater of the two): regions without one come last, by name.
+        (of a pair the greater of the two): regions with the same one count as one region, those without one
+        come last, by name.
         """
         order = list(islice(self._order(call, variant, round_trips, now), 1 + STANDBYS))
         if not order:
@@ -155,13 +167,13 @@ class Directory:
         self, call: str, variant: str, round_trips: Mapping[str, float], now: float, without: str = ""
     ) -> Iterator[tuple[Tier, _Known]]:
         """Every node that may have the call, best first. Regions that nobody asks for are not hashed."""
-        by: dict[tuple[Tier, str], list[_Known]] = {}
+        by: dict[tuple[Tier, float, str], list[_Known]] = {}
         for known in self._nodes.values():
-            tier = known.tier(now)
+            tier, region = known.tier(now), known.node.region
             if known.node.variant == variant and known.node.id != without and tier is not Tier.NEVER:
-                by.setdefault((tier, known.node.region), []).append(known)
-        near = sorted(by, key=lambda key: (key[0], round_trips.get(key[1], inf), key[1]))
-        return ((key[0], known) for key in near for known in _ranked(call, key[0], by[key]))
+                far = round_trips.get(region, inf)
+                by.setdefault((tier, far, region if far == inf else ""), []).append(known)
+        return ((key[0], known) for key in sorted(by) for known in _ranked(call, key[0], by[key]))
 
 
 def _ranked(call: str, tier: Tier, group: Iterable[_Known]) -> Sequence[_Known]:

@@ -114,6 +114,7 @@ def prepare(
     beside: Rig | None = None,
     canary: bytes = b"",
     keeps: bool = False,
+    id: str = "relay-1",
 ) -> tuple[Rig, list[str]]:
     """A node's files, and the command that starts it. `beside`: another one of its cluster and issuer.
 
@@ -134,6 +135,7 @@ def prepare(
         f"""
 lane = "{lane}"
 [node]
+id = "{id}"
 cluster = "{CLUSTER}"
 [listen]
 udp = ["127.0.0.1:{port}"]

@@ -63,3 +63,26 @@ def test_a_reload_counts_from_the_next_state_on():
 def test_a_running_node_has_no_step_to_end():
     with pytest.raises(LocalError):
         Drain(CONFIG).on_step_over(0.0)
+
+
+def test_a_mark_empties_the_node_and_can_be_taken_back():
+    drain = Drain(CONFIG)
+    assert drain.on_mark(True)
+    assert drain.state is DrainState.EMPTYING
+    assert (drain.takes_calls, drain.takes_joins) == (False, True)
+    assert drain.next_deadline() is None  # it ends when the mark does
+    assert not drain.on_mark(True)
+    assert drain.on_mark(False)
+    assert drain.state is DrainState.RUNNING
+    assert not drain.on_mark(False)
+
+
+def test_a_node_that_is_emptied_leaves_like_any_other_and_no_mark_changes_that():
+    drain = Drain(CONFIG)
+    drain.on_mark(True)
+    drain.on_request(100.0)
+    assert drain.state is DrainState.DRAINING
+    assert drain.ends_at == 400.0
+    assert not drain.on_mark(False)
+    assert not drain.on_mark(True)
+    assert drain.state is DrainState.DRAINING

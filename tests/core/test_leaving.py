@@ -1,10 +1,11 @@
 import pytest
 
-from pair import World, config
+from pair import CLUSTER, WALL, Client, World, config
 from relay.config import DrainConfig
 from relay.core import events as ev
 from relay.errors import ErrorCode
 from relay.protocol import control
+from relay.region.nodelist import Node, NodeList
 
 TO = ("quic://next.example:443",)
 
@@ -140,3 +141,117 @@ def test_a_call_that_is_over_but_not_recorded_is_asked_for_nothing(world):
     assert bob.all(control.Drain) == []
     assert eve.all(control.Drain) != []
     del call.flows[99, 1]
+
+
+# ---------------------------------------------------------------- emptied, because the signed routes say so
+
+
+NEXT = ("quic://relay-2.example:443",)
+
+
+def directed(*names: str, is_left: bool = True) -> ev.Directed:
+    nodes = tuple(
+        Node(id=name, region="local", urls=(f"quic://{name}.example:443",), version="1") for name in names
+    )
+    made = NodeList(v=1, cluster=CLUSTER, rev=1, issued_at=int(WALL), not_after=int(WALL) + 99, nodes=nodes)
+    return ev.Directed(made, {"local": 0.0}, is_left)
+
+
+MARKED, UNMARKED = directed("relay-1", "relay-2"), directed("relay-1", "relay-2", is_left=False)
+
+
+def asked(pairs: list[tuple[Client, Client]]) -> int:
+    return sum(bool(ann.all(control.Drain)) for ann, _ in pairs)
+
+
+def test_a_marked_node_asks_its_calls_at_the_regions_pace_and_names_the_next_node(world):
+    pairs = [world.talking() for _ in range(3)]
+    world.feed(MARKED)
+    told = []
+    for _ in range(6):
+        told.append(asked(pairs))
+        world.run(0.5)
+    assert told == [1, 1, 2, 2, 3, 3]  # of so few, one a second
+    for one in (one for pair in pairs for one in pair):
+        notice = one.last(control.Drain)
+        assert (notice.to, notice.by_ms, notice.ht is not None) == (NEXT, 300_000, True)
+        assert one.closed is None
+    assert states(world) == ["emptying"]
+
+
+def test_no_call_begins_at_a_marked_node_and_who_is_called_still_comes(world):
+    ids = world.call()
+    ann = world.client(ids.token()).enter()
+    world.feed(MARKED)
+    late = world.client(world.call().token()).open()
+    late.hello()
+    late.join()
+    assert late.closed is ErrorCode.DRAINING
+    bob = world.client(ids.token()).enter()
+    ann.accept()
+    bob.accept()
+    assert ann.speak() is None
+    assert ann.all(control.Drain) == []  # it rang
+    world.run(5.0, alive=(ann, bob))
+    assert ann.last(control.Drain).to == bob.last(control.Drain).to == NEXT
+
+
+def test_who_stays_is_asked_again_and_nobody_is_closed(world):
+    ann, bob = world.talking(dur=10_000)
+    world.feed(MARKED)
+    world.run(29.9, alive=(ann, bob))
+    assert len(ann.all(control.Drain)) == 1
+    world.run(0.2, alive=(ann, bob))
+    assert len(ann.all(control.Drain)) == 2
+    world.run(400.0, alive=(ann, bob))
+    assert (ann.closed, bob.closed, world.is_stopped) == (None, None, False)
+    assert {notice.to for notice in ann.all(control.Drain)} == {NEXT}
+
+
+def test_a_mark_that_is_taken_back_asks_nobody_any_more(world):
+    pairs = [world.talking(dur=10_000) for _ in range(3)]
+    world.feed(MARKED)
+    world.feed(UNMARKED)
+    world.run(100.0, alive=tuple(one for pair in pairs for one in pair))
+    assert asked(pairs) == 1
+    assert len(pairs[0][0].all(control.Drain)) == 1
+    assert states(world) == ["emptying", "running"]
+    assert world.client(world.call().token()).enter().closed is None
+
+
+def test_a_call_that_ended_before_its_turn_is_passed_over(world):
+    pairs = [world.talking() for _ in range(3)]
+    world.feed(MARKED)
+    first = next(at for at, (ann, _) in enumerate(pairs) if ann.all(control.Drain))
+    others = [pair for at, pair in enumerate(pairs) if at != first]
+    others[0][0].hangup()
+    world.run(2.0)
+    assert others[0][1].all(control.Drain) == []
+    assert others[1][1].all(control.Drain) != []
+
+
+def test_a_marked_node_without_calls_waits_and_is_not_stopped(world):
+    world.feed(MARKED)
+    world.run(1_000.0)
+    assert world.engine.drain_state == "emptying"
+    assert not world.is_stopped
+
+
+def test_a_marked_node_that_is_told_to_leave_leaves(world):
+    pairs = [world.talking() for _ in range(3)]
+    world.feed(MARKED)
+    world.feed(ev.DrainRequested())
+    world.feed(ev.DrainRequested())
+    world.run(10.0)
+    assert asked(pairs) == 3
+    assert {ann.last(control.Drain).to for ann, _ in pairs} == {NEXT}
+    world.feed(UNMARKED)
+    assert states(world) == ["emptying", "draining", "moving"]
+
+
+def test_a_node_that_leaves_names_the_next_one_by_the_list(world):
+    ann, bob = world.talking()
+    world.feed(UNMARKED)
+    world.feed(ev.DrainRequested())
+    world.feed(ev.DrainRequested())
+    assert ann.last(control.Drain).to == bob.last(control.Drain).to == NEXT

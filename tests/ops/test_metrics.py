@@ -156,7 +156,7 @@ def test_node_facts_are_shown() -> None:
         shown["relay_info", ("n1", "eu", __version__)] == 1 or shown["relay_info", (__version__, "n1", "eu")]
     )
     assert shown["relay_lane_info", ("python",)] == 1
-    assert [shown["relay_state", (state,)] for state in STATES] == [0, 1, 0, 0, 0]
+    assert [shown["relay_state", (state,)] for state in STATES] == [0, 0, 1, 0, 0, 0]
     assert shown["relay_ready", ()] == 0
     assert shown["relay_loop_lag_seconds", ()] == 0.25
     assert shown["relay_certificate_not_after_seconds", ()] == 5

@@ -62,6 +62,24 @@ def test_another_measurement_is_another_nearest():
     assert home(found, round_trips={}) == "ams-1"  # nobody measured: by name
 
 
+def test_regions_that_are_equally_far_share_by_weight():
+    found = well("ams-1", "cdg-1", "fra-1")
+    far = {"fra": 0.0, "ams": 1.0, "cdg": 1.0}
+    moved = Counter(found.target(f"c{n}", "fra-1", far, 0.0).id for n in range(60))
+    assert set(moved) == {"ams-1", "cdg-1"}
+    assert min(moved.values()) > 10
+
+
+def test_a_node_that_is_not_listed_is_good_for_nothing():
+    found = well("fra-1")
+    assert found.knows("fra-1")
+    assert found.tier("fra-1", 0.0) is Tier.WELL
+    assert found.tier("fra-1", OLD_S + 1) is Tier.OLD
+    assert not found.knows("fra-2")
+    with pytest.raises(LocalError):
+        found.tier("fra-2", 0.0)
+
+
 def test_standbys_come_from_the_next_region_where_the_first_has_too_few():
     placement = well("fra-1", "iad-1", "sin-1").place(CALL, "control", NEAR, 0.0)
     assert [placement.home.id, *(one.id for one in placement.standby)] == ["fra-1", "iad-1", "sin-1"]

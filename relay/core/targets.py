@@ -1,0 +1,79 @@
+"""Where the people of a call go when they have to leave this node: one node for all of them, by name.
+
+    Directed (who there is, what is near) --> Directory --> of(call): addresses of one node, best first
+
+The same rendezvous as for a new call, this node's own region first. Without a list, or where this node does
+not stand on it, `drain.to` counts. Must never live here: when somebody is asked (leaving.py), how a node is
+chosen (relay/region/directory.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from relay.core.call import Call
+from relay.core.events import Directed
+from relay.core.node import Node
+from relay.protocol.ids import CallId
+from relay.region.directory import Directory, Tier
+
+_SLACK: Final = 64  # names of calls that are gone, not worth a walk
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What a call's people were told."""
+
+    node: str
+    urls: tuple[str, ...]
+    tier: Tier
+    people: int
+    """How many were here then."""
+
+
+class Targets:
+    """Names them, and remembers what it named."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._directory: Directory | None = None
+        self._distances: Mapping[str, float] = {}
+        self._named: dict[CallId, _Named] = {}
+
+    def on_directed(self, event: Directed) -> None:
+        """Another list, or none. What was known of a node's health stays where a list says nothing newer."""
+        if event.nodes is None:
+            self._directory = None
+            return
+        self._directory = self._directory or Directory()
+        self._directory.on_list(event.nodes, self._node.now, self._node.wall)
+        self._distances = event.distances
+
+    def of(self, call: Call) -> tuple[str, ...]:
+        """Addresses for `drain.to`. Asked again it is the same node, which some of them may have gone to.
+
+        While nobody has, one that became worse is left for another.
+        """
+        directory, config = self._directory, self._node.config
+        if directory is None or not directory.knows(config.node.id):
+            return config.drain.to
+        before, people = self._named.get(call.cid), len(call.here())
+        if before is not None and (people < before.people or self._is_as_good(directory, before)):
+            return before.urls
+        found = directory.target(call.cid.hex(), config.node.id, self._distances, self._node.now)
+        if found is None:
+            return before.urls if before is not None else config.drain.to
+        self._forget()
+        tier = directory.tier(found.id, self._node.now)
+        self._named[call.cid] = _Named(found.id, found.urls, tier, people)
+        return found.urls
+
+    def _is_as_good(self, directory: Directory, named: _Named) -> bool:
+        return directory.knows(named.node) and directory.tier(named.node, self._node.now) <= named.tier
+
+    def _forget(self) -> None:
+        calls = self._node.calls
+        if len(self._named) > 2 * len(calls) + _SLACK:
+            self._named = {cid: named for cid, named in self._named.items() if cid in calls}

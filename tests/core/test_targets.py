@@ -1,0 +1,119 @@
+"""Where a call's people are sent: one node for all of them, named once, while it is as good as it was."""
+
+from __future__ import annotations
+
+import pytest
+
+from pair import CLUSTER, WALL, World, config
+from relay.config import DrainConfig
+from relay.core import targets as core_targets
+from relay.core.call import Call
+from relay.core.events import Directed
+from relay.core.targets import Targets
+from relay.protocol import control
+from relay.protocol.ids import CallId
+from relay.region.nodelist import Node, NodeList
+
+TO = ("quic://by-hand.example:443",)
+FAR = {"local": 0.0, "far": 2.0, "farther": 2.0}
+
+
+def listed(*names: str, draining: tuple[str, ...] = ()) -> Directed:
+    """Nodes by name, `region/id` or an id of region "local"."""
+    nodes = []
+    for name in names:
+        region, _, id = name.rpartition("/")
+        urls = (f"quic://{id}.example:443",)
+        nodes.append(Node(id=id, region=region or "local", urls=urls, version="1", draining=id in draining))
+    made = NodeList(
+        v=1, cluster=CLUSTER, rev=1, issued_at=int(WALL), not_after=int(WALL) + 99, nodes=tuple(nodes)
+    )
+    return Directed(made, FAR, False)
+
+
+class Stage:
+    def __init__(self) -> None:
+        self.world = World(config(drain=DrainConfig(to=TO)))
+        self.targets = Targets(self.world.engine.node)
+        self.ann, self.bob = self.world.talking()
+        self.call = self.of(self.ann.cid)
+
+    def of(self, cid: CallId) -> Call:
+        return self.world.engine.node.calls[cid]
+
+    def to(self) -> str:
+        """The node's id, of its one address."""
+        (url,) = self.targets.of(self.call)
+        return url.removeprefix("quic://").partition(".")[0]
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+def test_what_the_operator_wrote_counts_where_no_list_says_more(stage: Stage) -> None:
+    assert stage.targets.of(stage.call) == TO
+    stage.targets.on_directed(listed("relay-8", "relay-9"))  # a list without this node
+    assert stage.targets.of(stage.call) == TO
+    stage.targets.on_directed(listed("relay-1", "relay-2"))
+    assert stage.to() == "relay-2"
+    stage.targets.on_directed(Directed(None, {}, False))
+    assert stage.targets.of(stage.call) == TO
+
+
+def test_this_region_comes_first_and_others_share_what_it_cannot_take(stage: Stage) -> None:
+    stage.targets.on_directed(listed("relay-1", "relay-2", "far/far-1"))
+    assert stage.to() == "relay-2"
+    away = Targets(stage.world.engine.node)
+    away.on_directed(listed("relay-1", "far/far-1", "farther/farther-1"))
+    calls = [stage.of(stage.world.talking()[0].cid) for _ in range(20)]
+    assert {away.of(call) for call in calls} == {
+        ("quic://far-1.example:443",), ("quic://farther-1.example:443",)
+    }  # fmt: skip
+
+
+def test_a_call_that_is_asked_again_hears_the_same_node(stage: Stage) -> None:
+    stage.targets.on_directed(listed("relay-1", "relay-2", "relay-3"))
+    assert len({stage.to() for _ in range(300)}) == 1  # though each call that is placed weighs
+
+
+@pytest.mark.parametrize("how", ["it drains", "it is gone"])
+def test_a_node_that_became_worse_is_left_for_another(stage: Stage, how: str) -> None:
+    stage.targets.on_directed(listed("relay-1", "relay-2", "relay-3"))
+    first = stage.to()
+    [other] = {"relay-2", "relay-3"} - {first}
+    if how == "it drains":
+        stage.targets.on_directed(listed("relay-1", "relay-2", "relay-3", draining=(first,)))
+    else:
+        stage.targets.on_directed(listed("relay-1", other))
+    assert stage.to() == other
+
+
+def test_who_follows_somebody_hears_of_no_other_node(stage: Stage) -> None:
+    stage.targets.on_directed(listed("relay-1", "relay-2", "relay-3"))
+    first = stage.to()
+    stage.ann.ask(control.Moved(c=stage.ann.cid, ok=True))
+    stage.targets.on_directed(listed("relay-1", "relay-2", "relay-3", draining=(first,)))
+    assert stage.to() == first
+
+
+def test_where_no_node_is_left_the_last_word_stands(stage: Stage) -> None:
+    stage.targets.on_directed(listed("relay-1"))
+    assert stage.targets.of(stage.call) == TO
+    stage.targets.on_directed(listed("relay-1", "relay-2"))
+    assert stage.to() == "relay-2"
+    stage.targets.on_directed(listed("relay-1"))
+    assert stage.to() == "relay-2"
+
+
+def test_names_of_calls_that_are_gone_are_forgotten(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_targets, "_SLACK", 2)
+    stage.targets.on_directed(listed("relay-1", "relay-2"))
+    for _ in range(20):
+        ann, _ = stage.world.talking()
+        stage.targets.of(stage.of(ann.cid))
+        ann.hangup()
+        stage.world.run(10.0, alive=(stage.ann, stage.bob))
+    assert len(stage.targets._named) <= 12
+    assert stage.to() == "relay-2"
