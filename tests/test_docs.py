@@ -227,6 +227,7 @@ def test_the_maps_inside_messages_are_the_codes() -> None:
         "lim": fields_of(messages.Limits),
         "want": fields_of(messages.Want),
         "roster": fields_of(messages.RosterEntry),
+        "standby": fields_of(messages.StandbyEntry),
         "s": fields_of(messages.RrEntry),
     }
 

@@ -3,6 +3,9 @@
     drain {to, ht} --> open, hello {ht}, rejoin --> AHEAD: both legs carry --the other is there--> go over
                          '- failed: again, a little later -'
 
+The same on suspicion, when the one in use is only silent (standby.py): one address after the other, so that
+both of a call come to the same, and `call_off` when it speaks again.
+
 Must never live here: what going over does to a session (session.py), the rungs of one node (ladder.py).
 """
 
@@ -12,6 +15,8 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from typing import Final, Protocol
+
+import msgspec
 
 from relay.client.climb import open_first
 from relay.client.errors import RefusedError, SessionError
@@ -30,6 +35,7 @@ from relay.protocol.messages import (
     Hangup,
     Joined,
     Message,
+    Moved,
     Mute,
     Obs,
     Peer,
@@ -39,6 +45,8 @@ from relay.protocol.messages import (
 
 TICKET_S: Final = 110.0  # a hand-over ticket is good for 120 s of the relay's clock
 AGAIN_S: Final = (0.3, 1.0, 2.0, 4.0, 8.0)
+ALONE_S: Final = 1.5  # on suspicion: one standby has so long to shake hands
+SETTLE_S: Final = 0.1  # on suspicion: the node in use may speak yet, before anybody knows of this
 PING_S: Final = 1.0  # a leg that carries nothing yet is heard of all the same
 SAID_TWICE: Final = (Accept, Block, Decline, Hangup, Mute)
 """What changes the call: while there are two nodes, both hear it."""
@@ -86,6 +94,7 @@ class Follower:
         self._task: asyncio.Task[None] | None = None
         self._drain: Drain | None = None
         self._until = 0.0
+        self._is_suspicion = False
         self._rungs: tuple[Destination, ...] = ()
         self._joined: Joined | None = None
         self._ticket: bytes | None = None
@@ -100,19 +109,52 @@ class Follower:
         return self._task is not None and not self._task.done()
 
     @property
+    def is_on_suspicion(self) -> bool:
+        """On the way, though nobody asked us to go."""
+        return self.is_busy and self._is_suspicion
+
+    @property
     def ticket(self) -> bytes | None:
         """The hand-over ticket while it is good: it is, at any node, what the usual one is here alone."""
-        fresh = self._drain is not None and self._loop.time() < self._until
-        return self._drain.ht if fresh and self._drain is not None else None
+        return None if self._is_suspicion else self._fresh_ticket()
 
     def on_drain(self, drain: Drain) -> None:
         """The node asks us to go."""
         if drain.ht is None:
             return
+        if self._is_suspicion:
+            self.call_off()  # it speaks
+        self._go(drain)
+
+    def suspect(self, way: Drain) -> None:
+        """The node is silent: go where it would have said, unless it speaks before we are there."""
+        if not self.is_busy:
+            self._is_suspicion = True
+            self._go(way)
+
+    def call_off(self) -> None:
+        """It was nothing: we stay where we are."""
+        leg, joined = self.leg, self._joined
+        self.leg = self._joined = self._drain = None
+        self._is_suspicion = False
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        if leg is not None:
+            leg.is_behind = True
+            if joined is not None:
+                leg.tell(Moved(c=joined.c, ok=True))
+            leg.close("called off")
+
+    def _go(self, drain: Drain) -> None:
         self._drain, self._until = drain, self._loop.time() + TICKET_S
         if not self.is_busy:
             self._said.clear()
             self._task = self._loop.create_task(self._run(), name="following")
+
+    def _fresh_ticket(self) -> bytes | None:
+        fresh = self._drain is not None and self._loop.time() < self._until
+        return self._drain.ht if fresh and self._drain is not None else None
 
     def note(self, message: Message) -> None:
         """Something is said to the node in use; the next one shall hear it too."""
@@ -165,8 +207,11 @@ class Follower:
         if leg is None or joined is None or main is None:
             return
         alone = peer is None or peer not in {entry.p for entry in joined.roster}
-        if alone or peer in self._there or main.error is not None:
+        # Who only suspects goes nowhere alone: the node may be there for the other one.
+        is_left = not self._is_suspicion and (alone or main.error is not None)
+        if is_left or peer in self._there:
             self.leg = self._joined = self._drain = None
+            self._is_suspicion = False
             self._owner.go_over(leg, joined, self._ticket, self._rungs)
 
     async def close(self) -> None:
@@ -184,7 +229,7 @@ class Follower:
             if attempt:
                 await asyncio.sleep(AGAIN_S[min(attempt, len(AGAIN_S)) - 1])
             try:
-                await self._try(again=attempt > 0)
+                await self._try(attempt)
             except RefusedError as error:
                 if error.code in _OVER:
                     return
@@ -193,20 +238,29 @@ class Follower:
             if await self._wait():
                 return
 
-    async def _try(self, *, again: bool) -> None:
+    async def _try(self, attempt: int) -> None:
         assert self._drain is not None
         self._joined = None
         self._rungs = _destinations(self._drain)
+        if self._is_suspicion and self._rungs:
+            self._rungs = (self._rungs[attempt % len(self._rungs)],)
         known = self._rungs or self._owner.rungs
         ways = list(range(len(known)))
         main = self._owner.main
-        if not self._rungs and not again and main is not None and main.to in known:
+        if not self._rungs and not attempt and main is not None and main.to in known:
             ways = [known.index(main.to)]  # the rung that we stand on is the one that works
         make = self._owner.make_leg_to
-        leg = await open_first(lambda at: make(known[ways[at]], ways[at]), len(ways), self._trust)
+        opening = open_first(lambda at: make(known[ways[at]], ways[at]), len(ways), self._trust)
         try:
+            async with asyncio.timeout(ALONE_S if self._is_suspicion else None):
+                leg = await opening
+        except TimeoutError:
+            raise SessionError(ErrorCode.IDLE_TIMEOUT, "no answer") from None
+        try:
+            if self._is_suspicion:
+                await asyncio.sleep(SETTLE_S)
             self.leg = leg
-            ticket = self.ticket
+            ticket = self._fresh_ticket()
             if ticket is not None:
                 await self._owner.take_place(leg, ticket)
         except BaseException:
@@ -233,6 +287,4 @@ def _destinations(drain: Drain) -> tuple[Destination, ...]:
 
 
 def _with_gate(joined: Joined, gate: int) -> Joined:
-    return Joined(
-        c=joined.c, p=joined.p, up=joined.up, roster=joined.roster, gate=gate, rly=joined.rly, rt=joined.rt
-    )
+    return msgspec.structs.replace(joined, gate=gate)

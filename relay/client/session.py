@@ -31,6 +31,7 @@ from relay.client.leg import RelayLeg
 from relay.client.life import CallState
 from relay.client.link import Credentials, TransportName
 from relay.client.rungs import Destination, ladder_of, parse_url
+from relay.client.standby import Standby
 from relay.client.transport import LegTransport, Trust
 from relay.client.udp import UdpPort
 from relay.errors import ErrorCode, LocalError, PeerError
@@ -96,6 +97,7 @@ class Session:
         self._alive: WeakSet[RelayLeg] = WeakSet()  # all legs, those under trial too
         self._climber: Climber | None = None
         self._follower = Follower(self, trust)
+        self._standby = Standby(self, self._follower)
         self._recovery: asyncio.TimerHandle | None = None
         self._error: SessionError | None = None
         self._ticket: bytes | None = None
@@ -232,6 +234,7 @@ class Session:
         """Leave: the relay is told, all tasks end."""
         if self.call is not None:
             await self.call.close()
+        await self._standby.close()
         await self._follower.close()
         if self._climber is not None:
             await self._climber.close()
@@ -277,6 +280,8 @@ class Session:
 
     def on_message(self, leg: RelayLeg, number: int, message: Message) -> None:
         """A message of the relay."""
+        if isinstance(message, Joined | Ticket):
+            self._standby.note(leg, message)
         match message:
             case _ if leg is self._follower.leg and self._follower.takes(message):
                 self._follower.on_message(message)
@@ -364,7 +369,13 @@ class Session:
     def is_talking(self) -> bool:
         """Whether both accepted, nobody has hung up, and the place is not lost: nobody fights for it."""
         is_open = self.call is not None and self.call.state in (CallState.OPEN, CallState.AWAY)
-        return is_open and self._error is None and not self._follower.is_busy
+        follows = self._follower.is_busy and not self._follower.is_on_suspicion
+        return is_open and self._error is None and not follows
+
+    @property
+    def has_standby(self) -> bool:
+        """Whether another node takes the call up by itself when this one is gone."""
+        return self._may_move and self._standby.is_ready
 
     @property
     def is_repaired(self) -> bool:
@@ -532,6 +543,7 @@ class Session:
             self._on_footing()
             if self._may_move:
                 self._climber = Climber(self, len(self._rungs), self._trust)
+                self._standby.start()
         else:
             self.call.on_joined(message)
 

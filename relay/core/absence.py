@@ -196,4 +196,5 @@ class Absence:
     def _renew(self, call: Call, seat: Participant) -> None:
         seat.on_ticket(self._node.now)
         ttl = round(self._node.config.limits.ticket_ttl_s)
-        self._node.tell([seat], control.Ticket(rt=self._door.seal_ticket(call.cid, seat), ttl=ttl))
+        rt, ht = self._door.seal_ticket(call.cid, seat), self._node.spare_ticket(call, seat)
+        self._node.tell([seat], control.Ticket(rt=rt, ttl=ttl, ht=ht))

@@ -39,7 +39,8 @@ class Leaving:
     def __init__(self, node: Node, parting: Parting) -> None:
         self._node = node
         self._parting = parting
-        self._targets = Targets(node)
+        self.targets = Targets(node)
+        """Where people go."""
         self._pace: RegionDrain | None = None
         self._asked: set[CallId] = set()
 
@@ -52,7 +53,7 @@ class Leaving:
 
     def on_directed(self, event: Directed) -> None:
         """Where calls may go from now on, and whether they shall."""
-        self._targets.on_directed(event)
+        self.targets.on_directed(event)
         if self._node.drain.on_mark(event.is_left):
             self._enter()
 
@@ -139,7 +140,7 @@ class Leaving:
         # A node that is only emptied closes nobody: the time is how long it would take to leave.
         is_emptied = node.drain.state is DrainState.EMPTYING
         left_s = config.deadline_s if is_emptied else node.drain.ends_at - node.now
-        ask(node, call, home_of(node, call) or self._targets.of(call), config.smear_s, max(0.0, left_s))
+        ask(node, call, home_of(node, call) or self.targets.of(call), config.smear_s, max(0.0, left_s))
         node.deadlines.set(("notice", call.cid), node.now + AGAIN_S)
 
     def _close_all(self) -> None:

@@ -35,7 +35,8 @@ from relay.rollout.mandate import Mandate
 HERE = "here"  # the one key of a quota that belongs to the whole node
 
 Due = tuple[str, int | CallId]
-"""What a deadline is about: "leg", "drain", "pace", or of a call "call", "pulse", "punch", "notice", "steer"."""
+"""What a deadline is about: "leg", "drain", "pace", or of a call "call", "pulse", "punch", "notice", "steer",
+"spare"."""
 
 
 class Node:
@@ -65,6 +66,14 @@ class Node:
         """Somebody asks for this call: if it is remembered from before a crash, it is taken up now."""
         self.changed: dict[CallId, None] = {}
         """Calls that may have changed since that was last looked at."""
+        self.has_spares = False
+        """Whether it is known who takes calls up when this node is gone (spares.py)."""
+        self.altered: dict[CallId, None] = {}
+        """The same as `changed`, for them."""
+        self.standbys: Callable[[Call], tuple[control.StandbyEntry, ...]] = lambda _: ()
+        """Who that is."""
+        self.spare_ticket: Callable[[Call, Participant], bytes | None] = lambda call, seat: None
+        """This person's ticket for them."""
         self.counters: Counter[tuple[str, str]] = Counter()
         self.tallies = Tallies()
         self.leg_quota: Quota[str] = Quota(config.limits.legs)
@@ -209,6 +218,8 @@ class Node:
         """Something of the call may be another than before."""
         if self.remembers:
             self.changed[call.cid] = None
+        if self.has_spares:
+            self.altered[call.cid] = None
 
     def watch_call(self, call: Call) -> None:
         """Take note of the call's next deadline; one that is over waits for nothing."""

@@ -154,6 +154,7 @@ class Parting:
         node.deadlines.set(("notice", call.cid), None)
         node.deadlines.set(("steer", call.cid), None)
         node.deadlines.set(("punch", call.cid), None)
+        node.deadlines.set(("spare", call.cid), None)
         if call.was_here:
             hearings = (hearing for one in call.everyone() for hearing in one.hearings.values())
             summaries = [hearing.direction.summary() for hearing in hearings]

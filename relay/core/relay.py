@@ -45,6 +45,7 @@ from relay.core.remembering import Remembering
 from relay.core.ringing import Ringing
 from relay.core.seating import Seating
 from relay.core.shedding import Shed
+from relay.core.spares import Spares
 from relay.core.steering import Steering
 from relay.core.story import Kind
 from relay.core.switch import Switch
@@ -89,6 +90,7 @@ class Relay:
         self._moderation = Moderation(node, self._parting, self._switch)
         self._orders = Orders(node, self._admission, self._parting, self._moderation)
         self._leaving = Leaving(node, self._parting)
+        self._spares = Spares(node, self._leaving.targets, self._door)
         self._adapting = Adapting(node)
         self._listening = Listening(node)
         self._missing = Missing(node, self._adapting)
@@ -156,6 +158,7 @@ class Relay:
         self._run_deadlines()
         self._leaving.on_input_done()
         self._remembering.on_input_done()
+        self._spares.on_input_done()
 
     def poll(self) -> ev.Output | None:
         """The next order for the edge, None when there is none."""
@@ -504,6 +507,9 @@ class Relay:
             elif kind == "punch":
                 assert isinstance(key, bytes)
                 self._punching.on_due(node.calls[key])
+            elif kind == "spare":
+                assert isinstance(key, bytes)
+                self._spares.on_due(key)
             elif kind == "revive":
                 self._remembering.on_turn()
             elif kind == "recall":

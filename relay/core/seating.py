@@ -58,6 +58,7 @@ class Seating:
             gate=self._switch.heard_by(call, seat),
             rly=relay_only(call, seat.claims),
             rt=self._door.seal_ticket(call.cid, seat),
+            standby=self._node.standbys(call),
         )
         self._node.send(leg.number, joined, id)
 

@@ -18,6 +18,7 @@ from relay.core.events import Directed
 from relay.core.node import Node
 from relay.protocol.ids import CallId
 from relay.region.directory import Directory, Tier
+from relay.region.nodelist import Node as Found
 
 _SLACK: Final = 64  # names of calls that are gone, not worth a walk
 
@@ -41,15 +42,31 @@ class Targets:
         self._directory: Directory | None = None
         self._distances: Mapping[str, float] = {}
         self._named: dict[CallId, _Named] = {}
+        self._standbys: dict[CallId, tuple[Found, ...]] = {}
 
     def on_directed(self, event: Directed) -> None:
         """Another list, or none. What was known of a node's health stays where a list says nothing newer."""
         if event.nodes is None:
-            self._directory = None
+            self._directory, self._node.has_spares = None, False
             return
         self._directory = self._directory or Directory()
         self._directory.on_list(event.nodes, self._node.now, self._node.wall)
         self._distances = event.distances
+        self._node.has_spares = self._directory.knows(self._node.config.node.id)
+
+    def standbys(self, call: Call) -> tuple[Found, ...]:
+        """Who takes the call up when this node is gone, the first to try first: for all of it the same.
+
+        They must meet there without a word between them, whatever lists say later.
+        """
+        directory, own = self._directory, self._node.config.node.id
+        known = self._standbys.get(call.cid)
+        if known is not None or directory is None or not directory.knows(own):
+            return known or ()
+        self._forget()
+        found = tuple(directory.standbys(call.cid.hex(), own, self._distances, self._node.now))
+        self._standbys[call.cid] = found
+        return found
 
     def of(self, call: Call) -> tuple[str, ...]:
         """Addresses for `drain.to`. Asked again it is the same node, which some of them may have gone to.
@@ -75,5 +92,6 @@ class Targets:
 
     def _forget(self) -> None:
         calls = self._node.calls
-        if len(self._named) > 2 * len(calls) + _SLACK:
+        if len(self._named) + len(self._standbys) > 4 * len(calls) + _SLACK:
             self._named = {cid: named for cid, named in self._named.items() if cid in calls}
+            self._standbys = {cid: found for cid, found in self._standbys.items() if cid in calls}

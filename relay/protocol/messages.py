@@ -206,6 +206,7 @@ class Ticket(Message, frozen=True, kw_only=True):
     TYPE: ClassVar[int] = 0x0A
     rt: Blob
     ttl: U16  # s
+    ht: AnyTicket | None = None  # the same for the standbys
 
 
 # ---------------------------------------------------------------- a call
@@ -252,6 +253,13 @@ class RosterEntry(_Part, frozen=True, kw_only=True):
     ctc: Annotated[int, Meta(ge=0, le=1)] = 0  # 0 stranger, 1 accepted contact; the lower of the pair
 
 
+class StandbyEntry(_Part, frozen=True, kw_only=True):
+    """A node that takes the call up when this one is silent."""
+
+    node: Annotated[str, Meta(max_length=64)]
+    url: Text
+
+
 class Joined(Message, frozen=True, kw_only=True):
     """Relay to client: you are participant `p`; send media on flow `up`."""
 
@@ -263,6 +271,7 @@ class Joined(Message, frozen=True, kw_only=True):
     gate: U32 = 0  # bit i: participant i may be heard by you
     rly: bool = False
     rt: Blob | None = None
+    standby: Annotated[tuple[StandbyEntry, ...], Meta(max_length=2)] = ()  # the first to try first
 
 
 class Gate(Message, frozen=True, kw_only=True):

@@ -163,6 +163,15 @@ class Directory:
         found.placed += 1
         return found.node
 
+    def standbys(self, call: str, leaving: str, round_trips: Mapping[str, float], now: float) -> list[Node]:
+        """Who would take a running call if `leaving` were gone: at most two of its variant, the first to try
+        first. Counted nowhere. LocalError: `leaving` is not on the list."""
+        known = self._nodes.get(leaving)
+        if known is None:
+            raise LocalError("no such node on the list")
+        order = self._order(call, known.node.variant, round_trips, now, without=leaving)
+        return [found.node for _, found in islice(order, STANDBYS)]
+
     def _order(
         self, call: str, variant: str, round_trips: Mapping[str, float], now: float, without: str = ""
     ) -> Iterator[tuple[Tier, _Known]]:

@@ -117,3 +117,16 @@ def test_names_of_calls_that_are_gone_are_forgotten(stage: Stage, monkeypatch: p
         stage.world.run(10.0, alive=(stage.ann, stage.bob))
     assert len(stage.targets._named) <= 12
     assert stage.to() == "relay-2"
+
+
+def test_who_would_take_a_call_up_is_said_once_whatever_lists_say_later(stage: Stage) -> None:
+    assert stage.targets.standbys(stage.call) == ()
+    stage.targets.on_directed(listed("relay-8", "relay-9"))
+    assert stage.targets.standbys(stage.call) == ()  # this node is not on it
+    stage.targets.on_directed(listed("relay-1", "relay-2", "relay-3", "far/far-1"))
+    named = [found.id for found in stage.targets.standbys(stage.call)]
+    assert sorted(named) == ["relay-2", "relay-3"]
+    stage.targets.on_directed(listed("relay-1", "far/far-1"))
+    assert [found.id for found in stage.targets.standbys(stage.call)] == named
+    stage.targets.on_directed(Directed(None, {}, False))
+    assert [found.id for found in stage.targets.standbys(stage.call)] == named

@@ -198,6 +198,17 @@ def test_a_call_moves_to_one_target_of_its_variant_and_not_back():
         found.target(CALL, "nobody", NEAR, 0.0)
 
 
+def test_standbys_of_a_running_call_are_the_next_two_and_count_nowhere():
+    found = well("fra-1", "fra-2", "fra-3", "fra-4", "iad-1")
+    first = [one.id for one in found.standbys(CALL, "fra-1", NEAR, 0.0)]
+    assert len(first) == 2
+    assert "fra-1" not in first
+    assert all([one.id for one in found.standbys(CALL, "fra-1", NEAR, 0.0)] == first for _ in range(100))
+    assert found.target(CALL, "fra-1", NEAR, 0.0).id == first[0]
+    with pytest.raises(LocalError):
+        found.standbys(CALL, "nobody", NEAR, 0.0)
+
+
 def test_a_move_counts_at_its_target():
     found = well("fra-1", "fra-2", "fra-3")
     spread = Counter(found.target("c1", "fra-1", NEAR, 0.0).id for _ in range(200))

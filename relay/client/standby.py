@@ -1,0 +1,116 @@
+"""When the node in use says nothing any more: to another that takes calls up, and back if it speaks again.
+
+    joined {standby}, ticket {ht} --> ready --no answer for 600 ms--> a leg at the standby, beside ours
+                                        ^                               |
+                                        '---- the node speaks again ----+--> the other came there, too: stay
+
+Both of a call know the same standby, and go on there when both are. Who cannot reach the node alone waits
+there in vain, and has lost nothing: the ladder looks for another way to the node meanwhile. Must never live
+here: the leg at the standby (following.py), how a path is (health.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final, Protocol
+from weakref import WeakKeyDictionary
+
+from relay.client.following import TICKET_S, Follower
+from relay.client.ladder import SILENT_S
+from relay.client.leg import RelayLeg
+from relay.protocol.messages import Drain, Joined, Ticket
+
+LOOK_S: Final = 0.05
+AGAIN_S: Final = 5.0  # between two suspicions: a standby that turned us away is not asked in a loop
+
+
+class Owner(Protocol):
+    """What is needed of the session."""
+
+    @property
+    def main(self) -> RelayLeg | None:
+        """The leg in use."""
+
+    @property
+    def is_talking(self) -> bool:
+        """Whether both accepted, and the place is not lost."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """What a node said on one leg."""
+
+    urls: tuple[str, ...] = ()
+    ticket: bytes | None = None
+    until: float = 0.0
+
+
+class Standby:
+    """One session's."""
+
+    def __init__(self, owner: Owner, follower: Follower) -> None:
+        self._owner = owner
+        self._follower = follower
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = None
+        self._said: WeakKeyDictionary[RelayLeg, _Known] = WeakKeyDictionary()
+        self._newest = _Known()  # ticket of a leg that was in use
+        self._gone_at: float | None = None
+        self._again_at = 0.0
+
+    def start(self) -> None:
+        """Look from now on; a second time it does nothing."""
+        self._task = self._task or self._loop.create_task(self._run(), name="standby")
+
+    def note(self, leg: RelayLeg, message: Joined | Ticket) -> None:
+        """What was said on a leg, of whichever node."""
+        known = self._said.setdefault(leg, _Known())
+        if isinstance(message, Joined):
+            known.urls = tuple(each.url for each in message.standby)
+        elif message.ht is not None:
+            known.ticket, known.until = message.ht, self._loop.time() + TICKET_S
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is somewhere to go, and a ticket that is good there."""
+        return self._way() is not None
+
+    def look(self) -> None:
+        """Go, or come back, as the leg in use is."""
+        way, main, now = self._way(), self._owner.main, self._loop.time()
+        if main is None:
+            return
+        if main.error is None:
+            self._gone_at = None
+        elif self._gone_at is None:
+            self._gone_at = now
+        silent = main.health.overdue(now) if self._gone_at is None else now - self._gone_at
+        if self._follower.is_on_suspicion:
+            if self._gone_at is None and not main.health.is_doubtful(now):
+                self._follower.call_off()
+        elif way is not None and silent > SILENT_S and now >= self._again_at and self._owner.is_talking:
+            self._again_at = now + AGAIN_S
+            self._follower.suspect(way)
+
+    async def close(self) -> None:
+        """Stop."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self.look()
+
+    def _way(self) -> Drain | None:
+        """What the node would say if it still could."""
+        main = self._owner.main
+        known = self._said.get(main) if main is not None else None
+        if known is not None and known.ticket is not None:
+            self._newest = known
+        is_good = self._newest.ticket is not None and self._loop.time() < self._newest.until
+        if known is None or not known.urls or not is_good:
+            return None
+        return Drain(in_ms=0, by_ms=0, to=known.urls, ht=self._newest.ticket)

@@ -1,0 +1,153 @@
+"""Two who talk while their node dies, or is only silent: real daemons that share a cluster's key."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from client.proxy import Proxy
+from client.rig import Rig, daemon, public_of
+from client.test_direct_calls import until
+from client.test_following import are_at
+from relay.client import Call, CallbackSink, Session, ToneSource, connect
+from relay.region.nodelist import Node, NodeList, seal
+from relay.rollout.lastgood_file import OsFiles, replace
+
+SEED = bytes(32)
+WAIT_S = 20.0
+SETTINGS = """
+[drain]
+grace_s = 0
+[nodes]
+file = "{folder}/nodes"
+keys = ["{key}"]
+"""
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[tuple[Rig, Rig]]:
+    """Nodes `a` and `b`, each with the list of both."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    more = SETTINGS.format(folder=tmp_path, key=public_of(SEED).hex())
+    with (
+        daemon(tmp_path / "b", id="b", more=more) as b,
+        daemon(tmp_path / "a", id="a", more=more, beside=b) as a,
+    ):
+        listed = tuple(
+            Node(id=name, region="local", urls=(rig.url,), version="1") for name, rig in (("a", a), ("b", b))
+        )
+        now = int(time.time())
+        made = NodeList(v=1, cluster="test", rev=1, issued_at=now, not_after=now + 600, nodes=listed)
+        replace(OsFiles(), str(tmp_path / "nodes"), seal(made, SEED))
+        yield a, b
+
+
+async def named(rig: Rig) -> None:
+    """Wait until the node names standbys: it looks at its list once a second."""
+    for _ in range(int(WAIT_S / 0.1)):
+        async with connect(rig.url, token=rig.token(os.urandom(16), 0), insecure=True) as session:
+            await session.join()
+            assert session.main is not None
+            if session._standby._said[session.main].urls:
+                return
+        await asyncio.sleep(0.1)
+    pytest.fail("no standby is named")
+
+
+@asynccontextmanager
+async def talking(rig: Rig, urls: tuple[str, str] = ("", "")) -> AsyncIterator[list[tuple[Session, Call]]]:
+    """Two who talk at this node, each with a standby."""
+    await named(rig)
+    call, seeds = os.urandom(16), (os.urandom(32), os.urandom(32))
+    sessions = [
+        connect(
+            url or rig.url,
+            token=rig.token(call, who, public_of(seed)),
+            pop_seed=seed,
+            insecure=True,
+            direct=False,
+        )
+        for who, (seed, url) in enumerate(zip(seeds, urls, strict=True))
+    ]
+    async with sessions[0] as one, sessions[1] as two:
+        people = [(one, await one.join()), (two, await two.join())]
+        await asyncio.gather(*(each.accept() for _, each in people))
+        await asyncio.gather(*(each.peer_accepted() for _, each in people))
+        speaking = [
+            asyncio.create_task(each.talk(ToneSource(440, None), CallbackSink(lambda pcm: None)))
+            for _, each in people
+        ]
+        try:
+            await until(lambda: min(each.stats().received for _, each in people) > 20, WAIT_S)
+            await until(lambda: all(session.has_standby for session, _ in people), WAIT_S)
+            yield people
+        finally:
+            for task in speaking:
+                task.cancel()
+            await asyncio.gather(*speaking, return_exceptions=True)
+
+
+async def test_a_call_goes_on_at_the_standby_when_its_node_is_killed(nodes: tuple[Rig, Rig]) -> None:
+    a, b = nodes
+    async with talking(a) as people:
+        os.kill(a.pid, signal.SIGKILL)
+        before = [call.stats().received for _, call in people]
+        begun = time.monotonic()
+        # Some packets may be under way yet: audio is back when more comes than that.
+        await until(
+            lambda: all(
+                call.stats().received > count + 20 for count, (_, call) in zip(before, people, strict=True)
+            ),
+            WAIT_S,
+        )
+        print(f"audio both ways {time.monotonic() - begun:.2f} s after the kill, 20 packets of it included")
+        await until(lambda: are_at(people, b), WAIT_S)
+        assert b.metric("relay_calls_moved_total") == 1
+        assert b.metric("relay_imbalance") == 0
+        assert [session.error for session, _ in people] == [None, None]
+        await people[0][1].hangup()
+        assert await people[1][1].ended() == "completed"
+
+
+async def test_who_alone_lost_the_way_to_the_node_comes_back_to_it(nodes: tuple[Rig, Rig]) -> None:
+    a, b = nodes
+    path = await Proxy(("127.0.0.1", int(a.url.rpartition(":")[2]))).open()
+    try:
+        async with talking(a, (path.url, "")) as people:
+            session, call = people[0]
+            path.loss = 1.0
+            await until(lambda: b.metric("relay_calls_moved_total") == 1, WAIT_S)
+            assert session.rung is not None
+            assert session.rung.port == path.port  # it waits there, and has gone nowhere
+            path.loss = 0.0
+            before = [call.stats().received for _, call in people]
+            await until(
+                lambda: all(
+                    call.stats().received > count + 20
+                    for count, (_, call) in zip(before, people, strict=True)
+                ),
+                WAIT_S,
+            )
+            await until(lambda: b.metric("relay_transports") == 0, WAIT_S)  # called off
+            assert [session.error for session, _ in people] == [None, None]
+            await call.hangup()
+            assert await people[1][1].ended() == "completed"
+    finally:
+        await path.close()
+
+
+async def test_a_node_without_a_list_names_no_standby(tmp_path: Path) -> None:
+    with daemon(tmp_path) as rig:
+        seed = os.urandom(32)
+        token = rig.token(os.urandom(16), 0, public_of(seed))
+        async with connect(rig.url, token=token, pop_seed=seed, insecure=True) as session:
+            await session.join()
+            assert not session.has_standby

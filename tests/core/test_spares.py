@@ -1,0 +1,134 @@
+"""What people are given to go on elsewhere: two nodes by name, and a ticket that is never far behind."""
+
+from __future__ import annotations
+
+import pytest
+
+from pair import CLUSTER, WALL, Client, Two, World
+from relay.core.events import Directed
+from relay.protocol import control
+from relay.region.nodelist import Node, NodeList
+
+NAMES = ("relay-1", "relay-2", "relay-3", "relay-4")
+
+
+@pytest.fixture
+def world() -> World:
+    world = World()
+    nodes = tuple(
+        Node(id=name, region="local", urls=(f"quic://{name}.example:443",), version="1") for name in NAMES
+    )
+    made = NodeList(v=1, cluster=CLUSTER, rev=1, issued_at=int(WALL), not_after=int(WALL) + 99, nodes=nodes)
+    world.feed(Directed(made, {"local": 0.0}, False))
+    return world
+
+
+def spares(one: Client) -> list[bytes]:
+    """Tickets for standbys that it was given."""
+    return [ticket.ht for ticket in one.all(control.Ticket) if ticket.ht is not None]
+
+
+def test_both_of_a_call_hear_of_the_same_two_nodes(world: World) -> None:
+    ann, bob = world.pair(key=True)
+    assert ann.joined is not None
+    assert bob.joined is not None
+    assert ann.joined.standby == bob.joined.standby
+    named = [entry.node for entry in ann.joined.standby]
+    assert len(set(named)) == 2
+    assert set(named) <= set(NAMES[1:])
+    assert [entry.url for entry in ann.joined.standby] == [f"quic://{name}.example:443" for name in named]
+
+
+def test_without_a_list_and_in_a_group_nobody_hears_of_any(world: World) -> None:
+    ann, _ = World().pair(key=True)
+    assert ann.joined is not None
+    assert ann.joined.standby == ()
+    eve, _ = world.talking(key=True, lim=(512, 512, 500, 4))
+    world.run(1.0)
+    assert eve.joined is not None
+    assert eve.joined.standby == ()
+    assert spares(eve) == []
+
+
+def test_a_ticket_for_them_comes_with_the_answer_and_with_each_ticket(world: World) -> None:
+    ann, bob = world.pair(key=True)
+    ann.accept()
+    world.run(1.0)
+    assert spares(ann) == []  # it rings
+    bob.accept()
+    world.run(0.0)
+    assert (len(spares(ann)), len(spares(bob))) == (1, 1)
+    assert spares(ann) != spares(bob)  # each has their own
+    world.run(10.0, alive=(ann, bob))
+    assert len(spares(ann)) == 1  # nothing changed
+    world.run(31.0, alive=(ann, bob))
+    assert len(spares(ann)) == len(ann.all(control.Ticket)) >= 2
+
+
+def test_what_changes_is_told_a_second_later_at_most_and_not_more_often(world: World) -> None:
+    ann, bob = world.talking(key=True)
+    world.run(0.0)
+    for on in (True, False, True):
+        ann.mute(on)
+    world.run(0.5)
+    assert len(spares(bob)) == 1
+    world.run(0.6)
+    assert len(spares(ann)) == len(spares(bob)) == 2
+    world.run(5.0)
+    assert len(spares(ann)) == 2
+
+
+def test_who_has_no_key_to_prove_themselves_gets_none(world: World) -> None:
+    ids = world.call()
+    ann, bob = world.client(ids.token(key=True)).enter(), world.client(ids.token()).enter()
+    ann.accept()
+    bob.accept()
+    world.run(1.0)
+    assert len(spares(ann)) == 1
+    assert bob.all(control.Ticket) == []
+
+
+def test_with_their_tickets_two_meet_at_another_node_as_they_stood_here(world: World) -> None:
+    ann, bob = world.talking(key=True)
+    world.run(0.0)
+    bob.mute()
+    world.run(2.0)
+    two = Two(world, World(seed=2))  # and from here on the old one says nothing
+    ann2, bob2 = (two.go(one, ticket=spares(one)[-1]) for one in (ann, bob))
+    for one in (ann2, bob2):
+        assert isinstance(one.rejoin(), control.Joined)
+    assert ann2.hears == 0  # bob muted himself before
+    assert bob2.hears == 1 << ann2.index
+    assert ann2.speak() is None
+    assert len(bob2.heard) == 1
+
+
+def test_a_call_that_ends_is_forgotten_and_asks_for_nothing_more(world: World) -> None:
+    ann, _ = world.talking(key=True)
+    world.run(0.0)
+    ann.mute()
+    ann.hangup()
+    world.run(5.0)
+    assert len(spares(ann)) == 1
+    assert world.engine._spares._told == {}
+    eve, _ = world.talking(key=True)
+    world.run(0.0)
+    call = world.engine.node.calls[eve.cid]
+    call.flows[99, 1] = call.seats[0]  # a counter that is still on its way
+    eve.mute()
+    eve.hangup()
+    world.run(5.0)
+    assert len(spares(eve)) == 1
+    del call.flows[99, 1]
+
+
+def test_a_node_that_is_on_no_list_any_more_gives_out_no_more_of_them(world: World) -> None:
+    ann, bob = world.talking(key=True)
+    world.run(0.0)
+    world.feed(Directed(None, {}, False))
+    eve, _ = world.pair(key=True)
+    assert eve.joined is not None
+    assert eve.joined.standby == ()
+    ann.mute()
+    world.run(5.0, alive=(ann, bob))
+    assert len(spares(ann)) == 1
