@@ -11,15 +11,13 @@ import argparse
 import asyncio
 import getpass
 import time
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from relay.commands.node import DEFAULT_PATH
+from relay.commands.desk import add_config, with_store
 from relay.commands.terminal import Printer, Subcommands, declare, read_text
 from relay.config import Config, load
 from relay.errors import ConfigError, RelayError
@@ -33,13 +31,8 @@ from relay.rollout.keys import BUCKET, HEALTH, NODES, ROUTES, STATE
 from relay.rollout.lastgood import accepted
 from relay.rollout.lastgood import parse as parse_state
 from relay.rollout.lastgood_file import OsFiles, replace
-from relay.rollout.store import StateStore, UnreachableError
-from relay.rollout.stores import open_store
+from relay.rollout.store import StateStore
 
-T = TypeVar("T")
-
-PATIENCE_S: Final = 5.0
-"""How long a connection may take."""
 LOOK_S: Final = 1.0
 """Between two looks at the routes: who is marked `drain` is listed so at once, health at the pace asked."""
 HOURS: Final = 24.0
@@ -70,7 +63,7 @@ def add(subcommands: Subcommands) -> None:
     show = declare(inner, "show", run_show, "show the list in the store, or in a file", "relay nodes show")
     show.add_argument("--file", metavar="FILE", help="this one, instead of the store's")
     for parser in (sign, show):
-        parser.add_argument("--config", default=DEFAULT_PATH, metavar="FILE", help="(%(default)s)")
+        add_config(parser)
 
 
 def run_sign(arguments: argparse.Namespace, printer: Printer) -> int:
@@ -89,7 +82,7 @@ def run_sign(arguments: argparse.Namespace, printer: Printer) -> int:
     if arguments.routes is not None and arguments.out is not None:
         made = asyncio.run(maker.run(None))  # no store is needed, so none has to be there
     else:
-        made = _with_store(config, maker.run)
+        made = with_store(config.state, maker.run)
     facts = {"ok": True, "rev": made.rev, "nodes": len(made.nodes), "not_after": made.not_after}
     where = arguments.out or "the store"
     printer.result(facts, f"revision {made.rev} with {len(made.nodes)} nodes is in {where}")
@@ -102,7 +95,7 @@ def run_show(arguments: argparse.Namespace, printer: Printer) -> int:
     if arguments.file is not None:
         raw: bytes | None = read_text(arguments.file, "--file").encode()
     else:
-        entry = _with_store(config, lambda store: store.get(ROUTES, NODES))
+        entry = with_store(config.state, lambda store: store.get(ROUTES, NODES))
         raw = entry.value if entry is not None else None
     if raw is None:
         raise RelayError("there is no node list in the store (`relay nodes sign` makes one)")
@@ -218,29 +211,6 @@ class _Maker:
             return verify(before, _keys(self._config)).rev if before is not None else 0
         except ListError:
             return 0
-
-
-def _with_store(config: Config, work: Callable[[StateStore], Awaitable[T]]) -> T:
-    """Do it, as soon as the store can be reached. UnreachableError: it cannot."""
-    if config.state.backend == "file" and not Path(config.state.store).exists():
-        raise ConfigError("state.store", f"{config.state.store} does not exist", "`relay feed` makes it")
-    patience = PATIENCE_S if config.state.backend == "nats" else 0.0
-
-    async def run() -> T:
-        store = await open_store(config.state)
-        until = time.monotonic() + patience
-        try:
-            while True:
-                try:
-                    return await work(store)
-                except UnreachableError as error:
-                    if time.monotonic() >= until or error.is_written is not False:
-                        raise
-                await asyncio.sleep(0.05)
-        finally:
-            await store.close()
-
-    return asyncio.run(run())
 
 
 def _file(path: str) -> bytes | None:

@@ -58,7 +58,6 @@ def home_of(node: Node, call: Call) -> tuple[str, ...]:
     mandate, own = node.mandate, node.config.node
     if not call.variant or mandate.is_open:
         return ()
-    relays = {relay.id: relay for relay in mandate.relays(own.region) if relay.takes(call.variant)}
-    relays.pop(own.id, None)
-    ranked = rendezvous.ranked(call.cid.hex(), {id: 1.0 for id in relays})
-    return relays[ranked[0]].urls if ranked else ()
+    relays = {id: urls for id, urls in mandate.relays(own.region, call.variant).items() if id != own.id}
+    ranked = rendezvous.ranked(call.cid.hex(), dict.fromkeys(relays, 1.0))
+    return relays[ranked[0]] if ranked else ()

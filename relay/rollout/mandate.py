@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-import msgspec
-
+from relay.region.routes import Routes, RoutesError, parse
 from relay.rollout.bucket import BUCKETS, Decision, Rule, Shares, Variant, bucket, decide, width
 from relay.rollout.lastgood import Offer, Serving, Standing
 
@@ -32,23 +31,6 @@ class Closed(StrEnum):
     NO_STATE = "no_state"  # none counts, and `state.without` says control
 
 
-class Relay(msgspec.Struct, frozen=True):
-    """One relay of a region in `routes`; what else stands there is for others."""
-
-    id: str
-    urls: tuple[str, ...]
-    variant: str = Variant.CONTROL.value
-    draining: bool = False
-
-    def takes(self, variant: str) -> bool:
-        """Whether calls of this variant may go there."""
-        return bool(self.urls) and self.variant == variant and not self.draining
-
-
-class _Region(msgspec.Struct, frozen=True):
-    relays: list[Any] = []
-
-
 @dataclass(frozen=True, slots=True)
 class Mandate:
     """What counts at one moment. Without arguments: no state is configured, and everybody may call."""
@@ -58,7 +40,8 @@ class Mandate:
     offer: Offer | None = None
     """The newest that was taken, whether or not it counts."""
     is_killed: bool = False
-    routes: Mapping[str, Any] = field(default_factory=dict)
+    routes: Routes = field(default_factory=dict)
+    """Of that state; none where it has none that can be read."""
     without: Without = "control"
 
     @classmethod
@@ -66,7 +49,11 @@ class Mandate:
         """From what the daemon's look found; None: no state is configured."""
         if standing is None:
             return cls()
-        return cls(standing.serving, standing.known, standing.is_killed, standing.routes, without)
+        try:
+            routes = parse(standing.routes)
+        except RoutesError:
+            routes = {}
+        return cls(standing.serving, standing.known, standing.is_killed, routes, without)
 
     @property
     def is_open(self) -> bool:
@@ -125,16 +112,13 @@ class Mandate:
             return Decision(Variant.CONTROL, decision.rule, decision.bucket, decision.pct)
         return decision
 
-    def relays(self, region: str) -> list[Relay]:
-        """Those that `routes` names there; what is no relay with an id and URLs is passed over."""
-        try:
-            named = msgspec.convert(self.routes.get(region, {}), _Region).relays
-        except msgspec.ValidationError:
-            return []
-        found = []
-        for each in named:
-            try:
-                found.append(msgspec.convert(each, Relay))
-            except msgspec.ValidationError:
-                continue
-        return found
+    def relays(self, region: str, variant: str) -> Mapping[str, tuple[str, ...]]:
+        """Those of a region that take calls of this variant: node id to URLs."""
+        found = self.routes.get(region)
+        if found is None or found.drain:
+            return {}
+        return {
+            id: relay.urls
+            for id, relay in found.relays.items()
+            if relay.variant == variant and not relay.drain
+        }

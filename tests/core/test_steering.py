@@ -9,19 +9,22 @@ from relay.core import events as ev
 from relay.errors import ErrorCode
 from relay.protocol import control, token
 from relay.protocol.ids import PersonId
+from relay.region.routes import parse
 from relay.rollout.bucket import bucket
 from relay.rollout.lastgood import Offer, Serving
 from relay.rollout.mandate import Mandate
 
 HALF = 50.0
-ROUTES = {
-    "local": {
-        "relays": [
-            {"id": "a", "urls": ["quic://a.example:443"], "variant": "candidate"},
-            {"id": "b", "urls": ["quic://b.example:443"]},
-        ]
+ROUTES = parse(
+    {
+        "local": {
+            "relays": {
+                "a": {"urls": ["quic://a.example:443"], "variant": "candidate"},
+                "b": {"urls": ["quic://b.example:443"]},
+            }
+        }
     }
-}
+)
 
 
 def opening(**changes) -> Offer:

@@ -8,6 +8,7 @@ from relay.config_state import StateConfig
 from relay.core import events as ev
 from relay.core import variant
 from relay.protocol import handover
+from relay.region.routes import parse
 from relay.rollout.lastgood import Offer, Serving
 from relay.rollout.mandate import Mandate
 
@@ -87,23 +88,15 @@ def test_a_candidate_call_that_comes_to_where_its_rollout_is_killed_is_the_contr
     assert told(two.new, again) == ("r1", kept, False)
 
 
-def relay(id, variant="candidate", **changes):
-    return {"id": id, "urls": [f"quic://{id}:443"], "variant": variant} | changes
+def relays(*ids, variant="candidate", **changes):
+    return {id: {"urls": [f"quic://{id}:443"], "variant": variant} | changes for id in ids}
 
 
 def test_a_call_belongs_to_a_relay_of_its_variant_in_this_region_and_all_name_the_same():
     world = node_of("control")
     own = world.config.node.id
-    routes = {
-        "local": {
-            "relays": [
-                relay("a"), relay("b"), relay("c"), relay(own), relay("d", "control"),
-                relay("e", draining=True), relay("f", urls=[]), "an id alone",
-                {"urls": ["quic://nobody:443"]},
-            ]
-        },
-        "elsewhere": {"relays": [relay("g")]},
-    }  # fmt: skip
+    here = relays("a", "b", "c", own) | relays("d", variant="control") | relays("e", drain=True)
+    routes = parse({"local": {"relays": here}, "elsewhere": {"relays": relays("g")}})
     given(world, routes=routes)
     node = world.engine.node
     homes = set()
@@ -119,17 +112,22 @@ def test_without_a_relay_that_is_known_or_a_variant_it_belongs_nowhere_else():
     world = node_of("control")
     node = world.engine.node
     alone, _ = world.talking()
-    for routes in ({}, {"local": {}}, {"local": ["a"]}, {"local": {"relays": [relay(world.config.node.id)]}}):
-        given(world, routes=routes)
+    own = relays(world.config.node.id)
+    for routes in ({}, {"local": {"relays": own}}, {"local": {"relays": relays("a"), "drain": True}}):
+        given(world, routes=parse(routes))
         ann, _ = world.talking()
         assert variant.home_of(node, call_of(world, ann)) == ()
-    given(world, routes={"local": {"relays": [relay("a")]}})
+    given(world, routes=parse({"local": {"relays": relays("a")}}))
     assert variant.home_of(node, call_of(world, alone)) == ()
 
 
 def test_of_a_rollout_of_calling_itself_there_are_no_two_versions():
     world = node_of("control")
-    given(world, Offer("o1", "s1", always=("all",), kind="open"), routes={"local": {"relays": [relay("a")]}})
+    given(
+        world,
+        Offer("o1", "s1", always=("all",), kind="open"),
+        routes=parse({"local": {"relays": relays("a")}}),
+    )
     ann, _ = world.talking(grp=("all",))
     call = call_of(world, ann)
     assert told(world, ann) == ("o1", "candidate", False)

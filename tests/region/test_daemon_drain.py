@@ -35,6 +35,7 @@ deadline_s = 30
 file = "{folder}/state"
 floor_file = "{folder}/floor"
 kill_file = ""
+without = "all"
 keys = ["{key}"]
 [nodes]
 file = "{folder}/nodes"

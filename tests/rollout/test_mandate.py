@@ -10,7 +10,19 @@ from hypothesis import strategies as st
 
 from relay.protocol.signed import public_of
 from relay.rollout.bucket import Rule, Variant, bucket
-from relay.rollout.lastgood import LIFE_S, Body, Kills, Offer, State, accepted, parse, seal, stand
+from relay.rollout.lastgood import (
+    LIFE_S,
+    Body,
+    Kills,
+    Offer,
+    Serving,
+    Standing,
+    State,
+    accepted,
+    parse,
+    seal,
+    stand,
+)
 from relay.rollout.mandate import Closed, Mandate, Without
 
 SEED = bytes(32)
@@ -127,17 +139,21 @@ def test_what_a_kill_does_to_running_calls_is_of_the_offer_or_usual() -> None:
     assert at(None, kills=Kills(everything=True)).killed is None
 
 
-def test_relays_are_read_where_they_are_whole() -> None:
-    whole = {"id": "a", "urls": ["quic://a:443"], "variant": "candidate", "weight": 1}
-    mandate = replace(at(RELEASE), routes={"eu-1": {"relays": [whole, "b", {"id": "c"}, 7]}, "us-1": 7})
-    (found,) = mandate.relays("eu-1")
-    assert (found.id, found.urls, found.takes("candidate"), found.takes("control")) == (
-        "a",
-        ("quic://a:443",),
-        True,
-        False,
-    )
-    assert mandate.relays("us-1") == mandate.relays("mars") == []
+def test_relays_are_those_of_the_variant_that_are_not_left_and_of_routes_that_can_be_read() -> None:
+    urls = {"urls": ["quic://a:443"]}
+    here = {
+        "a": urls | {"variant": "candidate"},
+        "b": urls | {"variant": "candidate", "drain": True},
+        "c": urls,
+    }
+    standing = Standing(Serving.STATE, 1, RELEASE, {"eu-1": {"relays": here}}, RELEASE)
+    mandate = Mandate.of(standing, "control")
+    assert mandate.relays("eu-1", "candidate") == {"a": ("quic://a:443",)}
+    assert list(mandate.relays("eu-1", "control")) == ["c"]
+    assert mandate.relays("mars", "control") == {}
+    left = Mandate.of(replace(standing, routes={"eu-1": {"relays": here, "drain": True}}), "control")
+    assert left.relays("eu-1", "candidate") == {}
+    assert Mandate.of(replace(standing, routes={"eu-1": {"relays": [here]}}), "control").routes == {}
 
 
 @given(

@@ -167,10 +167,10 @@ async def test_a_call_goes_to_a_box_of_its_variant_and_after_a_kill_to_one_of_th
     places = [tmp_path / name for name in ("candidate", "control")]
     news, olds = (state.settings(box, variant=box.name) for box in places)
     with daemon(places[0], more=news) as new, daemon(places[1], more=olds, beside=new) as old:
-        relays = [
-            {"id": "new", "urls": [new.url], "variant": "candidate"},
-            {"id": "old", "urls": [old.url], "variant": "control"},
-        ]
+        relays = {
+            "new": {"urls": [new.url], "variant": "candidate"},
+            "old": {"urls": [old.url], "variant": "control"},
+        }
         state.put(1, RELEASE, {"local": {"relays": relays}})
         for rig in (new, old):
             await becomes("", partial(why_not, rig, member=True))
