@@ -1,6 +1,6 @@
-"""For all tests: no example of Hypothesis is timed; machines are noisy, and speed is a benchmark."""
+"""For all tests: Hypothesis times no example, nor its making; machines are noisy, speed is a benchmark."""
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("relay", deadline=None)
+settings.register_profile("relay", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("relay")
