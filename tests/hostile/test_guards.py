@@ -23,6 +23,7 @@ import pytest
 
 from hostile.guards import GUARDS, Guard
 
+pytestmark = pytest.mark.timeout(300)  # the first waits for two compiled copies, some for one that hangs
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 2
 SECONDS = 20  # for one test of a broken build; one that hangs fails by it
