@@ -9,6 +9,7 @@ imported from here. Must never live here: who may send what and when; that is de
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -120,8 +121,10 @@ __all__ = [
     "Welcome",
     "decode",
     "decode_map",
+    "decoders",
     "encode",
     "encode_body",
+    "peek",
 ]
 
 MAX_FRAME: Final = 16384  # bytes of msgpack in one frame
@@ -145,7 +148,17 @@ def _plain(value: object) -> bytes:
 
 _ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=_plain)
 _ENVELOPE: Final = msgspec.msgpack.Decoder(tuple[U8, U32, msgspec.Raw])
-_BODIES: Final = {number: msgspec.msgpack.Decoder(cls) for number, cls in MESSAGES.items()}
+
+Decoders = Mapping[int, msgspec.msgpack.Decoder[Message]]
+"""What reads a body, by the number of its type."""
+
+
+def decoders(messages: Mapping[int, type[Message]]) -> Decoders:
+    """What reads the bodies of these types, for `decode`: a trunk has others than a leg."""
+    return {number: msgspec.msgpack.Decoder(cls) for number, cls in messages.items()}
+
+
+_LEG: Final = decoders(MESSAGES)
 
 
 def encode_body(message: Message, id: int = 0) -> bytes:
@@ -164,23 +177,38 @@ def encode(message: Message, id: int = 0) -> bytes:
     return len(data).to_bytes(2, "big") + data
 
 
-def decode(frame: bytes) -> Frame:
+def decode(frame: bytes, types: Decoders = _LEG) -> Frame:
     """Decode one frame without its length, as `FrameReader.feed` yields it.
 
     PeerError(TOO_LARGE) above 16384 bytes, PeerError(BAD_ENCODING) for everything else that is not a message.
     """
+    number, id, raw = _open(frame)
+    return Frame(number, id, decode_map(number, raw, types))
+
+
+def peek(frame: bytes) -> tuple[int, int]:
+    """Return type and id of one frame whose body is for somebody else; errors as those of `decode`.
+
+    That the body is a map of the allowed shape is checked, what its keys mean is not.
+    """
+    number, id, raw = _open(frame)
+    decode_map(number, raw, {})
+    return number, id
+
+
+def _open(frame: bytes) -> tuple[int, int, bytes]:
     if len(frame) > MAX_FRAME:
         raise PeerError(ErrorCode.TOO_LARGE, "control frame too large")
     structure.check(frame)
     number, id, raw = structure.decode(_ENVELOPE, frame)
-    return Frame(number, id, decode_map(number, bytes(raw)))
+    return number, id, bytes(raw)
 
 
-def decode_map(number: int, raw: bytes) -> Message | None:
+def decode_map(number: int, raw: bytes, types: Decoders = _LEG) -> Message | None:
     """Decode the body map of message type `number`, its structure already checked; None if unknown."""
     if not raw or not (0x80 <= raw[0] <= 0x8F or raw[0] in (0xDE, 0xDF)):
         raise PeerError(ErrorCode.BAD_ENCODING, "body is not a map")
-    decoder = _BODIES.get(number)
+    decoder = types.get(number)
     if decoder is None:
         return None
     return structure.decode(decoder, raw)

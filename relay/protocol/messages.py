@@ -52,7 +52,7 @@ _SHOWN: Final = frozenset(
 )
 
 
-class _Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Map(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A map on the wire. Its repr shows numbers, flags and words of closed sets: no id, address or key."""
 
     def __repr__(self) -> str:
@@ -61,14 +61,14 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def _shown(name: str, value: object) -> str:
-    if value is None or isinstance(value, bool | int | float | _Part) or name in _SHOWN:
+    if value is None or isinstance(value, bool | int | float | Map) or name in _SHOWN:
         return repr(value)
     if isinstance(value, bytes):
         return f"<{len(value)} bytes>"
     return "…"
 
 
-class Message(_Part, frozen=True, kw_only=True, omit_defaults=True):
+class Message(Map, frozen=True, kw_only=True, omit_defaults=True):
     """A message body. `TYPE` is its number on the wire."""
 
     TYPE: ClassVar[int]
@@ -85,7 +85,7 @@ class Challenge(Message, frozen=True, kw_only=True):
     t: Count  # the relay's clock, ms
 
 
-class Caps(_Part, frozen=True, kw_only=True):
+class Caps(Map, frozen=True, kw_only=True):
     """What the client can do."""
 
     dg: U16 = 1024  # largest media datagram it takes, bytes
@@ -97,7 +97,7 @@ class Caps(_Part, frozen=True, kw_only=True):
     lr: bool = False  # wants leg reports, since it sees no ACKs
 
 
-class Cli(_Part, frozen=True, kw_only=True):
+class Cli(Map, frozen=True, kw_only=True):
     """What the client is: names from lists that the operator keeps in the configuration."""
 
     sdk: Word = ""
@@ -131,7 +131,7 @@ class Hello(Message, frozen=True, kw_only=True):
     cli: Cli = Cli()
 
 
-class Limits(_Part, frozen=True, kw_only=True):
+class Limits(Map, frozen=True, kw_only=True):
     """What the leg may use: kbit/s up and down, media packets per second."""
 
     up: Count
@@ -212,7 +212,7 @@ class Ticket(Message, frozen=True, kw_only=True):
 # ---------------------------------------------------------------- a call
 
 
-class Want(_Part, frozen=True, kw_only=True):
+class Want(Map, frozen=True, kw_only=True):
     """What the client asks of a group call: at most `n` speakers at once."""
 
     n: U8 = 8
@@ -242,7 +242,7 @@ class Decline(Message, frozen=True, kw_only=True):
     why: Literal["busy", "declined", "permission"] = "declined"
 
 
-class RosterEntry(_Part, frozen=True, kw_only=True):
+class RosterEntry(Map, frozen=True, kw_only=True):
     """One participant as `Joined` tells it."""
 
     p: Index
@@ -366,7 +366,7 @@ class Rate(Message, frozen=True, kw_only=True):
     ttl: U16 = 5000
 
 
-class RrEntry(_Part, frozen=True, kw_only=True):
+class RrEntry(Map, frozen=True, kw_only=True):
     """What a receiver heard of one sender, end to end, since the call began (`jit` is the present value)."""
 
     p: Index

@@ -59,6 +59,22 @@ def test_a_frame_that_breaks_the_format_is_refused_by_name(row):
     assert caught.value.code.name == row["code"]
 
 
+@pytest.mark.parametrize("row", VECTORS["frames"], ids=lambda row: row["name"])
+def test_type_and_id_are_read_without_the_body(row):
+    assert control.peek(bytes.fromhex(row["frame"])[2:]) == (row["type"], row["id"])
+
+
+def test_a_body_that_is_only_passed_on_may_be_of_any_type_and_must_be_a_map():
+    assert control.peek(bytes.fromhex("93220781a16301")) == (0x22, 7)
+    for body in ("932207c0", "93220780c0", "92220780", "93220782a17401a17401"):
+        with pytest.raises(PeerError) as caught:
+            control.peek(bytes.fromhex(body))
+        assert caught.value.code is ErrorCode.BAD_ENCODING
+    with pytest.raises(PeerError) as caught:
+        control.peek(bytes(control.MAX_FRAME + 1))
+    assert caught.value.code is ErrorCode.TOO_LARGE
+
+
 def test_a_refusal_names_the_field_and_quotes_nothing_of_the_peer():
     # decline, why "secret"
     body = bytes.fromhex("93120082a163c410") + bytes(16) + bytes.fromhex("a3776879a6736563726574")
