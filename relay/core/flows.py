@@ -1,4 +1,4 @@
-"""Flow numbers of one leg in one direction: 1-62, each resting after use.
+"""Flow numbers of one leg in one direction: 1-62, each resting after use; a trunk's routes are other numbers.
 
 A number that comes back too soon would let late packets of its former stream into the new one. The byte
 before the header is a 1-byte varint: 0 is the control channel, 63 is reserved (media datagrams of the
@@ -19,11 +19,12 @@ LAST = 62
 class FlowNumbers:
     """Gives out the lowest unused number first, then rested ones, oldest first."""
 
-    __slots__ = ("_fresh", "_rest_s", "_resting", "_used")
+    __slots__ = ("_first", "_fresh", "_last", "_rest_s", "_resting", "_used")
 
-    def __init__(self, rest_s: float) -> None:
+    def __init__(self, rest_s: float, first: int = FIRST, last: int = LAST) -> None:
         self._rest_s = rest_s
-        self._fresh = FIRST
+        self._first = self._fresh = first
+        self._last = last
         self._used: set[int] = set()
         self._resting: deque[tuple[float, int]] = deque()
 
@@ -32,7 +33,7 @@ class FlowNumbers:
 
     def allot(self, now: float) -> int | None:
         """A number nobody uses; None while all are in use or at rest."""
-        if self._fresh <= LAST:
+        if self._fresh <= self._last:
             flow = self._fresh
             self._fresh += 1
         elif self._resting and self._resting[0][0] <= now:
@@ -44,10 +45,10 @@ class FlowNumbers:
 
     def take(self, flows: Collection[int], now: float) -> None:
         """These are in use already; others below them rest. LocalError for numbers that are none."""
-        if not all(FIRST <= flow <= LAST for flow in flows):
+        if not all(self._first <= flow <= self._last for flow in flows):
             raise LocalError("no flow number")
         self._used.update(flows)
-        beyond = max(flows, default=FIRST - 1) + 1
+        beyond = max(flows, default=self._first - 1) + 1
         rested = [flow for flow in range(self._fresh, beyond) if flow not in self._used]
         self._resting += [(now + self._rest_s, flow) for flow in rested]
         self._fresh = max(self._fresh, beyond)

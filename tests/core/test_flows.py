@@ -47,6 +47,15 @@ def test_numbers_in_use_elsewhere_are_taken_and_those_below_them_rest():
     assert flows.allot(70.0) == 5
 
 
+def test_the_numbers_of_a_trunk_are_others():
+    routes = FlowNumbers(30.0, 64, 66)
+    assert [routes.allot(0.0) for _ in range(4)] == [64, 65, 66, None]
+    routes.free(65, 1.0)
+    assert routes.next_free() == 31.0
+    with pytest.raises(LocalError):
+        FlowNumbers(30.0, 64, 66).take([63], 0.0)
+
+
 def test_taking_none_changes_nothing():
     flows = FlowNumbers(rest_s=30.0)
     flows.take([], 1.0)
