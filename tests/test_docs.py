@@ -49,9 +49,10 @@ from relay.ops import metrics
 from relay.ops.health import Facts, judge
 from relay.ops.region import Standing, State
 from relay.ops.snapshot import CanaryCounters, NodesCounters, Snapshot, StateCounters, TalkCounters
-from relay.protocol import control, messages, signed
+from relay.protocol import control, messages, signed, trunk_control, trunk_messages
 from relay.protocol.command import Command
 from relay.protocol.token import Claims
+from relay.protocol.trunk_control import TrunkCode
 from relay.rollout.gate import EXIT, PRECEDENCE
 from relay.rollout.guardrails import LIMITS
 from relay.rollout.lastgood import Refusal, Serving
@@ -202,16 +203,18 @@ def fields_of(cls: type[msgspec.Struct]) -> dict[str, bool]:
     return {field.encode_name: not field.required for field in msgspec.structs.fields(cls)}
 
 
+def wire_name(cls: type[msgspec.Struct]) -> str:
+    """What a message is called on the wire."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+
 def test_the_table_of_control_messages_is_the_codes() -> None:
     messages_section = section("docs/protocol.md", "Control messages")
     documented = {}
     for cells in rows(messages_section):
         if re.fullmatch(r"`[0-9A-F]{2}`", cells[0]):
             documented[int(cells[0].strip("`"), 16)] = (cells[1], fields_in("|".join(cells[3:])))
-    actual = {
-        number: (re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower(), fields_of(cls))
-        for number, cls in control.MESSAGES.items()
-    }
+    actual = {number: (wire_name(cls), fields_of(cls)) for number, cls in control.MESSAGES.items()}
     assert documented == actual
 
 
@@ -245,29 +248,51 @@ def test_error_codes_in_the_text_are_real(name: str) -> None:
     known |= {"CARGO_TARGET_DIR", "PYO3_PYTHON", "HTTPS_PROXY", "NO_PROXY"}
     known |= {"TCP_NODELAY", "TCP_NOTSENT_LOWAT", "NOTIFY_SOCKET", "SSL_CERT_FILE"}
     known |= {"RLIMIT_NOFILE", "SQLITE_FULL"}
-    known |= set(planned_codes().values())
+    known |= {code.name for code in TrunkCode}
     assert shouted - known == set()
 
 
-def planned_codes() -> dict[int, str]:
-    """Codes of the trunks, which are specified and not built."""
+def codes_of_trunks() -> dict[int, str]:
+    """What the text calls the codes that only trunks have."""
     table = rows(section("docs/protocol.md", "Codes and limits"))
     return {int(c[0].strip("`"), 16): c[1] for c in table if re.fullmatch(r"`[0-9A-F]{2}`", c[0])}
 
 
-def test_what_is_planned_for_trunks_collides_with_nothing_that_is_there() -> None:
-    planned = planned_codes()
-    assert len(planned) == 8
-    assert set(planned).isdisjoint({int(code) for code in ErrorCode})
-    assert set(planned.values()).isdisjoint(ErrorCode.__members__)
-    messages_part = section("docs/protocol.md", "Messages").partition("### A trunk")[0]
-    numbers = [c[0] for c in rows(messages_part) if re.fullmatch(r"`[0-9A-F]{2}`", c[0])]
-    assert len(numbers) == len(set(numbers)) > 15
-    assert {int(number.strip("`"), 16) for number in numbers}.isdisjoint(control.MESSAGES)
+def test_the_codes_of_trunks_are_the_codes_and_no_leg_has_one_of_them() -> None:
+    assert codes_of_trunks() == {int(code): code.name for code in TrunkCode}
+    assert {code.name for code in TrunkCode}.isdisjoint(ErrorCode.__members__)
+
+
+UNTYPED = {"bps", "pt", "ttl"}
+"""Keys that the table of trunk messages names without a type: section 4 has it."""
+
+
+def test_the_table_of_trunk_messages_is_the_codes() -> None:
+    part = section("docs/protocol.md", "Messages").partition("### A trunk")[0]
+    documented = {}
+    for cells in rows(part):
+        if re.fullmatch(r"`[0-9A-F]{2}`", cells[0]):
+            fields = fields_in("|".join(cells[3:]))
+            fields |= dict.fromkeys(UNTYPED & set(code(cells[3])), False)
+            documented[int(cells[0].strip("`"), 16)] = (cells[1], fields)
+    assert documented == {
+        number: (wire_name(cls), fields_of(cls)) for number, cls in trunk_messages.OWN.items()
+    }
+    answered = {number for number, cls in trunk_messages.OWN.items() if cls in trunk_messages.ANSWERED}
+    (sentence,) = re.findall(r"every type but (.*?) has an `id` and is answered", part)
+    assert {int(number, 16) for number in code(sentence)} == set(trunk_messages.OWN) - answered
+
+
+def test_what_passes_in_say_is_what_the_text_lists() -> None:
+    part = section("docs/protocol.md", "Messages")
+    (up, down) = re.findall(r"What passes in `say`, up: (.*?);\s+down: (.*?)\. Of its own", part, re.S)[0]
+    for told, types in ((up, trunk_control.UP), (down, trunk_control.DOWN)):
+        words = re.findall(r"[a-z0-9_]+", re.sub(r"\(.*?\)", "", told, flags=re.S))
+        assert set(words) == {wire_name(control.MESSAGES[number]) for number in types}
 
 
 def test_the_examples_of_trunks_are_what_the_text_makes_of_them() -> None:
-    part = section("docs/protocol.md", "Trunks: specified, not built yet")
+    part = section("docs/protocol.md", "Trunks: built in part, spoken by nobody yet")
     seeds, n = (bytes(range(32)), bytes(range(32, 64))), bytes(range(64, 96))
     # A SubjectPublicKeyInfo of Ed25519 is 12 fixed bytes and the key (RFC 8410 section 4).
     infos = [bytes.fromhex("302a300506032b6570032100") + signed.public_of(seed) for seed in seeds]

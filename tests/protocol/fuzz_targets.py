@@ -27,6 +27,8 @@ from relay.protocol import (
     stun,
     ticket,
     token,
+    trunk,
+    trunk_control,
     turn,
     wire,
 )
@@ -38,6 +40,7 @@ def _hex(rows: list[dict[str, str]], key: str) -> list[bytes]:
 
 
 _CONTROL, _DATAGRAM, _MEDIA = load("control"), load("datagram"), load("media")
+_TRUNK = load("trunk")
 _TOKEN, _COMMAND, _TICKET, _CID = load("token"), load("command"), load("ticket"), load("cid")
 
 _SEED = bytes.fromhex(_TOKEN["golden"]["issuer_seed"])
@@ -50,6 +53,7 @@ _TICKET_BODY = crypto_aead_xchacha20poly1305_ietf_decrypt(
 _CODEC = CidCodec(bytes.fromhex(_CID["key"]), bytes.fromhex(_CID["server_id"]))
 
 _BODIES = [frame[2:] for frame in _hex(_CONTROL["frames"], "frame")] + _hex(_CONTROL["refused"], "body")
+_TRUNK_BODIES = [frame[2:] for frame in _hex(_TRUNK["frames"], "frame")] + _hex(_TRUNK["refused"], "body")
 _TOKENS = [bytes.fromhex(_TOKEN["golden"]["token"]), *_hex(_TOKEN["others"], "token")]
 _COMMANDS = _hex(_COMMAND["commands"], "command")
 _INITIALS = [
@@ -135,6 +139,34 @@ def read_stream(data: bytes) -> None:
     frames = whole.feed(data)
     assert [frame for i in range(len(data)) for frame in pieces.feed(data[i : i + 1])] == frames
     assert whole.pending == pieces.pending < control.MAX_FRAME + 2
+
+
+def read_trunk(data: bytes) -> None:
+    """A trunk's datagram is control that is written alike, or a voice that every listener reads alike."""
+    value = trunk.decode(data)
+    if isinstance(value, trunk.Carried):
+        copy = trunk.to_leg(data, 9)
+        assert media.decode(copy).ctr == value.header.ctr
+        again = trunk.from_leg(copy, value.route)
+        assert again[:2] + again[3:] == data[:2] + data[3:]
+    elif value is not None:
+        assert trunk.decode(trunk.encode(value)) == value
+
+
+def read_trunk_control(data: bytes) -> None:
+    """A trunk's message that was read is written, and read again is written alike."""
+    frame = trunk_control.decode(data)
+    repr(frame)
+    assert control.peek(data) == frame[:2]
+    if frame.body is not None:
+        written = control.encode_body(frame.body, frame.id)
+        assert control.encode_body(trunk_control.decode(written).body, frame.id) == written
+
+
+def pass_said(data: bytes) -> None:
+    """What passes a trunk for a leg is a message of a type that legs know, or breaks its own format there."""
+    number = trunk_control.said(data, trunk_control.UP | trunk_control.DOWN)
+    assert control.decode(data).type == number
 
 
 def _records(pieces: Iterable[bytes]) -> tuple[list[bytes], ErrorCode | None]:
@@ -295,6 +327,13 @@ TARGETS = [
     Target("control", read_control, _BODIES),
     Target("stream", read_stream, _hex(_CONTROL["frames"], "frame")),
     Target("records", read_records, [b"\0\2\0\1\0\4\xc0\x93\6\0\0\3\1\2\3", b"\x40\1\xc0"]),
+    Target(
+        "trunk",
+        read_trunk,
+        _hex(_TRUNK["media"] + _TRUNK["datagrams"] + _TRUNK["refused_datagrams"], "datagram"),
+    ),
+    Target("trunk-control", read_trunk_control, _TRUNK_BODIES),
+    Target("trunk-said", pass_said, list(map(bytes.fromhex, _TRUNK["up"] + _TRUNK["down"]))),
     Target("token", read_token, _TOKENS),
     Target("claims", read_claims, [signed.split(token.MAGIC, each).body for each in _TOKENS]),
     Target("token-text", read_token_text, [_TOKEN["golden"]["text"].encode()]),

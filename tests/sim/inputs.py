@@ -14,7 +14,7 @@ LOOP = "tests/sim/loopcost.py, median of 3 runs, 2 shared cores (EPYC), 40 legs,
 CRASH = "./scripts/lab restart --stage crash, 20 kills under 300 calls"
 TRIAL = "a trial on loopback, nats-server 2.9.10, two domains"
 GUESS = "a guess: replace it"
-TEXT = "docs/protocol.md, trunks: specified, not built"
+TEXT = "docs/protocol.md, trunks: no node speaks them yet"
 
 
 @dataclass(frozen=True, slots=True)
