@@ -34,9 +34,12 @@ from relay.config import FROZEN, Config
 from relay.config_feed import FeedConfig
 from relay.config_state import StateConfig
 from relay.core.drain import DrainState
+from relay.core.machine import Machine
 from relay.core.reasons import DropReason
 from relay.core.ringing import Why
 from relay.core.spread import RESIDENCE, Spread
+from relay.core.trunk import Trunk
+from relay.core.trunk_half import Half
 from relay.errors import ErrorCode
 from relay.feed import signing
 from relay.feed.intake import Intake
@@ -261,6 +264,18 @@ def codes_of_trunks() -> dict[int, str]:
 def test_the_codes_of_trunks_are_the_codes_and_no_leg_has_one_of_them() -> None:
     assert codes_of_trunks() == {int(code): code.name for code in TrunkCode}
     assert {code.name for code in TrunkCode}.isdisjoint(ErrorCode.__members__)
+
+
+@pytest.mark.parametrize(("title", "machine"), [("A trunk", Trunk), ("A half, at the guest", Half)])
+def test_the_tables_of_trunks_are_the_machines(title: str, machine: type[Machine[Any]]) -> None:
+    part = section("docs/protocol.md", title).partition("###")[0]
+    table = {state.value: row for state, row in machine.TRANSITIONS.items()}
+    documented = list(rows(part))
+    assert {cells[0].partition(":")[0] for cells in documented} | {"gone"} == set(table) | {"gone"}
+    for cells in documented:
+        state = cells[0].partition(":")[0]
+        told = [(re.match(r"\w*", cell) or [""])[0] or state for cell in cells[1:]]
+        assert told == [after.value for after in table[state].values()], state
 
 
 UNTYPED = {"bps", "pt", "ttl"}

@@ -253,7 +253,7 @@ class RosterEntry(Map, frozen=True, kw_only=True):
     ctc: Annotated[int, Meta(ge=0, le=1)] = 0  # 0 stranger, 1 accepted contact; the lower of the pair
 
 
-class StandbyEntry(Part, frozen=True, kw_only=True):
+class StandbyEntry(Map, frozen=True, kw_only=True):
     """A node that takes the call up when this one is silent."""
 
     node: Annotated[str, Meta(max_length=64)]

@@ -7,6 +7,11 @@ from relay.core.drain import Drain
 from relay.core.leg import Leg
 from relay.core.machine import Machine
 from relay.core.participant import Participant
+from relay.core.trunk import Trunk
+from relay.core.trunk_closing import Closing
+from relay.core.trunk_greeting import Greeting
+from relay.core.trunk_half import Half
+from relay.core.trunk_receiving import Inlet
 from relay.errors import LocalError
 
 
@@ -44,7 +49,7 @@ def test_an_event_outside_the_table_is_a_bug_of_ours_and_changes_nothing():
     assert switch.state is Lamp.OFF
 
 
-@pytest.mark.parametrize("machine", [Call, Drain, Leg, Participant])
+@pytest.mark.parametrize("machine", [Call, Drain, Leg, Participant, Greeting, Trunk, Inlet, Half, Closing])
 def test_every_state_of_every_machine_has_a_row_and_is_reached(machine):
     table = machine.TRANSITIONS
     states = set(type(next(iter(table))))
