@@ -29,7 +29,7 @@ class Client:
 
     async def next(self) -> bytes | None:
         """The next record of the relay; None when it ended the connection."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(10):
             while (record := self._records.next()) is None:
                 data = await self.reader.read(65_536)
                 if not data:

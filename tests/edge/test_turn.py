@@ -121,7 +121,7 @@ def plain() -> Iterator[Edge]:
 def peer() -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((PEER, 0))
-        sock.settimeout(20)
+        sock.settimeout(10)
         yield sock
 
 

@@ -51,7 +51,7 @@ class Wire:
 
     async def next(self) -> bytes:
         while not self._whole:
-            data = await asyncio.wait_for(self.reader.read(65_536), 20)
+            data = await asyncio.wait_for(self.reader.read(65_536), 10)
             assert data, "the stream ended"
             self._whole += self._frames.feed(data)
         return self._whole.pop(0)
@@ -62,7 +62,7 @@ class Wire:
 
     async def is_over(self) -> bool:
         with contextlib.suppress(ConnectionError):
-            return await asyncio.wait_for(self.reader.read(), 20) == b""
+            return await asyncio.wait_for(self.reader.read(), 10) == b""
         return True
 
 
@@ -134,11 +134,11 @@ class Client:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    for _ in range(2000):
+    for _ in range(1000):
         if holds():
             return
         await asyncio.sleep(0.01)
-    raise AssertionError("not within 20 s")
+    raise AssertionError("not within 10 s")
 
 
 @pytest_asyncio.fixture
@@ -166,7 +166,7 @@ async def test_what_client_and_peer_say_passes_both_ways_padded(here: Here, tran
     client = await here.client(await here.connect(transport))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         peer.bind((PEER, 0))
-        peer.settimeout(20)
+        peer.settimeout(10)
         where = client.says.peer(*peer.getsockname())
         bound = await client.request(turn.Method.CHANNEL_BIND, turn.channel_number(0x4001), where)
         assert bound.cls is Class.SUCCESS
@@ -221,7 +221,7 @@ async def test_a_tls_handshake_that_does_not_come_is_given_up(here: Here) -> Non
     reader, writer = await asyncio.open_connection("127.0.0.1", tls)
     assert len(here.streams) == 0 or here.streams.accepted == 1
     with contextlib.suppress(ConnectionError):
-        assert await asyncio.wait_for(reader.read(), 20) == b""
+        assert await asyncio.wait_for(reader.read(), 10) == b""
     await until(lambda: here.streams.failed == 1 and len(here.streams) == 0)
     writer.close()
 

@@ -187,7 +187,7 @@ async def test_who_does_not_finish_the_handshake_in_time_is_gone(tmp_path: Path)
             writer.write(b"GET /vrl/1 HTTP/1.1\r\n")
             drip = asyncio.create_task(_drip(writer))
             with contextlib.suppress(ConnectionResetError):  # what is still under way finds nobody
-                assert await asyncio.wait_for(reader.read(), 15) == b""
+                assert await asyncio.wait_for(reader.read(), 10) == b""
             drip.cancel()
             await here.until(lambda: listener.connections == listener.half_open == 0)
             assert listener.failed == 2

@@ -88,7 +88,7 @@ TEXTS = [
         "limits.tcp_per_source",
         "is above limits.tcp_connections",
     ),
-    Text("an unknown section", "[nodes]\nid = 'a'", "nodes", "did you mean node?"),
+    Text("an unknown section", "[nodd]\nid = 'a'", "nodd", "did you mean node?"),
     Text("a misspelt key", "[limits]\nhelo_s = 5", "limits.helo_s", "did you mean hello_s?"),
     Text("a key of another section", "[node]\nretention_days = 5", "node.retention_days", "known:"),
     Text("a value in place of a section", "limits = 5", "limits", "is a section"),
