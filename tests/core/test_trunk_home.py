@@ -348,6 +348,28 @@ class World:
         assert not (self.is_sure and passes), "the home thinks a voice shut that is heard"
 
 
+def test_a_beat_that_stood_still_on_its_way_keeps_nothing_open_for_longer():
+    world = World()
+    world.open()
+    for node in "fg":
+        world.down(node)
+    assert "g" in world.halves["f"].goes_to
+    assert 0 in world.halves["g"].hears
+    world.tick(5.0)  # a beat leaves, and stands still
+    world.tick(1.0)
+    world.close()
+    world.tick(1.0)  # the closing is overdue: no more beats
+    world.tick(7.0)
+    for node in "fg":
+        world.down(node)  # the beat comes, and what was said after it does not
+    world.tick(0.9)
+    world.check()
+    assert not world.is_sure
+    world.tick(0.1)
+    world.check()
+    assert world.is_sure
+
+
 nodes = st.sampled_from("fg")
 steps = st.one_of(
     st.just(("open",)),
