@@ -29,6 +29,10 @@ class NodesConfig:
     keys: tuple[PublicKey, ...] = ()
     """Ed25519 public keys that may sign it, as `relay token keygen` prints them; in a rotation two. The
     private one is the hub's, and does not belong on this machine."""
+    standbys: bool = False
+    """Whether calls of two are told of two nodes of the list that take them up when this one is gone without
+    a word. What ends a call by command has to be given to all nodes then: two who both want it could go on
+    at another one, for two minutes, with tickets that they kept."""
     announce: tuple[str, ...] = ()
     """Daemons of this machine, by their `listen.metrics`, that `relay feed` asks each ten seconds how they
     are, to tell the store: ["http://127.0.0.1:9464"]. Empty: it tells nothing."""

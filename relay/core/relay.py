@@ -539,6 +539,7 @@ class Relay:
             node.keys = event.keys
         node.on_config(event.config)
         self._adapting.on_config()
+        self._leaving.targets.on_config()
         self._admission.on_config(event.config.tokens, node.keys.issuers)
 
 

@@ -52,7 +52,16 @@ class Targets:
         self._directory = self._directory or Directory()
         self._directory.on_list(event.nodes, self._node.now, self._node.wall)
         self._distances = event.distances
-        self._node.has_spares = self._directory.knows(self._node.config.node.id)
+        self._tell()
+
+    def on_config(self) -> None:
+        """A reload: whether standbys are named."""
+        self._tell()
+
+    def _tell(self) -> None:
+        directory, config = self._directory, self._node.config
+        is_listed = directory is not None and directory.knows(config.node.id)
+        self._node.has_spares = is_listed and config.nodes.standbys
 
     def standbys(self, call: Call) -> tuple[Found, ...]:
         """Who takes the call up when this node is gone, the first to try first: for all of it the same.
@@ -61,6 +70,8 @@ class Targets:
         """
         directory, own = self._directory, self._node.config.node.id
         known = self._standbys.get(call.cid)
+        if not self._node.config.nodes.standbys:
+            return ()
         if known is not None or directory is None or not directory.knows(own):
             return known or ()
         self._forget()

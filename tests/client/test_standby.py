@@ -27,6 +27,7 @@ SETTINGS = """
 grace_s = 0
 [nodes]
 file = "{folder}/nodes"
+standbys = true
 keys = ["{key}"]
 """
 

@@ -189,3 +189,15 @@ def test_who_is_a_canary_may_change_with_a_reload_and_calls_stay_what_they_are()
     assert node.vitals_of(call) is node.vitals
     assert node.tallies_of(call) is node.tallies
     assert not any(event.is_canary for event in world.events)
+
+
+def test_a_call_that_changed_is_noted_for_standbys_where_there_are_any():
+    world = World()
+    node = world.engine.node
+    world.talking()
+    (call,) = node.calls.values()
+    node.note_change(call)
+    assert node.altered == {}
+    node.has_spares = True
+    node.note_change(call)
+    assert list(node.altered) == [call.cid]

@@ -3,16 +3,19 @@ import dataclasses
 import pytest
 
 from core.test_adapting import ON
-from pair import CLUSTER, ISSUER, KID, PUBLIC, TICKET_KEY, World, config
+from pair import CLUSTER, ISSUER, KID, PUBLIC, TICKET_KEY, WALL, World, config
 from relay.config import IssuerConfig, LimitsConfig, NodeConfig, TokenConfig
+from relay.config_nodes import NodesConfig
 from relay.core import events as ev
 from relay.core import handover
 from relay.core.company import Owner
 from relay.core.relay import EngineKeys, issuers_of
+from relay.core.shedding import Shed
 from relay.errors import ErrorCode
 from relay.protocol import control, datagram, signed, token
 from relay.protocol.address import Address
 from relay.protocol.ids import CallId, Jti
+from relay.region.nodelist import Node, NodeList
 from relay.rollout.lastgood import Offer, Serving
 from relay.rollout.mandate import Mandate
 
@@ -532,3 +535,25 @@ def test_a_state_of_rollouts_is_obeyed_from_the_moment_it_is_told(world):
     world.feed(ev.MandateChanged(Mandate(Serving.KILLED, offer, is_killed=True)))
     assert ann.last(control.Ended).why == "completed"
     assert world.records[0].reason == "killed"
+
+
+def test_how_full_the_node_is_decides_what_it_gives_up(world):
+    for _ in range(30):
+        world.now += 1.0
+        world.feed(ev.Pressed(1.0))
+    assert world.engine.shedding is Shed.CALLS
+    assert world.engine.counters["shed", "calls"] == 1
+    assert [out.classes for out in world.outputs if isinstance(out, ev.SetShedding)][-1] == {1, 2}
+
+
+def test_standbys_hear_of_a_call_by_its_people_when_it_changed():
+    world = World(config(nodes=NodesConfig(standbys=True)))
+    nodes = tuple(
+        Node(id=f"relay-{number}", region="local", urls=("quic://a.example:443",), version="1")
+        for number in (1, 2)
+    )
+    made = NodeList(v=1, cluster=CLUSTER, rev=1, issued_at=int(WALL), not_after=int(WALL) + 99, nodes=nodes)
+    world.feed(ev.Directed(made, {"local": 0.0}, False))
+    ann, _ = world.talking(key=True)
+    world.run(2.0)
+    assert [ticket for ticket in ann.all(control.Ticket) if ticket.ht is not None]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pair import CLUSTER, WALL, Client, Two, World
-from relay.core.events import Directed
+from pair import CLUSTER, WALL, Client, Two, World, config
+from relay.config_nodes import NodesConfig
+from relay.core.events import ConfigChanged, Directed
 from relay.protocol import control
 from relay.region.nodelist import Node, NodeList
 
@@ -14,7 +15,7 @@ NAMES = ("relay-1", "relay-2", "relay-3", "relay-4")
 
 @pytest.fixture
 def world() -> World:
-    world = World()
+    world = World(config(nodes=NodesConfig(standbys=True)))
     nodes = tuple(
         Node(id=name, region="local", urls=(f"quic://{name}.example:443",), version="1") for name in NAMES
     )
@@ -37,6 +38,24 @@ def test_both_of_a_call_hear_of_the_same_two_nodes(world: World) -> None:
     assert len(set(named)) == 2
     assert set(named) <= set(NAMES[1:])
     assert [entry.url for entry in ann.joined.standby] == [f"quic://{name}.example:443" for name in named]
+
+
+def test_switched_off_nobody_hears_of_any_any_more(world: World) -> None:
+    ann, _ = world.talking(key=True)
+    world.run(1.0)
+    before = len(spares(ann))
+    assert before > 0
+    world.feed(ConfigChanged(config()))
+    eve, _ = world.talking(key=True)
+    ann.mute(True)
+    world.run(40.0)
+    assert eve.joined is not None
+    assert eve.joined.standby == ()
+    assert spares(eve) == []
+    assert len(spares(ann)) == before
+    world.feed(ConfigChanged(config(nodes=NodesConfig(standbys=True))))
+    world.run(40.0)
+    assert len(spares(ann)) > before
 
 
 def test_without_a_list_and_in_a_group_nobody_hears_of_any(world: World) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from pair import CLUSTER, WALL, World, config
 from relay.config import DrainConfig
+from relay.config_nodes import NodesConfig
 from relay.core import targets as core_targets
 from relay.core.call import Call
 from relay.core.events import Directed
@@ -33,7 +34,7 @@ def listed(*names: str, draining: tuple[str, ...] = ()) -> Directed:
 
 class Stage:
     def __init__(self) -> None:
-        self.world = World(config(drain=DrainConfig(to=TO)))
+        self.world = World(config(drain=DrainConfig(to=TO), nodes=NodesConfig(standbys=True)))
         self.targets = Targets(self.world.engine.node)
         self.ann, self.bob = self.world.talking()
         self.call = self.of(self.ann.cid)
@@ -130,3 +131,13 @@ def test_who_would_take_a_call_up_is_said_once_whatever_lists_say_later(stage: S
     assert [found.id for found in stage.targets.standbys(stage.call)] == named
     stage.targets.on_directed(Directed(None, {}, False))
     assert [found.id for found in stage.targets.standbys(stage.call)] == named
+
+
+def test_standbys_are_named_only_where_that_is_switched_on(stage: Stage) -> None:
+    node = stage.world.engine.node
+    stage.targets.on_directed(listed("relay-1", "relay-2"))
+    assert node.has_spares
+    node.config = config()
+    stage.targets.on_config()
+    assert not node.has_spares
+    assert stage.targets.standbys(stage.call) == ()
