@@ -32,6 +32,7 @@ DAY: Final = 86_400.0
 PRUNE_EVERY: Final = 3_600.0  # seconds between two looks for records past their retention
 RETRY_EVERY: Final = 1.0  # seconds between two tries to write while the disk refuses
 BATCH: Final = 100
+CACHE_KIB: Final = 256  # of SQLite's pages; with its 2 MB the daemon would grow for the first 2,000 calls
 BUSY: Final = 5.0  # seconds to wait for another process, such as `relay records erase`
 
 SCHEMA: Final = """
@@ -106,6 +107,7 @@ def database(path: str | Path, *, create: bool = True) -> Iterator[sqlite3.Conne
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("PRAGMA foreign_keys=ON")
+            connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
             connection.executescript(SCHEMA)
             _widen(connection)
         except sqlite3.Error as error:

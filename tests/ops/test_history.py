@@ -318,6 +318,12 @@ def test_the_file_is_in_write_ahead_mode(path: Path) -> None:
         assert isinstance(connection, sqlite3.Connection)
 
 
+def test_what_was_written_does_not_stay_in_memory(path: Path) -> None:
+    with database(path) as opened:
+        [kib] = opened.execute("PRAGMA cache_size").fetchone()
+    assert -256 <= kib < 0  # negative: KiB, not pages
+
+
 def test_stars_that_come_after_the_record_are_added_to_the_newest_of_that_call(path: Path) -> None:
     records = writer(path)
     records.start()
