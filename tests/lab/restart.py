@@ -65,12 +65,14 @@ class Restarts:
         self.control: list[float] = []
         self.rounds: list[dict[str, Any]] = []
         self.marks: Marks = []
+        self.tidying: list[float] = []
+        """What directions missed while nothing was restarted and the people's processes collected garbage."""
         self.voids = 0
 
     def run(self, count: int) -> None:
         """So many planned restarts; one whose control was disturbed is void, and made again."""
-        self._mark()
         while len(self.rounds) < count:
+            self.tidying += [one["gap_ms"] for callers in self._callers for one in callers.tidy()]
             told = self._one()
             marks = self._mark()
             control = [one["gap_ms"] for one in marks if one["group"] == "control"]
@@ -169,6 +171,7 @@ def measure(arguments: Namespace, result: report.Report, folder: Path) -> None:
                 gap_max_ms=max(made.gaps),
                 gaps_ms=dict(sorted(Counter(made.gaps).items())),
                 control_gap_max_ms=max(made.control),
+                gaps_while_tidying_ms=dict(sorted(Counter(made.tidying).items())),
                 control_gaps_ms=dict(sorted(Counter(made.control).items())),
                 cpus_of_the_callers=round(load / seconds, 2),
                 moved_in_at_the_last=box.rig.metric("relay_calls_moved_total"),
