@@ -1,7 +1,8 @@
 """`relay rollout`: what a plan says, and whom it or the state in force gives the candidate.
 
 Must never live here: the plan (relay/rollout/plan.py), buckets (relay/rollout/bucket.py), what a box does by
-a state (relay/rollout/mandate.py), what drives a rollout (rollout_drive.py) and shows it (rollout_show.py).
+a state (relay/rollout/mandate.py), what drives a rollout (rollout_drive.py), shows it (rollout_show.py), and counts
+the days before one (rollout_collect.py).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import io
 from rich.console import Console
 from rich.table import Table
 
-from relay.commands import rollout_drive, rollout_show
+from relay.commands import rollout_collect, rollout_drive, rollout_show
 from relay.commands.decide import decide_now
 from relay.commands.terminal import Printer, Subcommands, declare, read_text
 from relay.errors import ConfigError
@@ -59,6 +60,7 @@ def add(subcommands: Subcommands) -> None:
     one.add_argument("--pct", type=float, metavar="N", help="share of the region at present, percent")
     rollout_drive.add(inner)
     rollout_show.add(inner)
+    rollout_collect.add(inner)
 
 
 def run_plan(arguments: argparse.Namespace, printer: Printer) -> int:

@@ -62,7 +62,9 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         help="metrics of a node (http://...:9464/metrics; repeat for each), or a report, JSON",
     )
     parser.add_argument(
-        "--prior", metavar="FILE", help="calls of the days before, JSON: guardrail: [bad, valid]"
+        "--prior",
+        metavar="FILE",
+        help="calls of the days before, instead of collected ones, JSON: guardrail: [bad, valid]",
     )
     parser.add_argument("--alerts", default="", metavar="URL", help="Prometheus: its open pages hold a step")
 

@@ -211,7 +211,10 @@ def _look(found: Look) -> str:
         shares = (f"{100 * row[name]:.2f} %" for name in ("diff", "lo", "hi", "delta"))
         counts = (f"{row[f'k{side}']} of {row[f'n{side}']}" for side in "tc")
         table.add_row(row["name"], *counts, *shares, row["status"])
-    return f"{told(found)}\n{_text(table)}"
+    prior = found.prior
+    used = [f"{prior['calls']} control calls of the days before stand for control"] if prior["calls"] else []
+    why = [f"days before: {prior['why']}"] if prior["why"] else []
+    return "\n".join([told(found), _text(table), *used, *why])
 
 
 def _status(facts: dict[str, Any]) -> str:

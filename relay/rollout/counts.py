@@ -3,17 +3,15 @@
     Reading of each node --add--> Ledger: totals, what each node said last, what the trial knows --> the gate
     Report (who counts elsewhere) --fill--> Ledger
 
-A node counts from its own start. What it had counted before the rollout came to the place is no part of it;
-a figure that falls, or a start that is newer, means that the node began anew, and all it says now is new. A
-ledger is as fresh as the node that was silent longest: one that does not answer may be just the one that is
-worse. Must never live here: how a node is asked (scrape.py), a store, what counts prove (trial.py).
+What a node had counted before the rollout came to the place is no part of it. A ledger is as fresh as the
+node that was silent longest: one that does not answer may be just the one that is worse. Must never live
+here: how a node is asked (scrape.py), what of a reading is new (readings.py), a store, what counts prove
+(trial.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
 
 import msgspec
 
@@ -22,59 +20,10 @@ from relay.rollout.bucket import Variant
 from relay.rollout.gate import Stage, begun, has_control, trial_of
 from relay.rollout.guardrails import LIMITS
 from relay.rollout.plan import Document
+from relay.rollout.prior import Earlier, calls_at
+from relay.rollout.readings import BEGAN, CALLS, WORST, Reading, Seen, bad, figure, news, told_by, valid
 from relay.rollout.stats import Count
 from relay.rollout.trial import Memory, Tally, Trial, read
-
-CALLS: Final = "calls"
-"""Of a variant: those that ended."""
-BEGAN: Final = "began"
-SIDES: Final = 2
-"""Ways of a call that tell its first audio: the mean of both stands for the call."""
-WORST: Final = ("bad", "degraded", "ok")
-
-
-def bad(name: str) -> str:
-    """Of a variant: bad events of an indicator."""
-    return f"{name}.bad"
-
-
-def valid(name: str) -> str:
-    """Of a variant: all of them."""
-    return f"{name}.valid"
-
-
-def figure(variant: Variant, what: str) -> str:
-    """The name of one figure."""
-    return f"{variant.value}/{what}"
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What one node says at one moment. Counts are cumulative since it started."""
-
-    node: str
-    """Its address, as it was asked."""
-    at: float
-    """When, Unix seconds."""
-    started: float
-    """When the node did, Unix seconds."""
-    region: str
-    """"": it does not say."""
-    counts: Mapping[str, int] = field(default_factory=dict)
-    """By `figure`. First audio: of both sides."""
-    health: str = "unknown"
-    """ok, degraded, bad or unknown."""
-    state_age_s: float | None = None
-    """Since the state by which it goes was known to be the newest; None: it has none."""
-    state_rev: int | None = None
-
-
-class Seen(msgspec.Struct, frozen=True):
-    """What a node said last."""
-
-    at: float
-    started: float
-    counts: dict[str, int]
 
 
 class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,6 +41,10 @@ class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pages: tuple[str, ...] = ()
     state_age_s: float = 0.0
     """The oldest state that any node goes by."""
+    earlier: Earlier | None = None
+    """Control calls of the days before, as they were when the rollout came. None: nobody looked yet."""
+    said: dict[str, Count] | None = None
+    """What somebody said these calls are, instead: guardrail -> (bad, valid). None: nobody did."""
 
 
 class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -157,9 +110,10 @@ def add(
     ledger: Ledger,
     readings: Sequence[Reading],
     asked: Sequence[str],
-    prior: Mapping[str, Count] | None = None,
+    said: Mapping[str, Count] | None = None,
 ) -> Ledger:
-    """Count what these nodes say. `asked`: all that were, those too that did not answer.
+    """Count what these nodes say. `asked`: all that were, those too that did not answer. `said`: what calls of
+    the days before are, from now on; None: as before.
 
     Nodes of other regions count nothing and tell how those are. ConfigError: none of the place's is there.
     """
@@ -175,13 +129,14 @@ def add(
         seen = nodes.get(each.node)
         if seen is not None and seen.at >= each.at:
             continue  # somebody counted it meanwhile
-        for name, count in each.counts.items():
-            totals[name] = totals.get(name, 0) + count - _before(each, seen, ledger.since, name)
+        for name, count in news(each, seen, ledger.since).items():
+            totals[name] = totals.get(name, 0) + count
         nodes[each.node] = Seen(each.at, each.started, dict(each.counts))
     belong = [node for node in asked if node not in others]
     at = min(nodes[node].at if node in nodes else ledger.since for node in belong)
+    ledger = ledger if said is None else msgspec.structs.replace(ledger, said=dict(said))
     trial = trial_in(plan, ledger)
-    trial.on_tally(_tally(plan, ledger, totals, at, prior))
+    trial.on_tally(_tally(plan, ledger, totals, at))
     ages = [each.state_age_s for each in readings if each.state_age_s is not None]
     return msgspec.structs.replace(
         ledger,
@@ -210,24 +165,12 @@ def fill(plan: Document, ledger: Ledger, report: Report) -> Ledger:
     return msgspec.structs.replace(ledger, memory=trial.memory, health=report.health, pages=report.pages)
 
 
-def _before(now: Reading, seen: Seen | None, since: float, name: str) -> int:
-    """What of a figure was counted already, or before the rollout came."""
-    if seen is None:
-        return 0 if now.started > since else now.counts[name]
-    began_anew = now.started > seen.started + 1 or any(
-        count < seen.counts.get(each, 0) for each, count in now.counts.items()
-    )
-    return 0 if began_anew else seen.counts.get(name, 0)
-
-
-def _tally(
-    plan: Document, ledger: Ledger, totals: Mapping[str, int], at: float, prior: Mapping[str, Count] | None
-) -> Tally:
+def _tally(plan: Document, ledger: Ledger, totals: Mapping[str, int], at: float) -> Tally:
     def counts(variant: Variant) -> dict[str, Count]:
         found = {}
         for each in LIMITS:
             some, every = (totals.get(figure(variant, what(each.name)), 0) for what in (bad, valid))
-            part = SIDES if each.name == "first_audio" else 1
+            part = told_by(each.name)
             found[each.name] = (some // part, every // part)
         return found
 
@@ -240,9 +183,16 @@ def _tally(
         totals.get(figure(Variant.CANDIDATE, CALLS), 0),
         counts(Variant.CANDIDATE),
         counts(Variant.CONTROL) if is_compared else {},
-        dict(ledger.memory.last.prior if prior is None else prior),
+        _prior(ledger, at),
         (candidate, control) if is_compared else (0, 0),
     )
+
+
+def _prior(ledger: Ledger, at: float) -> dict[str, Count]:
+    """Control calls of the days before that count at this moment."""
+    if ledger.said is not None:
+        return dict(ledger.said)
+    return {} if ledger.earlier is None else calls_at(ledger.earlier, ledger.since, at)
 
 
 def _health(readings: Sequence[Reading], place: str) -> dict[str, str]:

@@ -4,6 +4,7 @@
     ID/standing        Record: how far it is (steps.py), the change that led there, parts of the traffic
     ID/PLACE/counts    Ledger (counts.py) of a region, or of a group
     ID/kill            whether everybody has the control, now
+    _prior/REGION/days Days (prior.py): control calls of the last days, of no rollout
 
 Who and why stand with each revision; `history` tells them. Two who change one rollout at once do not undo
 each other: the second is told, but what narrows looks again and goes on. Must never live here: what may
@@ -21,8 +22,9 @@ import msgspec
 from relay.errors import ConfigError, RelayError
 from relay.rollout.counts import Ledger
 from relay.rollout.gate import Stage
-from relay.rollout.keys import BUCKET, LIVES, kill_key
+from relay.rollout.keys import BUCKET, LIVES, days_key, kill_key
 from relay.rollout.plan import Document, parse_plan
+from relay.rollout.prior import Days
 from relay.rollout.steps import (
     Change,
     Entry,
@@ -258,6 +260,16 @@ class Helm:
         place = ledger.stage.place
         value = msgspec.json.encode(ledger)
         await self.store.put(BUCKET, _counts_key(id, place), value, expect=expect, who=who, why="counted")
+
+    async def days(self, region: str) -> tuple[Days, int]:
+        """Control calls of a region's last days, and the revision of that; 0: none were counted."""
+        stored = await self.store.get(BUCKET, days_key(region))
+        return (Days(), 0) if stored is None else (_read(stored, Days), stored.revision)
+
+    async def put_days(self, region: str, days: Days, expect: int, who: str) -> None:
+        """Store them. ConflictError: somebody else has meanwhile."""
+        value = msgspec.json.encode(days)
+        await self.store.put(BUCKET, days_key(region), value, expect=expect, who=who, why="counted")
 
     # ------------------------------------------------------------ inside
 

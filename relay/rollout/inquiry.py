@@ -1,7 +1,7 @@
 """Counts, then asks the gate: one look at one place of a rollout that stands in a store.
 
-    nodes or a report --> Ledger in the store --> Trial --.
-                          standing, kill, freeze, rivals --+--> judge --> Look
+    nodes or a report, days before --> Ledger in the store --> Trial --.
+                                  standing, kill, freeze, rivals --+--> judge --> Look
 
 Looking twice, or two at once, changes nothing of what is known: counts are cumulative, and the planned looks
 stand in the ledger. Must never live here: what a verdict leads to (pilot.py).
@@ -10,15 +10,18 @@ stand in the ledger. Must never live here: what a verdict leads to (pilot.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from relay.rollout.counts import Ledger, Reading, Report, add, at_stage, fill, open_ledger, trial_in
+from relay.rollout.collect import collect
+from relay.rollout.counts import Ledger, Report, add, at_stage, fill, open_ledger, trial_in
 from relay.rollout.course import Course, Helm
-from relay.rollout.gate import Answer, Around, Stage, judge
+from relay.rollout.gate import Answer, Around, Stage, has_control, judge
 from relay.rollout.plan import Document
+from relay.rollout.prior import Earlier, earlier, hours_of, lack
+from relay.rollout.readings import Reading
 from relay.rollout.scrape import open_pages, scrape
 from relay.rollout.stats import Count
 from relay.rollout.store import ConflictError
@@ -33,7 +36,7 @@ class Source:
     report: Callable[[], Report] | None = None
     """What somebody else has counted by now."""
     prior: Mapping[str, Count] | None = None
-    """Calls of the days before; None: as at the last time."""
+    """Calls of the days before, instead of those that were collected; None: as at the last time."""
     alerts: str = ""
     """Address of a Prometheus whose open pages hold a step; "": none is asked."""
 
@@ -47,6 +50,8 @@ class Look:
     readings: tuple[Reading, ...] = ()
     problems: tuple[str, ...] = ()
     """Nodes that did not answer, and why."""
+    prior: Mapping[str, Any] = field(default_factory=dict)
+    """Which calls of the days before stand for control, and if there are none, why. JSON value."""
 
     def facts(self) -> dict[str, Any]:
         """JSON value."""
@@ -60,8 +65,13 @@ class Look:
             }
             for each in self.readings
         ]
-        id = self.course.plan.rollout.id
-        return {"rollout": id, **self.answer.facts(), "nodes": nodes, "problems": list(self.problems)}
+        return {
+            "rollout": self.course.plan.rollout.id,
+            **self.answer.facts(),
+            "prior": dict(self.prior),
+            "nodes": nodes,
+            "problems": list(self.problems),
+        }
 
 
 async def look(helm: Helm, id: str, place: str, source: Source, who: str) -> Look:
@@ -73,13 +83,15 @@ async def look(helm: Helm, id: str, place: str, source: Source, who: str) -> Loo
     problems: list[str] = []
     if source.nodes:
         readings, problems = await scrape(source.nodes, helm.wall)
+        await collect(helm, readings, who)
     pages = await open_pages(source.alerts) if source.alerts else ()
     report = source.report() if source.report is not None else None
     while True:
         course = await helm.course(id)
         stage = course.stage(place)
         before, revision = await helm.ledger(id, place)
-        ledger = _counted(course.plan, before, stage, source, readings, report, pages)
+        found = await _earlier(helm, course.plan, stage, before) if source.nodes else None
+        ledger = _counted(course.plan, before, stage, source, readings, report, pages, found)
         if ledger is not None and ledger != before:
             try:
                 await helm.put_ledger(id, ledger, revision, who)
@@ -91,7 +103,18 @@ async def look(helm: Helm, id: str, place: str, source: Source, who: str) -> Loo
             None if ledger is None else trial_in(course.plan, ledger),
             await _around(helm, course, ledger),
         )
-        return Look(answer, course, tuple(readings), tuple(problems))
+        told = _prior(course.plan, stage, ledger, answer)
+        return Look(answer, course, tuple(readings), tuple(problems), told)
+
+
+async def _earlier(helm: Helm, plan: Document, stage: Stage, before: Ledger | None) -> Earlier | None:
+    """The days before the rollout came to this place, taken once. None: there is no control to add them to."""
+    if before is not None and before.earlier is not None:
+        return before.earlier
+    if not has_control(plan, stage.wave):
+        return None
+    days, _ = await helm.days(stage.place)
+    return earlier(days, stage.since if before is None else before.since, plan.rollout.control)
 
 
 def _counted(
@@ -102,14 +125,42 @@ def _counted(
     readings: Sequence[Reading],
     report: Report | None,
     pages: tuple[str, ...],
+    found: Earlier | None,
 ) -> Ledger | None:
     if before is None and not source.nodes and report is None:
         return None
     ledger = at_stage(plan, before if before is not None else open_ledger(plan, stage), stage)
     if source.nodes:
+        ledger = msgspec.structs.replace(ledger, earlier=found, pages=pages)
         ledger = add(plan, ledger, readings, source.nodes, source.prior)
-        ledger = msgspec.structs.replace(ledger, pages=pages)
     return fill(plan, ledger, report) if report is not None else ledger
+
+
+def _prior(plan: Document, stage: Stage, ledger: Ledger | None, answer: Answer) -> dict[str, Any]:
+    """What is said of the days before. `calls`: of the guardrail that has most of them."""
+    source, why, days = "none", "", 0
+    hours: tuple[int, ...] = ()
+    if not has_control(plan, stage.wave):
+        why = "there is no control that they could stand for"
+    elif not plan.gate.prior_calls:
+        why = "gate.prior_calls is 0"
+    elif ledger is None:
+        why = "nothing was counted"
+    elif ledger.said is not None:
+        source = "file"
+    elif ledger.earlier is None:
+        source = "report" if ledger.memory.last.prior else "none"
+        why = "" if ledger.memory.last.prior else "the report tells none"
+    else:
+        at = ledger.memory.last.at
+        why = lack(ledger.earlier, ledger.since, at, plan.rollout.control)
+        source, days = "none" if why else "nodes", ledger.earlier.days
+        hours = hours_of(ledger.since, at)
+    drift = [each.name for each in answer.findings if each.is_drifting]
+    if drift:
+        why = f"left out, since today contradicts them: {', '.join(drift)}"
+    calls = max((each.prior[1] for each in answer.findings), default=0)
+    return {"from": source, "calls": calls, "days": days, "hours": list(hours), "drift": drift, "why": why}
 
 
 async def _around(helm: Helm, course: Course, ledger: Ledger | None) -> Around:

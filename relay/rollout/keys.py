@@ -28,3 +28,8 @@ def kill_key(rollout: str) -> str:
 def killed_id(key: str) -> str | None:
     """The rollout that a key kills; None: it is no kill's."""
     return key.removesuffix(_KILL) if key.endswith(_KILL) and key != _KILL else None
+
+
+def days_key(region: str) -> str:
+    """The key of a region's control calls of the days before. No rollout's id begins like that."""
+    return f"_prior/{region}/days"

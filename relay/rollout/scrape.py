@@ -21,8 +21,8 @@ from prometheus_client.samples import Sample
 
 from relay.errors import ConfigError, RelayError
 from relay.rollout.bucket import Variant
-from relay.rollout.counts import BEGAN, CALLS, WORST, Reading, bad, figure, valid
 from relay.rollout.guardrails import LIMITS
+from relay.rollout.readings import BEGAN, CALLS, FIRST_AUDIO, WORST, Reading, bad, figure, valid
 
 TIMEOUT: Final = aiohttp.ClientTimeout(total=5.0)
 """A node that takes longer is not there."""
@@ -33,7 +33,7 @@ INVITED: Final = "invited"
 """First step of the funnel, as relay.core.pulse names it."""
 LATE_S: Final = 1.5
 """First audio after more than this is late."""
-_COUNTED: Final = frozenset(each.name for each in LIMITS) - {"first_audio"}
+_COUNTED: Final = frozenset(each.name for each in LIMITS) - {FIRST_AUDIO}
 _VARIANTS: Final = frozenset(variant.value for variant in Variant)
 
 
@@ -67,11 +67,12 @@ def _reading(text: str, node: str, at: float) -> Reading:
     health: set[str] = set()
     told: dict[str, float] = {}
     region: str | None = None
+    version = ""
     for sample in _samples(text):
         for name, value in _figures(sample):
             counts[name] = counts.get(name, 0.0) + value
         if sample.name == "relay_info":
-            region = sample.labels["region"]
+            region, version = sample.labels["region"], sample.labels["version"]
         elif sample.name == "relay_health_state" and sample.value == 1:
             health.add(sample.labels["state"])
         elif not sample.labels:
@@ -87,6 +88,7 @@ def _reading(text: str, node: str, at: float) -> Reading:
         health=next((state for state in WORST if state in health), "unknown"),
         state_age_s=told.get("relay_state_age_seconds"),
         state_rev=round(told["relay_state_revision"]) if "relay_state_revision" in told else None,
+        version=version,
     )
 
 
@@ -164,7 +166,7 @@ def _figures(sample: Sample) -> Iterator[tuple[str, float]]:
         case "relay_call_funnel_total" if labels["step"] == INVITED:
             yield figure(variant, BEGAN), value
         case "relay_first_audio_seconds_count":
-            yield figure(variant, valid("first_audio")), value
-            yield figure(variant, bad("first_audio")), value
+            yield figure(variant, valid(FIRST_AUDIO)), value
+            yield figure(variant, bad(FIRST_AUDIO)), value
         case "relay_first_audio_seconds_bucket" if float(labels["le"]) == LATE_S:
-            yield figure(variant, bad("first_audio")), -value
+            yield figure(variant, bad(FIRST_AUDIO)), -value

@@ -80,6 +80,10 @@ class Finding:
     llr: float | None
     """Of the sequential test, over all steps; None: too few calls, or no control."""
     status: Status
+    prior: Count = NONE
+    """What of `control` are calls of the days before."""
+    is_drifting: bool = False
+    """Whether these were left out, since today contradicts them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +318,20 @@ class Trial:
         tested, control = self._counts(last, rail)
         low, high = self._interval(last, rail)
         llr = self._llr(last, rail) if self._has_control else None
-        return Finding(rail.name, control, tested, low, high, self._most(rail), llr, self._status(rail))
+        is_drifting = self._has_control and self._drifts(last, rail)
+        prior = self._prior(last, rail) if self._has_control and not is_drifting else NONE
+        return Finding(
+            rail.name,
+            control,
+            tested,
+            low,
+            high,
+            self._most(rail),
+            llr,
+            self._status(rail),
+            prior,
+            is_drifting,
+        )
 
     def _status(self, rail: Guardrail) -> Status:
         if self.alarm is not None and self.alarm.name == rail.name:

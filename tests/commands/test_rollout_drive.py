@@ -369,3 +369,28 @@ def test_the_script_only_says_what_it_would_do_if_told_so(desk: Desk) -> None:
     assert events[1]["text"] == "rollback"
     assert desk.signed() is None
     assert desk.run("status")[1]["rollouts"][0]["state_rev"] == 1
+
+
+# ---------------------------------------------------------------- the days before
+
+
+def test_control_calls_are_collected_by_region_and_version(desk: Desk) -> None:
+    node = Node(started=time.time() - 5)
+    node.carry("control", 40, setup_fail=1)
+    with node.serving() as url:
+        status, facts = desk.run("collect", "--from", url)
+        assert (status, facts["ok"], facts["problems"]) == (DONE, True, [])
+        assert facts["regions"] == {"eu-1": {"0.4.0": {"hours": 1, "calls": 40}}}
+        assert desk.run("collect", "--from", url, "--wait", "--timeout", "0.1")[0] == DONE
+        for wrong in (("--every", "901"), ("--every", "0"), ("--timeout", "9")):
+            status, facts = desk.run("collect", "--from", url, *wrong)
+            assert (status, facts["key"]) == (USAGE, wrong[0])
+    status, facts = desk.run("collect", "--from", url)
+    assert (status, facts["ok"], len(facts["problems"])) == (NO_DATA, False, 1)
+
+
+def test_a_gate_says_how_many_calls_of_the_days_before_it_used_or_why_none(desk: Desk) -> None:
+    desk.begin()
+    told = desk.gate(*desk.count(1000, 5))[1]["prior"]
+    assert (told["from"], told["calls"], told["why"]) == ("none", 0, "the report tells none")
+    assert desk.gate()[1]["guardrails"][0]["prior"] == "none"

@@ -11,22 +11,17 @@ import pytest
 from relay.errors import ConfigError
 from relay.rollout.bucket import Variant
 from relay.rollout.counts import (
-    BEGAN,
-    CALLS,
     Ledger,
-    Reading,
     add,
     at_stage,
-    bad,
-    figure,
     fill,
     open_ledger,
     parse_prior,
     parse_report,
     trial_in,
-    valid,
 )
 from relay.rollout.gate import Stage
+from relay.rollout.readings import BEGAN, CALLS, Reading, bad, figure, valid
 from relay.rollout.trial import Tally
 from rollout.plans import opening, release
 

@@ -17,7 +17,7 @@ from client.rig import daemon, free_port
 from prometheus.server import needs_prometheus
 from relay.errors import ConfigError
 from relay.rollout.bucket import Variant
-from relay.rollout.counts import BEGAN, CALLS, bad, figure, valid
+from relay.rollout.readings import BEGAN, CALLS, bad, figure, valid
 from relay.rollout.scrape import ScrapeError, check_url, open_pages, read_metrics, scrape
 from rollout_store.traffic import INDICATORS, Node
 
