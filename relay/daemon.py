@@ -320,8 +320,7 @@ class Daemon:
         self.listeners.configure(config, context, turn_context)
         if "listen.lanes" in changed and self._threads is not None and not self._sockets.are_fixed:
             self._resizing = self._loop.create_task(self._resize(self._threads, config.listen))
-        if self._history is not None:
-            self._history.retention_days = config.records.retention_days
+        self._obey_retention()
         self._watch.canary.configure(config.health.canary_file)
         self._qlogs.config = config.qlog
         self._logs.configure(config.log)
@@ -341,6 +340,7 @@ class Daemon:
             for _ in self.node.driver.report_flowing():
                 await asyncio.sleep(0)
             self._say_who_is_let_in()
+            self._obey_retention()
             self._look()
             self._qlogs.look()
             now = self._account.stats_at = time.monotonic()
@@ -352,6 +352,12 @@ class Daemon:
         # With a successor beside us nobody is let in either, but has to hear where to go: a Retry says it.
         is_open = self.node.engine.drain_state in ("running", "emptying", "draining")
         self.node.endpoint.accepting = is_open or self._house.is_followed
+
+    def _obey_retention(self) -> None:
+        """Records are kept for as long as is configured, and no longer than the rules of regions allow."""
+        if self._history is not None:
+            days = min(self._config.records.retention_days, self._directions.keep_days)
+            self._history.retention_days = days
 
     def _look(self) -> None:
         """How busy the machine is, and each half minute how the region is."""

@@ -33,13 +33,13 @@ from relay.commands.rollout_options import (
 )
 from relay.commands.terminal import Printer, Subcommands, declare, read_text
 from relay.errors import ConfigError, RelayError
-from relay.rollout.course import Course, Helm
+from relay.rollout.course import Course, Helm, UnknownRolloutError
 from relay.rollout.gate import Verdict, Why
 from relay.rollout.inquiry import Look, look
 from relay.rollout.lastgood import Body
 from relay.rollout.pilot import told
-from relay.rollout.plan import parse_plan
-from relay.rollout.publish import Signer, check_offer, check_room, is_published, publish
+from relay.rollout.plan import Document, parse_plan, places_of
+from relay.rollout.publish import Signer, check_offer, check_room, check_rules, is_published, publish
 from relay.rollout.steps import Change, Order, Phase, Standing, share_of
 
 UNITS: Final = {"m": 60, "h": 3_600, "d": 86_400}
@@ -156,6 +156,7 @@ def run_begin(arguments: argparse.Namespace, printer: Printer) -> int:
 
     async def work(helm: Helm) -> Done:
         await check_room(helm, plan.rollout.id, keys_of(config))
+        await check_rules(helm, await _next(helm, plan), keys_of(config))
         course = await helm.begin(plan, who(arguments), arguments.why, traffic, arguments.expect)
         return await _published(helm, course, signer, arguments)
 
@@ -178,6 +179,7 @@ def run_advance(arguments: argparse.Namespace, printer: Printer) -> int:
         order = Order(
             Change.ADVANCE, who(arguments), why, expect, arguments.region, answer, is_confirmed=is_confirmed
         )
+        await check_rules(helm, [arguments.region], keys_of(config))
         course = await helm.change(arguments.rollout, lambda _: order, traffic=traffic)
         return found, await _published(helm, course, signer, arguments)
 
@@ -274,6 +276,15 @@ def _change(
         return await _published(helm, course, signer, arguments)
 
     return steer(arguments, printer, work, lambda done: _show(printer, done, text(done.course)))
+
+
+async def _next(helm: Helm, plan: Document) -> tuple[str, ...]:
+    """Places that would begin now; none: nothing would."""
+    try:
+        wave = (await helm.course(plan.rollout.id)).standing.wave
+    except UnknownRolloutError:
+        wave = 0
+    return places_of(plan.rollout.wave[wave]) if wave < len(plan.rollout.wave) else ()
 
 
 def _plain(arguments: argparse.Namespace, change: Change) -> Callable[[Standing], Order]:

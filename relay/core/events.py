@@ -218,6 +218,8 @@ class Directed:
     """To each region, as `Directory.target` takes round trips."""
     is_left: bool
     """The signed routes mark this node, or its region, `drain`."""
+    within: frozenset[str] | None = None
+    """Regions that calls of this one may be in, by the operator's rules; None: in all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,10 @@
 """Where the people of a call go when they have to leave this node: one node for all of them, by name.
 
-    Directed (who there is, what is near) --> Directory --> of(call): addresses of one node, best first
+    Directed (who there is, what is near, what is allowed) --> Directory --> of(call): addresses of one node
 
-The same rendezvous as for a new call, this node's own region first. Without a list, or where this node does
-not stand on it, `drain.to` counts. Must never live here: when somebody is asked (leaving.py), how a node is
-chosen (relay/region/directory.py).
+The same rendezvous as for a new call, this node's own region first, and no region that the rules of this one
+forbid. Without a list, or where this node does not stand on it, `drain.to` counts. Must never live here: when
+somebody is asked (leaving.py), how a node is chosen (relay/region/directory.py).
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ _SLACK: Final = 64  # names of calls that are gone, not worth a walk
 class _Named:
     """What a call's people were told."""
 
-    node: str
-    urls: tuple[str, ...]
+    node: Found
     tier: Tier
     people: int
     """How many were here then."""
@@ -41,17 +40,27 @@ class Targets:
         self._node = node
         self._directory: Directory | None = None
         self._distances: Mapping[str, float] = {}
+        self._within: frozenset[str] | None = None
+        self._forbidden: frozenset[str] = frozenset()
+        """Addresses of listed nodes where calls of this region may not go."""
         self._named: dict[CallId, _Named] = {}
         self._standbys: dict[CallId, tuple[Found, ...]] = {}
 
     def on_directed(self, event: Directed) -> None:
         """Another list, or none. What was known of a node's health stays where a list says nothing newer."""
+        self._within = event.within
         if event.nodes is None:
             self._directory, self._node.has_spares = None, False
-            return
-        self._directory = self._directory or Directory()
-        self._directory.on_list(event.nodes, self._node.now, self._node.wall)
-        self._distances = event.distances
+        else:
+            self._directory = self._directory or Directory()
+            self._directory.on_list(event.nodes, self._node.now, self._node.wall)
+            self._distances = event.distances
+            out = (found for found in event.nodes.nodes if not self._is_allowed(found))
+            self._forbidden = frozenset(url for found in out for url in found.urls)
+        self._named = {cid: named for cid, named in self._named.items() if self._is_allowed(named.node)}
+        self._standbys = {
+            cid: found for cid, found in self._standbys.items() if all(map(self._is_allowed, found))
+        }
         self._tell()
 
     def on_config(self) -> None:
@@ -63,10 +72,14 @@ class Targets:
         is_listed = directory is not None and directory.knows(config.node.id)
         self._node.has_spares = is_listed and config.nodes.standbys
 
+    def _is_allowed(self, found: Found) -> bool:
+        return self._within is None or found.region in self._within
+
     def standbys(self, call: Call) -> tuple[Found, ...]:
         """Who takes the call up when this node is gone, the first to try first: for all of it the same.
 
-        They must meet there without a word between them, whatever lists say later.
+        They must meet there without a word between them, whatever lists say later; only rules that forbid one
+        of them take both back.
         """
         directory, own = self._directory, self._node.config.node.id
         known = self._standbys.get(call.cid)
@@ -75,7 +88,8 @@ class Targets:
         if known is not None or directory is None or not directory.knows(own):
             return known or ()
         self._forget()
-        found = tuple(directory.standbys(call.cid.hex(), own, self._distances, self._node.now))
+        now = self._node.now
+        found = tuple(directory.standbys(call.cid.hex(), own, self._distances, now, self._within))
         self._standbys[call.cid] = found
         return found
 
@@ -86,20 +100,28 @@ class Targets:
         """
         directory, config = self._directory, self._node.config
         if directory is None or not directory.knows(config.node.id):
-            return config.drain.to
+            return self._by_hand()
         before, people = self._named.get(call.cid), len(call.here())
         if before is not None and (people < before.people or self._is_as_good(directory, before)):
-            return before.urls
-        found = directory.target(call.cid.hex(), config.node.id, self._distances, self._node.now)
+            return before.node.urls
+        found = directory.target(
+            call.cid.hex(), config.node.id, self._distances, self._node.now, self._within
+        )
         if found is None:
-            return before.urls if before is not None else config.drain.to
+            return before.node.urls if before is not None else self._by_hand()
         self._forget()
         tier = directory.tier(found.id, self._node.now)
-        self._named[call.cid] = _Named(found.id, found.urls, tier, people)
+        self._named[call.cid] = _Named(found, tier, people)
         return found.urls
 
+    def _by_hand(self) -> tuple[str, ...]:
+        """What the operator wrote, but for addresses that are known to be where calls may not go."""
+        return tuple(url for url in self._node.config.drain.to if url not in self._forbidden)
+
     def _is_as_good(self, directory: Directory, named: _Named) -> bool:
-        return directory.knows(named.node) and directory.tier(named.node, self._node.now) <= named.tier
+        return (
+            directory.knows(named.node.id) and directory.tier(named.node.id, self._node.now) <= named.tier
+        )
 
     def _forget(self) -> None:
         calls = self._node.calls

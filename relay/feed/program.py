@@ -17,6 +17,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +31,7 @@ from relay.feed.nodes import NodesFeed
 from relay.feed.post import Poster
 from relay.feed.rounds import Round
 from relay.feed.signing import parse_secret
-from relay.feed.state import StateCopier
+from relay.feed.state import StateCopier, keep_days
 from relay.feed.store import Store
 from relay.ops.logs import Logs
 from relay.rollout.stores import open_store
@@ -101,6 +102,7 @@ class Feed:
         self._rounds: list[Round] = []
         self._intake = Intake(self._store, self._on_new)
         self._stop = asyncio.Event()
+        self._keep_days = inf
 
     def _on_new(self) -> None:
         for each in self._rounds:
@@ -173,8 +175,16 @@ class Feed:
     async def _clear(self) -> None:
         while True:
             with contextlib.suppress(sqlite3.Error):  # the rounds say so
-                self._store.clear_old(time.time())
+                self._store.clear_old(time.time(), await self._read_keep_days())
             await asyncio.sleep(CLEAR_EVERY)
+
+    async def _read_keep_days(self) -> float:
+        """By the rules of the region; those that were known before count while none can be read."""
+        if self._whole.state.file:
+            with contextlib.suppress(OSError):
+                found = await asyncio.to_thread(keep_days, self._whole.state, self._whole.node)
+                self._keep_days = self._keep_days if found is None else found
+        return self._keep_days
 
 
 async def _feed_watchdog() -> None:

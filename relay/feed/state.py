@@ -17,9 +17,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
+from relay.config import NodeConfig
 from relay.config_state import StateConfig
+from relay.region.routes import RoutesError, home
+from relay.region.routes import keep_days as days_of
+from relay.region.routes import parse as parse_routes
 from relay.rollout.keys import BUCKET, LIVES, STATE, killed_id
-from relay.rollout.lastgood import Refusal, RefusedError, accepted, read_kills, write_kills
+from relay.rollout.lastgood import Refusal, RefusedError, accepted, parse, read_kills, write_kills
 from relay.rollout.lastgood_file import Files, OsFiles, copy, remove, replace
 from relay.rollout.store import Entry, StateStore
 
@@ -35,6 +39,19 @@ OLD_S: Final = 10.0
 def kill_path(path: str) -> str:
     """The kill file beside a state's file."""
     return path + ".kill"
+
+
+def keep_days(config: StateConfig, node: NodeConfig, files: Files | None = None) -> float | None:
+    """How long this node may keep what it knows of calls, days, by the rules in the state's file; infinite
+    where these say nothing. None: there is no file that counts. OSError: the disk refuses."""
+    raw = (files or OsFiles()).read(config.file)
+    if raw is None:
+        return None
+    try:
+        routes = parse_routes(parse(raw, accepted(bytes.fromhex(key) for key in config.keys)).body.routes)
+    except (RefusedError, RoutesError):
+        return None
+    return days_of(routes, home(routes, node.id) or node.region)
 
 
 class StateCopier:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +31,7 @@ DAY: Final = 86_400.0
 DEATHS: Final = ("refused", "gone", "age", "attempts", "full", "removed")
 """Why a letter is dead."""
 ERASURES: Final = ("age", "full")
-"""Why a dead letter is erased, by itself."""
+"""Why a letter is erased, by itself: dead for too long, or kept for longer than its region allows; no room."""
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS logs (log TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
@@ -42,7 +43,7 @@ CREATE TABLE IF NOT EXISTS letters (
     n INTEGER PRIMARY KEY AUTOINCREMENT, endpoint TEXT NOT NULL, state TEXT NOT NULL, id TEXT NOT NULL,
     kinds TEXT NOT NULL, events INTEGER NOT NULL, body BLOB NOT NULL, born REAL NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0, due REAL NOT NULL DEFAULT 0,
-    size INTEGER NOT NULL, why TEXT NOT NULL DEFAULT '', died REAL
+    size INTEGER NOT NULL, why TEXT NOT NULL DEFAULT '', died REAL, came REAL NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS lines ON letters (endpoint, state, n);
 CREATE INDEX IF NOT EXISTS ids ON letters (id);
@@ -80,8 +81,10 @@ class Store:
         self.dead: Counter[tuple[str, str]] = Counter()
         """Letters that died here, by endpoint and why."""
         self.erased: Counter[tuple[str, str]] = Counter()
-        """Dead letters that were erased by themselves, by endpoint and why."""
+        """Letters that were erased by themselves, by endpoint and why."""
         self._config = config
+        self._weights: dict[tuple[str, bool], int] = {}
+        self._version = -1
         if not create and not Path(config.store).exists():
             raise ConfigError("feed.store", f"{config.store} does not exist", "`relay feed` makes it")
         try:
@@ -90,10 +93,16 @@ class Store:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(SCHEMA)
+            self._widen()
         except sqlite3.Error as error:
             raise ConfigError("feed.store", f"cannot be used: {error}", "name a writable file") from None
-        self._weights: dict[tuple[str, bool], int] = {}
-        self._version = -1
+
+    def _widen(self) -> None:
+        """An earlier version did not write down when letters first came, before they were replayed."""
+        with self._transaction():
+            if "came" not in {row[1] for row in self._db.execute("PRAGMA table_info(letters)")}:
+                self._db.execute("ALTER TABLE letters ADD COLUMN came REAL NOT NULL DEFAULT 0")
+            self._db.execute("UPDATE letters SET came = born WHERE came = 0")
 
     def close(self) -> None:
         """Close the file."""
@@ -138,12 +147,12 @@ class Store:
         is_closed = self.is_closed(name)
         end = ("dead", "gone", now) if is_closed else ("waiting", "", None)
         rows = [
-            (name, draft.id, draft.kinds, draft.events, draft.body, len(draft.body) + HEAD, now, *end)
+            (name, draft.id, draft.kinds, draft.events, draft.body, len(draft.body) + HEAD, now, *end, now)
             for draft in drafts
         ]
         self._db.executemany(
-            "INSERT INTO letters (endpoint, id, kinds, events, body, size, born, state, why, died) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO letters (endpoint, id, kinds, events, body, size, born, state, why, died, came) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
         self._add(name, is_closed, sum(int(row[5]) for row in rows))
@@ -227,12 +236,15 @@ class Store:
         with self._transaction():
             self._die(f"{LIVE} AND born <= ?", (before,), name, "age", now)
 
-    def clear_old(self, now: float) -> None:
-        """Erase dead letters that are too old."""
+    def clear_old(self, now: float, keep_days: float = inf) -> None:
+        """Erase dead letters that are too old, and all that first came over `keep_days` ago."""
         with self._transaction():
             before = now - self._config.dead_days * DAY
             for (name,) in self._db.execute("SELECT DISTINCT endpoint FROM letters").fetchall():
                 self.erased[name, "age"] += self._erase("state = 'dead' AND died <= ?", (before,), name)
+                if keep_days < inf:
+                    last = now - keep_days * DAY
+                    self.erased[name, "age"] += self._erase("came <= ?", (last,), name)
 
     def _count_try(self, letter: Letter, verdict: Verdict) -> None:
         self._db.execute(

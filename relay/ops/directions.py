@@ -1,7 +1,7 @@
 """Tells the engine where calls may go from this node, and whether they shall, each time that this changes.
 
     node list (ops/nodes.py) ------------+
-    signed state's routes (ops/state.py) +--> Directed --> engine
+    signed state's routes (ops/state.py) +--> Directed --> engine, and how long records may be kept
     another generation of us beside us --+
 
 Where no list counts the routes themselves say who there is, without a word of how they are. Must never live
@@ -14,13 +14,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any, Final
 
 from relay.config import NodeConfig
 from relay.core.events import Directed
 from relay.region.making import make
 from relay.region.nodelist import NodeList
-from relay.region.routes import Routes, RoutesError, distances, is_left, parse
+from relay.region.routes import Routes, RoutesError, distances, home, is_left, keep_days, parse, within
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ class Directions:
         self._routes: Routes = {}
         self._by_routes: NodeList | None = None
         self._told = Directed(None, {}, False)
+        self.keep_days = inf
+        """For how long this node may keep what it knows of calls, by the rules of regions, days."""
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -66,10 +69,13 @@ class Directions:
         self._read()
         nodes = None if self._stays() else self._listed() or self._by_routes
         region = self._region(nodes)
+        ruled = home(self._routes, self._node.id) or region  # rules are the operator's, who signs the routes
+        self.keep_days = keep_days(self._routes, ruled)
         now = Directed(
             nodes,
             distances(self._routes, region) if nodes is not None else {},
             is_left(self._routes, self._node.id),
+            within(self._routes, ruled),
         )
         if now.nodes is self._told.nodes and now == self._told:
             return

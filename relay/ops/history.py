@@ -273,7 +273,7 @@ class History:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.retention_days = retention_days
-        """May be changed at any time; the next look for old records obeys it."""
+        """May be changed at any time. Shorter: what is older then is erased at once."""
         self.is_failing = False
         """Whether the last try to write failed."""
         self._path = path
@@ -283,6 +283,7 @@ class History:
         self._written = 0
         self._dropped: Counter[str] = Counter()
         self._refusal = ""  # why the last try failed, as it was told
+        self._kept_days = retention_days  # by which old records were last looked for
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="relay-records", daemon=True)
 
@@ -341,8 +342,9 @@ class History:
             for one in batch:
                 if isinstance(one, threading.Event):
                     one.set()
-            if time.monotonic() >= prune_at:
+            if time.monotonic() >= prune_at or self.retention_days < self._kept_days:
                 prune_at = time.monotonic() + PRUNE_EVERY
+                self._kept_days = self.retention_days
                 self._prune(connection)
 
     def _take(self) -> list[CallRecord | Rated | threading.Event]:

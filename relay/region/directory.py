@@ -16,7 +16,7 @@ that is well, and a feed of reports that fails must not stop calls.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import islice
@@ -91,12 +91,14 @@ class Directory:
 
     def __init__(self) -> None:
         self._nodes: dict[str, _Known] = {}
+        self._may_leave_to: Mapping[str, tuple[str, ...]] = {}
 
     def on_list(self, nodes: NodeList, now: float, wall: float) -> None:
         """A new list: nodes that are not in it are gone. Health that it brings counts as a report.
 
         `wall`, Unix seconds, tells how old the list is: one from a cache is no fresher for having come now.
         """
+        self._may_leave_to = nodes.may_leave_to
         issued = now - max(0.0, wall - nodes.issued_at)
         before = self._nodes
         self._nodes = {node.id: before.get(node.id, _Known(node)) for node in nodes.nodes}
@@ -132,57 +134,101 @@ class Directory:
         return known.tier(now)
 
     def place(
-        self, call: str, variant: str, round_trips: Mapping[str, float], now: float
+        self, call: str, variant: str, round_trips: Mapping[str, float], now: float, region: str = ""
     ) -> Placement | None:
         """Where the new call goes, and count it there. None: no node takes calls of this variant.
 
         `call` is its id in hexadecimal; `round_trips` are seconds to each region as the client measured them
         (of a pair the greater of the two): regions with the same one count as one region, those without one
-        come last, by name.
+        come last, by name. `region` is the one whose rules hold for the call, where its product knows that:
+        no other node is named than they allow. Else the rules of the region that it comes to hold.
         """
-        order = list(islice(self._order(call, variant, round_trips, now), 1 + STANDBYS))
-        if not order:
+        order = self._order(call, variant, round_trips, now, within=self._within(region))
+        tier, home = next(order, (None, None))
+        if tier is None or home is None:
             return None
-        (tier, home), *others = order
+        allowed = self._within(region or home.node.region)
+        others = (known.node for _, known in order if _is_in(known.node, allowed))
+        standby = tuple(islice(others, STANDBYS))
         home.placed += 1
-        return Placement(home.node, tuple(known.node for _, known in others), tier)
+        return Placement(home.node, standby, tier)
 
-    def target(self, call: str, leaving: str, round_trips: Mapping[str, float], now: float) -> Node | None:
+    def target(
+        self,
+        call: str,
+        leaving: str,
+        round_trips: Mapping[str, float],
+        now: float,
+        within: Set[str] | None = None,
+    ) -> Node | None:
         """The one node that takes a running call from `leaving`, of the same variant, counted there.
 
-        With the round trips from `leaving` itself this is its own region first. None: nowhere; the call stays
+        With the round trips from `leaving` itself this is its own region first. Only nodes in regions that
+        the rules of its region allow, and in those of `within`, if that is said. None: nowhere; the call stays
         until it ends. LocalError: `leaving` is not on the list.
         """
-        known = self._nodes.get(leaving)
-        if known is None:
-            raise LocalError("no such node on the list")
-        order = self._order(call, known.node.variant, round_trips, now, without=leaving)
-        _, found = next(order, (None, None))
+        _, found = next(self._others(call, leaving, round_trips, now, within), (None, None))
         if found is None:
             return None
         found.placed += 1
         return found.node
 
-    def standbys(self, call: str, leaving: str, round_trips: Mapping[str, float], now: float) -> list[Node]:
+    def standbys(
+        self,
+        call: str,
+        leaving: str,
+        round_trips: Mapping[str, float],
+        now: float,
+        within: Set[str] | None = None,
+    ) -> list[Node]:
         """Who would take a running call if `leaving` were gone: at most two of its variant, the first to try
-        first. Counted nowhere. LocalError: `leaving` is not on the list."""
+        first. Counted nowhere; regions as for `target`. LocalError: `leaving` is not on the list."""
+        order = self._others(call, leaving, round_trips, now, within)
+        return [found.node for _, found in islice(order, STANDBYS)]
+
+    def _others(
+        self,
+        call: str,
+        leaving: str,
+        round_trips: Mapping[str, float],
+        now: float,
+        within: Set[str] | None,
+    ) -> Iterator[tuple[Tier, _Known]]:
+        """Who may have a call of `leaving`, best first."""
         known = self._nodes.get(leaving)
         if known is None:
             raise LocalError("no such node on the list")
-        order = self._order(call, known.node.variant, round_trips, now, without=leaving)
-        return [found.node for _, found in islice(order, STANDBYS)]
+        allowed = self._within(known.node.region)
+        order = self._order(call, known.node.variant, round_trips, now, without=leaving, within=allowed)
+        return ((tier, other) for tier, other in order if _is_in(other.node, within))
+
+    def _within(self, region: str) -> Set[str] | None:
+        """Regions that calls of `region` may be in; None: in all."""
+        found = self._may_leave_to.get(region)
+        return None if found is None else {region, *found}
 
     def _order(
-        self, call: str, variant: str, round_trips: Mapping[str, float], now: float, without: str = ""
+        self,
+        call: str,
+        variant: str,
+        round_trips: Mapping[str, float],
+        now: float,
+        without: str = "",
+        within: Set[str] | None = None,
     ) -> Iterator[tuple[Tier, _Known]]:
         """Every node that may have the call, best first. Regions that nobody asks for are not hashed."""
         by: dict[tuple[Tier, float, str], list[_Known]] = {}
         for known in self._nodes.values():
             tier, region = known.tier(now), known.node.region
-            if known.node.variant == variant and known.node.id != without and tier is not Tier.NEVER:
+            is_of_it = known.node.variant == variant and known.node.id != without
+            if is_of_it and tier is not Tier.NEVER and _is_in(known.node, within):
                 far = round_trips.get(region, inf)
                 by.setdefault((tier, far, region if far == inf else ""), []).append(known)
         return ((key[0], known) for key in sorted(by) for known in _ranked(call, key[0], by[key]))
+
+
+def _is_in(node: Node, regions: Set[str] | None) -> bool:
+    return regions is None or node.region in regions
 
 
 def _ranked(call: str, tier: Tier, group: Iterable[_Known]) -> Sequence[_Known]:

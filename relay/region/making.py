@@ -91,6 +91,9 @@ def make(
         issued_at=issued,
         not_after=issued + max(1, round(life_s)),
         nodes=tuple(sorted(nodes, key=lambda node: node.id)),
+        may_leave_to={
+            name: region.rules.may_leave_to for name, region in routes.items() if region.rules is not None
+        },
     )
 
 

@@ -97,6 +97,8 @@ class NodeList(msgspec.Struct, frozen=True, kw_only=True):
     """Unix seconds, as `not_after`."""
     not_after: Seconds
     nodes: Annotated[tuple[Node, ...], Meta(max_length=MAX_NODES)]
+    may_leave_to: dict[Name, tuple[Name, ...]] = {}
+    """Region -> other regions that its calls may go to. Of one that is not named here nobody said: to all."""
 
 
 class _Envelope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -120,6 +122,8 @@ def plain(nodes: NodeList) -> dict[str, Any]:
         elif node["health"]["score"] is None:
             del node["health"]["score"]
     told["nodes"] = list(told["nodes"])
+    if not told["may_leave_to"]:
+        del told["may_leave_to"]
     return told
 
 

@@ -22,7 +22,7 @@ from relay.errors import RelayError
 from relay.rollout.course import ChangeRefusedError, Course, Helm
 from relay.rollout.gate import EXIT, Verdict
 from relay.rollout.inquiry import Look, Source, look
-from relay.rollout.publish import Signer, is_published, publish
+from relay.rollout.publish import Signer, check_rules, is_published, publish
 from relay.rollout.steps import Change, Order, Phase, Spot, follow, share_of
 from relay.rollout.store import MOST_WORDS, UnreachableError
 
@@ -96,10 +96,13 @@ class Pilot:
             return found.answer.exit_status, True
         if lack and order.change is Change.ADVANCE:
             return HELD, False
-        return await self._obey(replace(order, why=f"{self.why}: {order.why}" if self.why else order.why))
+        why = f"{self.why}: {order.why}" if self.why else order.why
+        return await self._obey(replace(order, why=why), self.signer)
 
-    async def _obey(self, order: Order) -> tuple[int, bool]:
+    async def _obey(self, order: Order, signer: Signer) -> tuple[int, bool]:
         try:
+            if order.change is Change.ADVANCE:
+                await check_rules(self.helm, [self.place], signer.keys)
             course = await self.helm.change(self.id, lambda _: order)
         except ChangeRefusedError as error:
             self._tell("refused", str(error), refusal=error.refusal.value)

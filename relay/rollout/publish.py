@@ -9,12 +9,14 @@ signed state means (lastgood.py), whose the key is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from relay.errors import LocalError
 from relay.protocol.ids import Kid
+from relay.region.routes import RoutesError, rules_of
+from relay.region.routes import parse as parse_routes
 from relay.rollout.course import ChangeRefusedError, Helm
 from relay.rollout.keys import BUCKET, STATE
 from relay.rollout.lastgood import LIFE_S, Body, Offer, RefusedError, parse, seal
@@ -80,6 +82,29 @@ async def check_offer(helm: Helm, id: str, keys: Mapping[Kid, bytes]) -> None:
         told = f"the signed state offers something else of {id} than its steps give"
         cure = f"first: relay rollout publish --rollout {id} --key FILE"
         raise ChangeRefusedError(Refused(Refusal.CONFLICT, told, cure))
+
+
+async def check_rules(helm: Helm, places: Iterable[str], keys: Mapping[Kid, bytes]) -> None:
+    """ChangeRefusedError unless the signed state says what holds for the calls of each of these regions.
+
+    A group is everywhere, so all regions need rules for it.
+    """
+    body = await published(helm, keys)
+    cure = "write `rules` into its routes (docs/state.md), then: relay state put --routes FILE --key FILE"
+    try:
+        routes = parse_routes(body.routes if body is not None else {})
+    except RoutesError as error:
+        told = f"the signed state does not say which rules hold: {error}"
+        raise ChangeRefusedError(Refused(Refusal.RULES, told, cure)) from None
+    for place in places:
+        names = sorted(routes) if place.startswith("@") else [place]
+        if not names:
+            told = f"{place} is everywhere, and the signed state names no region"
+            raise ChangeRefusedError(Refused(Refusal.RULES, told, cure))
+        for region in names:
+            if rules_of(routes, region) is None:
+                told = f"{region} has no rules on where its calls may go and how long their records may be kept"
+                raise ChangeRefusedError(Refused(Refusal.RULES, told, cure))
 
 
 async def publish(helm: Helm, id: str, signer: Signer, who: str, why: str = "") -> Body:

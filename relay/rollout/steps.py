@@ -73,6 +73,7 @@ class Refusal(StrEnum):
     WAVE_CAP = "wave_cap"
     UNKNOWN_TRAFFIC = "unknown_traffic"
     RIVAL = "rival"
+    RULES = "rules"
 
 
 TRANSITIONS: Final[Mapping[Phase, Mapping[Change, Phase]]] = {

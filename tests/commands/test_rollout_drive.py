@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from relay.protocol.signed import public_of
 from relay.rollout.lastgood import accepted, parse
 from relay.rollout.store import Entry
 from relay.rollout.store_sqlite import SqliteStore
-from rollout_store.traffic import Node
+from rollout_store.traffic import Node, ruled
 
 SEED, OTHER = bytes(32), b"\1" * 32
 ROOT = Path(__file__).parents[2]
@@ -72,11 +71,25 @@ class Desk:
         store = folder / "state.sqlite"
         keys = json.dumps([public_of(SEED).hex()])
         self.config.write_text(f"[state]\nstore = {json.dumps(str(store))}\nkeys = {keys}\n")
-        sqlite3.connect(store).close()
+        self.put(ruled(time.time(), "eu-1", "us-1"))
         for name, seed in (("key", SEED), ("other", OTHER)):
             (folder / name).write_text(write_key(seed))
         (folder / "plan.toml").write_text(PLAN)
         self.key = ("--key", str(folder / "key"))
+
+    def put(self, state: bytes) -> None:
+        """Into the store, as the signed state."""
+
+        async def put() -> None:
+            store = SqliteStore(self.folder / "state.sqlite")
+            try:
+                standing = await store.get("rollout", "state")
+                expect = 0 if standing is None else standing.revision
+                await store.put("rollout", "state", state, expect=expect, who="kim", why="rules")
+            finally:
+                await store.close()
+
+        asyncio.run(put())
 
     def run(self, *words: str) -> tuple[int, dict[str, Any]]:
         status = main(["rollout", *words, "--config", str(self.config), "--json"])
@@ -131,7 +144,7 @@ def desk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Desk:
 
 def test_from_the_first_step_to_everybody_each_step_after_the_gate_and_signed(desk: Desk) -> None:
     status, facts = desk.begin(*desk.key)
-    assert (status, facts["phase"], facts["published"], facts["to_publish"]) == (DONE, "running", 1, "")
+    assert (status, facts["phase"], facts["published"], facts["to_publish"]) == (DONE, "running", 2, "")
     assert desk.signed().rollout.regions == {"eu-1": 5}
     assert desk.gate()[0] == NO_DATA
     status, facts = desk.gate(*desk.count(1000, 5))
@@ -176,7 +189,7 @@ def test_what_is_worse_is_not_advanced_and_is_taken_back(desk: Desk) -> None:
     assert facts["to_publish"].startswith("relay rollout publish --rollout r1")
     assert desk.signed().rollout.regions == {"eu-1": 5}  # boxes do not know it yet
     status, facts = desk.run("publish", "--rollout", "r1", *desk.key)
-    assert (status, facts["published"], desk.signed().rollout.regions) == (DONE, 2, {"eu-1": 0})
+    assert (status, facts["published"], desk.signed().rollout.regions) == (DONE, 3, {"eu-1": 0})
     status, facts = desk.change("resume")
     assert (status, facts["key"]) == (FAILED, "place")
 
@@ -311,7 +324,7 @@ def test_people_see_tables_and_one_line_of_why(desk: Desk) -> None:
     assert "5 of 1000" in out
     assert main(["rollout", "status", *where]) == DONE
     out = desk.capsys.readouterr().out
-    assert "the signed state is revision 1" in out
+    assert "the signed state is revision 2" in out
     assert "begin by kim" in out
     assert main(["rollout", "history", "--rollout", "r1", *where]) == DONE
     assert "the first region" in desk.capsys.readouterr().out
@@ -367,7 +380,7 @@ def test_the_script_only_says_what_it_would_do_if_told_so(desk: Desk) -> None:
         status, events, _ = follow(desk, "--from", url, "--dry-run")
     assert (status, [each["event"] for each in events]) == (BACK, ["look", "would", "end"])
     assert events[1]["text"] == "rollback"
-    assert desk.signed() is None
+    assert desk.signed().rollout is None
     assert desk.run("status")[1]["rollouts"][0]["state_rev"] == 1
 
 
@@ -394,3 +407,42 @@ def test_a_gate_says_how_many_calls_of_the_days_before_it_used_or_why_none(desk:
     told = desk.gate(*desk.count(1000, 5))[1]["prior"]
     assert (told["from"], told["calls"], told["why"]) == ("none", 0, "the report tells none")
     assert desk.gate()[1]["guardrails"][0]["prior"] == "none"
+
+
+# ---------------------------------------------------------------- rules of regions
+
+
+def test_a_region_without_rules_is_not_opened_and_it_is_said_what_to_write(desk: Desk) -> None:
+    desk.put(ruled(time.time(), "us-1"))
+    status, facts = desk.begin(*desk.key)
+    assert (status, facts["key"]) == (FAILED, "rules")
+    assert "eu-1 has no rules" in facts["error"]
+    assert "relay state put --routes" in facts["error"]
+    assert desk.run("status")[1]["rollouts"] == []
+    desk.put(ruled(time.time(), "eu-1"))
+    assert desk.begin(*desk.key)[0] == DONE
+    desk.put(ruled(time.time(), "us-1"))  # and it loses them
+    counts = desk.count(1000, 5)
+    status, facts = desk.advance(*counts)
+    assert (status, facts["key"]) == (FAILED, "rules")
+    assert desk.run("status")[1]["rollouts"][0]["places"]["eu-1"]["pct"] == 5
+    assert desk.change("rollback", "--region", "eu-1")[0] == DONE
+
+
+def test_a_group_is_everywhere_so_all_regions_need_rules(desk: Desk) -> None:
+    (desk.folder / "plan.toml").write_text(GROUP)
+    desk.put(ruled(time.time()))
+    assert desk.begin("--traffic", "@dogfood=1")[1]["key"] == "rules"
+    desk.put(ruled(time.time(), "eu-1"))
+    assert desk.begin("--traffic", "@dogfood=1")[0] == DONE
+
+
+def test_rules_that_would_not_hold_are_refused_where_they_are_put(desk: Desk) -> None:
+    rules = {"may_leave_to": ["us-1"], "keep_in": ["eu-1"], "keep_days": 30}
+    path = desk.folder / "routes.json"
+    path.write_text(json.dumps({"eu-1": {"relays": {}, "rules": rules}}))
+    words = ["state", "put", "--key", str(desk.folder / "key"), "--routes", str(path), "--why", "w"]
+    assert main([*words, "--config", str(desk.config), "--json"]) == USAGE
+    told = json.loads(desk.capsys.readouterr().out.splitlines()[-1])
+    assert told["key"] == "--routes"
+    assert "add us-1 to keep_in of eu-1" in told["error"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pair import CLUSTER, WALL, World, config
@@ -141,3 +143,40 @@ def test_standbys_are_named_only_where_that_is_switched_on(stage: Stage) -> None
     stage.targets.on_config()
     assert not node.has_spares
     assert stage.targets.standbys(stage.call) == ()
+
+
+# ---------------------------------------------------------------- rules of regions
+
+
+def ruled(event: Directed, *regions: str) -> Directed:
+    return replace(event, within=frozenset(regions))
+
+
+def test_nobody_is_sent_where_the_rules_of_this_region_forbid(stage: Stage) -> None:
+    stage.targets.on_directed(ruled(listed("relay-1", "far/far-1", "farther/farther-1"), "local", "farther"))
+    calls = [stage.of(stage.world.talking()[0].cid) for _ in range(20)]
+    assert {stage.targets.of(call) for call in calls} == {("quic://farther-1.example:443",)}
+    assert {found.id for call in calls for found in stage.targets.standbys(call)} == {"farther-1"}
+
+
+def test_who_was_named_before_new_rules_is_taken_back(stage: Stage) -> None:
+    event = listed("relay-1", "far/far-1", "farther/farther-1")
+    stage.targets.on_directed(event)
+    named, spares = stage.to(), stage.targets.standbys(stage.call)
+    assert len(spares) == 2
+    stage.ann.ask(control.Moved(c=stage.ann.cid, ok=True))  # she follows
+    other = "farther" if named.startswith("far-") else "far"
+    stage.targets.on_directed(ruled(event, "local", other))
+    assert stage.to() == f"{other}-1"
+    assert [found.id for found in stage.targets.standbys(stage.call)] == [f"{other}-1"]
+    stage.targets.on_directed(ruled(event, "local", "far", "farther"))
+    assert stage.to() == f"{other}-1"
+
+
+def test_what_the_operator_wrote_is_not_said_where_it_is_known_to_be_forbidden(stage: Stage) -> None:
+    stage.targets.on_directed(ruled(listed("relay-1"), "local"))
+    assert stage.targets.of(stage.call) == TO  # nobody knows where that is
+    stage.targets.on_directed(ruled(listed("relay-1", "far/by-hand"), "local"))
+    assert stage.targets.of(stage.call) == ()
+    stage.targets.on_directed(ruled(listed("relay-1", "far/by-hand"), "local", "far"))
+    assert stage.targets.of(stage.call) == TO

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +115,37 @@ def test_dead_letters_are_erased_after_their_days(store: Store) -> None:
     assert store.list_dead(Selection()) == []
     assert store.erased["a", "age"] == 2
     assert len(ids(store, "b")) == 2
+
+
+def test_what_a_region_may_not_keep_any_longer_is_erased_dead_or_waiting_and_replayed_or_not(
+    store: Store,
+) -> None:
+    store.take([event(1), event(2)], 0.0)
+    store.expire("a", 0.0, 10.0)
+    assert store.replay(Selection(), 2 * DAY) == 2
+    store.expire("b", 0.0, 2 * DAY)
+    store.take([event(3)], 2 * DAY)
+    store.clear_old(3 * DAY - 1, 3.0)
+    assert [(row["waiting"], row["dead"]) for row in store.status(3 * DAY)] == [(3, 0), (1, 2)]
+    store.clear_old(3 * DAY, 3.0)
+    assert [(row["waiting"], row["dead"]) for row in store.status(3 * DAY)] == [(1, 0), (1, 0)]
+    assert ids(store, "a") == ids(store, "b") == [f"{LOG}-3"]
+    assert (store.erased["a", "age"], store.erased["b", "age"]) == (2, 2)
+
+
+def test_a_file_of_an_earlier_version_knows_when_its_letters_came(tmp_path: Path) -> None:
+    store = Store(config(tmp_path))
+    store.register((A, B), 0.0)
+    store.take([event(1)], DAY)
+    store.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "feed.sqlite", isolation_level=None)) as db:
+        db.execute("ALTER TABLE letters DROP COLUMN came")
+    store = Store(config(tmp_path))
+    store.clear_old(4 * DAY - 1, 3.0)
+    assert store.status(4 * DAY)[0]["waiting"] == 1
+    store.clear_old(4 * DAY, 3.0)
+    assert store.status(4 * DAY)[0]["waiting"] == 0
+    store.close()
 
 
 def test_a_selection_needs_all_that_it_names(store: Store) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from math import inf
 from typing import Any
 
+import msgspec
 import pytest
 
 from relay.config import NodeConfig
@@ -142,3 +144,51 @@ async def test_it_looks_each_second(box: Box, monkeypatch: pytest.MonkeyPatch) -
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+# ---------------------------------------------------------------- rules of regions
+
+
+def rules(*to: str, days: float) -> dict[str, Any]:
+    return {"may_leave_to": list(to), "keep_in": ["fra", "ams"], "keep_days": days}
+
+
+RULED = {
+    "fra": {**ROUTES["fra"], "rules": rules("ams", days=30)},
+    "ams": {**ROUTES["ams"], "rules": rules("fra", days=7)},
+    "sin": ROUTES["sin"],
+}
+
+
+def test_rules_of_the_region_are_told_and_how_long_records_are_kept(box: Box) -> None:
+    assert box.directions.keep_days == inf
+    box.routes = RULED
+    told = box.look()
+    assert told is not None
+    assert told.within == {"fra", "ams"}
+    assert box.directions.keep_days == 7  # of calls of ams, which may come here
+    box.routes = {**RULED, "fra": ROUTES["fra"], "ams": ROUTES["ams"]}
+    told = box.look()
+    assert told is not None
+    assert told.within is None
+    assert box.directions.keep_days == inf
+
+
+def test_rules_are_those_of_the_region_in_which_the_operator_has_this_node(box: Box) -> None:
+    one = Node(id="fra-1", region="sin", urls=("quic://fra-1.example:443",), version="1")
+    box.list, box.routes = msgspec.structs.replace(listed(1), nodes=(one,)), RULED
+    told = box.look()
+    assert told is not None
+    assert told.within == {"fra", "ams"}
+    box.routes = {**RULED, "fra": {**RULED["fra"], "relays": {}}}
+    told = box.look()
+    assert told is not None
+    assert told.within is None  # it stands nowhere, and the list says sin, which has none
+
+
+def test_rules_that_contradict_each_other_leave_those_before_in_force(box: Box) -> None:
+    box.routes = RULED
+    box.look()
+    box.routes = {**RULED, "ams": ROUTES["ams"]}
+    assert box.look() is None
+    assert box.directions.keep_days == 7

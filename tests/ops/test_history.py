@@ -232,6 +232,24 @@ def test_records_past_their_retention_are_erased_while_running(
         assert [one["call"] for one in query(connection)] == [f"{2:032x}"]
 
 
+def test_records_that_may_not_be_kept_any_more_are_erased_at_once(path: Path) -> None:
+    records = writer(path, wall=lambda: 100 * DAY)
+    records.start()
+    records.record(call(1, ended=90 * DAY))
+    records.record(call(2, ended=99 * DAY))
+    assert records.flush()
+    records.retention_days = 5.0
+    for _ in range(2000):
+        with database(path) as connection:
+            left = [one["call"] for one in query(connection)]
+        if left == [f"{2:032x}"]:
+            break
+        time.sleep(0.01)
+    else:
+        pytest.fail("not within 20 s")
+    records.close()
+
+
 def test_erasing_a_pseudonym_takes_the_person_and_empty_calls(path: Path) -> None:
     with database(path) as connection:
         insert(connection, "n1", call(1, ANN, BOB))

@@ -3,6 +3,7 @@
 from collections import Counter
 from math import inf
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -277,3 +278,59 @@ def test_a_call_is_refused_only_if_every_node_of_its_variant_drains(facts):
         chosen = [placement.home.id, *(one.id for one in placement.standby)]
         assert set(chosen) <= set(open_)
         assert len(set(chosen)) == len(chosen) == min(3, len(open_))
+
+
+# ---------------------------------------------------------------- rules of regions
+
+
+def ruled(may_leave_to, *names):
+    """Nodes that all just reported, on a list that says where calls of some regions may go."""
+    found = Directory()
+    made = msgspec.structs.replace(listed(*(node(name) for name in names)), may_leave_to=may_leave_to)
+    found.on_list(made, 0.0, WALL)
+    for name in names:
+        found.on_report(report(name))
+    return found
+
+
+RULES = {"fra": ("iad",), "iad": (), "sin": ("fra", "iad")}
+
+
+def test_no_call_is_moved_where_the_rules_of_its_region_forbid():
+    found = ruled(RULES, "fra-1", "iad-1", "sin-1", "gru-1")
+    assert found.target(CALL, "fra-1", {"fra": 0.0, "sin": 1.0, "iad": 2.0}, 0.0).id == "iad-1"
+    assert found.target(CALL, "iad-1", NEAR, 0.0) is None
+    assert found.target(CALL, "gru-1", NEAR, 0.0).id == "fra-1"  # of which nobody said anything
+    assert [one.id for one in found.standbys(CALL, "fra-1", NEAR, 0.0)] == ["iad-1"]
+    assert found.standbys(CALL, "iad-1", NEAR, 0.0) == []
+
+
+def test_what_the_operator_allows_counts_beside_what_the_list_says():
+    found = ruled(RULES, "fra-1", "fra-2", "iad-1", "sin-1")
+    allowed = {"fra", "sin"}
+    assert found.target(CALL, "fra-1", NEAR, 0.0, allowed).id == "fra-2"
+    assert [one.id for one in found.standbys(CALL, "fra-1", NEAR, 0.0, allowed)] == ["fra-2"]
+    assert found.target(CALL, "fra-1", NEAR, 0.0, set()) is None
+
+
+def test_a_new_call_goes_by_the_rules_of_its_own_region_where_that_is_known():
+    found = ruled(RULES, "fra-1", "iad-1", "sin-1")
+    far = {"sin": 0.01, "fra": 0.1, "iad": 0.2}
+    assert found.place(CALL, "control", far, 0.0).home.id == "sin-1"
+    placement = found.place(CALL, "control", far, 0.0, "fra")
+    assert (placement.home.id, [one.id for one in placement.standby]) == ("fra-1", ["iad-1"])
+    placement = found.place(CALL, "control", far, 0.0, "iad")
+    assert (placement.home.id, placement.standby) == ("iad-1", ())
+    assert ruled({"gru": ()}, "fra-1").place(CALL, "control", NEAR, 0.0, "gru") is None
+
+
+def test_else_its_standbys_go_by_the_rules_of_the_region_that_it_comes_to():
+    placement = ruled(RULES, "fra-1", "sin-1", "iad-1").place(CALL, "control", NEAR, 0.0)
+    assert (placement.home.id, [one.id for one in placement.standby]) == ("fra-1", ["iad-1"])
+
+
+def test_a_new_list_brings_new_rules():
+    found = ruled(RULES, "fra-1", "sin-1")
+    assert found.target(CALL, "fra-1", NEAR, 0.0) is None
+    found.on_list(listed(node("fra-1"), node("sin-1")), 0.0, WALL)
+    assert found.target(CALL, "fra-1", NEAR, 0.0).id == "sin-1"

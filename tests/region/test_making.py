@@ -80,3 +80,19 @@ def test_an_announcement_is_read_again_and_anything_else_is_none() -> None:
     assert decode(encode(told)) == told
     assert decode(b"torn") is None
     assert decode(b'{"node":"fra-1","version":"1","state":"fine","stress":1}') is None
+
+
+def test_rules_of_regions_stand_on_the_list_as_far_as_they_say_where_calls_may_go() -> None:
+    seed = bytes(32)
+    rules = {"may_leave_to": ["ams"], "keep_in": ["fra", "ams"], "keep_days": 30}
+    own = {"may_leave_to": [], "keep_in": ["ams"], "keep_days": 7}
+    routes = parse(
+        {"fra": {"relays": {}, "rules": rules}, "ams": {"relays": {}, "rules": own}, "sin": {"relays": {}}}
+    )
+    found = make(routes, {}, cluster="c", rev=3, wall=WALL, life_s=600)
+    assert found.may_leave_to == {"fra": ("ams",), "ams": ()}
+    public = public_of(seed)
+    raw = seal(found, seed)
+    assert verify(raw, {kid_of(public): public}) == without_health(found) == found
+    assert b'"may_leave_to":{"ams":[],"fra":["ams"]}' in raw
+    assert b"may_leave_to" not in seal(made(), seed)

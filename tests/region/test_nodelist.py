@@ -168,3 +168,10 @@ def test_keys_rotate_while_the_list_stays():
     keep.on_keys(new)
     assert refusal(keep.on_document, document(rev=5), BEGIN) is Refusal.UNKNOWN_KEY
     assert keep.list.rev == 4
+
+
+def test_where_calls_of_a_region_may_go_is_signed_and_names_regions():
+    ruled = msgspec.structs.replace(LIST, may_leave_to={"fra": ("ams",), "ams": ()})
+    assert nodelist.verify(nodelist.seal(ruled, SEED), KEYS) == ruled
+    with pytest.raises(LocalError):
+        nodelist.seal(msgspec.structs.replace(LIST, may_leave_to={"a b": ()}), SEED)

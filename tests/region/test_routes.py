@@ -1,11 +1,24 @@
 """What signed routes say, and which of them cannot be read."""
 
+from math import inf
 from typing import Any
 
 import pytest
 
 from relay.region import routes
-from relay.region.routes import FAR, NEAR, RoutesError, distances, home, is_left, parse, strays
+from relay.region.routes import (
+    FAR,
+    NEAR,
+    RoutesError,
+    distances,
+    home,
+    is_left,
+    keep_days,
+    parse,
+    rules_of,
+    strays,
+    within,
+)
 
 URLS = {"urls": ["quic://fra-1.example:443", "https://fra-1.example"]}
 RAW: dict[str, Any] = {
@@ -72,3 +85,76 @@ def test_home_is_nearest_then_what_is_near_then_all_else_alike() -> None:
     assert distances(parse(RAW), "ams") == {"ams": 0.0, "fra": FAR, "sin": FAR}
     assert distances(parse(RAW), "gru")["gru"] == 0.0
     assert routes.NEAR < routes.FAR
+
+
+# ---------------------------------------------------------------- rules
+
+
+def ruled(**regions: dict[str, Any]) -> dict[str, Any]:
+    return {name: {"relays": {}, "rules": rules} for name, rules in regions.items()}
+
+
+def rules(*to: str, keep_in: tuple[str, ...], days: float = 30) -> dict[str, Any]:
+    return {"may_leave_to": list(to), "keep_in": list(keep_in), "keep_days": days}
+
+
+EU = ("fra", "ams")
+RULED = ruled(
+    fra=rules("ams", keep_in=EU, days=30),
+    ams=rules("fra", keep_in=EU, days=7),
+    iad=rules("fra", "ams", keep_in=("iad", *EU), days=1),
+    sin=rules(keep_in=("sin",), days=90),
+)
+
+
+def test_rules_say_where_calls_may_be_and_how_long_who_may_have_them_keeps_what() -> None:
+    read = parse({**RULED, "gru": {"relays": {}}})
+    assert within(read, "fra") == {"fra", "ams"}
+    assert within(read, "sin") == {"sin"}
+    assert within(read, "gru") is within(read, "elsewhere") is None
+    found = rules_of(read, "fra")
+    assert found is not None
+    assert (found.keep_in, found.keep_days) == (EU, 30)
+    assert {name: keep_days(read, name) for name in read} == {
+        "fra": 1, "ams": 1, "iad": 1, "sin": 90, "gru": inf
+    }  # fmt: skip
+    assert keep_days(parse(ruled(fra=rules("ams", keep_in=EU), ams=RULED["ams"]["rules"])), "fra") == 7
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (ruled(fra=rules("ams", keep_in=("fra",)), ams=RULED["ams"]["rules"]), "add ams to keep_in of fra"),
+        (ruled(fra=rules(keep_in=("ams",))), "add fra to keep_in of fra"),
+        (ruled(fra=rules("amz", keep_in=("fra", "amz"))), "amz, which has no rules of its own"),
+        (
+            ruled(fra=rules("ams", keep_in=EU), ams=rules("sin", keep_in=("ams", "sin")), sin=RULED["sin"]["rules"]),
+            "take sin out of may_leave_to of ams, or allow it to fra",
+        ),
+    ],
+)
+def test_rules_that_would_not_hold_are_refused_with_what_to_write(raw: dict[str, Any], told: str) -> None:
+    with pytest.raises(RoutesError, match=told):
+        parse(raw)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "place"),
+    [
+        ({"may_leave_to": ["ams"], "keep_in": ["fra"]}, "rules"),
+        (rules(keep_in=()), "keep_in"),
+        (rules(keep_in=("fra",), days=0), "keep_days"),
+        (rules("a b", keep_in=("fra",)), "may_leave_to"),
+    ],
+)
+def test_rules_that_do_not_fit_are_named_by_their_place(wrong: dict[str, Any], place: str) -> None:
+    with pytest.raises(RoutesError, match=r"^routes: .*does not fit") as caught:
+        parse(ruled(fra=wrong))
+    assert place in str(caught.value)
+
+
+def test_a_slip_in_rules_can_be_named() -> None:
+    raw = ruled(fra={**rules(keep_in=("fra",)), "keep_day": 3})
+    parse(raw)
+    assert strays(raw) == ["fra.rules.keep_day"]
+    assert strays({"fra": {"relays": {}, "rules": None}}) == []

@@ -17,14 +17,14 @@ from relay.rollout.course import Helm
 from relay.rollout.gate import Verdict, Why
 from relay.rollout.inquiry import Look, Source, look
 from relay.rollout.keys import BUCKET, STATE
-from relay.rollout.lastgood import accepted
+from relay.rollout.lastgood import Offer, accepted
 from relay.rollout.pilot import Pace, Pilot
 from relay.rollout.plan import parse_plan
 from relay.rollout.publish import Signer, is_published, published
 from relay.rollout.steps import Change, Order, Phase, Spot
 from relay.rollout.store import UnreachableError
 from relay.rollout.store_sqlite import SqliteStore
-from rollout_store.traffic import Clock, Node, Traffic
+from rollout_store.traffic import Clock, Node, Traffic, ruled
 
 ID = "relay-0.4"
 PLAN = parse_plan(
@@ -65,6 +65,8 @@ class Region:
         self.events: list[dict[str, Any]] = []
 
     async def begin(self) -> None:
+        state = ruled(self.clock.now, "eu-1", "eu-2")
+        await self.helm.store.put(BUCKET, STATE, state, expect=0, who="kim", why="rules")
         await self.helm.begin(PLAN, "kim", "the first region", {"eu-1": 0.08, "eu-2": 0.2})
 
     def pilot(self, *, signer: Signer | None = SIGNER, source: Source | None = None, why: str = "") -> Pilot:
@@ -94,6 +96,17 @@ class Region:
         assert body.rollout is not None
         return body.rollout.regions["eu-1"]
 
+    async def offered(self) -> Offer | None:
+        """What the signed state offers."""
+        body = await published(self.helm, KEYS)
+        return None if body is None else body.rollout
+
+    async def put(self, state: bytes) -> None:
+        """Into the place of the signed state."""
+        standing = await self.helm.store.get(BUCKET, STATE)
+        expect = 0 if standing is None else standing.revision
+        await self.helm.store.put(BUCKET, STATE, state, expect=expect, who="a", why="b")
+
     def told(self, event: str) -> list[dict[str, Any]]:
         return [each for each in self.events if each["event"] == event]
 
@@ -114,7 +127,7 @@ async def region(tmp_path: Path) -> AsyncIterator[Region]:
 async def test_a_candidate_that_is_as_good_goes_through_all_steps_and_each_is_signed(region: Region) -> None:
     assert await region.fly() == 0
     assert [each["pct"] for each in region.told("advance")] == [25, 95, 100]
-    assert [each["rev"] for each in region.told("published")] == [1, 2, 3, 4]
+    assert [each["rev"] for each in region.told("published")] == [2, 3, 4, 5]
     assert region.events[-1]["event"] == "end"
     assert await region.share() == 100
     course = await region.helm.course(ID)
@@ -199,7 +212,7 @@ async def test_a_dry_run_says_what_it_would_do_and_changes_nothing(region: Regio
     assert await region.fly(signer=None) == 0
     assert [each["text"] for each in region.told("would")] == ["advance"]
     assert (await region.helm.course(ID)).standing.revision == 1
-    assert await published(region.helm, KEYS) is None
+    assert await region.offered() is None
     region.traffic.fails = 0.2
     region.clock.now += EVERY_S
     assert await region.fly(signer=None) == 20
@@ -226,7 +239,7 @@ async def test_what_was_cut_off_before_it_was_signed_is_signed_at_the_next_look(
 
 
 async def test_what_cannot_be_signed_is_not_widened_and_taken_back_by_a_kill(region: Region) -> None:
-    await region.helm.store.put(BUCKET, STATE, b"spoilt", expect=0, who="a", why="b")
+    await region.put(b"spoilt")
     assert await region.fly(timeout_s=3 * 3600) == 10
     assert region.told("look")[-1]["verdict"] == "promote"
     assert "does not count" in region.told("unsigned")[-1]["text"]
@@ -236,6 +249,19 @@ async def test_what_cannot_be_signed_is_not_widened_and_taken_back_by_a_kill(reg
     assert await region.fly() == 20
     assert await region.helm.is_killed(ID)
     assert len(region.told("killed")) == 1
+
+
+async def test_a_region_that_lost_its_rules_is_not_widened_and_is_taken_back_all_the_same(
+    region: Region,
+) -> None:
+    await region.put(ruled(region.clock.now, "eu-2"))
+    assert await region.fly(timeout_s=3 * 3600) == 10
+    assert {each["refusal"] for each in region.told("refused")} == {"rules"}
+    assert "eu-1 has no rules" in region.told("refused")[-1]["text"]
+    assert await region.share() == 1
+    region.traffic.fails = 0.06
+    assert await region.fly() == 20
+    assert await region.share() == 0
 
 
 async def test_what_may_not_be_is_told_and_waited_for(region: Region) -> None:
