@@ -492,7 +492,7 @@ def snapshot() -> Snapshot:
         relays=RelayCounters(),
         repairs=RepairCounters(),
         certificate_until=1.0,
-        talk=TalkCounters("control", {}, {}, {}, {}, {}, {}, {}, 0.0, 0.0),
+        talk=TalkCounters("control", {}, {}, {}, {}, {}, {}, {}, {}, 0.0, 0.0),
         standing=Standing("r", "control", "1", State.OK, 100.0, "", 1, 0.0, {}, ()),
         residence=Spread(RESIDENCE),
         canary=CanaryCounters({}, {}, 0, 0.0),

@@ -19,6 +19,7 @@ from relay.core.events import LegOpened, SetBudget
 from relay.core.leg import Leg
 from relay.core.node import HERE, Node
 from relay.core.participant import Participant
+from relay.core.pulse import OTHER
 from relay.core.reasons import Refusal
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control, ticket
@@ -32,7 +33,6 @@ PROMPT_ACK_MS: Final = 5  # who repairs from the first loss on waits 25 ms for t
 KEEPALIVE_S: Final = 5  # RFC 7675 section 5.1, for a leg that will be in a call
 MAX_DATAGRAM: Final = 1024
 RESUME: Final = "rt"
-OTHER: Final = "other"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from typing import Final
 from relay.core.quality import Grade
 
 READY_S: Final = 10.0  # a call that is answered has audio by then, or its set-up failed
+OTHER: Final = "other"
+"""Of whom nobody knows, or whom the configuration does not name."""
 LOOK_S: Final = 1.0  # how much later what the lane counted by then is known
 RECONNECT_S: Final = 10.0  # who is not back by then was cut off
 PATIENCE_S: Final = 3.0  # who hangs up later without having heard anything did so for that
@@ -58,6 +60,8 @@ class Pulse:
 
     client: str
     """The caller's class of device."""
+    sdk: str = OTHER
+    """What the caller's client calls its SDK, of those that the configuration names."""
     is_adopted: bool = False
     """Whether it began at another node, or before a crash: its beginning is not ours to count."""
     step: Step = Step.INVITED

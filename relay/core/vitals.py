@@ -23,6 +23,7 @@ from relay.core.pulse import (
     ACTIVE_PACKETS,
     ACTIVE_S,
     LOOK_S,
+    OTHER,
     PATIENCE_S,
     READY_S,
     RECONNECT_S,
@@ -65,6 +66,7 @@ class Vitals:
             name: [0, 0] for name in ("setup_fail", "drop", "poor_call", "one_way", "fallback")
         }
         """Bad and valid events by indicator."""
+        self._classed: dict[tuple[str, str], list[int]] = {}
         self.live_poor = [0, 0]
         """Of running calls that can be judged: poor ones, all."""
         self.first_audio = {side: Spread(FIRST_AUDIO) for side in ("caller", "callee")}
@@ -82,6 +84,12 @@ class Vitals:
         self._talked_s = 0.0
         self._talking = 0
         self._talking_since = 0.0
+
+    def classed(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """Bad and valid events by indicator and the SDK of who calls: of all that the configuration names."""
+        sdks = (*self._node.config.clients.sdk, OTHER)
+        found = {(name, sdk): (0, 0) for name in self.counted for sdk in sdks}
+        return found | {key: (bad, valid) for key, (bad, valid) in self._classed.items()}
 
     def talked_s(self, now: float) -> float:
         """Seconds that answered calls lasted, running ones up to now."""
@@ -104,12 +112,13 @@ class Vitals:
 
     def on_opened(self, call: Call, leg: Leg) -> None:
         """Somebody calls."""
-        pulse = self._pulses[call.cid] = Pulse(leg.client.get("dev", "other"))
+        told = leg.client
+        pulse = self._pulses[call.cid] = Pulse(told.get("dev", OTHER), told.get("sdk", OTHER))
         self.funnel[Step.INVITED.value, pulse.client] += 1
 
     def on_adopted(self, call: Call) -> None:
         """The first of a call that began elsewhere is here: another node, or this one before it crashed."""
-        pulse = self._pulses[call.cid] = Pulse("other", is_adopted=True, result=Result.EXCLUDED)
+        pulse = self._pulses[call.cid] = Pulse(OTHER, is_adopted=True, result=Result.EXCLUDED)
         if call.state is Stage.ACTIVE:
             pulse.has_settled = True
             self._begin_talk(pulse)
@@ -179,7 +188,7 @@ class Vitals:
         pulse.result = result
         self.setups[rung_of(call), result.value] += 1
         if result is not Result.EXCLUDED:
-            self._count("setup_fail", is_bad=result is Result.FAIL)
+            self._count(pulse, "setup_fail", is_bad=result is Result.FAIL)
 
     # ------------------------------------------------------------ while they run
 
@@ -202,7 +211,7 @@ class Vitals:
         pulse, now = self._pulses[call.cid], self._node.now
         if pulse.lost_at is not None and now >= pulse.lost_at + RECONNECT_S and not pulse.is_dropped:
             pulse.is_dropped = True
-            self._count("drop", is_bad=True)
+            self._count(pulse, "drop", is_bad=True)
         assert pulse.answered_at is not None  # nothing is due before
         if now >= pulse.answered_at + READY_S + LOOK_S and not pulse.has_settled:
             self._settle_beginning(call, pulse)
@@ -233,7 +242,7 @@ class Vitals:
             if one.index != index and one.leg is not None and self._node.legs[one.leg].is_telling
         ]
         if found:
-            self._count("one_way", is_bad=any(found))
+            self._count(pulse, "one_way", is_bad=any(found))
 
     def on_window(self, call: Call, listener: Participant, speaker: int, leg: Leg, hearing: Hearing) -> None:
         """A window of what somebody heard of somebody is over."""
@@ -321,8 +330,8 @@ class Vitals:
             self._settle_setup(call, pulse, Result.FAIL if failed else Result.EXCLUDED)
         if lasted >= READY_S and why is not Why.MOVED:
             if not pulse.is_dropped:
-                self._count("drop", is_bad=why is Why.FAILED)
-            self._count("fallback", is_bad=rung_of(call) in ON_TCP)
+                self._count(pulse, "drop", is_bad=why is Why.FAILED)
+            self._count(pulse, "fallback", is_bad=rung_of(call) in ON_TCP)
             if pulse.step is Step.FIRST_AUDIO:
                 self._reach(pulse, Step.TEN_SECONDS)
         if pulse.is_judged:
@@ -331,7 +340,7 @@ class Vitals:
             summaries = [
                 one.direction.summary() for seat in call.everyone() for one in seat.hearings.values()
             ]
-            self._count("poor_call", is_bad=any(one.is_poor for one in summaries))
+            self._count(pulse, "poor_call", is_bad=any(one.is_poor for one in summaries))
 
     # ------------------------------------------------------------ small things
 
@@ -340,10 +349,10 @@ class Vitals:
         if not pulse.is_adopted:
             self.funnel[step.value, pulse.client] += 1
 
-    def _count(self, name: str, *, is_bad: bool) -> None:
-        counted = self.counted[name]
-        counted[0] += is_bad
-        counted[1] += 1
+    def _count(self, pulse: Pulse, name: str, *, is_bad: bool) -> None:
+        for counted in (self.counted[name], self._classed.setdefault((name, pulse.sdk), [0, 0])):
+            counted[0] += is_bad
+            counted[1] += 1
         self.last_event = self._node.now
 
     def _watch(self, call: Call, pulse: Pulse) -> None:

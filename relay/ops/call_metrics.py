@@ -51,11 +51,17 @@ def talk(now: TalkCounters) -> Iterator[Metric]:
         active.add_metric([transport, variant], now.active.get(transport, 0))
     yield active
     for name, place, text in (
-        ("relay_sli_events", 1, "Valid events of an indicator."),
+        ("relay_sli_events", 1, "Valid events of an indicator, by the SDK of who calls."),
         ("relay_sli_bad", 0, "Of these the bad ones."),
     ):
-        values = {(sli, variant): float(counts[place]) for sli, counts in now.counted.items()}
-        yield labelled(name, text, ("sli", "variant"), values)
+        by_sdk = {sli for sli, _ in now.classed}
+        values = {
+            (sli, variant, ""): float(counts[place])
+            for sli, counts in now.counted.items()
+            if sli not in by_sdk
+        }
+        values |= {(sli, variant, sdk): float(counts[place]) for (sli, sdk), counts in now.classed.items()}
+        yield labelled(name, text, ("sli", "variant", "sdk"), values)
     yield histogram(
         "relay_first_audio_seconds",
         "From the answer to the first packet that went on, by whose it was.",

@@ -152,6 +152,8 @@ class TalkCounters:
     """Running calls by transport."""
     counted: Mapping[str, tuple[int, int]]
     """Bad and valid events by indicator."""
+    classed: Mapping[tuple[str, str], tuple[int, int]]
+    """The same by indicator and the caller's SDK, of those that are known so."""
     first_audio: Mapping[str, Spread]
     """By whose words they are."""
     funnel: Mapping[tuple[str, str], int]

@@ -121,6 +121,7 @@ class Watch:
             ended=dict(vitals.ended),
             active=vitals.active(),
             counted=self._counted(self._media()),
+            classed=vitals.classed(),
             first_audio={side: spread.copy() for side, spread in vitals.first_audio.items()},
             funnel=dict(vitals.funnel),
             leaks=dict(vitals.leaks),

@@ -17,11 +17,25 @@ import msgspec
 
 from relay.errors import ConfigError
 from relay.rollout.bucket import Variant
+from relay.rollout.classes import CLASSED, Sides
 from relay.rollout.gate import Stage, begun, has_control, trial_of
 from relay.rollout.guardrails import LIMITS
 from relay.rollout.plan import Document
 from relay.rollout.prior import Earlier, calls_at
-from relay.rollout.readings import BEGAN, CALLS, WORST, Reading, Seen, bad, figure, news, told_by, valid
+from relay.rollout.readings import (
+    BEGAN,
+    CALLS,
+    WORST,
+    Reading,
+    Seen,
+    bad,
+    class_of,
+    figure,
+    news,
+    of_class,
+    told_by,
+    valid,
+)
 from relay.rollout.stats import Count
 from relay.rollout.trial import Memory, Tally, Trial, read
 
@@ -131,7 +145,7 @@ def add(
             continue  # somebody counted it meanwhile
         for name, count in news(each, seen, ledger.since).items():
             totals[name] = totals.get(name, 0) + count
-        nodes[each.node] = Seen(each.at, each.started, dict(each.counts))
+        nodes[each.node] = Seen.of(each)
     belong = [node for node in asked if node not in others]
     at = min(nodes[node].at if node in nodes else ledger.since for node in belong)
     ledger = ledger if said is None else msgspec.structs.replace(ledger, said=dict(said))
@@ -185,7 +199,27 @@ def _tally(plan: Document, ledger: Ledger, totals: Mapping[str, int], at: float)
         counts(Variant.CONTROL) if is_compared else {},
         _prior(ledger, at),
         (candidate, control) if is_compared else (0, 0),
+        classes=_classes(totals) if is_compared else {},
     )
+
+
+def _classes(totals: Mapping[str, int]) -> dict[str, Sides]:
+    """By class of clients, of all that any node names."""
+
+    def counts(variant: Variant, client: str) -> dict[str, Count]:
+        found = {}
+        for name in CLASSED:
+            some, every = (
+                totals.get(of_class(figure(variant, what(name)), client), 0) for what in (bad, valid)
+            )
+            found[name] = (some, every)
+        return found
+
+    clients = sorted({class_of(name) for name in totals} - {""})
+    return {
+        client: Sides(counts(Variant.CANDIDATE, client), counts(Variant.CONTROL, client))
+        for client in clients
+    }
 
 
 def _prior(ledger: Ledger, at: float) -> dict[str, Count]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from relay.rollout.classes import ClassFinding
 from relay.rollout.plan import Document
 from relay.rollout.stats import shift
 from relay.rollout.trial import Begun, Finding, Status, Trial
@@ -155,6 +156,8 @@ class Answer:
     data_age_s: float | None
     """None: nothing was ever counted."""
     around: Around
+    classes: tuple[ClassFinding, ...] = ()
+    """Each class of clients alone, thin ones too."""
 
     @property
     def exit_status(self) -> int:
@@ -173,6 +176,7 @@ class Answer:
             "next_stage": next_stage,
             "reasons": [{"reason": each.why.value, "detail": each.detail} for each in self.reasons],
             "guardrails": [_row(finding) for finding in self.findings],
+            "classes": [_class(finding) for finding in self.classes],
             "srm_chi2": round(self.chi2, 3),
             "data_age_s": self.data_age_s,
             "evaluated_at": self.around.now,
@@ -213,6 +217,7 @@ def judge(plan: Document, stage: Stage, trial: Trial | None, around: Around) -> 
         trial.imbalance if trial else 0.0,
         around.now - trial.tally.at if trial else None,
         around,
+        trial.classes() if trial else (),
     )
 
 
@@ -247,7 +252,8 @@ def _reasons(plan: Document, stage: Stage, trial: Trial | None, around: Around) 
         )
     if trial.alarm is not None:
         why = Why.BREACH if trial.alarm.status is Status.BREACH else Why.WORSE
-        yield Reason(why, f"{trial.alarm.name}, seen at {trial.alarm.calls} candidate calls")
+        of = f" of {trial.alarm.client} clients" if trial.alarm.client else ""
+        yield Reason(why, f"{trial.alarm.name}{of}, seen at {trial.alarm.calls} candidate calls")
     yield from _pending(plan, stage, trial)
 
 
@@ -290,9 +296,12 @@ def _pending(plan: Document, stage: Stage, trial: Trial) -> Iterator[Reason]:
     for name in look.failing:
         alone = ", without the days before, which today contradicts" if name in trial.drifted else ""
         yield Reason(Why.UNPROVEN, f"{name}: not shown to be as good at {look.calls} candidate calls{alone}")
+    for name in look.suspects:
+        yield Reason(Why.UNPROVEN, f"{name} clients: worse than their control's at {look.calls} candidate calls")
     for name in look.shifted:
         yield Reason(Why.SHIFTED, f"{name}: higher than the control's")
-    if (look.failing or look.shifted) and (trial.is_spent or lasted >= PATIENCE * bake):
+    is_open = bool(look.failing or look.shifted or look.suspects)
+    if is_open and (trial.is_spent or lasted >= PATIENCE * bake):
         yield Reason(Why.SPENT, f"{look.calls} candidate calls in {lasted:.0f} s decide nothing")
 
 
@@ -314,4 +323,20 @@ def _row(finding: Finding) -> dict[str, Any]:
         "delta": finding.delta,
         "llr": None if finding.llr is None else round(finding.llr, 3),
         "status": finding.status.value,
+    }
+
+
+def _class(finding: ClassFinding) -> dict[str, Any]:
+    (kc, nc), (kt, nt) = finding.control, finding.candidate
+    return {
+        "client": finding.client,
+        "name": finding.name,
+        "nc": nc,
+        "kc": kc,
+        "nt": nt,
+        "kt": kt,
+        "lo": round(finding.low, 6),
+        "hi": round(finding.high, 6),
+        "llr": None if finding.llr is None else round(finding.llr, 3),
+        "status": finding.standing.value,
     }

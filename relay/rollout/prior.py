@@ -79,7 +79,7 @@ def gather(days: Days, readings: Sequence[Reading], now: float) -> Days:
         seen = known if known is not None and reading.at - known.at <= GAP_S else None
         own = replace(reading, counts={name: reading.counts.get(name, 0) for name in _FIGURES})
         _put(slots, own, news(own, seen, reading.at - GAP_S))
-        nodes[reading.node] = Seen(own.at, own.started, dict(own.counts))
+        nodes[reading.node] = Seen.of(own)
     first = int(now // HOUR_S) - KEPT_HOURS
     kept = sorted(key for key in slots if key[0] >= first)[-MOST_SLOTS:]
     return Days(

@@ -40,6 +40,16 @@ def figure(variant: Variant, what: str) -> str:
     return f"{variant.value}/{what}"
 
 
+def of_class(name: str, client: str) -> str:
+    """The same figure of one class of clients."""
+    return f"{name}@{client}"
+
+
+def class_of(name: str) -> str:
+    """The class that a figure is of; "": of all."""
+    return name.partition("@")[2]
+
+
 def told_by(name: str) -> int:
     """How often a call is told in an indicator's figures."""
     return SIDES if name == FIRST_AUDIO else 1
@@ -58,7 +68,7 @@ class Reading:
     region: str
     """"": it does not say."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """By `figure`. First audio: of both sides."""
+    """By `figure`, and by `of_class` of what is told so. First audio: of both sides."""
     health: str = "unknown"
     """ok, degraded, bad or unknown."""
     state_age_s: float | None = None
@@ -74,6 +84,13 @@ class Seen(msgspec.Struct, frozen=True):
     at: float
     started: float
     counts: dict[str, int]
+    """Those that are not 0."""
+
+    @classmethod
+    def of(cls, reading: Reading) -> Seen:
+        """What to remember of it."""
+        counts = {name: count for name, count in reading.counts.items() if count}
+        return cls(reading.at, reading.started, counts)
 
 
 def news(now: Reading, seen: Seen | None, since: float) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
     http://NODE:PORT/metrics --Prometheus' text--> Reading
 
-What is summed over: transports, devices, reasons. What counts as a call's first audio late is what the
+What is summed over: transports, devices, reasons; indicators are kept by class of clients, too. What counts as a call's first audio late is what the
 histogram has above 1.5 s. Must never live here: what follows from a reading (counts.py).
 """
 
@@ -22,7 +22,17 @@ from prometheus_client.samples import Sample
 from relay.errors import ConfigError, RelayError
 from relay.rollout.bucket import Variant
 from relay.rollout.guardrails import LIMITS
-from relay.rollout.readings import BEGAN, CALLS, FIRST_AUDIO, WORST, Reading, bad, figure, valid
+from relay.rollout.readings import (
+    BEGAN,
+    CALLS,
+    FIRST_AUDIO,
+    WORST,
+    Reading,
+    bad,
+    figure,
+    of_class,
+    valid,
+)
 
 TIMEOUT: Final = aiohttp.ClientTimeout(total=5.0)
 """A node that takes longer is not there."""
@@ -158,9 +168,9 @@ def _figures(sample: Sample) -> Iterator[tuple[str, float]]:
     variant = Variant(labels["variant"])
     match sample.name:
         case "relay_sli_events_total" if labels["sli"] in _COUNTED:
-            yield figure(variant, valid(labels["sli"])), value
+            yield from _by_class(figure(variant, valid(labels["sli"])), sample)
         case "relay_sli_bad_total" if labels["sli"] in _COUNTED:
-            yield figure(variant, bad(labels["sli"])), value
+            yield from _by_class(figure(variant, bad(labels["sli"])), sample)
         case "relay_calls_ended_total":
             yield figure(variant, CALLS), value
         case "relay_call_funnel_total" if labels["step"] == INVITED:
@@ -170,3 +180,11 @@ def _figures(sample: Sample) -> Iterator[tuple[str, float]]:
             yield figure(variant, bad(FIRST_AUDIO)), value
         case "relay_first_audio_seconds_bucket" if float(labels["le"]) == LATE_S:
             yield figure(variant, bad(FIRST_AUDIO)), -value
+
+
+def _by_class(name: str, sample: Sample) -> Iterator[tuple[str, float]]:
+    """The figure of all, and that of its class; a node of the version before names none."""
+    yield name, sample.value
+    client = sample.labels.get("sdk", "")
+    if client:
+        yield of_class(name, client), sample.value

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
+from relay.rollout.classes import ClassFinding, Counts, Sides, Standing, findings, questions
 from relay.rollout.guardrails import BY_NAME
 from relay.rollout.plan import Gate, Guardrail
 from relay.rollout.stats import MISMATCH, Count, imbalance, likelihood, limit, newcombe, wilson
@@ -29,9 +30,6 @@ LEAST_SPLIT: Final = 50  # calls that either side should have before their ratio
 SURE: Final = 1.96  # standard deviations of what counts as proven
 CERTAIN: Final = 2.58  # of days before that are contradicted: asked at each batch, so rarer by chance
 NONE: Final[Count] = (0, 0)
-
-Counts = Mapping[str, Count]
-"""Indicator -> (bad, valid)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +49,8 @@ class Tally:
     """Calls that began: candidate, control."""
     shifted: tuple[str, ...] = ()
     """Values of calls (no shares) that are notably higher than the control's (gate.py)."""
+    classes: Mapping[str, Sides] = field(default_factory=dict)
+    """The same by class of clients, those too that have no calls yet."""
 
 
 class Status(StrEnum):
@@ -93,6 +93,8 @@ class Alarm:
     name: str
     status: Status
     calls: int
+    client: str = ""
+    """For which class of clients alone; "": for all together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,8 @@ class Look:
     failing: tuple[str, ...]
     """Guardrails that are not shown to be as good."""
     shifted: tuple[str, ...] = ()
+    suspects: tuple[str, ...] = ()
+    """Guardrails of a class of clients, "NAME of CLASS", by which it is worse than its own control."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +148,6 @@ class Trial:
         self._rails = tuple(rails)
         self._gate = gate
         self._has_control = has_control
-        self._limit = limit(gate.alpha, gate.beta, len(self._rails))
         self._base = Tally(0.0, 0)
         self._last = self._base
         self._batch = self._base
@@ -232,6 +235,10 @@ class Trial:
         """Guardrails whose control of today contradicts that of the days before."""
         return tuple(rail.name for rail in self._rails if self._drifts(self._last, rail))
 
+    def classes(self) -> tuple[ClassFinding, ...]:
+        """Every class of clients as it stands, by each guardrail that is counted so."""
+        return self._classes(self._last)
+
     def findings(self) -> tuple[Finding, ...]:
         """Every guardrail as it stands."""
         return tuple(self._finding(rail) for rail in self._rails)
@@ -245,9 +252,16 @@ class Trial:
         while self._next <= calls:
             self._next *= 2
         failing = tuple(rail.name for rail in self._rails if not self._is_as_good(tally, rail))
-        self.look = Look(calls, failing, tally.shifted)
+        suspects = tuple(
+            f"{each.name} of {each.client}"
+            for each in self._classes(tally)
+            if each.standing in (Standing.SUSPECT, Standing.WORSE)
+        )
+        self.look = Look(calls, failing, tally.shifted, suspects)
 
     def _worse(self, tally: Tally) -> Alarm | None:
+        gate = self._gate
+        most = limit(gate.alpha, gate.beta, questions(self._rails, len(tally.classes)))
         for rail in self._rails:
             bad, valid = tally.candidate.get(rail.name, NONE)
             if valid < LEAST:
@@ -258,12 +272,18 @@ class Trial:
                 return Alarm(rail.name, Status.BREACH, tally.calls)
             if self._has_control:
                 llr = self._llr(tally, rail)
-                is_worse = llr is not None and llr > self._limit
+                is_worse = llr is not None and llr > most
             else:
                 is_worse = certain > limits.warn
             if is_worse:
                 return Alarm(rail.name, Status.WORSE, tally.calls)
-        return None
+        worse = (each for each in self._classes(tally) if each.standing is Standing.WORSE)
+        return next((Alarm(each.name, Status.WORSE, tally.calls, each.client) for each in worse), None)
+
+    def _classes(self, tally: Tally) -> tuple[ClassFinding, ...]:
+        if not self._has_control:
+            return ()
+        return findings(self._rails, self._gate, tally.classes, self._base.classes)
 
     def _llr(self, tally: Tally, rail: Guardrail) -> float | None:
         bad, valid = tally.candidate.get(rail.name, NONE)
@@ -334,7 +354,7 @@ class Trial:
         )
 
     def _status(self, rail: Guardrail) -> Status:
-        if self.alarm is not None and self.alarm.name == rail.name:
+        if self.alarm is not None and (self.alarm.name, self.alarm.client) == (rail.name, ""):
             return self.alarm.status
         if self.look is not None and rail.name not in self.look.failing:
             return Status.OK
@@ -348,7 +368,8 @@ class Trial:
 def read(raw: Any) -> Tally:
     """A tally of its JSON value. msgspec.ValidationError: it is none, or some count cannot be."""
     found = msgspec.convert(raw, Tally)
-    for counts in (found.candidate, found.control, found.prior):
+    sides = (counts for each in found.classes.values() for counts in (each.candidate, each.control))
+    for counts in (found.candidate, found.control, found.prior, *sides):
         for name, (bad, valid) in counts.items():
             if not 0 <= bad <= valid:
                 raise msgspec.ValidationError(f"{name}: {bad} bad of {valid}")

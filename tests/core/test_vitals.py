@@ -468,6 +468,30 @@ def test_the_way_of_a_call_is_counted_step_by_step_by_the_callers_device():
     assert vitals(world).leaks == {("ten_seconds", "completed", "phone"): 1}
 
 
+def test_indicators_are_counted_by_the_callers_sdk_too_all_that_are_configured_from_the_start():
+    world = World(config(clients=ClientLists(sdk=("ios", "web"))))
+    assert vitals(world).classed()["drop", "ios"] == (0, 0)
+    for sdk in ("ios", "mine"):
+        ids = world.call()
+        ann = world.client(ids.token())
+        ann.open()
+        ann.hello(cli=control.Cli(sdk=sdk))
+        ann.join()
+        bob = world.client(ids.token()).enter()
+        ann.accept()
+        bob.accept()
+        hear(world, ann)
+        if sdk == "ios":
+            hear(world, bob)
+        world.run(BEGUN, alive=(ann, bob))
+        ann.hangup()
+    told = vitals(world).classed()
+    assert {sdk: told["setup_fail", sdk] for sdk in ("ios", "web", "other")} == {
+        "ios": (0, 1), "web": (0, 0), "other": (1, 1)
+    }  # fmt: skip
+    assert vitals(world).counted["setup_fail"] == [1, 2]
+
+
 def test_a_call_leaks_where_it_ends(world):
     ann, bob = world.pair()
     bob.decline()

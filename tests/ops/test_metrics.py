@@ -282,7 +282,8 @@ def talk() -> TalkCounters:
         setups={("ws", "fail"): 2},
         ended={("quic", "completed"): 3, ("tls", "gone"): 1},
         active={"quic": 4},
-        counted={"drop": (1, 9)},
+        counted={"drop": (1, 9), "stale": (2, 90)},
+        classed={("drop", "ios"): (1, 6), ("drop", "other"): (0, 3)},
         first_audio={"caller": audio},
         funnel={("joined", "phone"): 5},
         leaks={("joined", "busy", "phone"): 1},
@@ -299,8 +300,10 @@ def test_calls_are_shown_by_what_became_of_them_transport_and_variant_all_from_t
     assert shown["relay_calls_ended_total", ("gone", "tls", "control")] == 1
     assert shown["relay_calls_ended_total", ("drain", "wt", "control")] == 0
     assert shown["relay_calls_active", ("quic", "control")] == 4
-    assert shown["relay_sli_events_total", ("drop", "control")] == 9
-    assert shown["relay_sli_bad_total", ("drop", "control")] == 1
+    assert shown["relay_sli_events_total", ("ios", "drop", "control")] == 6
+    assert shown["relay_sli_events_total", ("other", "drop", "control")] == 3
+    assert shown["relay_sli_events_total", ("", "stale", "control")] == 90
+    assert shown["relay_sli_bad_total", ("ios", "drop", "control")] == 1
     assert shown["relay_call_funnel_total", ("phone", "joined", "control")] == 5
     assert shown["relay_call_funnel_total", ("other", "ten_seconds", "control")] == 0
     assert shown["relay_call_leaks_total", ("phone", "busy", "joined", "control")] == 1

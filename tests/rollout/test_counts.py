@@ -21,7 +21,7 @@ from relay.rollout.counts import (
     trial_in,
 )
 from relay.rollout.gate import Stage
-from relay.rollout.readings import BEGAN, CALLS, Reading, bad, figure, valid
+from relay.rollout.readings import BEGAN, CALLS, Reading, bad, figure, of_class, valid
 from relay.rollout.trial import Tally
 from rollout.plans import opening, release
 
@@ -228,3 +228,41 @@ def test_prior_calls_are_counts_or_refused() -> None:
         with pytest.raises(ConfigError) as error:
             parse_prior(wrong, "prior.json")
         assert error.value.key == "--prior"
+
+
+# ---------------------------------------------------------------- classes of clients
+
+
+def classed(at: float, calls: int, poor: int, node: str = A, **sdks: tuple[int, int]) -> Reading:
+    """As `says`, and of some classes bad and valid events."""
+    found = says(at, calls, poor, node=node)
+    more = {}
+    for sdk, (some, every) in sdks.items():
+        more[of_class(figure(CANDIDATE, bad("poor_call")), sdk)] = some
+        more[of_class(figure(CANDIDATE, valid("poor_call")), sdk)] = every
+    return replace(found, counts={**found.counts, **more})
+
+
+def test_classes_of_clients_are_counted_beside_all_those_too_that_do_not_call() -> None:
+    both = (A, B)
+    first = classed(BEGUN + 30, 100, 9, ios=(4, 60), web=(5, 40), py=(0, 0))
+    other = classed(BEGUN + 30, 0, 0, node=B, ios=(0, 0))
+    found = after(first, other, asked=both)
+    found = after(
+        classed(BEGUN + 60, 130, 11, ios=(5, 80), web=(6, 50), py=(0, 0)),
+        classed(BEGUN + 60, 10, 1, node=B, ios=(1, 10)),
+        asked=both,
+        ledger=found,
+    )
+    sides = tally(found).classes
+    assert {name: one.candidate["poor_call"] for name, one in sides.items()} == {
+        "ios": (2, 30), "web": (1, 10), "py": (0, 0)
+    }  # fmt: skip
+    assert sides["ios"].control["poor_call"] == (0, 0)
+    assert tally(found).candidate["poor_call"] == (3, 40)
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Ledger) == found
+
+
+def test_what_is_nothing_is_not_written_down_of_each_node() -> None:
+    found = after(classed(BEGUN + 30, 0, 0, ios=(0, 0)))
+    assert found.nodes[A].counts == {figure(CANDIDATE, BEGAN): 1}

@@ -17,7 +17,7 @@ from client.rig import daemon, free_port
 from prometheus.server import needs_prometheus
 from relay.errors import ConfigError
 from relay.rollout.bucket import Variant
-from relay.rollout.readings import BEGAN, CALLS, bad, figure, valid
+from relay.rollout.readings import BEGAN, CALLS, bad, class_of, figure, of_class, valid
 from relay.rollout.scrape import ScrapeError, check_url, open_pages, read_metrics, scrape
 from rollout_store.traffic import INDICATORS, Node
 
@@ -28,7 +28,8 @@ READY_S = 30.0
 async def test_every_guardrail_is_found_in_what_a_node_serves() -> None:
     node = Node(started=99.0)
     node.carry("candidate", 40, late=3, drop=2, setup_fail=1)
-    node.carry("control", 160, late=10, poor_call=8)
+    node.carry("control", 150, late=10, poor_call=5)
+    node.carry("control", 10, sdk="ios", poor_call=3)
     with node.serving() as url:
         [found], problems = await scrape([url], lambda: 1234.5)
     assert problems == []
@@ -50,6 +51,8 @@ async def test_every_guardrail_is_found_in_what_a_node_serves() -> None:
     assert told[CANDIDATE, "first_audio"] == (6, 80)  # both sides
     assert told[CONTROL, "poor_call"] == (8, 160)
     assert told[CONTROL, "first_audio"] == (20, 320)
+    by_class = {sdk: of_class(figure(CONTROL, bad("poor_call")), sdk) for sdk in ("ios", "other")}
+    assert {sdk: found.counts[name] for sdk, name in by_class.items()} == {"ios": 3, "other": 5}
 
 
 async def test_a_region_that_any_variant_knows_to_be_bad_is_bad() -> None:
@@ -69,6 +72,7 @@ async def test_a_real_daemon_serves_what_a_gate_needs(tmp_path: Path) -> None:
     assert (found.region, found.health) == ("local", "unknown")
     assert abs(found.started - time.time()) < 120
     assert found.counts[figure(CONTROL, BEGAN)] == 0
+    assert {class_of(name) for name in found.counts} == {"", "py", "web", "ios", "android", "other"}
     for name in (*INDICATORS, "first_audio"):
         assert found.counts[figure(CONTROL, valid(name))] == 0
         assert found.counts[figure(CONTROL, bad(name))] == 0
@@ -158,3 +162,14 @@ async def test_a_prometheus_that_does_not_tell_holds_like_a_page() -> None:
     with Node().serving() as url:
         [told] = await open_pages(url)  # it answers, and is none
     assert told.startswith("nobody knows: ")
+
+
+def test_a_node_of_the_version_before_names_no_classes() -> None:
+    page = (
+        'relay_info{version="0.1.0",node="n",region="eu-1"} 1\nrelay_start_time_seconds 5\n'
+        'relay_call_funnel_total{step="invited",client="phone",variant="control"} 3\n'
+        'relay_sli_events_total{sli="drop",variant="control"} 3\n'
+    )
+    found = read_metrics(page, "http://a", 0.0)
+    assert found.counts == {figure(CONTROL, BEGAN): 3, figure(CONTROL, valid("drop")): 3}
+    assert found.version == "0.1.0"

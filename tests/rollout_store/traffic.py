@@ -81,8 +81,8 @@ class Node:
         gauge("relay_state_revision").set(7)
         self.ended = counter("relay_calls_ended", "transport", "variant", "reason")
         self.funnel = counter("relay_call_funnel", "step", "client", "variant")
-        self.events = counter("relay_sli_events", "sli", "variant")
-        self.bad = counter("relay_sli_bad", "sli", "variant")
+        self.events = counter("relay_sli_events", "sli", "variant", "sdk")
+        self.bad = counter("relay_sli_bad", "sli", "variant", "sdk")
         self.audio = Histogram(
             "relay_first_audio_seconds",
             "of the test",
@@ -92,14 +92,14 @@ class Node:
         )
         self.carry("control", 0)
 
-    def carry(self, variant: str, calls: int, late: int = 0, **bad: int) -> None:
+    def carry(self, variant: str, calls: int, late: int = 0, sdk: str = "other", **bad: int) -> None:
         """So many more calls, so many of them bad."""
         self.funnel.labels("invited", "phone", variant).inc(calls)
         self.funnel.labels("joined", "phone", variant).inc(calls)
         self.ended.labels("quic", variant, "completed").inc(calls)
         for name in INDICATORS:
-            self.events.labels(name, variant).inc(calls)
-            self.bad.labels(name, variant).inc(bad.get(name, 0))
+            self.events.labels(name, variant, sdk).inc(calls)
+            self.bad.labels(name, variant, sdk).inc(bad.get(name, 0))
         for side in ("caller", "callee"):
             for at in range(calls):
                 self.audio.labels(side, variant).observe(2.0 if at < late else 0.3)
