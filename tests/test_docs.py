@@ -56,6 +56,7 @@ from relay.protocol import control, messages, signed, trunk_control, trunk_messa
 from relay.protocol.command import Command
 from relay.protocol.token import Claims
 from relay.protocol.trunk_control import TrunkCode
+from relay.region import nodelist
 from relay.rollout.gate import EXIT, PRECEDENCE
 from relay.rollout.guardrails import LIMITS
 from relay.rollout.lastgood import Refusal, Serving
@@ -554,6 +555,17 @@ async def test_the_sdk_example_of_a_call_runs(rig: Rig, examples: dict[str, Any]
     why, theirs = await asyncio.gather(mine, other(rig, call, client.ToneSource(440, 0.5)))
     assert (why, theirs) == ("completed", "completed")
     assert any(read_pcm(heard, 16_000))
+
+
+async def test_the_sdk_example_of_a_cluster_runs(rig: Rig, examples: dict[str, Any]) -> None:
+    now = int(time.time())
+    one = nodelist.Node(id="relay-1", region="local", urls=(rig.url,), version="1")
+    made = nodelist.NodeList(v=1, cluster="test", rev=1, issued_at=now, not_after=now + 60, nodes=(one,))
+    document, keys = nodelist.seal(made, bytes(32)), [public_of(bytes(32))]
+    trust = {"ca": rig.ca, "server_name": "localhost"}
+    token = rig.token(os.urandom(16), 1)
+    told = await examples["call_in_a_cluster"](document, keys, "test", token, **trust)
+    assert rig.url.rpartition(":")[2] in told
 
 
 async def test_the_sdk_example_of_an_answer_runs(rig: Rig, examples: dict[str, Any]) -> None:

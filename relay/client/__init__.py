@@ -15,6 +15,7 @@ from relay.client.audio import AudioMissingError, CodecError
 from relay.client.call import Call
 from relay.client.errors import CallEndedError, KeyAgreementError, RefusedError, SessionError
 from relay.client.life import CallState
+from relay.client.nodes import NodeBook, NodesError, NoNode
 from relay.client.session import Session, connect
 from relay.client.sources import (
     AudioSink,
@@ -44,6 +45,9 @@ __all__ = [
     "CodecError",
     "FileSource",
     "KeyAgreementError",
+    "NoNode",
+    "NodeBook",
+    "NodesError",
     "OpusDecoder",
     "OpusEncoder",
     "PcmSource",
