@@ -260,7 +260,7 @@ class ClientLists:
     """Client names that are counted under their own label; every other one counts as "other"."""
 
     sdk: tuple[Word, ...] = ("py", "web", "ios", "android")
-    """SDK names. Each entry is one more metric series."""
+    """SDK names. Each is ten more metric series, and a class of clients that gates of rollouts ask alone."""
     app: tuple[Word, ...] = ("relay-cli", "relay-demo", "relay-canary")
     """Application names."""
     os: tuple[Word, ...] = ("linux", "macos", "windows", "ios", "android")

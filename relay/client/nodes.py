@@ -4,10 +4,10 @@
     NodeBook, call --order--> nodes --connect--> a session at the first of them that can be reached
 
 People of one call have to come to the same node, so what each of them measures may not decide alone. By rank:
-the node that the product names; the region that it or the token names (`rgn`), there by rendezvous of the call's
-id; else the nearest region, which is for who begins a call, while its product tells the others where that was.
-Lists for clients do not say how nodes are, so all who have one of the same revision find the same order. Must
-never live here: what makes a list good, how far a region is (probing.py).
+the node that the product names; the region that it or the token names (`rgn`), there by rendezvous of the
+call's id; else the nearest region, which is for who begins a call, while its product tells the others where
+that was. Lists for clients do not say how nodes are, so all who have one of the same revision find the same
+order. Must never live here: what makes a list good, how far a region is (probing.py).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from enum import StrEnum
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from relay.client.errors import SessionError
-from relay.client.probing import round_trips
+from relay.client.errors import RefusedError, SessionError
+from relay.client.probing import TRY_S, round_trips
 from relay.client.session import Session, connect
 from relay.errors import ErrorCode, RelayError
 from relay.protocol import token as capability
@@ -32,7 +32,7 @@ from relay.region.nodelist import MAX_SIZE, Keeper, Node, NodeList
 PATH: Final = "/v1/nodes"
 FETCH_S: Final = 5.0
 USABLE: Final = ("quic", "wss", "tls")
-"""Schemes of addresses that this SDK speaks."""
+"""Schemes of addresses that this SDK speaks; the first is the one on UDP."""
 _UNREACHABLE: Final = frozenset({ErrorCode.GENERAL, ErrorCode.IDLE_TIMEOUT, ErrorCode.DRAINING})
 """Of a node that is not there, or takes nobody: the next one may be."""
 
@@ -92,14 +92,14 @@ class NodeBook:
             raise NodesError(NoNode.NO_ANSWER, f"HTTP status {answer.status}")
         return self.take(raw)
 
-    async def measure(self, variant: str = "control") -> dict[str, float]:
-        """Seconds to each region that answers, for `order`."""
+    async def measure(self, variant: str = "control", try_s: float = TRY_S) -> dict[str, float]:
+        """Seconds to each region that answers within `try_s`, for `order`."""
         found: dict[str, str] = {}
         for node in self._known().nodes:
             urls = usable(node)
             if node.variant == variant and not node.draining and urls:
                 found.setdefault(node.region, urls[0])
-        return await round_trips(found)
+        return await round_trips(found, try_s)
 
     def order(
         self,
@@ -133,9 +133,9 @@ class NodeBook:
     async def connect(
         self, *, token: bytes, node: str = "", region: str = "", variant: str = "control", **options: Any
     ) -> AsyncIterator[Session]:
-        """As `relay.client.connect`, to the node that the list has for the token's call; `options` are its own.
+        """As `relay.client.connect` with its `options`, to the node that the list has for the token's call.
 
-        Of two who are to meet both need the same `node` or `region`, if the token names no region. A node that
+        Two who are to meet need the same `node` or `region`, if their tokens name no region. A node that
         cannot be reached, or leaves, is passed over for the next; one that refuses us for another reason is
         not. NodesError, SessionError of the last, RefusedError.
         """
@@ -144,7 +144,8 @@ class NodeBook:
         measured = None if node or region else await self.measure(variant)
         order = self.order(claims.cid, node=node, region=region, variant=variant, measured=measured)
         async with AsyncExitStack() as stack:
-            yield await _enter(stack, [usable(each) for each in order], token, options)
+            tcp = bool(claims.net & capability.NET_TCP_LEGS)
+            yield await _enter(stack, [usable(each, tcp=tcp) for each in order], token, options)
 
     def _known(self) -> NodeList:
         if self.listed is None:
@@ -152,16 +153,17 @@ class NodeBook:
         return self.listed
 
 
-def usable(node: Node) -> list[str]:
-    """Its addresses that this SDK can go to, best first."""
-    return [url for url in node.urls if urlsplit(url).scheme in USABLE]
+def usable(node: Node, *, tcp: bool = True) -> list[str]:
+    """Its addresses that this SDK can go to, best first; `tcp`: whether the token allows legs on TCP."""
+    schemes = USABLE if tcp else USABLE[:1]
+    return [url for url in node.urls if urlsplit(url).scheme in schemes]
 
 
 async def _enter(
     stack: AsyncExitStack, order: list[list[str]], token: bytes, options: Mapping[str, Any]
 ) -> Session:
     """A session at the first that can be reached."""
-    error: SessionError | None = None
+    error: SessionError | RefusedError | None = None
     for urls in order:
         if not urls:
             continue
@@ -169,7 +171,7 @@ async def _enter(
             return await stack.enter_async_context(
                 connect(urls[0], token=token, fallbacks=urls[1:], **options)
             )
-        except SessionError as failed:
+        except (SessionError, RefusedError) as failed:
             if failed.code not in _UNREACHABLE:
                 raise
             error = failed

@@ -13,11 +13,12 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, cast
 
 from relay.client.rungs import Destination, parse_url
 
 TRIES: Final = 3
+MISSES: Final = 2
 TRY_S: Final = 0.3
 """A region further away than this is not near."""
 MOST: Final = 32
@@ -39,17 +40,24 @@ def is_answer(data: bytes, there: bytes, here: bytes) -> bool:
     return len(data) > len(head) and bool(data[0] & 0x80) and data[1:].startswith(head)
 
 
-async def round_trips(nodes: Mapping[str, str]) -> dict[str, float]:
-    """Seconds to each region, by the address of one of its nodes; those that do not answer are left out."""
+async def round_trips(nodes: Mapping[str, str], try_s: float = TRY_S) -> dict[str, float]:
+    """Seconds to each region, by an address of one of its nodes; who takes over `try_s` is left out."""
     asked = list(nodes.items())[:MOST]
-    found = await asyncio.gather(*(_least(parse_url(url)) for _, url in asked))
+    found = await asyncio.gather(*(_least(parse_url(url), try_s) for _, url in asked))
     return {region: took for (region, _), took in zip(asked, found, strict=True) if took is not None}
 
 
-async def _least(to: Destination) -> float | None:
+async def _least(to: Destination, try_s: float) -> float | None:
     ask = _ask_quic if to.transport == "quic" else _ask_tcp
-    took = [await ask(to) for _ in range(TRIES)]
-    return min((one for one in took if one is not None), default=None)
+    took: list[float] = []
+    missed = 0
+    while len(took) < TRIES and missed < MISSES:
+        one = await ask(to, try_s)
+        if one is None:
+            missed += 1
+        else:
+            took.append(one)
+    return min(took, default=None)
 
 
 class _Probe(asyncio.DatagramProtocol):
@@ -62,9 +70,9 @@ class _Probe(asyncio.DatagramProtocol):
         self.asked_at = loop.time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
+        udp = cast(asyncio.DatagramTransport, transport)  # by duck type in asyncio and uvloop
         self.asked_at = asyncio.get_running_loop().time()
-        transport.sendto(question(self.there, self.here))
+        udp.sendto(question(self.there, self.here))
 
     def datagram_received(self, data: bytes, addr: object) -> None:
         if is_answer(data, self.there, self.here) and not self.answered.done():
@@ -74,12 +82,13 @@ class _Probe(asyncio.DatagramProtocol):
         """Nobody listens there, or anyone says so: time decides."""
 
 
-async def _ask_quic(to: Destination) -> float | None:
-    loop = asyncio.get_running_loop()
+async def _ask_quic(to: Destination, try_s: float) -> float | None:
     transport = None
     try:
-        transport, probe = await loop.create_datagram_endpoint(_Probe, remote_addr=(to.host, to.port))
-        return await asyncio.wait_for(probe.answered, TRY_S)
+        async with asyncio.timeout(try_s):  # names are looked up, too
+            loop = asyncio.get_running_loop()
+            transport, probe = await loop.create_datagram_endpoint(_Probe, remote_addr=(to.host, to.port))
+            return await probe.answered
     except (OSError, TimeoutError):
         return None
     finally:
@@ -87,11 +96,11 @@ async def _ask_quic(to: Destination) -> float | None:
             transport.close()
 
 
-async def _ask_tcp(to: Destination) -> float | None:
+async def _ask_tcp(to: Destination, try_s: float) -> float | None:
     loop = asyncio.get_running_loop()
     began = loop.time()
     try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(to.host, to.port), TRY_S)
+        _, writer = await asyncio.wait_for(asyncio.open_connection(to.host, to.port), try_s)
     except (OSError, TimeoutError):
         return None
     took = loop.time() - began

@@ -1,8 +1,8 @@
 """`relay rollout`: what a plan says, and whom it or the state in force gives the candidate.
 
 Must never live here: the plan (relay/rollout/plan.py), buckets (relay/rollout/bucket.py), what a box does by
-a state (relay/rollout/mandate.py), what drives a rollout (rollout_drive.py), shows it (rollout_show.py), and counts
-the days before one (rollout_collect.py).
+a state (relay/rollout/mandate.py), what drives a rollout (rollout_drive.py), shows it (rollout_show.py), and
+counts the days before one (rollout_collect.py).
 """
 
 from __future__ import annotations

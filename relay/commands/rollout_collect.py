@@ -110,5 +110,6 @@ def _text(facts: dict[str, Any]) -> str:
         for region, versions in facts["regions"].items()
         for version, one in versions.items()
     ]
-    lines += [f"{region}: no control calls yet" for region, versions in facts["regions"].items() if not versions]
+    bare = (region for region, versions in facts["regions"].items() if not versions)
+    lines += [f"{region}: no control calls yet" for region in bare]
     return "\n".join([*lines, *facts["problems"]]) or "nothing was counted"

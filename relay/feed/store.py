@@ -31,7 +31,7 @@ DAY: Final = 86_400.0
 DEATHS: Final = ("refused", "gone", "age", "attempts", "full", "removed")
 """Why a letter is dead."""
 ERASURES: Final = ("age", "full")
-"""Why a letter is erased, by itself: dead for too long, or kept for longer than its region allows; no room."""
+"""Why a letter is erased, by itself: dead for too long or kept longer than its region allows; no room."""
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS logs (log TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;

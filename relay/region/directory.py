@@ -164,7 +164,7 @@ class Directory:
         """The one node that takes a running call from `leaving`, of the same variant, counted there.
 
         With the round trips from `leaving` itself this is its own region first. Only nodes in regions that
-        the rules of its region allow, and in those of `within`, if that is said. None: nowhere; the call stays
+        the rules of its own allow, and in those of `within`, if that is said. None: nowhere; the call stays
         until it ends. LocalError: `leaving` is not on the list.
         """
         _, found = next(self._others(call, leaving, round_trips, now, within), (None, None))

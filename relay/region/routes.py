@@ -1,5 +1,4 @@
-"""What an operator's signed routes say: which relays a region has, which of them shall be left, and what rules
-hold for the calls of a region.
+"""What an operator's signed routes say: a region's relays, which of them shall be left, rules for its calls.
 
     {"fra": {"relays": {"fra-1": {"urls": ["quic://fra-1.example:443"]}, "fra-2": {..., "drain": true}},
              "near": ["ams", "cdg"], "drain": false,

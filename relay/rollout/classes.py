@@ -89,7 +89,9 @@ def findings(
 def _finding(client: str, rail: Guardrail, now: Sides, base: Sides, most: float, z: float) -> ClassFinding:
     tested, control = now.candidate.get(rail.name, NONE), now.control.get(rail.name, NONE)
     low, high = newcombe(
-        _less(tested, base.candidate.get(rail.name, NONE)), _less(control, base.control.get(rail.name, NONE)), z
+        _less(tested, base.candidate.get(rail.name, NONE)),
+        _less(control, base.control.get(rail.name, NONE)),
+        z,
     )
     if tested[1] < LEAST or control[1] < LEAST_CONTROL:
         return ClassFinding(client, rail.name, control, tested, low, high, None, Standing.THIN)

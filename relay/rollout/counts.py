@@ -126,10 +126,10 @@ def add(
     asked: Sequence[str],
     said: Mapping[str, Count] | None = None,
 ) -> Ledger:
-    """Count what these nodes say. `asked`: all that were, those too that did not answer. `said`: what calls of
-    the days before are, from now on; None: as before.
+    """Count what these nodes say. `asked`: all that were, those too that did not answer.
 
-    Nodes of other regions count nothing and tell how those are. ConfigError: none of the place's is there.
+    Nodes of other regions count nothing and tell how those are. `said`: what calls of the days before are, from
+    now on; None: as before. ConfigError: none of the place's nodes is there.
     """
     place = ledger.stage.place
     own = [each for each in readings if place.startswith("@") or each.region in ("", place)]

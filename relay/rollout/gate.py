@@ -297,7 +297,8 @@ def _pending(plan: Document, stage: Stage, trial: Trial) -> Iterator[Reason]:
         alone = ", without the days before, which today contradicts" if name in trial.drifted else ""
         yield Reason(Why.UNPROVEN, f"{name}: not shown to be as good at {look.calls} candidate calls{alone}")
     for name in look.suspects:
-        yield Reason(Why.UNPROVEN, f"{name} clients: worse than their control's at {look.calls} candidate calls")
+        told = f"{name} clients: worse than their control's at {look.calls} candidate calls"
+        yield Reason(Why.UNPROVEN, told)
     for name in look.shifted:
         yield Reason(Why.SHIFTED, f"{name}: higher than the control's")
     is_open = bool(look.failing or look.shifted or look.suspects)

@@ -108,7 +108,7 @@ async def look(helm: Helm, id: str, place: str, source: Source, who: str) -> Loo
 
 
 async def _earlier(helm: Helm, plan: Document, stage: Stage, before: Ledger | None) -> Earlier | None:
-    """The days before the rollout came to this place, taken once. None: there is no control to add them to."""
+    """The days before the rollout came to this place, taken once. None: there is no control."""
     if before is not None and before.earlier is not None:
         return before.earlier
     if not has_control(plan, stage.wave):

@@ -115,7 +115,9 @@ def calls_at(found: Earlier, since: float, at: float) -> dict[str, Count]:
     for hour in hours_of(since, at):
         _sum(total, found.hours.get(hour, {}))
     return {
-        name: (some // told_by(name), every // told_by(name)) for name, (some, every) in total.items() if every
+        name: (some // told_by(name), every // told_by(name))
+        for name, (some, every) in total.items()
+        if every
     }
 
 

@@ -103,7 +103,7 @@ async def check_rules(helm: Helm, places: Iterable[str], keys: Mapping[Kid, byte
             raise ChangeRefusedError(Refused(Refusal.RULES, told, cure))
         for region in names:
             if rules_of(routes, region) is None:
-                told = f"{region} has no rules on where its calls may go and how long their records may be kept"
+                told = f"{region} has no rules on where its calls may go and how long records are kept"
                 raise ChangeRefusedError(Refused(Refusal.RULES, told, cure))
 
 

@@ -2,8 +2,9 @@
 
     http://NODE:PORT/metrics --Prometheus' text--> Reading
 
-What is summed over: transports, devices, reasons; indicators are kept by class of clients, too. What counts as a call's first audio late is what the
-histogram has above 1.5 s. Must never live here: what follows from a reading (counts.py).
+What is summed over: transports, devices, reasons. Indicators are kept by class of clients, too. What counts
+as a call's first audio late is what the histogram has above 1.5 s. Must never live here: what follows from a
+reading (counts.py).
 """
 
 from __future__ import annotations

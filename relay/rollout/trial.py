@@ -19,7 +19,8 @@ from typing import Any, Final
 
 import msgspec
 
-from relay.rollout.classes import ClassFinding, Counts, Sides, Standing, findings, questions
+from relay.rollout.classes import ClassFinding, Counts, Sides, Standing, questions
+from relay.rollout.classes import findings as findings_of
 from relay.rollout.guardrails import BY_NAME
 from relay.rollout.plan import Gate, Guardrail
 from relay.rollout.stats import MISMATCH, Count, imbalance, likelihood, limit, newcombe, wilson
@@ -283,7 +284,7 @@ class Trial:
     def _classes(self, tally: Tally) -> tuple[ClassFinding, ...]:
         if not self._has_control:
             return ()
-        return findings(self._rails, self._gate, tally.classes, self._base.classes)
+        return findings_of(self._rails, self._gate, tally.classes, self._base.classes)
 
     def _llr(self, tally: Tally, rail: Guardrail) -> float | None:
         bad, valid = tally.candidate.get(rail.name, NONE)

@@ -1,4 +1,4 @@
-"""Daemons by the rules of regions: people stay where these forbid to go, and records go when their time is over."""
+"""Daemons by the rules of regions: people stay where these forbid to go, records go when they have to."""
 
 from __future__ import annotations
 

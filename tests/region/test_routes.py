@@ -128,7 +128,11 @@ def test_rules_say_where_calls_may_be_and_how_long_who_may_have_them_keeps_what(
         (ruled(fra=rules(keep_in=("ams",))), "add fra to keep_in of fra"),
         (ruled(fra=rules("amz", keep_in=("fra", "amz"))), "amz, which has no rules of its own"),
         (
-            ruled(fra=rules("ams", keep_in=EU), ams=rules("sin", keep_in=("ams", "sin")), sin=RULED["sin"]["rules"]),
+            ruled(
+                fra=rules("ams", keep_in=EU),
+                ams=rules("sin", keep_in=("ams", "sin")),
+                sin=RULED["sin"]["rules"],
+            ),
             "take sin out of may_leave_to of ams, or allow it to fra",
         ),
     ],

@@ -1,4 +1,4 @@
-"""One class of clients alone: what is worse for it is caught, what is equal promotes, what is thin is listed."""
+"""One class of clients alone: what is worse for it is caught, equal ones promote, thin ones are listed."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def trial(*rails: Guardrail) -> Trial:
 
 
 def calls(seed: int, worse: dict[str, float], base: float = 0.005, most: int = 4000) -> Iterator[Tally]:
-    """Tallies, each 25 candidate calls: set-ups that fail by chance, of some classes so many times as often."""
+    """Tallies, each 25 candidate calls: set-ups fail by chance, of some classes so many times as often."""
     draw = random.Random(seed)
     names, weights = list(SHARES), list(SHARES.values())
     counted = {name: [0, 0, 0, 0] for name in names}  # candidate bad and valid, control bad and valid

@@ -72,7 +72,8 @@ def week(share: float, *, version: str = CONTROL, until: float = EIGHT) -> Days:
 
 def test_control_calls_are_kept_by_the_hour_in_which_they_were_told() -> None:
     found = kept(says(EIGHT + 60, 100, 5), says(EIGHT + 600, 130, 7), says(EIGHT + 1200, 150, 7))
-    found = kept(says(EIGHT + 2000, 160, 7), says(EIGHT + 2800, 170, 8), says(EIGHT + 3650, 190, 9), days=found)
+    later = (says(EIGHT + 2000, 160, 7), says(EIGHT + 2800, 170, 8), says(EIGHT + 3650, 190, 9))
+    found = kept(*later, days=found)
     assert poor(found) == {(0, CONTROL): (3, 70), (1, CONTROL): (1, 20)}
     assert all("setup_fail" not in each.counts for each in found.slots)  # of which nothing was told
 
@@ -132,7 +133,8 @@ def test_however_many_versions_there_are_it_stays_within_its_bound() -> None:
 
 def test_days_before_end_with_the_hour_before_the_one_in_which_the_rollout_came() -> None:
     found = kept(says(EIGHT - 1200, 0), says(EIGHT - 600, 30, 1), says(EIGHT + 60, 70), says(EIGHT + 300, 90))
-    assert earlier(found, EIGHT + 400, CONTROL) == Earlier({7: {"poor_call": (1, 30), "first_audio": (0, 60)}}, 1)
+    at_seven = {"poor_call": (1, 30), "first_audio": (0, 60)}
+    assert earlier(found, EIGHT + 400, CONTROL) == Earlier({7: at_seven}, 1)
     assert earlier(found, EIGHT - 1, CONTROL) == Earlier()
 
 
@@ -153,7 +155,13 @@ def test_seven_days_are_seven_and_not_what_came_before_them() -> None:
 
 @pytest.mark.parametrize(
     ("lasted", "wanted"),
-    [(0, {8}), (HOUR - 1, {8}), (HOUR, {8, 9}), (17 * HOUR, {*range(8, 24), 0, 1}), (40 * HOUR, {*range(24)})],
+    [
+        (0, {8}),
+        (HOUR - 1, {8}),
+        (HOUR, {8, 9}),
+        (17 * HOUR, {*range(8, 24), 0, 1}),
+        (40 * HOUR, {*range(24)}),
+    ],
 )
 def test_the_hours_that_count_are_those_that_the_rollout_has_seen(lasted: float, wanted: set[int]) -> None:
     assert set(hours_of(EIGHT, EIGHT + lasted)) == wanted
@@ -184,7 +192,7 @@ STAGE = Stage("eu-1", 0, 3, EIGHT)
 
 
 def at_the_end(days: Days | None) -> tuple[Ledger, Answer]:
-    """A candidate as good as its control, 5 % poor, after the twelve hours of the step: 3800 calls, and 200."""
+    """A candidate as good as its control, 5 % poor, after twelve hours of the step: 3800 calls, and 200."""
     ledger = open_ledger(PLAN, STAGE)
     if days is not None:
         ledger = msgspec.structs.replace(ledger, earlier=earlier(days, EIGHT, CONTROL))
