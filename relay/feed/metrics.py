@@ -70,7 +70,7 @@ class FeedCollector(Collector):
         delivered = CounterMetricFamily("relay_feed_delivered", "Letters delivered.", labels=["endpoint"])
         failed = _counter("relay_feed_failed", "Tries that failed, by how.")
         dead = _counter("relay_feed_dead", "Letters that became dead letters, by why.")
-        erased = _counter("relay_feed_erased", "Dead letters that were erased by themselves, by why.")
+        erased = _counter("relay_feed_erased", "Letters that were erased by themselves, by why.")
         for each in self._rounds:
             delivered.add_metric([each.name], each.delivered)
             for answer in FAILURES:

@@ -20,6 +20,7 @@ from relay.client.nodes import NodeBook, NodesError, NoNode, usable
 from relay.errors import ErrorCode
 from relay.protocol.ids import CallId
 from relay.region.nodelist import ListError, Node, NodeList, Refusal, seal
+from relay.rollout.lastgood_file import OsFiles, replace
 
 SEED, OTHER = bytes(32), b"\1" * 32
 NOW = 1_800_000_000
@@ -212,8 +213,7 @@ async def test_a_list_is_fetched_from_a_node_and_the_nearest_region_that_answers
     assert "503" in str(error.value)
     gone = f"quic://127.0.0.1:{free_port(socket.SOCK_DGRAM)}"
     raw = seal(listed(node("z", "gone", gone), node("b", "far", b.url), issued=time.time()), SEED)
-    (tmp_path / "new").write_bytes(raw)
-    os.replace(tmp_path / "new", tmp_path / "nodes")
+    replace(OsFiles(), str(tmp_path / "nodes"), raw)
     await until(lambda: a.metric("relay_nodes_revision") == 1, WAIT_S)
     assert await found.fetch(url)
     assert not await found.fetch(f"{url}/v1/nodes")

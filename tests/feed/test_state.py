@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from math import inf
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from feed.test_program import Feed, until
+from relay.config import NodeConfig
 from relay.config_state import StateConfig
-from relay.feed.state import StateCopier
+from relay.feed.state import StateCopier, keep_days
 from relay.protocol.signed import public_of
 from relay.rollout.lastgood import LIFE_S, Body, Offer, Refusal, accepted, seal
 from relay.rollout.lastgood_file import Files, Follower, OsFiles, Places
@@ -202,3 +205,26 @@ async def test_the_program_copies_without_any_endpoint_and_says_how_it_is(tmp_pa
             await feed.end(9)
         await box.operator.close()
     assert "a state was copied" in feed.log()
+
+
+# ---------------------------------------------------------------- rules of regions
+
+
+def test_how_long_this_node_may_keep_letters_stands_in_the_state_that_counts(tmp_path: Path) -> None:
+    path = tmp_path / "lastgood"
+    config = StateConfig(file=str(path), keys=(public_of(SEED).hex(),))
+    node = NodeConfig(id="a", region="far")
+
+    def kept(routes: dict[str, Any]) -> float | None:
+        now = int(time.time())
+        path.write_bytes(seal(Body(1, now, now + LIFE_S, None, routes), SEED))
+        return keep_days(config, node)
+
+    rules = {"may_leave_to": [], "keep_in": ["near"], "keep_days": 7}
+    assert keep_days(config, node) is None
+    assert kept({"near": {"relays": {}, "rules": rules}}) == inf  # another region's
+    here = {"a": {"urls": ["quic://a.example:443"]}}
+    assert kept({"near": {"relays": here, "rules": rules}}) == 7  # the operator has it there
+    assert kept({"near": {"relays": [], "rules": rules}}) is None
+    path.write_bytes(b"spoilt")
+    assert keep_days(config, node) is None
