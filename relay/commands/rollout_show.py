@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import io
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -30,6 +31,7 @@ from relay.commands.rollout_options import (
 )
 from relay.commands.terminal import Printer, Subcommands, declare
 from relay.errors import ConfigError, RelayError
+from relay.rollout.classes import ClassFinding, Standing
 from relay.rollout.course import Helm
 from relay.rollout.gate import Verdict
 from relay.rollout.inquiry import Look, look
@@ -214,7 +216,19 @@ def _look(found: Look) -> str:
     prior = found.prior
     used = [f"{prior['calls']} control calls of the days before stand for control"] if prior["calls"] else []
     why = [f"days before: {prior['why']}"] if prior["why"] else []
-    return "\n".join([told(found), _text(table), *used, *why])
+    return "\n".join([told(found), _text(table), *used, *why, *_classes(found)])
+
+
+def _classes(found: Look) -> Iterator[str]:
+    """What is to be said of classes of clients: those that are worse, and those that say nothing."""
+    by: dict[str, list[ClassFinding]] = {}
+    for each in found.answer.classes:
+        by.setdefault(each.client, []).append(each)
+        if each.standing in (Standing.WORSE, Standing.SUSPECT):
+            yield f"{each.name} of {each.client} clients: {each.standing.value}"
+    thin = [client for client, some in by.items() if all(each.standing is Standing.THIN for each in some)]
+    if thin:
+        yield f"too few calls to say anything of clients: {', '.join(thin)}"
 
 
 def _status(facts: dict[str, Any]) -> str:

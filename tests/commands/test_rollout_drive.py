@@ -314,6 +314,29 @@ def test_what_has_not_begun_is_told_by_its_option(desk: Desk) -> None:
     assert "--traffic" in facts["error"]
 
 
+def test_people_see_which_clients_are_worse_and_of_which_nothing_can_be_said(desk: Desk) -> None:
+    desk.begin(*desk.key)
+    classes = {
+        "ios": {"candidate": {"setup_fail": [60, 900]}, "control": {"setup_fail": [90, 18_000]}},
+        "py": {"candidate": {"setup_fail": [9, 9]}, "control": {"setup_fail": [0, 9]}},
+    }
+    tally = {
+        "at": time.time() + SOON,
+        "calls": 20_000,
+        "candidate": {"setup_fail": [100, 20_000]},
+        "control": {"setup_fail": [2000, 400_000]},
+        "classes": classes,
+    }
+    path = desk.folder / "counts.json"
+    path.write_text(json.dumps({"tallies": [tally], "health": {"eu-1": "ok"}}))
+    words = ["rollout", "gate", "--rollout", "r1", "--region", "eu-1", "--from", str(path)]
+    assert main([*words, "--config", str(desk.config)]) == BACK
+    out = desk.capsys.readouterr().out
+    assert "worse: setup_fail of ios clients" in out
+    assert "setup_fail of ios clients: worse" in out
+    assert "too few calls to say anything of clients: py" in out
+
+
 def test_people_see_tables_and_one_line_of_why(desk: Desk) -> None:
     desk.begin(*desk.key)
     where = ("--config", str(desk.config))
