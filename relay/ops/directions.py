@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any, Final
 
+import msgspec
+
 from relay.config import NodeConfig
 from relay.core.events import Directed
 from relay.region.making import make
@@ -54,6 +56,7 @@ class Directions:
         self._raw: Mapping[str, Any] = {}
         self._routes: Routes = {}
         self._by_routes: NodeList | None = None
+        self._proven: tuple[NodeList, Routes, NodeList] | None = None
         self._told = Directed(None, {}, False)
         self.keep_days = inf
         """For how long this node may keep what it knows of calls, by the rules of regions, days."""
@@ -67,7 +70,7 @@ class Directions:
     def look(self) -> None:
         """Tell what is new; also just before the node begins to leave."""
         self._read()
-        nodes = None if self._stays() else self._listed() or self._by_routes
+        nodes = None if self._stays() else self._who_there_is()
         region = self._region(nodes)
         ruled = home(self._routes, self._node.id) or region  # rules are the operator's, who signs the routes
         self.keep_days = keep_days(self._routes, ruled)
@@ -83,6 +86,19 @@ class Directions:
             log.warning("the routes say what becomes of this node", extra={"drain": now.is_left})
         self._told = now
         self._tell(now)
+
+    def _who_there_is(self) -> NodeList | None:
+        """The list, or the routes. Where rules hold, the list without nodes that the operator has elsewhere: it
+        is the hub's, and rules go by where a node is."""
+        listed = self._listed()
+        own = home(self._routes, self._node.id)
+        if listed is None or own is None or within(self._routes, own) is None:
+            return listed or self._by_routes
+        if self._proven is None or self._proven[0] is not listed or self._proven[1] is not self._routes:
+            there = tuple(node for node in listed.nodes if home(self._routes, node.id) == node.region)
+            found = listed if len(there) == len(listed.nodes) else msgspec.structs.replace(listed, nodes=there)
+            self._proven = (listed, self._routes, found)
+        return self._proven[2]
 
     def _region(self, nodes: NodeList | None) -> str:
         """Ours, by the list: the configuration's own name may be another."""

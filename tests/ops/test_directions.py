@@ -192,3 +192,24 @@ def test_rules_that_contradict_each_other_leave_those_before_in_force(box: Box) 
     box.routes = {**RULED, "ams": ROUTES["ams"]}
     assert box.look() is None
     assert box.directions.keep_days == 7
+
+
+def test_where_rules_hold_a_node_is_where_the_operator_has_it_and_nowhere_else(box: Box) -> None:
+    def at(id: str, region: str) -> Node:
+        return Node(id=id, region=region, urls=(f"quic://{id}.example:443",), version="1")
+
+    nodes = (at("fra-1", "fra"), at("fra-2", "fra"), at("ams-1", "fra"), at("new-1", "fra"))
+    box.list, box.routes = msgspec.structs.replace(listed(1), nodes=nodes), ROUTES
+    told = box.look()
+    assert told is not None
+    assert told.nodes is box.list  # without rules the list alone counts
+    box.routes = RULED
+    told = box.look()
+    assert told is not None
+    assert told.nodes is not None
+    assert [node.id for node in told.nodes.nodes] == ["fra-1", "fra-2"]
+    assert box.look() is None
+    box.list = msgspec.structs.replace(box.list, nodes=(*nodes[:2], at("ams-1", "ams")))
+    told = box.look()
+    assert told is not None
+    assert told.nodes is box.list
