@@ -88,15 +88,16 @@ class Directions:
         self._tell(now)
 
     def _who_there_is(self) -> NodeList | None:
-        """The list, or the routes. Where rules hold, the list without nodes that the operator has elsewhere: it
-        is the hub's, and rules go by where a node is."""
+        """The list, or the routes. Where rules hold, the list without nodes that the operator has elsewhere:
+        it is the hub's, and rules go by where a node is."""
         listed = self._listed()
         own = home(self._routes, self._node.id)
         if listed is None or own is None or within(self._routes, own) is None:
             return listed or self._by_routes
         if self._proven is None or self._proven[0] is not listed or self._proven[1] is not self._routes:
             there = tuple(node for node in listed.nodes if home(self._routes, node.id) == node.region)
-            found = listed if len(there) == len(listed.nodes) else msgspec.structs.replace(listed, nodes=there)
+            is_whole = len(there) == len(listed.nodes)
+            found = listed if is_whole else msgspec.structs.replace(listed, nodes=there)
             self._proven = (listed, self._routes, found)
         return self._proven[2]
 
