@@ -119,9 +119,7 @@ class Targets:
         return tuple(url for url in self._node.config.drain.to if url not in self._forbidden)
 
     def _is_as_good(self, directory: Directory, named: _Named) -> bool:
-        return (
-            directory.knows(named.node.id) and directory.tier(named.node.id, self._node.now) <= named.tier
-        )
+        return directory.knows(named.node.id) and directory.tier(named.node.id, self._node.now) <= named.tier
 
     def _forget(self) -> None:
         calls = self._node.calls

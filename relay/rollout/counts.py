@@ -128,8 +128,8 @@ def add(
 ) -> Ledger:
     """Count what these nodes say. `asked`: all that were, those too that did not answer.
 
-    Nodes of other regions count nothing and tell how those are. `said`: what calls of the days before are, from
-    now on; None: as before. ConfigError: none of the place's nodes is there.
+    Nodes of other regions count nothing and tell how those are. `said`: what calls of the days before are,
+    from now on; None: as before. ConfigError: none of the place's nodes is there.
     """
     place = ledger.stage.place
     own = [each for each in readings if place.startswith("@") or each.region in ("", place)]

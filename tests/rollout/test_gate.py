@@ -74,6 +74,9 @@ def test_what_machines_read_has_every_field() -> None:
                 "kc": 1200,
                 "nt": 1000,
                 "kt": 50,
+                "kp": 0,
+                "np": 0,
+                "prior": "none",
                 "diff": 0.0,
                 "lo": pytest.approx(-0.012203, abs=1e-6),
                 "hi": pytest.approx(0.015548, abs=1e-6),
@@ -82,6 +85,7 @@ def test_what_machines_read_has_every_field() -> None:
                 "status": "ok",
             }
         ],
+        "classes": [],
         "srm_chi2": 0.0,
         "data_age_s": 0.0,
         "evaluated_at": HOUR,

@@ -103,9 +103,7 @@ def test_the_same_reading_twice_or_late_counts_once() -> None:
 def test_nodes_add_up_and_versions_do_not() -> None:
     found = gather(kept(says(EIGHT, 0), says(EIGHT, 0, node=B)), [], EIGHT)
     both = [says(EIGHT + 60, 30), says(EIGHT + 60, 20, 1, node=B)]
-    found = kept(
-        says(EIGHT + 120, 40, version="0.4.0"), days=gather(found, both, EIGHT + 60)
-    )
+    found = kept(says(EIGHT + 120, 40, version="0.4.0"), days=gather(found, both, EIGHT + 60))
     assert poor(found) == {(0, CONTROL): (1, 50), (0, "0.4.0"): (0, 10)}
 
 
