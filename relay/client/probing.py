@@ -37,7 +37,7 @@ def question(there: bytes, here: bytes) -> bytes:
 def is_answer(data: bytes, there: bytes, here: bytes) -> bool:
     """Whether it is the answer to that question: both ids come back, changed over."""
     head = bytes(4) + bytes([len(here)]) + here + bytes([len(there)]) + there
-    return len(data) > len(head) and bool(data[0] & 0x80) and data[1:].startswith(head)
+    return len(data) > 1 + len(head) and bool(data[0] & 0x80) and data[1:].startswith(head)
 
 
 async def round_trips(nodes: Mapping[str, str], try_s: float = TRY_S) -> dict[str, float]:
