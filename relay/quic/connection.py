@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import pylsqpack
@@ -53,6 +53,7 @@ from aioquic.quic.recovery import (
     QuicPacketSpace,
 )
 from aioquic.quic.stream import QuicStream
+from cryptography import x509
 
 from relay.errors import LocalError
 from relay.protocol import frames
@@ -64,6 +65,8 @@ from relay.quic.tls13 import Served, ServerTls
 CONNECTION_WINDOW = 64 * 1024
 STREAM_WINDOW = 16 * 1024
 MAX_STREAMS = 4
+SHORT_OVERHEAD = 1 + 2 + 16  # of a packet beside the peer's id: first byte, number, AEAD tag
+DATAGRAM_HEAD = 3  # frame type and a length of two bytes
 PEER_IDS = 4  # connection ids of the peer that we keep: one in use, the others for paths to come
 MAX_PACKET = 1200
 RESERVED = 64  # packet numbers set aside while aioquic sends; a gap must stay below peers' windows of 128
@@ -309,19 +312,27 @@ class ClientQuic(_Promising):
 
 
 class RelayQuic(_Promising):
-    """A server-side connection with bounded windows and checked acknowledgements; `path` has its packets."""
+    """A connection of the node, with bounded windows and checked acknowledgements; `path` has its packets.
+
+    Nearly all are answered: clients', and trunks' of nodes that dialed us. With a client's configuration it
+    is one that we dial.
+    """
 
     def __init__(
         self,
         *,
         configuration: QuicConfiguration,
-        original_destination_connection_id: bytes,
-        retry_source_connection_id: bytes | None,
+        original_destination_connection_id: bytes | None = None,
+        retry_source_connection_id: bytes | None = None,
         issue: Callable[[], IssuedId],
         path: PathState,
+        apart: Mapping[str, Served] | None = None,
     ) -> None:
+        """`apart`: protocols of QUIC version 1 alone, and by which certificate each of them is answered."""
         self.path = path
         self.sock = 0  # number of the socket that the connection uses
+        self._apart = apart or {}
+        self._windows = CONNECTION_WINDOW, STREAM_WINDOW
         self._prefix: bytes | None = b""
         self._fast = False
         self._own_close_at: float | None = None
@@ -335,9 +346,10 @@ class RelayQuic(_Promising):
         self._loss.__class__ = _PatientRecovery  # it has no state of its own
         self._issue = issue
         first = issue()
-        self._host_cids[0] = QuicConnectionId(
-            cid=first.cid, sequence_number=0, stateless_reset_token=first.reset_token, was_sent=True
-        )
+        own = self._host_cids[0]
+        own.cid = first.cid
+        if not configuration.is_client:  # a client tells none of its first id (RFC 9000 section 18.2)
+            own.stateless_reset_token = first.reset_token
         self.host_cid = first.cid
         self._local_initial_source_connection_id = first.cid
         # They have no state of their own.
@@ -379,6 +391,23 @@ class RelayQuic(_Promising):
         return rtt[1] if rtt else 0.0
 
     @property
+    def largest_datagram(self) -> int:
+        """Bytes of a datagram that the peer takes and that one packet of ours holds; 0: it takes none."""
+        taken = self._remote_max_datagram_frame_size or 0  # with type and length (RFC 9221 section 3)
+        room = MAX_PACKET - SHORT_OVERHEAD - len(self._peer_cid.cid)
+        return max(0, min(taken, room) - DATAGRAM_HEAD)
+
+    @property
+    def acknowledged(self) -> int:
+        """The largest packet number of which aioquic knows that it came."""
+        return self._space.largest_acked_packet
+
+    @property
+    def peer_certificate(self) -> x509.Certificate | None:
+        """What whoever we dialed has shown; the handshake proved its key. None: we were dialed."""
+        return self.tls._peer_certificate if self.configuration.is_client else None
+
+    @property
     def peer_takes_datagrams(self) -> bool:
         """The peer announced max_datagram_frame_size (RFC 9221 section 3) large enough for our packets."""
         size = self._remote_max_datagram_frame_size
@@ -411,6 +440,10 @@ class RelayQuic(_Promising):
         """Bytes written to a stream that the peer has not acknowledged; they are held until it does."""
         stream = self._streams.get(stream_id)
         return 0 if stream is None else stream.sender._buffer_stop - stream.sender._buffer_start
+
+    def widen(self, connection: int, stream: int) -> None:
+        """So many bytes may be under way to us from now on: in all, and on a stream of the peer's or ours."""
+        self._windows = connection, stream
 
     def release(self) -> None:
         """Break the reference cycles of a finished connection, so that its memory goes at once."""
@@ -624,7 +657,8 @@ class RelayQuic(_Promising):
         served = configuration.certificate
         assert isinstance(served, Served)  # `server_configuration` put it there
         suites = configuration.cipher_suites or SUITES
-        self.tls = ServerTls(served, configuration.alpn_protocols or (), suites)
+        apart = self._apart if self._version == QuicProtocolVersion.VERSION_1 else {}
+        self.tls = ServerTls(served, configuration.alpn_protocols or (), suites, apart)
         parameters = self._serialize_transport_parameters()
         self.tls.handshake_extensions = [(tls.ExtensionType.QUIC_TRANSPORT_PARAMETERS, parameters)]
         self.tls.alpn_cb = self._alpn_handler
@@ -732,8 +766,9 @@ class RelayQuic(_Promising):
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
         """MAX_DATA follows what was consumed; MAX_STREAMS never rises: a client needs one stream."""
         limit: Limit = self._local_max_data
-        if self._consumed + CONNECTION_WINDOW - limit.value >= CONNECTION_WINDOW // 2:
-            limit.value = self._consumed + CONNECTION_WINDOW
+        window = self._windows[0]
+        if self._consumed + window - limit.value >= window // 2:
+            limit.value = self._consumed + window
         if limit.value != limit.sent:
             buf = builder.start_frame(
                 limit.frame_type,
@@ -754,8 +789,9 @@ class RelayQuic(_Promising):
         if not stream.max_stream_data_local:
             return  # one of ours, which only sends
         consumed = stream.receiver.starting_offset()
-        if consumed + STREAM_WINDOW - stream.max_stream_data_local >= STREAM_WINDOW // 2:
-            stream.max_stream_data_local = consumed + STREAM_WINDOW
+        window = self._windows[1]
+        if consumed + window - stream.max_stream_data_local >= window // 2:
+            stream.max_stream_data_local = consumed + window
         if stream.max_stream_data_local_sent != stream.max_stream_data_local:
             buf = builder.start_frame(
                 QuicFrameType.MAX_STREAM_DATA,
@@ -894,6 +930,7 @@ PRIVATE_NAMES: dict[str, Any] = {
         "_in_persistent_congestion",
     ],
     "CryptoPair": ["_update_key"],
+    "Context": ["_peer_certificate"],
     "HeaderProtection": ["_mask"],
     "H3Connection": ["_get_local_settings", "_decode_headers", "_decoder"],
 }

@@ -15,7 +15,8 @@ import datetime
 import functools
 import hmac
 import os
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from aioquic import tls
@@ -166,7 +167,14 @@ def _schedule(suite: tls.CipherSuite) -> _Schedule:
 class ServerTls(tls.Context):
     """TLS of one connection. aioquic sets `alpn_cb`, `update_traffic_key_cb` and `handshake_extensions`."""
 
-    def __init__(self, served: Served, protocols: Sequence[str], suites: Sequence[tls.CipherSuite]) -> None:
+    def __init__(
+        self,
+        served: Served,
+        protocols: Sequence[str],
+        suites: Sequence[tls.CipherSuite],
+        apart: Mapping[str, Served] = MappingProxyType({}),
+    ) -> None:
+        """`apart`: protocols beyond these, after them, that are answered by a certificate of their own."""
         # Not aioquic's: what it would set up is for resumption, for clients, and for its own messages.
         self.state = tls.State.SERVER_EXPECT_CLIENT_HELLO
         self.alpn_negotiated = None
@@ -178,7 +186,8 @@ class ServerTls(tls.Context):
         self.alpn_cb = None
         self.update_traffic_key_cb = _nobody
         self._served = served
-        self._protocols = [each.encode("ascii") for each in protocols]
+        self._apart = {name.encode("ascii"): another for name, another in apart.items()}
+        self._protocols = [*(each.encode("ascii") for each in protocols), *self._apart]
         self._suites = suites
         self._heard = b""
         self._expected = b""
@@ -252,6 +261,8 @@ class ServerTls(tls.Context):
 
     def _choose(self, offered: hello.ClientHello) -> tuple[tls.CipherSuite, tls.SignatureAlgorithm, bytes]:
         """The first of ours that the client offers, of each kind. tls.Alert: there is none."""
+        protocol = _first(self._protocols, offered.protocols or ())
+        self._served = self._apart.get(protocol or b"", self._served)
         suite = _first(self._suites, offered.suites)
         if suite is None:
             raise tls.AlertHandshakeFailure("No supported cipher suite")
@@ -264,7 +275,6 @@ class ServerTls(tls.Context):
             raise tls.AlertProtocolVersion("No supported protocol version")
         if offered.shares is None:
             raise tls.AlertMissingExtension("ClientHello has no key share")
-        protocol = _first(self._protocols, offered.protocols or ())
         if protocol is None:
             raise tls.AlertNoApplicationProtocol("No common ALPN protocols")
         return suite, scheme, protocol

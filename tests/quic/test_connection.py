@@ -38,6 +38,7 @@ OWNERS = {
     "HeaderProtection": lambda pair: pair.connected()._cryptos[Epoch.ONE_RTT].send.hp,
     "QuicStreamSender": lambda pair: QuicStream().sender,
     "H3Connection": lambda pair: H3Connection(pair.connected()),
+    "Context": lambda pair: pair.client.tls,
 }
 
 

@@ -260,3 +260,17 @@ def test_a_key_that_signs_by_nothing_of_tls_13_is_refused() -> None:
 def test_the_certificate_knows_its_end() -> None:
     certificate, key = identity("p256")
     assert Served(certificate, [], key).not_valid_after_utc == certificate.not_valid_after_utc
+
+
+def test_a_protocol_that_is_apart_is_answered_by_its_own_certificate() -> None:
+    certificate, key = identity("p256")
+    another, another_key = identity("ed25519")
+    cases = ((["apart"], another), (["vrl/1"], certificate), (["apart", "vrl/1"], certificate))
+    for protocols, shown in cases:
+        apart = {"apart": Served(another, [], another_key)}
+        server = ServerTls(Served(certificate, [], key), ["vrl/1"], SUITES, apart)
+        server.handshake_extensions = [EXTRA]
+        client = client_of()
+        client._alpn_protocols = protocols
+        shake(client, server)
+        assert client._peer_certificate == shown
