@@ -25,6 +25,7 @@ from relay.config_overload import OverloadConfig
 from relay.config_qlog import QlogConfig
 from relay.config_rules import RULES, check_issuers_reload
 from relay.config_state import StateConfig
+from relay.config_trunks import TrunksConfig
 from relay.config_turn import StunConfig, TurnConfig
 from relay.config_voice import AdaptConfig, QualityConfig
 from relay.errors import ConfigError
@@ -399,6 +400,8 @@ class Config:
     """The state of rollouts. `relay feed` and the daemon read this section."""
     nodes: NodesConfig = field(default_factory=NodesConfig)
     """Which nodes the cluster has, and how they are."""
+    trunks: TrunksConfig = field(default_factory=TrunksConfig)
+    """Connections to other nodes; off by default."""
 
 
 # A reload may change these sections and keys; what sizes a socket, a file or the lane needs a restart.

@@ -12,8 +12,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from relay.config_addresses import canonical_family, split_address
 from relay.config_nodes import check_nodes
 from relay.config_state_rules import check_state
+from relay.config_trunks import check_trunks
 from relay.errors import ConfigError
 from relay.settings import suggestion
 
@@ -22,18 +24,6 @@ if TYPE_CHECKING:
 
 AGES: Final = ("unknown", "under_16", "16_17", "adult")
 CONTACTS: Final = ("stranger", "contact")
-
-
-def split_address(text: str, key: str) -> tuple[str, int]:
-    """`[v6]:port` or `v4:port` -> (host, port); ConfigError names `key`. Port 0 means: any free one."""
-    host, colon, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ConfigError(key, f"{text!r}: an IPv6 address needs brackets", "write [::1]:443")
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise ConfigError(key, f"{text!r} is not an address with a port", "write 127.0.0.1:443 or [::]:443")
-    return host, int(port)
 
 
 def _check_addresses(config: Config) -> None:
@@ -244,24 +234,13 @@ def _check_files(config: Config) -> None:
         raise ConfigError("events.spool", "is the same file as events.path", "name another")
 
 
-def _canonical_family(text: str, key: str) -> int:
-    """4 or 6. ConfigError unless the address is spelled the one way it can be, without a scope."""
-    try:
-        ip = ip_address(text)
-    except ValueError:
-        raise ConfigError(key, f"{text!r} is not an IP address", "write 192.0.2.1 or 2001:db8::1") from None
-    if str(ip) != text or "%" in text or (ip.version == 6 and ip.ipv4_mapped is not None):
-        raise ConfigError(key, f"{text!r} is not the canonical spelling", "write 192.0.2.1 or 2001:db8::1")
-    return ip.version
-
-
 def _check_turn(config: Config) -> None:
     turn = config.turn
     families: list[int] = []
     for position, address in enumerate(turn.addresses):
         where = f"turn.addresses[{position}]"
-        families.append(_canonical_family(address.bind, f"{where}.bind"))
-        outside = address.advertise and _canonical_family(address.advertise, f"{where}.advertise")
+        families.append(canonical_family(address.bind, f"{where}.bind"))
+        outside = address.advertise and canonical_family(address.advertise, f"{where}.advertise")
         if outside and outside != families[-1]:
             raise ConfigError(
                 f"{where}.advertise", "is of another family than bind", "one row for each family"
@@ -274,7 +253,7 @@ def _check_turn(config: Config) -> None:
         raise ConfigError("turn.first_port", "is above turn.last_port", f"at most {turn.last_port}")
     if turn.alternate:
         host, _ = split_address(turn.alternate, "turn.alternate")
-        _canonical_family(host, "turn.alternate")
+        canonical_family(host, "turn.alternate")
 
 
 def _check_turn_is_whole(config: Config) -> None:
@@ -402,4 +381,5 @@ RULES: Final[tuple[Callable[[Config], None], ...]] = (
     _check_feed,
     check_state,
     check_nodes,
+    check_trunks,
 )

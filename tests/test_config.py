@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from relay import config as configuration
-from relay import config_rules, settings
+from relay import config_addresses, config_rules, settings
 from relay.config import Config, IssuerConfig, PolicyRow, TokenConfig, load, parse, reloadable_changes, render
 from relay.errors import ConfigError
 
@@ -302,7 +302,7 @@ def _leaves(tree: object, prefix: str = "") -> list[str]:
     [("[::]:443", ("::", 443)), ("127.0.0.1:0", ("127.0.0.1", 0)), ("relay.example:9", ("relay.example", 9))],
 )
 def test_an_address_is_split_into_host_and_port(text: str, address: tuple[str, int]) -> None:
-    assert config_rules.split_address(text, "listen.udp") == address
+    assert config_addresses.split_address(text, "listen.udp") == address
 
 
 def test_no_default_is_infinite() -> None:
@@ -501,6 +501,60 @@ def test_a_node_list_needs_a_key_and_takes_two_and_may_change_live() -> None:
     ],
 )
 def test_a_node_list_that_could_not_work_is_refused(text: str, key: str, cure: str) -> None:
+    with pytest.raises(ConfigError, match=cure) as caught:
+        parse(text)
+    assert caught.value.key == key
+
+
+# ---------------------------------------------------------------- trunks
+
+
+def _row(node: str = "iad-1", address: str = "192.0.2.1:443", pins: str = f'["{A_KEY}"]') -> str:
+    return f'{{ node = "{node}", address = "{address}", pins = {pins} }}'
+
+
+def _trunks(*rows: str, key: str = "/k") -> str:
+    return f'[trunks]\nkey = "{key}"\nnodes = [{", ".join(rows)}]\n'
+
+
+def test_trunks_are_off_and_take_nodes_with_an_address_and_up_to_two_pins() -> None:
+    off = parse("").trunks
+    assert (off.key, off.nodes) == ("", ())
+    both = f'["{A_KEY}", "{B_KEY}"]'
+    on = parse(_trunks(_row(pins=both), _row("fra-1", "[2001:db8::1]:4433", f'["{"ef" * 32}"]')))
+    assert [(row.node, row.address) for row in on.trunks.nodes] == [
+        ("iad-1", "192.0.2.1:443"),
+        ("fra-1", "[2001:db8::1]:4433"),
+    ]
+    assert on.trunks.nodes[0].pins == (A_KEY, B_KEY)
+    assert parse(render(on)) == on
+    with pytest.raises(ConfigError, match="cannot change while running"):
+        reloadable_changes(Config(), on)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "cure"),
+    [
+        (_trunks(_row(), key=""), "trunks.key", "relay nodes trunk-key --out"),
+        (_trunks(), "trunks.nodes", "pins"),
+        (_trunks('{ address = "192.0.2.1:443" }'), "trunks.nodes[0].node", "node.id"),
+        (_trunks(_row("IAD 1")), "trunks.nodes[0].node", "1 to 32 of"),
+        (_trunks(_row(address="iad-1.example:443")), "trunks.nodes[0].address", "192.0.2.1"),
+        (_trunks(_row(address="2001:db8::1:443")), "trunks.nodes[0].address", "brackets"),
+        (_trunks(_row(address="192.0.2.1")), "trunks.nodes[0].address", "with a port"),
+        (_trunks(_row(address="192.0.2.1:0")), "trunks.nodes[0].address", "listen.udp"),
+        (_trunks(_row(address="[::ffff:192.0.2.1]:443")), "trunks.nodes[0].address", "canonical"),
+        (_trunks(_row(pins="[]")), "trunks.nodes[0].pins", "relay nodes trunk-key --show"),
+        (_trunks(_row(pins=f'["{A_KEY}", "{A_KEY}"]')), "trunks.nodes[0].pins", "two for a rotation"),
+        (_trunks(_row(pins='["AB"]')), "trunks.nodes[0].pins[0]", "64 lower-case"),
+        (_trunks(_row(), _row(address="192.0.2.2:443", pins=f'["{B_KEY}"]')), "trunks.nodes[1].node", "keep"),
+        (_trunks(_row(), _row("fra-1", pins=f'["{B_KEY}"]')), "trunks.nodes[1].address", "keep one"),
+        (_trunks(_row(), _row("fra-1", "192.0.2.2:443")), "trunks.nodes[1].pins", "a key of its own"),
+        (_trunks(*[_row(f"n{n}", f"192.0.2.1:{n + 1}") for n in range(1025)]), "trunks.nodes", "1024"),
+        (_trunks(_row().replace("pins", "pin")), "trunks.nodes[0].pin", "pins"),
+    ],
+)
+def test_trunks_that_could_not_work_are_refused(text: str, key: str, cure: str) -> None:
     with pytest.raises(ConfigError, match=cure) as caught:
         parse(text)
     assert caught.value.key == key

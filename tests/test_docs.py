@@ -152,7 +152,7 @@ def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 def test_the_readme_lists_every_subcommand() -> None:
     listed = {}
     for cells in rows(section("README.md", "The command line")):
-        listed[cells[0].strip("`").removeprefix("relay ")] = re.findall(r"`([a-z]+)`", cells[1])
+        listed[cells[0].strip("`").removeprefix("relay ")] = re.findall(r"`([a-z-]+)`", cells[1])
     actual = subcommands(cli.parser())
     assert set(listed) == set(actual)
     for name, parser in actual.items():

@@ -1,4 +1,4 @@
-"""`relay nodes`: make the node list, sign it, put it where nodes find it; show the one that stands.
+"""`relay nodes`: the node list: made, signed, put where nodes find it, shown; and a node's key for trunks.
 
     signed state's routes + announcements in the store --make, sign--> store, routes/nodes, or a file
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import getpass
+import secrets
 import time
 from typing import Any, Final
 
@@ -18,12 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 from relay.commands.desk import add_config, with_store
-from relay.commands.terminal import Printer, Subcommands, declare, read_text
+from relay.commands.terminal import Printer, Subcommands, declare, read_text, write_secret
 from relay.config import Config, load
 from relay.errors import ConfigError, RelayError
 from relay.protocol.ids import Kid
-from relay.protocol.keys import read_key
+from relay.protocol.keys import KEY_SIZE, read_key, write_key
 from relay.protocol.signed import kid_of, public_of
+from relay.protocol.trunk_proof import pin_of
 from relay.region.making import Heard, decode, make, without_health
 from relay.region.nodelist import ListError, NodeList, plain, seal, verify
 from relay.region.routes import Routes, RoutesError, parse, strays
@@ -62,6 +64,16 @@ def add(subcommands: Subcommands) -> None:
     )
     show = declare(inner, "show", run_show, "show the list in the store, or in a file", "relay nodes show")
     show.add_argument("--file", metavar="FILE", help="this one, instead of the store's")
+    trunk = declare(
+        inner,
+        "trunk-key",
+        run_trunk_key,
+        "make the key by which other nodes know this one, or show the pin of one",
+        "relay nodes trunk-key --out /etc/relay/trunk.key\nrelay nodes trunk-key --show /etc/relay/trunk.key",
+    )
+    what = trunk.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", metavar="FILE", help="new file for the secret, mode 0600")
+    what.add_argument("--show", metavar="FILE", help="a file that is there: its pin, and nothing is written")
     for parser in (sign, show):
         add_config(parser)
 
@@ -112,6 +124,22 @@ def run_show(arguments: argparse.Namespace, printer: Printer) -> int:
         leaves = "draining" if node.draining else ""
         table.add_row(node.id, node.region, node.variant, node.version, *told, leaves)
     Console().print(table)
+    return 0
+
+
+def run_trunk_key(arguments: argparse.Namespace, printer: Printer) -> int:
+    """Write a secret, or read one; print what other nodes have to know of it."""
+    path = arguments.out or arguments.show
+    if arguments.out:
+        seed = secrets.token_bytes(KEY_SIZE)
+        write_secret(path, write_key(seed), "--out")
+        told = f"wrote {path} (secret); set trunks.key to it. Others know it by this in trunks.nodes:"
+    else:
+        seed = read_key(read_text(path, "--show"), "--show")
+        told = "The other nodes know it by this in trunks.nodes:"
+    pin = pin_of(public_of(seed)).hex()
+    row = f'{{ node = "NODE.ID", address = "HOST:PORT", pins = ["{pin}"] }}'
+    printer.result({"ok": True, "file": path, "pin": pin}, f"{told}\n\n{row}")
     return 0
 
 

@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from relay.config_rules import split_address
+from relay.config_addresses import split_address
 from relay.errors import ConfigError
 from relay.feed.answers import FATES, Answer, Fate
 from relay.feed.intake import Intake

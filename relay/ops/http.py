@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from relay.config_rules import split_address
+from relay.config_addresses import split_address
 from relay.errors import ConfigError
 from relay.ops.health import Report
 from relay.ops.nodes import Answer

@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 import pytest
 
 from relay.cli import DONE, FAILED, USAGE, main
-from relay.protocol.keys import write_key
+from relay.protocol.keys import read_key, write_key
 from relay.protocol.signed import kid_of, public_of
+from relay.protocol.trunk_proof import pin_of
 from relay.region.making import Announcement, encode
 from relay.region.nodelist import NodeList, verify
 from relay.rollout.lastgood import LIFE_S, Body, seal
@@ -230,3 +231,29 @@ def test_a_hub_that_goes_on_tells_at_once_who_is_marked_and_outlives_what_it_can
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGTERM)
         process.wait(20)
+
+
+# ---------------------------------------------------------------- a node's key for trunks
+
+
+def test_a_key_for_trunks_is_made_once_and_its_pin_can_be_asked_for_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "trunk.key"
+    assert main(["nodes", "trunk-key", "--out", str(path), "--json"]) == DONE
+    made = json.loads(capsys.readouterr().out)
+    assert made == {"ok": True, "file": str(path), "pin": made["pin"]}
+    assert path.stat().st_mode & 0o777 == 0o600
+    seed = read_key(path.read_text())
+    assert made["pin"] == pin_of(public_of(seed)).hex()
+    assert main(["nodes", "trunk-key", "--show", str(path)]) == DONE
+    assert f'pins = ["{made["pin"]}"]' in capsys.readouterr().out
+    assert main(["nodes", "trunk-key", "--out", str(path), "--json"]) == USAGE
+    assert json.loads(capsys.readouterr().out)["key"] == "--out"
+    assert read_key(path.read_text()) == seed
+
+
+def test_what_is_no_key_has_no_pin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "none").write_text("none")
+    assert main(["nodes", "trunk-key", "--show", str(tmp_path / "none"), "--json"]) == USAGE
+    assert json.loads(capsys.readouterr().out)["key"] == "--show"
