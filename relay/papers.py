@@ -1,4 +1,4 @@
-"""Files that the configuration names: cluster keys, TURN secrets, the certificate with its private key.
+"""Files that the configuration names: cluster keys, TURN secrets, the key for trunks, certificate and key.
 
 Must never live here: what is done with them.
 """
@@ -6,7 +6,9 @@ Must never live here: what is done with them.
 from __future__ import annotations
 
 import datetime
+import os
 import ssl
+import stat
 from pathlib import Path
 
 from aioquic.quic.configuration import QuicConfiguration
@@ -17,8 +19,10 @@ from relay.edge.assembly import NodeKeys
 from relay.edge.tcp import server_context
 from relay.edge.turn_server import read_secrets
 from relay.errors import ConfigError
+from relay.protocol import trunk_proof
 from relay.protocol.demux import StreamKind
-from relay.protocol.keys import ClusterKey
+from relay.protocol.keys import ClusterKey, read_key
+from relay.protocol.signed import public_of
 from relay.quic.connection import server_configuration
 
 
@@ -37,7 +41,33 @@ def read_keys(config: Config) -> NodeKeys:
                 name, f"{path}: {why}", "make one with `relay token keygen --cluster`"
             ) from None
         found.append(ClusterKey.parse(text, name))
-    return NodeKeys.of(found, config, read_secrets(config))
+    return NodeKeys.of(found, config, read_secrets(config), read_trunk_key(config))
+
+
+def read_trunk_key(config: Config) -> bytes | None:
+    """The seed by which other nodes know this one; None: no trunks. ConfigError: it is none, or not secret.
+
+    Where the list of nodes names this one too, its pin there has to be the key's: so a list that is the same
+    everywhere is right here.
+    """
+    path = config.trunks.key
+    if not path:
+        return None
+    try:
+        text, mode = Path(path).read_text(encoding="ascii"), os.stat(path).st_mode
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not ASCII"
+        cure = "make one with `relay nodes trunk-key --out FILE`"
+        raise ConfigError("trunks.key", f"{path}: {why}", cure) from None
+    if mode & stat.S_IRWXO:
+        raise ConfigError("trunks.key", f"{path}: anybody on this machine may read it", "chmod 600, or 640")
+    seed = read_key(text, "trunks.key")
+    pin = trunk_proof.pin_of(public_of(seed)).hex()
+    for position, row in enumerate(config.trunks.nodes):
+        if row.node == config.node.id and pin not in row.pins:
+            where = f"trunks.nodes[{position}].pins"
+            raise ConfigError(where, "are of this node, whose key has another one", f"write {pin}")
+    return seed
 
 
 def kinds_on_web(config: Config) -> list[StreamKind]:

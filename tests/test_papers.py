@@ -1,4 +1,4 @@
-"""Certificates that are no good: which are refused, when, and whether the line names file and cure."""
+"""Certificates and keys that are no good: which are refused, when, whether the line names file and cure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 
 from quicpair import certificate
-from relay.config import Config, TlsConfig
+from relay.config import Config, NodeConfig, TlsConfig
+from relay.config_trunks import TrunkNode, TrunksConfig
 from relay.errors import ConfigError
-from relay.papers import ended, read_certificate
+from relay.papers import ended, read_certificate, read_trunk_key
+from relay.protocol import trunk_proof
+from relay.protocol.keys import write_key
+from relay.protocol.signed import public_of
 
 
 def config(folder: Path, name: str, days: float) -> Config:
@@ -54,3 +58,44 @@ def test_the_one_that_serves_may_end_and_other_settings_still_be_read(tmp_path: 
     serving, _ = read_certificate(papers)
     again, _ = read_certificate(papers, serving)
     assert ended(again) is not None
+
+
+# ---------------------------------------------------------------- the key for trunks
+
+
+SEED = bytes(range(32))
+PIN = trunk_proof.pin_of(public_of(SEED)).hex()
+
+
+def with_trunks(folder: Path, *rows: TrunkNode, mode: int = 0o600) -> Config:
+    path = folder / "trunk.key"
+    path.write_text(write_key(SEED))
+    path.chmod(mode)
+    return Config(node=NodeConfig(id="fra-1"), trunks=TrunksConfig(str(path), rows))
+
+
+def test_the_key_for_trunks_is_read_where_one_is_named(tmp_path: Path) -> None:
+    iad = TrunkNode("iad-1", "192.0.2.1:443", ("ab" * 32,))
+    fra = TrunkNode("fra-1", "192.0.2.2:443", ("cd" * 32, PIN))
+    assert read_trunk_key(Config()) is None
+    assert read_trunk_key(with_trunks(tmp_path, iad)) == SEED
+    assert read_trunk_key(with_trunks(tmp_path, iad, fra, mode=0o640)) == SEED
+
+
+def test_a_key_for_trunks_that_is_none_or_not_secret_is_refused(tmp_path: Path) -> None:
+    config = with_trunks(tmp_path, mode=0o644)
+    with pytest.raises(ConfigError, match=r"^trunks\.key: .*anybody on this machine may read it \(chmod 600"):
+        read_trunk_key(config)
+    Path(config.trunks.key).chmod(0o600)
+    Path(config.trunks.key).write_text("none")
+    with pytest.raises(ConfigError, match=r"^trunks\.key: "):
+        read_trunk_key(config)
+    Path(config.trunks.key).unlink()
+    with pytest.raises(ConfigError, match=r"^trunks\.key: .*No such file.*relay nodes trunk-key --out FILE"):
+        read_trunk_key(config)
+
+
+def test_a_list_that_names_this_node_by_another_key_is_refused(tmp_path: Path) -> None:
+    config = with_trunks(tmp_path, TrunkNode("fra-1", "192.0.2.2:443", ("cd" * 32,)))
+    with pytest.raises(ConfigError, match=rf"^trunks\.nodes\[0\]\.pins: .*write {PIN}\)$"):
+        read_trunk_key(config)

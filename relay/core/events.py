@@ -3,7 +3,8 @@
     edge --Input, now, wall--> Relay.handle()          Relay.poll() --Output--> edge
 
 Rule: after every input, drain the outputs, before the next input. `leg` numbers are chosen by the edge
-and never used twice in a process; `flow` numbers are hop-local, 1-62. Must never live here: behaviour.
+and never used twice in a process; `flow` numbers are hop-local, 1-62. A connection to another node is a leg,
+too: its flows are routes, 64-16383. Must never live here: behaviour.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from relay.errors import ErrorCode
 from relay.protocol.address import Address
 from relay.protocol.datagram import Nack
 from relay.protocol.ids import CallId, Kid
+from relay.protocol.trunk_control import TrunkCode
 from relay.region.nodelist import NodeList
 from relay.rollout.mandate import Mandate
 
@@ -243,6 +245,35 @@ class CallsRemembered:
 
 
 @dataclass(frozen=True, slots=True)
+class TrunkDialed:
+    """We dial another node, as DialTrunk asked: the connection's number."""
+
+    node: str
+    leg: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrunkOpened:
+    """The handshake of a connection to another node is done, by ALPN `vrl-t/1`."""
+
+    leg: int
+    key: bytes | None
+    """Public key of the other one's certificate, 32 bytes, if Ed25519; who dials us shows none."""
+    largest: int
+    """Datagram that the peer takes, bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrunkAcknowledged:
+    """Something that left on these trunks was acknowledged since the last time; five times a second.
+
+    Smoothed round trips by leg, seconds.
+    """
+
+    of: Mapping[int, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Nothing happened but time: a deadline passed."""
 
@@ -267,6 +298,9 @@ Input = (
     | Directed
     | CallTold
     | CallsRemembered
+    | TrunkDialed
+    | TrunkOpened
+    | TrunkAcknowledged
     | Tick
 )
 
@@ -302,7 +336,7 @@ class CloseLeg:
     """Close the transport with an application code once everything sent before has been written."""
 
     leg: int
-    code: ErrorCode
+    code: ErrorCode | TrunkCode
     reason: str = ""
 
 
@@ -407,6 +441,39 @@ class AskRoundTrip:
     """How long does a packet take to this leg and back? No answer comes for a leg without packets."""
 
     leg: int
+
+
+@dataclass(frozen=True, slots=True)
+class DialTrunk:
+    """Connect to this node; the edge knows its address.
+
+    The edge answers with TrunkDialed before any other input, or, where it cannot, does nothing.
+    """
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class CarryTrunk:
+    """The connection is a trunk from now on: its datagrams are those of docs/protocol.md, section 14.
+
+    Nobody's rights bound it as a whole.
+    """
+
+    leg: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRoute:
+    """What comes on this route (64-16383) of a trunk is a voice; nobody hears it until a Route says so."""
+
+    leg: int
+    route: int
+    index: int
+    group: bool
+    up_bps: int
+    """What the speaker may send, bits per second; with `pps`, packets per second."""
+    pps: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -521,6 +588,9 @@ Output = (
     | Resend
     | AskRoundTrip
     | CloseFlow
+    | DialTrunk
+    | CarryTrunk
+    | OpenRoute
     | CallEvent
     | CallRecord
     | Rated

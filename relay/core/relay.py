@@ -114,6 +114,7 @@ class Relay:
             ev.Directed: self._leaving.on_directed,
             ev.CallsRemembered: self._remembering.on_remembered,
             ev.CallTold: lambda event: self._adoption.on_told(event.ticket),
+            ev.TrunkOpened: lambda event: node.refuse_transport(event.leg, ErrorCode.NOT_ENABLED),
             ev.Tick: lambda _: None,
         }
         ex, mo, talk = self._exchange, self._moderation, self._talk

@@ -29,6 +29,7 @@ from relay.edge.keep import Keep
 from relay.edge.lane import FrontKeys, Lane
 from relay.edge.streams import Streams
 from relay.edge.timers import Loop
+from relay.edge.trunks import Trunks
 from relay.edge.turn import TurnDriver
 from relay.protocol.cid import SERVER_ID_SIZE, CidCodec
 from relay.protocol.ids import Kid
@@ -44,12 +45,20 @@ class NodeKeys:
     issuers: Mapping[Kid, bytes]
     shared: Sequence[bytes] = field(default=(), repr=False)
     """Secrets that a back end mints TURN credentials with, newest first; none in strict policy."""
+    trunk: bytes | None = field(default=None, repr=False)
+    """The seed of the Ed25519 key by which other nodes know this one; None: no trunks."""
 
     @classmethod
-    def of(cls, cluster: Sequence[ClusterKey], config: Config, shared: Sequence[bytes] = ()) -> NodeKeys:
+    def of(
+        cls,
+        cluster: Sequence[ClusterKey],
+        config: Config,
+        shared: Sequence[bytes] = (),
+        trunk: bytes | None = None,
+    ) -> NodeKeys:
         """With the issuers that the configuration names."""
         publics = [bytes.fromhex(issuer.public_key) for issuer in config.tokens.issuers]
-        return cls(cluster, {kid_of(public): public for public in publics}, shared)
+        return cls(cluster, {kid_of(public): public for public in publics}, shared, trunk)
 
     def engine(self) -> EngineKeys:
         """What the engine may know of them."""
@@ -110,6 +119,8 @@ class Node:
             clock=clock,
             wall=wall,
         )
+        if keys.trunk is not None:
+            self.endpoint.trunks = Trunks.of(config.trunks, config.node.id, keys.trunk)
         self.streams = Streams(
             loop,
             config.limits,

@@ -19,7 +19,8 @@ from typing import Any, Protocol
 
 from relay.core import events as ev
 from relay.core.relay import Relay
-from relay.edge.endpoint import Carrier, Endpoint
+from relay.edge.endpoint import Endpoint
+from relay.edge.handler import Carrier
 from relay.edge.keep import Keep
 from relay.edge.lane import Lane
 from relay.edge.timers import Loop, Timer
@@ -82,6 +83,7 @@ class Driver:
         self._live: dict[int, Carrier] = {}
         self._asked: set[int] = set()  # whose round trip the engine wants
         self._to_measure: dict[int, None] = {}
+        self._trunks: dict[int, tuple[int, int] | None] = {}  # what was acknowledged; None: not open yet
         self._commands: dict[int, Callable[[ErrorCode, str], None]] = {}
         self._next_command = 1
         self._do: dict[type, Callable[[Any], None]] = {
@@ -104,6 +106,8 @@ class Driver:
             ev.CallRecord: sinks.record,
             ev.Rated: sinks.rated,
             ev.CommandDone: self._command_done,
+            ev.DialTrunk: self._dial_trunk,
+            ev.CarryTrunk: self._carry_trunk,
             ev.CompanyChanged: lambda out: self.on_company(out),
             ev.Stopped: lambda _: sinks.stopped(),
         }
@@ -118,9 +122,14 @@ class Driver:
         transport: str = "quic",
         carrier: Carrier | None = None,
     ) -> None:
-        """See `endpoint.Handler`; so for the next four."""
+        """See `handler.Handler`; so for the next six."""
         self._live[leg] = carrier or self._endpoint
         self.feed(ev.LegOpened(leg, transport, address, datagrams))
+
+    def trunk_opened(self, leg: int, key: bytes | None, largest: int) -> None:
+        self._live[leg] = self._endpoint
+        self._trunks[leg] = 0, 0
+        self.feed(ev.TrunkOpened(leg, key, largest))
 
     def stream(self, leg: int, data: bytes, end: bool) -> None:
         self.feed(ev.StreamReceived(leg, data, end))
@@ -137,6 +146,7 @@ class Driver:
     def lost(self, leg: int, code: int) -> None:
         self._live.pop(leg, None)
         self._heard.pop(leg, None)
+        self._trunks.pop(leg, None)
         self.feed(ev.LegLost(leg, code))
 
     def command(self, raw: bytes, done: Callable[[ErrorCode, str], None]) -> None:
@@ -204,7 +214,7 @@ class Driver:
 
         Run it through about once a second, with other work between the steps.
         """
-        legs = list(self._live)
+        legs = [leg for leg in self._live if leg not in self._trunks]
         for start in range(0, len(legs), HEARD_AT_ONCE):
             fresh: dict[int, float] = {}
             for leg in legs[start : start + HEARD_AT_ONCE]:
@@ -235,9 +245,11 @@ class Driver:
     def measure_ways(self, *, adapts: bool) -> Iterator[None]:
         """Tell the engine what it asked of legs, and if it `adapts`, of those that suffer; some at a step.
 
+        Run it through five times a second, and first tells of trunks on which something was acknowledged.
         Run it through five times a second. Most legs suffer nothing, and cost nothing here. When very many
         do, it is a network of ours, or this machine: each has to wait then, as the packet path must not.
         """
+        yield from self._report_trunks()
         asked, self._asked = list(self._asked), set()
         for start in range(0, len(asked), HEARD_AT_ONCE):
             ways = self._lane.measure(asked[start : start + HEARD_AT_ONCE], self._clock())
@@ -245,7 +257,8 @@ class Driver:
             yield
         if not adapts:
             return
-        self._to_measure.update(dict.fromkeys([*self._lane.troubled(), *self.engine.due(self._clock())]))
+        suffering = [*self._lane.troubled(), *self.engine.due(self._clock())]
+        self._to_measure.update(dict.fromkeys(leg for leg in suffering if leg not in self._trunks))
         legs = list(itertools.islice(self._to_measure, MEASURED_MOST))
         for start in range(0, len(legs), MEASURED_AT_ONCE):
             part = legs[start : start + MEASURED_AT_ONCE]
@@ -254,6 +267,19 @@ class Driver:
             ways = self._lane.measure(part, self._clock())
             if ways:
                 self.feed(ev.Measured(ways))
+            yield
+
+    def _report_trunks(self) -> Iterator[None]:
+        trunks = [leg for leg, known in self._trunks.items() if known is not None]
+        for start in range(0, len(trunks), HEARD_AT_ONCE):
+            news: dict[int, float] = {}
+            for way in self._lane.measure(trunks[start : start + HEARD_AT_ONCE], self._clock()):
+                came = way.acked, self._endpoint.acknowledged(way.leg)  # by the lane, and by aioquic
+                if self._trunks.get(way.leg, came) != came:
+                    self._trunks[way.leg] = came
+                    news[way.leg] = way.rtt[1] if way.rtt is not None else 0.0
+            if news:
+                self.feed(ev.TrunkAcknowledged(news))
             yield
 
     # ------------------------------------------------------------ outputs
@@ -291,6 +317,16 @@ class Driver:
     def _close_leg(self, out: ev.CloseLeg) -> None:
         if out.leg in self._live:
             self._live[out.leg].close(out.leg, out.code, out.reason)
+
+    def _dial_trunk(self, out: ev.DialTrunk) -> None:
+        leg = self._endpoint.dial(out.node)
+        if leg is not None:
+            self._live[leg] = self._endpoint
+            self._trunks[leg] = None
+            self._inputs.appendleft(ev.TrunkDialed(out.node, leg))
+
+    def _carry_trunk(self, out: ev.CarryTrunk) -> None:
+        self._endpoint.carry(out.leg)
 
     def _close_flow(self, out: ev.CloseFlow) -> None:
         counters = self._lane.close_flow(out.leg, out.flow)

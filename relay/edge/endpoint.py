@@ -14,7 +14,6 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
-from typing import Protocol
 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import NetworkAddress
@@ -33,6 +32,7 @@ from relay.config import LimitsConfig
 from relay.core.reasons import DropReason
 from relay.edge import h3
 from relay.edge.front import Admit, Answer, Front
+from relay.edge.handler import Handler, TurnHandler
 from relay.edge.keep import Keep
 from relay.edge.lane import (
     MAX_UDP,
@@ -55,8 +55,10 @@ from relay.edge.outbox import Outbox
 from relay.edge.peer import Peer, PeerState
 from relay.edge.rebirth import Revived
 from relay.edge.timers import TURN_SECONDS, Loop, PeerTimers
+from relay.edge.trunks import Trunks
 from relay.errors import ErrorCode
 from relay.protocol.address import Address
+from relay.protocol.trunk_control import TrunkCode
 from relay.quic.connection import IssuedId, RelayQuic
 from relay.quic.space import PathState
 
@@ -67,62 +69,6 @@ READ_ERRORS = 2  # the first may be that of an earlier packet, which asking clea
 FAREWELL_S = 3.0  # for a web page on a busy machine to take its session's end: the connection's takes it
 RETIRED_IDS = 4  # of a connection, kept for stragglers
 TAKE_BATCH = 16  # things of the lane per look at the clock
-MAX_BACKLOG = 256 * 1024  # control bytes held for a peer that does not take them: 16 of the largest frames
-
-
-class Carrier(Protocol):
-    """Who carries legs: this endpoint those on QUIC, `relay.edge.streams` those on TCP."""
-
-    def send_stream(self, leg: int, data: bytes) -> None:
-        """Write whole frames to the leg's control stream."""
-
-    def send_datagram(self, leg: int, data: bytes) -> None:
-        """Send a control datagram now, or not at all."""
-
-    def close(self, leg: int, code: int, reason: str) -> None:
-        """Close with an application code, after what was written before."""
-
-    def last_heard(self, leg: int) -> float | None:
-        """When the leg last sent something authentic, monotonic seconds."""
-
-
-class Handler(Protocol):
-    """What the endpoint tells: facts, in order, never from inside a call to the endpoint's senders."""
-
-    def opened(
-        self,
-        leg: int,
-        address: Address,
-        datagrams: bool,
-        transport: str = "quic",
-        carrier: Carrier | None = None,
-    ) -> None:
-        """The handshake is confirmed, and on HTTP/3 a session open. `carrier`: who, if not the endpoint."""
-
-    def stream(self, leg: int, data: bytes, end: bool) -> None:
-        """Bytes of the control stream, in order."""
-
-    def datagram(self, leg: int, data: bytes) -> None:
-        """A control datagram."""
-
-    def gap(self, leg: int, flow: int, kid: int, newest: int, missing: int) -> None:
-        """Packets of a watched flow have not come: see `relay.edge.lane.Gap`."""
-
-    def moved(self, leg: int, address: Address) -> None:
-        """The peer's validated address changed."""
-
-    def lost(self, leg: int, code: int) -> None:
-        """The transport is gone."""
-
-
-class TurnHandler(Protocol):
-    """Who answers STUN, and writes the streams of TURN's clients."""
-
-    def stun(self, data: bytes, address: NetworkAddress, sock: int) -> None:
-        """A STUN packet that came by UDP and is no client's payload."""
-
-    def to_client(self, allocation: int, data: bytes) -> None:
-        """Messages for the stream of an allocation's client."""
 
 
 class Endpoint(Ledger):
@@ -181,6 +127,8 @@ class Endpoint(Ledger):
         """Where what a crash must not take along is written."""
         self.revived: Revived | None = None
         """Legs of the process before, if it crashed."""
+        self.trunks: Trunks | None = None
+        """Whom we may dial, and who we are to who dials us; None: nobody."""
 
     def attach(self, handler: Handler) -> None:
         """Name who hears the facts."""
@@ -500,19 +448,39 @@ class Endpoint(Ledger):
             retry_source_connection_id=verdict.retry_source,
             path=self._lane.open_path(leg),
             issue=lambda: self._issue_for(leg),
+            apart=self.trunks.apart if self.trunks is not None else None,
         )
         quic.sock = sock
         peer = Peer(leg, quic, addr, now + self._limits.handshake_s)
         self.half_open += 1
-        self._by_leg[peer.leg] = peer
-        self._tell_front()
         first = verdict.retry_source or verdict.original_destination
         self._lane.own(leg, first)
-        for cid in (first, quic.host_cid):
-            self._note_id(peer, cid)
-        self._arm(peer)  # its deadline holds whatever its first packet does to us
+        self._note_id(peer, first)
+        self._enlist(peer)  # its deadline holds whatever its first packet does to us
         quic.receive_datagram(data, addr, now)
         self._settle(peer, now)
+
+    def _enlist(self, peer: Peer) -> None:
+        self._by_leg[peer.leg] = peer
+        self._tell_front()
+        self._note_id(peer, peer.quic.host_cid)
+        self._arm(peer)
+
+    def dial(self, node: str) -> int | None:
+        """Begin a trunk to a node that is configured; its leg. It leaves with `transmit_dirty`.
+
+        None: there is no such node, no way to it, or one is under way already.
+        """
+        trunks = self.trunks
+        way = trunks.begin(node, self._sockets) if trunks is not None else None
+        if trunks is None or way is None:
+            return None
+        leg = self.new_leg()
+        path = self._lane.open_path(leg)
+        peer = trunks.dial(node, way, leg, path, lambda: self._issue_for(leg), self._clock())
+        self._enlist(peer)
+        self._dirty[peer] = None
+        return leg
 
     def _quarantine(self, peer: Peer | None, error: Exception) -> None:
         """Something raised that never should: count it, say so, and let go of the connection it came by."""
@@ -551,7 +519,7 @@ class Endpoint(Ledger):
             if address is not None and address != peer.address:
                 peer.address = address
                 self._handler.moved(peer.leg, Address.parse(address))
-        if self.keep is not None and peer.state is PeerState.OPEN:
+        if self.keep is not None and peer.state is PeerState.OPEN and not peer.is_trunk:
             self._note_kept(peer, self.keep)
         self._arm(peer)
 
@@ -569,24 +537,41 @@ class Endpoint(Ledger):
 
     def _open(self, peer: Peer) -> None:
         peer.state = PeerState.OPEN
-        self.half_open -= 1
+        self._end_half_open(peer)
         self.handshakes += 1
-        self._tell_front()
         peer.address = peer.quic.get_peer_address() or peer.address
+        if peer.is_trunk:
+            self._meet(peer)
+            return
         address = Address.parse(peer.address)
         self._handler.opened(peer.leg, address, peer.takes_datagrams, peer.transport)
+
+    def _meet(self, peer: Peer) -> None:
+        """A trunk is there. Whom we dialed is who it should be; who dialed us proves itself to the engine."""
+        if self.trunks is None or self.trunks.admits(peer):
+            self._handler.trunk_opened(peer.leg, peer.key, peer.quic.largest_datagram)
+        else:
+            self.close(peer.leg, TrunkCode.PEER_UNKNOWN, "another key")
+
+    def _end_half_open(self, peer: Peer) -> None:
+        """Whom we dialed is no stranger, and in no stranger's way."""
+        if not peer.node:
+            self.half_open -= 1
+        elif self.trunks is not None:
+            self.trunks.done(peer.node)
+        self._tell_front()
 
     def _closing(self, peer: Peer) -> None:
         """The connection is over for everyone but the QUIC stack, which lingers for three timeouts."""
         if self.keep is not None:
             self.keep.forget(peer.leg)
-        if peer.state is PeerState.OPEN:
+        was = peer.state
+        if was in (PeerState.OPEN, PeerState.HALF_OPEN):
             peer.state = PeerState.CLOSING
+        if was is PeerState.HALF_OPEN:
+            self._end_half_open(peer)
+        if was is PeerState.OPEN or (was is PeerState.HALF_OPEN and peer.node):  # else nobody knows of it
             self._handler.lost(peer.leg, peer.close_code)
-        elif peer.state is PeerState.HALF_OPEN:
-            peer.state = PeerState.CLOSING
-            self.half_open -= 1
-            self._tell_front()
 
     def _events(self, peer: Peer, now: float) -> None:
         event = peer.quic.next_event()
@@ -608,8 +593,7 @@ class Endpoint(Ledger):
             if event.stream_id == peer.control_stream:
                 self._control(peer, event.data, event.end_stream)
         elif isinstance(event, ProtocolNegotiated):
-            if event.alpn_protocol == h3.ALPN:
-                peer.http = h3.WebTransport(peer.quic, lambda: self.origins, self.http_answered)
+            self._speaks(peer, event.alpn_protocol)
         elif isinstance(event, DatagramFrameReceived):
             self._deliver(peer, event.data, now)
         elif isinstance(event, ConnectionIdIssued):
@@ -618,6 +602,12 @@ class Endpoint(Ledger):
             self._retire(peer, event.connection_id)
         elif isinstance(event, ConnectionTerminated):
             self._forget(peer)
+
+    def _speaks(self, peer: Peer, protocol: str | None) -> None:
+        if protocol == h3.ALPN:
+            peer.http = h3.WebTransport(peer.quic, lambda: self.origins, self.http_answered)
+        elif self.trunks is not None and protocol in self.trunks.apart:
+            peer.is_trunk = True
 
     def _control(self, peer: Peer, data: bytes, end: bool) -> None:
         if peer.state is PeerState.HALF_OPEN and peer.quic.is_ready:
@@ -662,7 +652,7 @@ class Endpoint(Ledger):
         peer = self._by_leg.get(leg)
         if peer is None or peer.state is not PeerState.OPEN or peer.control_stream is None:
             return
-        if peer.quic.backlog(peer.control_stream) + len(data) > MAX_BACKLOG:
+        if peer.quic.backlog(peer.control_stream) + len(data) > peer.most_backlog:
             self.close(leg, ErrorCode.OVERLOADED, "does not read")
             return
         try:
@@ -678,6 +668,18 @@ class Endpoint(Ledger):
         now = self._clock()
         if peer is not None and peer.quic.path.room(now):
             self.outbox.seal(peer, [data], now)
+
+    def carry(self, leg: int) -> None:
+        """The leg is a trunk, and who is at its other end is known: more than a leg's may be under way."""
+        peer = self._by_leg.get(leg)
+        if peer is not None and peer.is_trunk and peer.state is PeerState.OPEN:
+            peer.carry()
+            self._dirty[peer] = None
+
+    def acknowledged(self, leg: int) -> int:
+        """The largest number of a packet of aioquic's to this leg that came; 0: none yet."""
+        peer = self._by_leg.get(leg)
+        return peer.quic.acknowledged if peer is not None and peer.state is PeerState.OPEN else 0
 
     def close(self, leg: int, code: int, reason: str) -> None:
         """Close a connection with an application code, after what was written before."""

@@ -12,6 +12,9 @@ from aioquic.quic.connection import NetworkAddress
 
 from relay.edge.h3 import WebTransport
 from relay.quic.connection import RelayQuic
+from relay.quic.trunk import TRUNK_STREAM_WINDOW, TRUNK_WINDOW, key_of
+
+MAX_BACKLOG = 256 * 1024  # control bytes held for a peer that does not take them: 16 of the largest frames
 
 
 class PeerState(Enum):
@@ -34,8 +37,11 @@ class Peer:
         "deadline",
         "http",
         "ids",
+        "is_trunk",
         "kept",
         "leg",
+        "most_backlog",
+        "node",
         "quic",
         "retired",
         "state",
@@ -54,6 +60,20 @@ class Peer:
         self.retired: deque[bytes] = deque()
         self.http: WebTransport | None = None  # it speaks HTTP/3
         self.kept: object = None  # what of it was kept for a process to come; None: not what is true now
+        self.is_trunk = False  # it speaks vrl-t/1
+        self.node = ""  # whom we dialed; "": nobody, it came to us
+        self.most_backlog = MAX_BACKLOG
+
+    @property
+    def key(self) -> bytes | None:
+        """The Ed25519 key of the node that we dialed, 32 bytes; None: of another kind, or it dialed us."""
+        shown = self.quic.peer_certificate
+        return None if shown is None else key_of(shown)
+
+    def carry(self) -> None:
+        """Who is at the other end of this trunk is known: more than a leg's may be under way."""
+        self.quic.widen(TRUNK_WINDOW, TRUNK_STREAM_WINDOW)
+        self.most_backlog = TRUNK_WINDOW
 
     @property
     def transport(self) -> str:

@@ -23,7 +23,7 @@ WINDOW: Final = 128  # packet numbers that a path remembers
 
 
 class Revived:
-    """The legs of the process before; an `endpoint.Carrier`."""
+    """The legs of the process before; a `handler.Carrier`."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Revived:
         known[0].slow_done()
         return True
 
-    # ------------------------------------------------------------ endpoint.Carrier
+    # ------------------------------------------------------------ handler.Carrier
 
     def send_stream(self, leg: int, data: bytes) -> None:
         """There is no stream any more: what must be known is said again on the leg to come."""

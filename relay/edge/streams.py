@@ -17,8 +17,9 @@ from typing import Protocol
 
 from relay.config import LimitsConfig
 from relay.core.reasons import DropReason
-from relay.edge.endpoint import MAX_BACKLOG, Handler
+from relay.edge.handler import Handler
 from relay.edge.lane import Lane
+from relay.edge.peer import MAX_BACKLOG
 from relay.edge.timers import Loop, Timer
 from relay.errors import ErrorCode, PeerError
 from relay.protocol.address import Address

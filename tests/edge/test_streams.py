@@ -8,7 +8,7 @@ from lanes import LANES
 from quicnet import Network
 from relay.config import LimitsConfig
 from relay.core.reasons import DropReason
-from relay.edge.endpoint import MAX_BACKLOG
+from relay.edge.peer import MAX_BACKLOG
 from relay.edge.streams import CHUNK, LOOK_S, STUCK_S, Streams
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control, media
