@@ -613,6 +613,21 @@ def test_what_was_acknowledged_is_told_once_with_the_round_trip(driven: Driven) 
     assert driven.look() == []
 
 
+def test_a_lossy_trunk_is_nobodys_listener_to_look_after(driven: Driven) -> None:
+    leg = cast(ev.TrunkDialed, driven.order(ev.DialTrunk("iad-1"))[0]).leg
+    driven.run(1.0)
+    driven.is_lost = lambda data: True
+    for _ in range(20):
+        driven.order(ev.SendDatagram(leg, PING))
+        driven.run(0.1)
+    driven.is_lost = lambda data: False
+    for _ in range(20):
+        driven.order(ev.SendDatagram(leg, PING))
+        driven.run(0.1)
+    assert driven.fra.lane.measure([leg], driven.now)[0].lost > 0
+    assert {type(told) for told in driven.look()} == {ev.TrunkAcknowledged}
+
+
 def test_a_trunk_that_is_carried_takes_more_at_once(driven: Driven) -> None:
     leg = cast(ev.TrunkDialed, driven.order(ev.DialTrunk("iad-1"))[0]).leg
     driven.run(1.0)
