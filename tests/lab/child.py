@@ -9,17 +9,18 @@ import contextlib
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 END_S = 30.0
 
 
 class Child:
-    """`python -m MODULE`, told its first line at once."""
+    """`python -m MODULE`, told its first line at once. `inside`: the words that put it into a namespace."""
 
-    def __init__(self, module: str, first: Any) -> None:
+    def __init__(self, module: str, first: Any, inside: Sequence[str] = ()) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [*inside, sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         self.pid = self._process.pid
         self.say(first)
