@@ -85,7 +85,7 @@ impl Rests {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::arithmetic_side_effects)]
+#[allow(clippy::unwrap_used, clippy::arithmetic_side_effects)] // a test may panic, and its sums are small
 mod tests {
     use super::*;
 
