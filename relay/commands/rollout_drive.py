@@ -66,7 +66,8 @@ def add(inner: Subcommands) -> None:
         run_begin,
         "begin a plan, or its next wave",
         "relay rollout begin rollout.toml --traffic eu-1=8 --why 'the first region' --key operator.key",
-        epilog="a plan never changes once it has begun; each wave begins when the one before is closed\n",
+        epilog="a plan never changes once it has begun; each wave begins when the one before is closed\n"
+        "regions need --traffic, their part of all calls, unless it was said before\n",
     )
     begin.add_argument("plan", metavar="FILE", help="the plan; - is standard input")
     advance = declare(

@@ -67,8 +67,11 @@ def add(inner: Subcommands) -> None:
         "history",
         run_history,
         "show who changed a rollout, when and why",
-        "relay rollout history --rollout relay-0.4",
+        "relay rollout history relay-0.4\nrelay rollout history --rollout relay-0.4 --limit 8",
     )
+    which = history.add_mutually_exclusive_group(required=True)
+    which.add_argument("rollout", nargs="?", metavar="ID", help="id of the rollout, as `kill` takes it")
+    which.add_argument("--rollout", dest="named", metavar="ID", help="the same, as the other actions take it")
     history.add_argument("--limit", type=int, default=64, metavar="N", help="the newest N (%(default)s)")
     follow = declare(
         inner,
@@ -82,7 +85,7 @@ def add(inner: Subcommands) -> None:
         "exit status: 0 through its steps, else that of the last look: 10 hold, 20 taken back, 30 no data\n",
     )
     follow.add_argument("--dry-run", action="store_true", help="count and ask, and only say what it would do")
-    for parser in (gate, history, follow):
+    for parser in (gate, follow):
         add_id(parser)
     for parser in (gate, follow):
         add_region(parser)
@@ -148,10 +151,11 @@ def run_status(arguments: argparse.Namespace, printer: Printer) -> int:
 
 def run_history(arguments: argparse.Namespace, printer: Printer) -> int:
     """Every change that is kept."""
+    id = arguments.rollout or arguments.named
 
     async def work(helm: Helm) -> list[dict[str, Any]]:
-        await helm.course(arguments.rollout)  # it is there
-        return await helm.history(arguments.rollout, max(1, arguments.limit))
+        await helm.course(id)  # it is there
+        return await helm.history(id, max(1, arguments.limit))
 
     def show(rows: list[dict[str, Any]]) -> int:
         table = Table("when", "revision", "change", "where", "share, %", "then", "who", "why")
@@ -160,7 +164,7 @@ def run_history(arguments: argparse.Namespace, printer: Printer) -> int:
             names = ("revision", "change", "place", "pct", "phase", "who", "why")
             cells = ("" if shown[name] is None else str(shown[name]) for name in names)
             table.add_row(date(row["at"]), *cells)
-        printer.result({"ok": True, "rollout": arguments.rollout, "changes": rows}, _text(table))
+        printer.result({"ok": True, "rollout": id, "changes": rows}, _text(table))
         return 0
 
     return steer(arguments, printer, work, show)

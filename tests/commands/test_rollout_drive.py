@@ -164,7 +164,7 @@ def test_from_the_first_step_to_everybody_each_step_after_the_gate_and_signed(de
     [row] = facts["rollouts"]
     assert (status, row["phase"], row["is_published"]) == (DONE, "done", True)
     assert desk.signed().rollout.regions == {"eu-1": 100, "us-1": 100}
-    status, facts = desk.run("history", "--rollout", "r1")
+    status, facts = desk.run("history", "r1")
     told = [(row["revision"], row["change"], row["place"], row["pct"]) for row in facts["changes"]]
     assert told == [
         (1, "begin", "", None),
