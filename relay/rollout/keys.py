@@ -17,6 +17,10 @@ NODES: Final = "nodes"
 """The key of the signed node list, in the bucket `routes`."""
 HEALTH: Final = "health"
 """The bucket in which each node says how it is, under its id."""
+COMMANDS: Final = "commands"
+"""The bucket of signed commands to all nodes, each under its id in hexadecimal."""
+ANSWERS: Final = "answers"
+"""The bucket in which each node says what came of a command."""
 _KILL: Final = "/kill"
 
 
@@ -33,3 +37,13 @@ def killed_id(key: str) -> str | None:
 def days_key(region: str) -> str:
     """The key of a region's control calls of the days before. No rollout's id begins like that."""
     return f"_prior/{region}/days"
+
+
+def answers_of(command: str) -> str:
+    """What keys of answers to a command, hexadecimal, begin with. It ends with a dot."""
+    return command + "."
+
+
+def answer_key(command: str, node: str) -> str:
+    """The key of one node's."""
+    return answers_of(command) + node

@@ -40,7 +40,7 @@ from relay.rollout.lastgood import (
 log = logging.getLogger(__name__)
 
 MODE: Final = 0o644
-"""Nothing in these files is secret, and the daemon is another user than the feed."""
+"""Nothing in a state is secret, and the daemon is another user than the feed."""
 Stamp = tuple[int, int, int, int]
 
 
@@ -65,7 +65,7 @@ class Files(Protocol):
         ...
 
     def create(self, path: str) -> int:
-        """A new empty file in the place of one that a cut may have left there, for all to read.
+        """A new empty file in the place of one that a cut may have left there, for whom it is to be read.
 
         Never that one itself: it may be the same as the one that it was to replace, by another name.
         """
@@ -99,7 +99,10 @@ class Files(Protocol):
 
 
 class OsFiles:
-    """The real ones."""
+    """The real ones; `mode` says for whom new files are."""
+
+    def __init__(self, mode: int = MODE) -> None:
+        self._mode = mode
 
     @property
     def tag(self) -> str:
@@ -132,8 +135,8 @@ class OsFiles:
     def create(self, path: str) -> int:
         """As Files."""
         self.remove(path)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE)
-        os.fchmod(fd, MODE)  # whatever the umask is
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self._mode)
+        os.fchmod(fd, self._mode)  # whatever the umask is
         return fd
 
     def write(self, fd: int, data: bytes) -> int:

@@ -35,6 +35,8 @@ class Bucket:
     """A value that was put longer ago is not there any more, seconds. None: it stays."""
     is_local: bool = False
     """Each edge writes its own; else the hub's is the only one that is written."""
+    most: int | None = None
+    """Keys that it holds at most; a new one above that is refused. None: no bound."""
 
 
 BUCKETS: Final[Mapping[str, Bucket]] = MappingProxyType(
@@ -42,6 +44,8 @@ BUCKETS: Final[Mapping[str, Bucket]] = MappingProxyType(
         "rollout": Bucket(history=64),  # the signed state, steps, kill
         "routes": Bucket(history=64),  # region -> relays, weights, drain
         "health": Bucket(history=1, ttl_s=90.0, is_local=True),  # score, state, stress, version of a region
+        "commands": Bucket(history=1, ttl_s=360.0, most=4_096),  # signed orders to all nodes
+        "answers": Bucket(history=1, ttl_s=60.0, is_local=True),  # what came of them
     }
 )
 

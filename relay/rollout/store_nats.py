@@ -169,7 +169,7 @@ class NatsStore:
                 newest = await self._confirm(bucket)
                 if newest < last:  # another stream of that name: its numbers are its own
                     last = 0
-                found = await self._changed(bucket, last + 1) if newest > last else []
+                found = await self._changed(bucket, last + 1, prefix) if newest > last else []
             except StoreError as error:
                 self._complain(error)
             else:
@@ -215,7 +215,7 @@ class NatsStore:
     async def make_hub(self, leaves: Sequence[str] = ()) -> None:
         """Make the buckets, or give them these rules. `leaves`: domains whose health is gathered."""
         for bucket, kept in BUCKETS.items():
-            rules = _rules(bucket) | {"subjects": [f"$KV.{bucket}.>"]}
+            rules = _rules(bucket) | {"subjects": [f"$KV.{bucket}.>"], "max_msgs": kept.most or -1}
             if kept.is_local and leaves:
                 rules["sources"] = [_from(bucket, domain) for domain in leaves]
             await self._make(rules)
@@ -305,9 +305,13 @@ class NatsStore:
         found = [_entry(message) async for message in self._messages(bucket, first, subject)]
         return [entry for entry in found if entry is not None]
 
-    async def _changed(self, bucket: str, first: int) -> list[Entry]:
-        """The newest revision of each key that has one from this number on."""
-        newest = {entry.key: entry for entry in await self._scan(bucket, first, f"$KV.{bucket}.>")}
+    async def _changed(self, bucket: str, first: int, prefix: str) -> list[Entry]:
+        """The newest revision of each key that has one from this number on, and perhaps begins so.
+
+        A prefix that ends with a dot is told to the server: others' answers are not read for one command.
+        """
+        subject = _subject(bucket, f"{prefix}>" if prefix.endswith(".") else ">")
+        newest = {entry.key: entry for entry in await self._scan(bucket, first, subject)}
         return sorted(newest.values(), key=lambda entry: entry.revision)
 
     def _lives(self, entry: Entry) -> bool:

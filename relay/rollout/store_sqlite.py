@@ -18,7 +18,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from relay.rollout.store import ConflictError, Entry, UnreachableError, check_key, check_put, known
+from relay.rollout.store import (
+    ConflictError,
+    Entry,
+    StoreError,
+    UnreachableError,
+    check_key,
+    check_put,
+    known,
+)
 
 log = logging.getLogger(__name__)
 
@@ -186,15 +194,24 @@ class SqliteStore:
         found = [_entry(row) for row in db.execute(query, (bucket, after)).fetchall()]
         return [entry for entry in found if entry.key.startswith(prefix) and self._lives(entry)]
 
+    def _forget(self, db: sqlite3.Connection, bucket: str) -> None:
+        """Keys whose time is over: each command has one of its own, so they would be ever more."""
+        ttl = known(bucket).ttl_s
+        if ttl is not None:
+            db.execute("DELETE FROM entries WHERE bucket = ? AND ts <= ?", (bucket, self._wall() - ttl))
+
     def _put(
         self, db: sqlite3.Connection, bucket: str, key: str, value: bytes, expect: int, who: str, why: str
     ) -> int:
         db.execute("BEGIN IMMEDIATE")
         try:
+            self._forget(db, bucket)
             newest = self._newest(db, bucket, key)
             actual = newest.revision if newest is not None else 0
             if actual != expect:
                 raise ConflictError(bucket, key, expect, actual)
+            if newest is None:
+                _check_room(db, bucket)
             revision = db.execute(
                 "INSERT INTO entries (bucket, key, value, ts, who, why) VALUES (?, ?, ?, ?, ?, ?)",
                 (bucket, key, value, self._wall(), who, why),
@@ -211,6 +228,14 @@ class SqliteStore:
             raise
         assert revision is not None
         return revision
+
+
+def _check_room(db: sqlite3.Connection, bucket: str) -> None:
+    """StoreError where a bucket takes no new key."""
+    most = known(bucket).most
+    query = "SELECT count(DISTINCT key) FROM entries WHERE bucket = ?"
+    if most is not None and db.execute(query, (bucket,)).fetchone()[0] >= most:
+        raise StoreError(f"{bucket}: {most} keys are there, and it holds no more (wait until some are over)")
 
 
 def _open(path: str) -> sqlite3.Connection:

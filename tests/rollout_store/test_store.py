@@ -7,10 +7,13 @@ import contextlib
 import itertools
 import signal
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from relay.rollout import store as store_module
+from relay.rollout import store_nats
 from relay.rollout.store import (
     BUCKETS,
     MOST_VALUE,
@@ -212,6 +215,28 @@ async def test_health_is_gone_after_its_time(store: StateStore, clocks: Clocks) 
     await settled(store, "rollout", "r1/steps", rollout)
 
 
+async def test_commands_are_gone_after_their_time(store: StateStore, clocks: Clocks) -> None:
+    first = await store.put("commands", "a1", b"x", expect=0, **BY)
+    clocks.wall += 359
+    assert (await settled(store, "commands", "a1", first)).value == b"x"
+    clocks.wall += 1
+    assert await store.get("commands", "a1") is None
+    assert await store.keys("commands") == []
+    async with watched(store, "commands") as told:
+        await store.put("commands", "b2", b"y", expect=0, **BY)
+        await until(lambda: [entry.key for entry in told] == ["b2"], "what stands")
+
+
+async def test_a_watch_of_what_begins_with_a_dot_at_the_end_tells_nothing_else(store: StateStore) -> None:
+    async with watched(store, "answers", "a1.") as told:
+        for key in ("a1.fra-1", "a11.fra-1", "a2.fra-1", "a1.fra-2.eu"):
+            await store.put("answers", key, b"", expect=0, **BY)
+        await until(lambda: len(told) == 2, "both")
+        last = await store.put("answers", "a1.fra-3", b"", expect=0, **BY)
+        await until(lambda: told[-1].revision == last, "the last")
+    assert [entry.key for entry in told] == ["a1.fra-1", "a1.fra-2.eu", "a1.fra-3"]
+
+
 async def test_age_is_since_the_last_contact(store: StateStore, clocks: Clocks) -> None:
     assert store.age() == float("inf")
     revision = await store.put("rollout", "k", b"", expect=0, **BY)
@@ -330,6 +355,41 @@ async def test_a_watch_outlives_a_file_that_is_spoilt_and_sees_the_one_in_its_pl
         await until(lambda: len(told) == 4, "the file in its place, though its revisions are lower")
         assert told[3].value == b"restored"
     await store.close()
+
+
+async def test_a_bucket_with_a_bound_takes_no_more_until_some_are_over(
+    tmp_path: Path, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = store_module.BUCKETS["commands"]
+    bounded = {**store_module.BUCKETS, "commands": replace(rules, most=2)}
+    monkeypatch.setattr(store_module, "BUCKETS", bounded)
+    store = SqliteStore(tmp_path / "state.sqlite", wall=lambda: clocks.wall)
+    first = await store.put("commands", "a", b"", expect=0, **BY)
+    await store.put("commands", "b", b"", expect=0, **BY)
+    with pytest.raises(StoreError, match="holds no more"):
+        await store.put("commands", "c", b"", expect=0, **BY)
+    await store.put("commands", "a", b"again", expect=first, **BY)
+    await store.put("rollout", "c", b"", expect=0, **BY)
+    clocks.wall += 360
+    await store.put("commands", "c", b"", expect=0, **BY)
+    assert await store.keys("commands") == ["c"]
+    counted = "SELECT count(*) FROM entries WHERE bucket = 'commands'"
+    assert await store._run(lambda db: db.execute(counted).fetchone()[0]) == 1, "on the disk, too"
+    await store.close()
+
+
+@needs_nats
+async def test_a_bound_holds_at_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = store_module.BUCKETS["commands"]
+    bounded = {**store_module.BUCKETS, "commands": replace(rules, most=2)}
+    monkeypatch.setattr(store_nats, "BUCKETS", bounded)
+    async with hub_and_leaf(tmp_path) as (hub, leaf), at(hub) as there, at(leaf) as here:
+        await there.put("commands", "a", b"", expect=0, **BY)
+        last = await here.put("commands", "b", b"", expect=0, **BY)
+        for store in (there, here):
+            with pytest.raises(StoreError, match="maximum messages"):
+                await store.put("commands", "c", b"", expect=0, **BY)
+        await settled(here, "commands", "b", last)
 
 
 # ---------------------------------------------------------------- NATS
