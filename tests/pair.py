@@ -393,15 +393,15 @@ class World:
         """What the edge tells once a second: which flows of fresh calls are heard."""
         self.feed(ev.Flowing(self.lane.flowing(self.engine.unheard())))
 
-    def command(self, op: str, **fields: Any) -> ErrorCode:
+    def command(self, op: str, *, is_fleet: bool = False, **fields: Any) -> ErrorCode:
         """Mint and give a command; its outcome."""
         now = int(self.wall)
         base: dict[str, Any] = {"op": op, "iat": now, "exp": now + 60, "id": Jti(self.random.randbytes(16))}
-        return self.command_raw(command.mint(command.Command(**base | fields), ISSUER))
+        return self.command_raw(command.mint(command.Command(**base | fields), ISSUER), is_fleet=is_fleet)
 
-    def command_raw(self, raw: bytes) -> ErrorCode:
+    def command_raw(self, raw: bytes, *, is_fleet: bool = False) -> ErrorCode:
         self._refs += 1
-        self.feed(ev.CommandReceived(self._refs, raw))
+        self.feed(ev.CommandReceived(self._refs, raw, is_fleet))
         return self.commands[self._refs].code
 
     def kinds(self) -> list[str]:

@@ -8,6 +8,8 @@ here: what stands in a ticket (handover.py), how its bearer sits down (absence.p
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from relay.core.admission import Admission
 from relay.core.call import PAIR, Call, Stage
 from relay.core.consent import Fact, indexes
@@ -48,8 +50,12 @@ class Adoption:
             self._node.count("handover_refused", error.code.name.lower())
 
     def take(self, body: HandedCall) -> None:
-        """Know the call from now on, and what the ticket says that is news. PeerError when that cannot be."""
+        """Know the call from now on, and what the ticket says that is news, as orders of the fleet allow.
+
+        PeerError when that cannot be.
+        """
         node = self._node
+        body = replace(body, out=(*body.out, *node.held.removed_of(body, body.seats[0].kid)))
         for sub in body.out:
             memory = node.config.limits.removed_memory_s
             node.removed.add((body.c, sub), memory, node.now, node.wall)
@@ -131,6 +137,7 @@ class Adoption:
             return
         call.admit_rights(seat)
         call.gate.set(Fact.ACCEPTED, seat.index, said_yes)
+        node.held.apply(call, seat)
         # The token behind these claims was spent there; without its key it opens no second place here.
         ends_in = self._admission.ends_in(seat.claims, node.wall)
         if ends_in > 0:

@@ -134,6 +134,7 @@ class Door:
             node.check_memory(place.call, place.sub)
             bearer = place.told.bearer
             assert bearer is not None  # `open_ticket` takes no other
+            node.held.check(place.call, place.sub, bearer.kid)
             self._admission.check_revoked(bearer.claims, bearer.kid, node.now, node.wall)
             return Verdict(bearer.claims, bearer.kid)
         seat = self.seat_of(place)

@@ -177,10 +177,12 @@ class FlowClosed:
 
 @dataclass(frozen=True, slots=True)
 class CommandReceived:
-    """A signed command from the Unix socket; `ref` returns in CommandDone."""
+    """A signed command from the Unix socket, or to all of the fleet; `ref` returns in CommandDone."""
 
     ref: int
     raw: bytes
+    is_fleet: bool = False
+    """Then it holds for who comes later, too."""
 
 
 @dataclass(frozen=True, slots=True)

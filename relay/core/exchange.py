@@ -57,14 +57,16 @@ class Exchange:
             raise PeerError(ErrorCode.CALL_NOT_FOUND, "no such call")
         node.recall(claims.cid)
         node.check_memory(claims.cid, claims.sub)
+        known = node.calls.get(claims.cid)
+        self._check_orders(known, claims, leg.kid)
         if not node.drain.takes_joins:
             raise PeerError(ErrorCode.DRAINING, "this node is leaving")
-        known = node.calls.get(claims.cid)
         terms = self._terms(known, claims, leg.kid)
         if known is None or known.seat_of(claims.sub) is None:
             self._steering.check(claims, leg.kid)
         call = known or self._open(claims, leg)
         seat = call.seat_of(claims.sub)
+        is_new = seat is None
         if seat is None:
             seat = call.seat(claims, node.now, node.wall)
         else:
@@ -75,12 +77,23 @@ class Exchange:
         node.vitals_of(call).on_joined(call)
         call.admit_rights(seat)
         call.terms = call.terms.and_also(terms)
+        if is_new:
+            node.held.apply(call, seat)
         self._seating.greet(call, seat, leg, up, id)
+        if is_new and call.gate.has(Fact.HARD_MUTED, seat.index):  # by an order from before: nobody told them
+            node.tell([seat], control.Mute(c=call.cid, p=seat.index, on=True, hard=True))
         node.tell(call.others(seat), control.Peer(c=call.cid, p=seat.index, ev="join", sub=seat.sub))
         self._node.note(call, seat, EventKind.JOINED, index=seat.index, device=len(seat.legs))
         self._switch.sync(call)
         self.watch_glare(call)
         self._node.watch_call(call)
+
+    def _check_orders(self, call: Call | None, claims: Claims, kid: Kid | None) -> None:
+        """What was ordered in all of the fleet before this person came here."""
+        held = self._node.held
+        held.check(claims.cid, claims.sub, kid)
+        if call is not None and call.is_pair:
+            held.check_pair(call.cid, {claims.sub, *(seat.sub for seat in call.here())}, kid)
 
     def _terms(self, call: Call | None, claims: Claims, kid: Kid | None) -> Terms:
         """Policy and the tokens' own lists: may this person talk to those who are there?"""

@@ -16,6 +16,7 @@ from relay.core.deadlines import Deadlines
 from relay.core.drain import Drain, DrainState
 from relay.core.events import CallEvent, CloseLeg, EngineKeys, Flowing, Output, SendStream
 from relay.core.guests import Guests
+from relay.core.held import Held
 from relay.core.leg import Leg, LegState
 from relay.core.limits import Quota
 from relay.core.memory import Memory
@@ -83,6 +84,8 @@ class Node:
         remembered = config.tokens.replay_entries
         self.ended: Memory[CallId] = Memory(remembered)
         self.removed: Memory[tuple[CallId, Sub]] = Memory(remembered)
+        self.held = Held(self)
+        """Orders for who may yet come."""
         self.guests = Guests(self)
         self.vitals = Vitals(self)
         # What becomes of their calls is followed like that of any, and its sums are nobody's.

@@ -2,7 +2,8 @@
 
     signature, times, revoked key, single use, rate  -->  effect  -->  event, answer
 
-The order is the tokens' own. Must never live here: the socket they come from.
+The order is the tokens' own. One that goes to all of the fleet also holds for who comes later (held.py), and
+only nodes that had something to do tell of it. Must never live here: where they come from.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from relay.protocol.token import Claims
 
 MAX_LIFETIME_S: Final = 300
 REMEMBERED: Final = 65_536  # used command ids; more at once than this are refused
+ABSENT: Final = frozenset({ErrorCode.CALL_NOT_FOUND, ErrorCode.NOT_IN_CALL})
+"""What a node says that has nobody whom the order is about."""
 
 
 class Orders:
@@ -53,13 +56,21 @@ class Orders:
         found: tuple[Command, Kid] | None = None
         try:
             found = order, kid = self._verify(event.raw)
-            self._effects[order.op](order, kid)
+            self._do(order, kid, event.is_fleet)
         except PeerError as error:
             code, message = error.code, error.message
-        if found is not None:
+        if found is not None and not (event.is_fleet and code in ABSENT):
             self._note(*found, code)
         self._node.count("command", code.name.lower())
         self._node.put(CommandDone(event.ref, code, message))
+
+    def _do(self, order: Command, kid: Kid, is_fleet: bool) -> None:
+        """Here, and from now on: also where there is nobody yet, and where no more can be remembered."""
+        try:
+            self._effects[order.op](order, kid)
+        finally:
+            if is_fleet:
+                self._node.held.keep(order, kid)
 
     def _verify(self, raw: bytes) -> tuple[Command, Kid]:
         node = self._node

@@ -149,12 +149,12 @@ class Driver:
         self._trunks.pop(leg, None)
         self.feed(ev.LegLost(leg, code))
 
-    def command(self, raw: bytes, done: Callable[[ErrorCode, str], None]) -> None:
+    def command(self, raw: bytes, done: Callable[[ErrorCode, str], None], *, is_fleet: bool = False) -> None:
         """A signed command; `done` is called with its outcome, within this call."""
         ref = self._next_command
         self._next_command += 1
         self._commands[ref] = done
-        self.feed(ev.CommandReceived(ref, raw))
+        self.feed(ev.CommandReceived(ref, raw, is_fleet))
 
     # ------------------------------------------------------------ the rule
 

@@ -531,3 +531,24 @@ def test_a_call_above_its_issuers_number_is_refused_and_charged_to_nobody():
     caller(world, ALICE)
     assert code_of(person(world, ALICE)) is ErrorCode.QUOTA
     world.check()
+
+
+def test_who_was_muted_before_they_came_hears_of_it(world):
+    ids = world.call()
+    sub = Sub(b"b" * 16)
+    world.command("mute", is_fleet=True, cid=ids.cid, sub=sub)
+    ann, bob = world.client(ids.token()).enter(), world.client(ids.token(sub=sub)).enter()
+    assert [(told.p, told.on, told.hard) for told in bob.all(control.Mute)] == [(bob.index, True, True)]
+    assert ann.all(control.Mute) == []
+    assert bob.closed is None
+
+
+def test_who_comes_to_a_call_of_two_that_was_blocked_elsewhere_finds_it_over(world):
+    ids = world.call()
+    ann = world.client(ids.token()).enter()
+    sub = Sub(b"b" * 16)
+    world.command("block", is_fleet=True, cid=ids.cid, sub=sub, peer=ann.sub)
+    bob = world.client(ids.token(sub=sub)).open()
+    bob.hello()
+    bob.join()
+    assert bob.closed is ErrorCode.CALL_ENDED

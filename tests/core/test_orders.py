@@ -207,3 +207,39 @@ def test_a_canarys_key_gives_no_commands(world):
     assert world.command("end", cid=ann.cid) is ErrorCode.FORBIDDEN
     assert world.command("revoke", kid=KID) is ErrorCode.FORBIDDEN
     assert (ann.closed, bob.closed, world.kinds().count("command")) == (None, None, 0)
+
+
+def test_an_order_of_the_fleet_is_obeyed_and_told_like_any_other(world):
+    ann, bob = world.talking()
+    assert world.command("end", is_fleet=True, cid=ann.cid) is ErrorCode.NO_ERROR
+    assert bob.last(control.Ended).why == "completed"
+    assert [event.data["code"] for event in world.events if event.kind == "command"] == ["no_error"]
+
+
+def test_an_order_of_the_fleet_about_nobody_here_holds_and_is_told_by_nobody(world):
+    ids = world.call()
+    assert world.command("end", is_fleet=True, cid=ids.cid) is ErrorCode.CALL_NOT_FOUND
+    two = {"sub": Sub(bytes(16)), "peer": Sub(b"p" * 16)}
+    assert world.command("block", is_fleet=True, **two) is ErrorCode.NOT_IN_CALL
+    assert "command" not in world.kinds()
+    assert world.engine.counters["command", "call_not_found"] == 1
+    late = world.client(ids.token()).open()
+    late.hello()
+    late.join()
+    assert late.closed is ErrorCode.CALL_ENDED
+
+
+def test_an_order_of_the_fleet_is_obeyed_once_and_not_when_it_is_over(world):
+    ann, _ = world.talking(lim=THREE)
+    mute = {"op": "mute", "ru": None, "cid": ann.cid, "sub": ann.sub}
+    raw = command.mint(order(world, **mute), ISSUER)
+    assert world.command_raw(raw, is_fleet=True) is ErrorCode.NO_ERROR
+    world.command("mute", cid=ann.cid, sub=ann.sub, on=False)
+    assert world.command_raw(raw, is_fleet=True) is ErrorCode.TOKEN_REPLAYED
+    assert ann.speak() is None
+    world.run(91)
+    late = command.mint(order(world, **mute, iat=int(world.wall) - 200, exp=int(world.wall) - 100), ISSUER)
+    assert world.command_raw(late, is_fleet=True) is ErrorCode.TOKEN_EXPIRED
+    forged = command.mint(order(world, **mute), bytes(32))
+    assert world.command_raw(forged, is_fleet=True) is ErrorCode.TOKEN_INVALID
+    assert len(world.engine.node.held) == 1
