@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aioquic.quic.configuration import QuicConfiguration
@@ -18,6 +19,7 @@ from relay.config import Config
 from relay.edge.assembly import Node
 from relay.edge.turn_server import TurnServer
 from relay.house import Household
+from relay.ops.fleet import FleetWatch
 from relay.ops.health import Facts, LagMeter, Report, free_descriptors, judge
 from relay.ops.history import History
 from relay.ops.logs import Logs
@@ -62,12 +64,16 @@ class Account:
     """The state of rollouts; runs beside the daemon's other rounds."""
     nodes: NodesWatch = field(init=False)
     """The node list, likewise."""
+    fleet: FleetWatch = field(init=False)
+    """Commands of the whole fleet, likewise."""
     started: float = field(default_factory=time.time)
     _began: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.state = StateWatch(lambda: self.config.state)
         self.nodes = NodesWatch(lambda: self.config.nodes, lambda: self.config.node.cluster)
+        submit, held = partial(self.node.driver.command, is_fleet=True), self.node.engine.node.held
+        self.fleet = FleetWatch(lambda: self.config.nodes, submit, lambda: len(held))
 
     def imbalance(self) -> int:
         """How far packet conservation is from holding; 0 unless there is a bug."""
@@ -110,6 +116,7 @@ class Account:
             state_doubt=self.state.doubt(),
             shedding=self.node.engine.shedding,
             nodes_doubt=self.nodes.doubt(),
+            fleet_doubt=self.fleet.doubt(),
             legs=len(endpoint) + len(self.node.streams),
             max_legs=self.config.limits.legs,
             sinks_failing=tuple(name for name, sink in sinks if sink is not None and sink.is_failing),
@@ -122,6 +129,10 @@ class Account:
         canary, rollout = self.watch.canary.body(time.time()), self.state.body()
         now = {"stress": round(self.watch.stress, 3), "drain": self.node.engine.drain_state}
         return {"node": self.config.node.id, **standing, **now, "canary": canary, "rollout": rollout}
+
+    def commands(self, run: str, since: int) -> dict[str, object]:
+        """What /v1/commands answers: what came of commands of the fleet."""
+        return {"node": self.config.node.id, **self.fleet.answers(run, since)}
 
     def _tcp_counters(self) -> TcpCounters:
         streams, web = self.node.streams, self.web
@@ -196,6 +207,7 @@ class Account:
             canary=self.watch.canary.counters(time.time()),
             rollout=self.state.counters(),
             nodes=self.nodes.counters(),
+            fleet=self.fleet.counters(),
             residence=self.node.lane.residence.copy(),
             stress=self.watch.stress,
             pressure=self.pressure.ratio,

@@ -31,11 +31,15 @@ class NodesConfig:
     private one is the hub's, and does not belong on this machine."""
     standbys: bool = False
     """Whether calls of two are told of two nodes of the list that take them up when this one is gone without
-    a word. What ends a call by command has to be given to all nodes then: two who both want it could go on
-    at another one, for two minutes, with tickets that they kept."""
+    a word. Needs `commands`, here and at all nodes of the list: what ends a call must reach those, too."""
+    commands: str = ""
+    """File by which signed commands to the whole fleet come here: `relay feed` writes it from the store of
+    `[state]`, the daemon reads it four times a second and obeys. "": none, and a command reaches the daemon
+    that it is given to."""
     announce: tuple[str, ...] = ()
     """Daemons of this machine, by their `listen.metrics`, that `relay feed` asks each ten seconds how they
-    are, to tell the store: ["http://127.0.0.1:9464"]. Empty: it tells nothing."""
+    are, to tell the store, and what came of commands to the fleet: ["http://127.0.0.1:9464"]. Empty: it
+    tells nothing."""
 
 
 def check_nodes(config: Config) -> None:
@@ -53,3 +57,11 @@ def check_nodes(config: Config) -> None:
             raise ConfigError(f"nodes.announce[{position}]", "is no address of a daemon's metrics", cure)
     if nodes.file and nodes.file in (config.state.file, f"{config.state.file}.kill"):
         raise ConfigError("nodes.file", "is the same file as state.file's", "name another")
+    if nodes.commands and nodes.commands in (nodes.file, config.state.file, f"{config.state.file}.kill"):
+        raise ConfigError("nodes.commands", "is the same file as another one's", "name another")
+    if nodes.standbys and not nodes.commands:
+        raise ConfigError(
+            "nodes.standbys",
+            "is on without nodes.commands: a call that was ended by command could go on at a standby",
+            'set nodes.commands = "/var/lib/relay-commands/commands", or standbys = false',
+        )

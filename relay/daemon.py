@@ -166,6 +166,7 @@ class Daemon:
             self._start_sinks()
             self._account.state.on_changed = lambda mandate: node.driver.feed(ev.MandateChanged(mandate))
             await self._account.state.begin()  # nobody is let in by less than there is to go by
+            await self._account.fleet.begin()  # nor past what was ordered before they come
             self._remember()
             self._open_sockets()
             if self._predecessor is not None:  # nobody waits for us: what we take over then has no gap
@@ -184,6 +185,7 @@ class Daemon:
                 rounds.collect(self.node),
                 self._account.state.run(),
                 self._account.nodes.run(),
+                self._account.fleet.run(),
                 self._directions.run(),
                 rounds.feed_watchdog(self.node, lambda: (group[0] for group in self._house.places.own)),
                 rounds.watch_threads(self.node.lane.packets, lambda: self._account.wanted_threads),

@@ -103,8 +103,8 @@ class Listeners:
         web, http, exporter = await asyncio.to_thread(import_web)
         if self.web:
             self._open_web(web)
-        answers = exporter(account.snapshot).answer, account.report, account.health, account.nodes.answer
-        self._http = http(*answers)
+        scrape = exporter(account.snapshot).answer
+        self._http = http(scrape, account.report, account.health, account.nodes.answer, account.commands)
         await self._serve_metrics()
 
     async def _serve_metrics(self) -> None:

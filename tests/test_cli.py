@@ -57,7 +57,7 @@ HELPS = [
     ["token", "keygen"],
     ["token", "mint"],
     ["token", "inspect"],
-    *(["command", op] for op in ("end", "mute", "remove", "block", "revoke")),
+    *(["command", op] for op in ("end", "mute", "remove", "block", "revoke", "send")),
     ["records", "list"],
     ["records", "erase"],
     ["status"],

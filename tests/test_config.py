@@ -558,3 +558,22 @@ def test_trunks_that_could_not_work_are_refused(text: str, key: str, cure: str) 
     with pytest.raises(ConfigError, match=cure) as caught:
         parse(text)
     assert caught.value.key == key
+
+
+def test_standbys_need_the_commands_of_the_fleet() -> None:
+    """What ends a call must reach who takes it up, or two who both want it could go on there."""
+    with pytest.raises(ConfigError, match="ended by command") as caught:
+        parse("[nodes]\nstandbys = true")
+    assert caught.value.key == "nodes.standbys"
+    both = parse('[nodes]\nstandbys = true\ncommands = "/c/commands"')
+    assert (both.nodes.standbys, both.nodes.commands) == (True, "/c/commands")
+    assert reloadable_changes(Config(), both) == ["nodes.standbys", "nodes.commands"]
+
+
+@pytest.mark.parametrize("other", [_nodes(), _state()])
+def test_the_file_of_commands_is_no_other_file(other: str) -> None:
+    path = "/s/nodes" if "nodes" in other else "/s/lastgood.kill"
+    nodes = other if "[nodes]" in other else f"{other}[nodes]\n"
+    with pytest.raises(ConfigError, match="another") as caught:
+        parse(f'{nodes}commands = "{path}"\n')
+    assert caught.value.key == "nodes.commands"

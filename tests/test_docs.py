@@ -42,6 +42,7 @@ from relay.core.trunk import Trunk
 from relay.core.trunk_half import Half
 from relay.errors import ErrorCode
 from relay.feed import signing
+from relay.feed.commands import CommandsFeed
 from relay.feed.intake import Intake
 from relay.feed.metrics import FeedCollector, MetricsServer
 from relay.feed.nodes import NodesFeed
@@ -49,9 +50,17 @@ from relay.feed.signing import format_secret
 from relay.feed.state import StateCopier
 from relay.feed.store import Store
 from relay.ops import metrics
+from relay.ops.fleet import AGES
 from relay.ops.health import Facts, judge
 from relay.ops.region import Standing, State
-from relay.ops.snapshot import CanaryCounters, NodesCounters, Snapshot, StateCounters, TalkCounters
+from relay.ops.snapshot import (
+    CanaryCounters,
+    FleetCounters,
+    NodesCounters,
+    Snapshot,
+    StateCounters,
+    TalkCounters,
+)
 from relay.protocol import control, messages, signed, trunk_control, trunk_messages
 from relay.protocol.command import Command
 from relay.protocol.token import Claims
@@ -457,7 +466,9 @@ def feed_families() -> set[str]:
         config = StateConfig(keys=("00" * 32,))
         copier = StateCopier(config, SqliteStore(":memory:"), OsFiles())
         nodes = NodesFeed(Config(), SqliteStore(":memory:"), OsFiles())
-        server = MetricsServer(FeedCollector(Intake(store, lambda: None), store, [], copier, nodes))
+        commands = CommandsFeed(Config(), SqliteStore(":memory:"), OsFiles())
+        intake = Intake(store, lambda: None)
+        server = MetricsServer(FeedCollector(intake, store, [], copier, nodes, commands))
         return set(re.findall(r"^# TYPE (\w+)", server.render()[0].decode(), re.M))
 
 
@@ -499,6 +510,7 @@ def snapshot() -> Snapshot:
         canary=CanaryCounters({}, {}, 0, 0.0),
         rollout=StateCounters(1, "state", 0.0, {}),
         nodes=NodesCounters(1, 1, 0.0, {}),
+        fleet=FleetCounters(0.0, 0, 0, {}, 0, Spread(AGES)),
     )
 
 
@@ -507,7 +519,7 @@ def test_findings_of_health_are_all_told() -> None:
         state="draining", lag_s=9, stats_age_s=99, free_descriptors=0, certificate_until=1.0, wall=2.0,
         health_age_s=99, issuers=0, datapath="python", wants_native=True, internal_errors=1, legs=9,
         max_legs=1, sinks_failing=("records", "events"), canary_silent_s=301.0,
-        state_doubt="everyone gets control: expired", nodes_doubt="made 301 s ago",
+        state_doubt="everyone gets control: expired", nodes_doubt="made 301 s ago", fleet_doubt="61 s",
     )  # fmt: skip
     found = {finding.name for finding in judge(worst, Config().health).findings}
     assert found <= set(code(section("docs/operations.md", "Metrics and health")))

@@ -19,6 +19,8 @@ from prometheus_client.registry import Collector
 from relay.config_addresses import split_address
 from relay.errors import ConfigError
 from relay.feed.answers import FATES, Answer, Fate
+from relay.feed.commands import CommandsFeed
+from relay.feed.commands import Refusal as CommandRefusal
 from relay.feed.intake import Intake
 from relay.feed.nodes import NodesFeed
 from relay.feed.rounds import Round
@@ -47,6 +49,7 @@ class FeedCollector(Collector):
         rounds: Sequence[Round],
         state: StateCopier | None = None,
         nodes: NodesFeed | None = None,
+        commands: CommandsFeed | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._intake = intake
@@ -54,6 +57,7 @@ class FeedCollector(Collector):
         self._rounds = rounds
         self._state = state
         self._nodes = nodes
+        self._commands = commands
         self._wall = wall
 
     def describe(self) -> Iterable[Metric]:
@@ -85,6 +89,8 @@ class FeedCollector(Collector):
             yield from _state(self._state)
         if self._nodes is not None:
             yield from _nodes(self._nodes)
+        if self._commands is not None:
+            yield from _commands(self._commands)
 
     def _standing(self) -> Iterator[Metric]:
         try:
@@ -133,6 +139,32 @@ def _nodes(nodes: NodesFeed) -> Iterator[Metric]:
     )
     yield CounterMetricFamily(
         "relay_feed_unannounced", "Times that a daemon, or the store, did not answer.", nodes.unheard
+    )
+
+
+def _commands(commands: CommandsFeed) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "relay_feed_commands_age_seconds", "Since the store of commands was there.", value=commands.age()
+    )
+    yield GaugeMetricFamily(
+        "relay_feed_commands_kept", "Commands of the fleet in the daemons' file.", value=len(commands)
+    )
+    yield CounterMetricFamily(
+        "relay_feed_commands", "Commands of the fleet brought to daemons.", commands.taken
+    )
+    refused = CounterMetricFamily(
+        "relay_feed_commands_refused", "Commands of the store that were not brought, by why.", labels=["why"]
+    )
+    for why in CommandRefusal:
+        refused.add_metric([why.value], commands.refused[why])
+    yield refused
+    yield CounterMetricFamily(
+        "relay_feed_answers", "Times that the store was told what came of a command.", commands.answered
+    )
+    yield CounterMetricFamily(
+        "relay_feed_unanswered",
+        "Times that a daemon did not say what came of a command, or the store did not take it.",
+        commands.unanswered,
     )
 
 

@@ -3,6 +3,7 @@
     daemon --Unix socket--> intake --> store (SQLite) --> a round for each endpoint --> POST
     store of state (SQLite, NATS) --> copier --> the daemon's file of state
     the same store <--> nodes --> the daemon's node list; how daemons are
+    the same store <--> commands --> the daemons' file of commands; what came of them
 
 Must never live here: what a part does.
 """
@@ -25,6 +26,7 @@ from relay.config import Config
 from relay.config_feed import WebhookConfig
 from relay.edge import manager
 from relay.errors import ConfigError
+from relay.feed.commands import CommandsFeed
 from relay.feed.intake import Intake
 from relay.feed.metrics import FeedCollector, MetricsServer
 from relay.feed.nodes import NodesFeed
@@ -38,7 +40,7 @@ from relay.rollout.stores import open_store
 
 log = logging.getLogger(__name__)
 
-Part = Round | StateCopier | NodesFeed
+Part = Round | StateCopier | NodesFeed | CommandsFeed
 SOCKET: Final = "events"
 """Name of the listening socket that a manager hands over (systemd/relay-feed.socket)."""
 STOP_S: Final = 4.0  # what is under way has so long to end
@@ -92,9 +94,9 @@ class Feed:
     def __init__(self, config: Config) -> None:
         self._config = config.feed
         self._whole = config
-        has_nodes = bool(config.nodes.file or config.nodes.announce)
+        has_nodes = bool(config.nodes.file or config.nodes.announce or config.nodes.commands)
         if not self._config.webhooks and not config.state.file and not has_nodes:
-            cure = "add [[feed.webhooks]], or set state.file, nodes.file or nodes.announce"
+            cure = "add [[feed.webhooks]], or set state.file, nodes.file, nodes.commands or nodes.announce"
             raise ConfigError("feed.webhooks", "is empty: there is nobody to deliver to", cure)
         self._secrets = [read_secrets(each, at) for at, each in enumerate(self._config.webhooks)]
         self._source = source(config) if self._config.webhooks else None
@@ -121,14 +123,16 @@ class Feed:
         for webhook, poster in zip(self._config.webhooks, posters, strict=True):
             self._rounds.append(Round(self._config, webhook, self._store, poster))
         copier, nodes = await self._make_copier(), await self._make_nodes()
-        metrics = MetricsServer(FeedCollector(self._intake, self._store, self._rounds, copier, nodes))
+        commands = await self._make_commands()
+        collector = FeedCollector(self._intake, self._store, self._rounds, copier, nodes, commands)
+        metrics = MetricsServer(collector)
         helpers: list[asyncio.Task[None]] = []
         try:
             if self._config.metrics:
                 await metrics.start(self._config.metrics)
             if self._source is not None:
                 await self._intake.start(self._source)
-            more = [each for each in (copier, nodes) if each is not None]
+            more = [each for each in (copier, nodes, commands) if each is not None]
             parts: list[Part] = [*self._rounds, *more]
             tasks = [asyncio.create_task(each.run()) for each in parts]
             helpers = [asyncio.create_task(self._clear()), asyncio.create_task(_feed_watchdog())]
@@ -157,6 +161,10 @@ class Feed:
         if not nodes.file and not nodes.announce:
             return None
         return NodesFeed(self._whole, await open_store(self._whole.state))
+
+    async def _make_commands(self) -> CommandsFeed | None:
+        whole = self._whole
+        return CommandsFeed(whole, await open_store(whole.state)) if whole.nodes.commands else None
 
     async def _leave(self, tasks: list[asyncio.Task[None]], parts: Sequence[Part]) -> None:
         """Take nothing more, let what is under way end."""

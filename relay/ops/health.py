@@ -53,6 +53,8 @@ class Facts:
     shedding: Shed = Shed.NOTHING
     nodes_doubt: str = ""
     """What is wrong with the node list."""
+    fleet_doubt: str = ""
+    """What is wrong with the way of commands of the fleet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,7 @@ def judge(facts: Facts, config: HealthConfig) -> Report:
         ),
         (facts.state_doubt != "", Finding("state", "warning", facts.state_doubt)),
         (facts.nodes_doubt != "", Finding("nodes", "warning", facts.nodes_doubt)),
+        (facts.fleet_doubt != "", Finding("commands", "warning", facts.fleet_doubt)),
     )
     found = [finding for holds, finding in rows if holds]
     found += [

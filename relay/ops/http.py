@@ -1,4 +1,4 @@
-"""The operator's HTTP listener: GET /metrics, /health, /healthz, /readyz, /v1/nodes, and nothing else.
+"""The operator's HTTP listener: GET /metrics, /health, /healthz, /readyz, /v1/nodes, /v1/commands, no more.
 
 On its own address, away from the public side. It reads, and can change nothing. Must never live here: what
 the answers contain.
@@ -25,7 +25,8 @@ class OpsServer:
     """One listener.
 
     `metrics(accept)` gives body and content type, `report()` the present findings about the node, `health()`
-    a JSON value that says how the region is, `nodes()` the node list or why there is none.
+    a JSON value that says how the region is, `nodes()` the node list or why there is none, and
+    `commands(run, since)` what came of commands of the fleet.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class OpsServer:
         report: Callable[[], Report],
         health: Callable[[], dict[str, object]],
         nodes: Callable[[], Answer],
+        commands: Callable[[str, int], dict[str, object]],
     ) -> None:
         self._metrics = metrics
         self._report = report
         self._health = health
         self._nodes = nodes
+        self._commands = commands
         self._runner: web.AppRunner | None = None
         self.address = ""
         """Where it listens, once started: host:port."""
@@ -51,6 +54,7 @@ class OpsServer:
         app.router.add_get("/healthz", self._get_healthz)
         app.router.add_get("/readyz", self._get_readyz)
         app.router.add_get("/v1/nodes", self._get_nodes)
+        app.router.add_get("/v1/commands", self._get_commands)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
         try:
@@ -103,6 +107,13 @@ class OpsServer:
                 del headers["Content-Type"]
                 return web.Response(status=304, headers=headers)
         return web.Response(body=answer.body, status=answer.status, headers=headers)
+
+    async def _get_commands(self, request: web.Request) -> web.Response:
+        """Ids, codes and ages; what is no number is 0, so that everything is told."""
+        since = request.query.get("since", "")
+        number = int(since) if since.isascii() and since.isdigit() and len(since) < 16 else 0
+        text = json.dumps(self._commands(request.query.get("run", ""), number)) + "\n"
+        return web.Response(text=text, content_type="application/json", headers=HEADERS)
 
     @staticmethod
     def _answer(report: Report, ok: bool) -> web.Response:

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from relay import __version__
 from relay.core.adapt import State
 from relay.core.shedding import Shed
-from relay.ops import call_metrics, engine_metrics, issuer_metrics, nodes, state, traffic_metrics
+from relay.ops import call_metrics, engine_metrics, fleet, issuer_metrics, nodes, state, traffic_metrics
 from relay.ops.families import STATES, TRANSPORTS, counters, gauges
 from relay.ops.snapshot import SinkCounters, Snapshot
 
@@ -60,6 +60,8 @@ class RelayCollector(Collector):
             yield from state.families(now.rollout)
         if now.nodes is not None:
             yield from nodes.families(now.nodes)
+        if now.fleet is not None:
+            yield from fleet.families(now.fleet)
         if now.residence is not None:
             yield call_metrics.residence(now.residence, now.datapath)
         yield gauges("relay_legs", "Live legs, by state.", "state", now.legs)

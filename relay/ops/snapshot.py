@@ -205,6 +205,22 @@ class NodesCounters:
 
 
 @dataclass(frozen=True, slots=True)
+class FleetCounters:
+    """Commands of the whole fleet (relay/ops/fleet.py)."""
+
+    age_s: float
+    """Since the feed last knew that there is no newer command; since the start, if it never did."""
+    waiting: int
+    """Over the rate of their issuer."""
+    held: int
+    """Orders that wait for who may come."""
+    outcomes: Mapping[str, int]
+    unreadable: int
+    ages: Spread
+    """Of those obeyed, from when they were given."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything a scrape shows, read between two inputs of the engine, so that the sums hold exactly."""
 
@@ -230,6 +246,8 @@ class Snapshot:
     """None: no state is configured."""
     nodes: NodesCounters | None = None
     """None: no node list is configured."""
+    fleet: FleetCounters | None = None
+    """None: no file of commands is configured."""
     residence: Spread | None = None
     stress: float = 0.0
     pressure: float = 0.0

@@ -28,6 +28,7 @@ grace_s = 0
 [nodes]
 file = "{folder}/nodes"
 standbys = true
+commands = "{folder}/commands"
 keys = ["{key}"]
 """
 

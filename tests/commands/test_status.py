@@ -55,6 +55,7 @@ class Node:
             lambda: Report(self.findings),
             lambda: self.region.standing(100.0).body() | {"canary": self.canary, "rollout": self.rollout},
             lambda: Answer(404, b""),
+            lambda run, since: {},
         )
 
     async def status(self, *words: str) -> tuple[int, str, str]:

@@ -27,7 +27,11 @@ class Stage:
         self.accepts: list[str] = []
         self.nodes = Answer(404, b'{"ok": false, "reason": "not_configured"}\n')
         self.server = OpsServer(
-            self.metrics, lambda: Report(self.findings), lambda: {"state": "bad"}, lambda: self.nodes
+            self.metrics,
+            lambda: Report(self.findings),
+            lambda: {"state": "bad"},
+            lambda: self.nodes,
+            lambda run, since: {"run": run, "since": since},
         )
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
@@ -132,3 +136,21 @@ async def test_an_address_in_use_is_a_configuration_error(stage: Stage) -> None:
 async def test_closing_twice_is_harmless(stage: Stage) -> None:
     await stage.server.close()
     await stage.server.close()
+
+
+@pytest.mark.parametrize(
+    ("query", "run", "since"),
+    [
+        ("", "", 0),
+        ("?run=a1&since=7", "a1", 7),
+        ("?since=-7", "", 0),
+        ("?since=9999999999999999", "", 0),
+        ("?since=x", "", 0),
+    ],
+)
+async def test_what_came_of_commands_is_told_from_a_number_on(
+    stage: Stage, query: str, run: str, since: int
+) -> None:
+    status, body, headers = await get(stage, f"/v1/commands{query}")
+    assert (status, json.loads(body)) == (200, {"run": run, "since": since})
+    assert headers["Cache-Control"] == "no-store"
