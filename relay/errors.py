@@ -11,6 +11,7 @@ Must never live here: text that contains addresses, tokens or keys; messages are
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Any
 
 
 class ErrorCode(IntEnum):
@@ -74,7 +75,7 @@ class PeerError(RelayError):
         *,
         fatal: bool = True,
         retry_ms: int | None = None,
-        data: dict[str, str] | None = None,
+        data: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(f"{code.name}: {message}")
         self.code = code

@@ -226,7 +226,7 @@ def test_mint_takes_every_claim(key: Path, run_json: Json) -> None:
         f"--call {CALL} --sub {SUB} --audience eu --issuer app2 --role host --may send,moderate "
         f"--up 1 --down 2 --pps 3 --participants 4 --host-admits --relay-only --tcp --person {PEER} "
         f"--device-key {'0a' * 32} "
-        "--minutes 5 --region eu-1"
+        "--minutes 5 --region eu-1 --home fra-1"
     ).split()
     _, facts = run_json("token", "mint", "--key", str(key), *words)
     claims = token.decode_claims(token.parse(token.from_text(facts["tokens"][0]["token"])).body)
@@ -234,6 +234,7 @@ def test_mint_takes_every_claim(key: Path, run_json: Json) -> None:
     assert (claims.rol, claims.prm, claims.lim) == (token.ROLE_HOST, 1 | 32, (1, 2, 3, 4))
     assert (claims.gate, claims.net) == (token.GATE_HOST_ADMITS, token.NET_RELAY_ONLY | token.NET_TCP_LEGS)
     assert claims.ru is not None
+    assert claims.home == "fra-1"
     assert (claims.ru.hex(), claims.dur, claims.rgn, claims.cnf) == (
         PEER,
         300,

@@ -108,6 +108,7 @@ def _add_mint(inner: Subcommands) -> None:
     mint.add_argument("--device-key", metavar="HEX", help="Ed25519 public key the holder must prove (cnf)")
     mint.add_argument("--minutes", type=int, metavar="N", help="longest call")
     mint.add_argument("--region", help="region of the call")
+    mint.add_argument("--home", metavar="NODE", help="id of the node that decides about the call")
 
 
 def run_keygen(arguments: argparse.Namespace, printer: Printer) -> int:
@@ -183,6 +184,7 @@ def _claims(arguments: argparse.Namespace, call: CallId) -> token.Claims:
         ru=PersonId(hex_bytes(arguments.person, 16, "--person")) if arguments.person else None,
         dur=arguments.minutes * 60 if arguments.minutes else None,
         rgn=arguments.region,
+        home=arguments.home,
         age=AGES[arguments.age],
         ctc=int(arguments.contact),
         cnf=hex_bytes(arguments.device_key, 32, "--device-key") if arguments.device_key else None,

@@ -62,7 +62,7 @@ class Adapting:
         }
         if config.enabled and config.always_armed:
             for number, leg in self._node.legs.items():
-                if leg.state is LegState.IN_CALL and leg.way is None and leg.repair == NONE:
+                if leg.state is LegState.IN_CALL and leg.way is None and leg.repair == NONE and number >= 0:
                     self._watched[number] = leg
         return list(self._watched)
 
@@ -84,8 +84,10 @@ class Adapting:
                 self._watched[leg.number] = leg
             self._holding.on_mended(leg, measure.mended)
             assert leg.call is not None  # it is in one
-            tallies = node.tallies_of(node.calls[leg.call])
-            tallies.on_state(leg.adapted.value, leg.way.since_look(node.now))
+            call = node.calls.get(leg.call)  # none: another node decides about it, and keeps its sums
+            since = leg.way.since_look(node.now)
+            if call is not None:
+                node.tallies_of(call).on_state(leg.adapted.value, since)
             orders = leg.way.on_measure(measure, node.now)
             if orders is not None:
                 self._carry_out(leg, leg.way, measure, orders)
@@ -148,7 +150,9 @@ class Adapting:
             leg.adapted = orders.state
             node.count("leg_adapted", orders.state.value)
             assert leg.call is not None  # only legs in calls are measured
-            node.calls[leg.call].seats[leg.index].story.add(node.wall, Kind.WAY, orders.state.value)
+            call = node.calls.get(leg.call)
+            if call is not None:
+                call.seats[leg.index].story.add(node.wall, Kind.WAY, orders.state.value)
         repair = ev.Repair(
             mode=orders.mode,
             budget=orders.budget,

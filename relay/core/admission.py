@@ -12,7 +12,7 @@ calls, and the keys' files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -81,10 +81,20 @@ class Admission:
         self.issuers = issuers
         self.spent.ceiling = tokens.replay_entries
 
-    def judge(self, raw: bytes, proof: Proof, now: float, wall: float, *, is_new: bool = False) -> Verdict:
+    def judge(
+        self,
+        raw: bytes,
+        proof: Proof,
+        now: float,
+        wall: float,
+        *,
+        is_new: bool = False,
+        is_ours: Callable[[Claims], bool] = lambda _: True,
+    ) -> Verdict:
         """Verify a token and spend its id. PeerError with the code of the first check that fails.
 
-        `is_new`: it lets somebody in who has no place here, so its issuer's limits count.
+        `is_new`: it lets somebody in who has no place here, so its issuer's limits count. `is_ours`: whether
+        it is for us to spend; whoever decides about its call judges it again.
         """
         claims = token.verify(raw, self.issuers)
         if claims.aud != self._cluster:
@@ -94,12 +104,15 @@ class Admission:
         self._check_times(claims, home, wall)
         self.check_revoked(claims, kid, now, wall)
         proven = check_pop(claims, proof)
-        self._check_replay(claims, home, proven, now, wall)
+        is_spent_here = is_ours(claims)
+        if is_spent_here:
+            self._check_replay(claims, home, proven, now, wall)
         refuse_children(claims)
         check_transport(claims, proof.transport)
         if is_new:
             self._tenants.check_join(kid, now)
-        self.spent.of(home).add(claims.jti, self.ends_in(claims, wall), now, wall)
+        if is_spent_here:
+            self.spent.of(home).add(claims.jti, self.ends_in(claims, wall), now, wall)
         return Verdict(claims, kid)
 
     def ends_in(self, claims: Claims, wall: float) -> float:

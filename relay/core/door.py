@@ -8,9 +8,9 @@ Must never live here: what happens in a call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import Any, Final
 
 from relay.config import ClientLists
 from relay.core import admission, handover
@@ -52,6 +52,12 @@ class Door:
     def __init__(self, node: Node, judge: Admission) -> None:
         self._node = node
         self._admission = judge
+        self.visit: Callable[[Leg, control.Hello, str], None] = self._turn_away
+        """Somebody whose call has its home at another node; PeerError MOVED if that one cannot be asked."""
+        self.urls_of: Callable[[str], tuple[str, ...]] = lambda _: ()
+        """Where people reach a node."""
+        self.visited: Callable[[CallId, Sub], Verdict | None] = lambda call, sub: None
+        """The rights of somebody who is, or was, here for a call of another node."""
 
     # ------------------------------------------------------------ opening
 
@@ -95,6 +101,9 @@ class Door:
         patience = node.config.limits.hello_s
         if hello.tok is not None:
             patience = self._admission.ends_in(claims, node.wall)
+        home = self._home_of(claims, place)
+        if home is not None:
+            self.visit(leg, hello, home)
         leg.on_admitted(claims, verdict.kid, node.now + patience)
         node.watch_leg(leg)
         self._welcome(leg, claims, id)
@@ -105,7 +114,16 @@ class Door:
         proof = Proof(leg.transport, leg.nonce, hello.pop)
         verdict = None
         if hello.tok is not None:
-            verdict = self._admission.judge(hello.tok, proof, node.now, node.wall, is_new=place is None)
+            verdict = self._admission.judge(
+                hello.tok,
+                proof,
+                node.now,
+                node.wall,
+                is_new=place is None,
+                is_ours=lambda claims: self._home_of(claims, place) is None,
+            )
+            if self._home_of(verdict.claims, place) is not None:
+                return verdict  # a ticket beside it is that node's to judge
         if place is None:
             if verdict is None:
                 raise PeerError(ErrorCode.AUTH_REQUIRED, "hello without token or ticket")
@@ -137,6 +155,11 @@ class Door:
             node.held.check(place.call, place.sub, bearer.kid)
             self._admission.check_revoked(bearer.claims, bearer.kid, node.now, node.wall)
             return Verdict(bearer.claims, bearer.kid)
+        if call is None:
+            visitor = self.visited(place.call, place.sub)
+            if visitor is not None:
+                self._admission.check_revoked(visitor.claims, visitor.kid, node.now, node.wall)
+                return visitor
         seat = self.seat_of(place)
         return Verdict(seat.claims, seat.kid)
 
@@ -176,13 +199,34 @@ class Door:
         node.put(SetBudget(leg.number, budget.up_bps, budget.down_bps, budget.pps))
         return budget
 
+    # ------------------------------------------------------------ calls of other nodes
+
+    def _home_of(self, claims: Claims, place: Place | None) -> str | None:
+        """The other node that decides about this call; None: we do, or shall, since it came to us."""
+        node = self._node
+        if claims.home is None or claims.home == node.config.node.id:
+            return None
+        node.recall(claims.cid)
+        is_here = claims.cid in node.calls or (place is not None and place.told is not None)
+        return None if is_here else claims.home
+
+    def elsewhere(self, home: str) -> PeerError:
+        """What sends a client to the home of its call."""
+        data: dict[str, Any] = {"node": home, "to": list(self.urls_of(home))}
+        return PeerError(ErrorCode.MOVED, "another node decides about this call", data=data)
+
+    def _turn_away(self, leg: Leg, hello: control.Hello, home: str) -> None:
+        raise self.elsewhere(home)
+
     # ------------------------------------------------------------ later
 
     def check_token(self, leg: Leg, old: Claims, message: control.TokenUpdate) -> Verdict:
         """Judge new rights for a leg that is in already. PeerError, never fatal, when they are not given."""
         try:
             proof = Proof(leg.transport, bound=old.cnf)
-            verdict = self._admission.judge(message.tok, proof, self._node.now, self._node.wall)
+            verdict = self._admission.judge(
+                message.tok, proof, self._node.now, self._node.wall, is_ours=lambda _: leg.home is None
+            )
             new = verdict.claims
             if (new.sub, new.cid, new.cnf, new.lim[3]) != (old.sub, old.cid, old.cnf, old.lim[3]):
                 raise PeerError(ErrorCode.FORBIDDEN, "token of somebody else, or of another call")

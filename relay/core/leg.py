@@ -99,6 +99,8 @@ class Leg(Machine[LegState]):
         self.issuer: str | None = None
         """The name of the issuer that this leg is charged to; None: of nobody yet."""
         self.client: dict[str, str] = {}
+        self.home: str | None = None
+        """The node that decides about its call, if that is another one (visiting.py)."""
         self.call: CallId | None = None
         self.index = 0
         """Place in the call, once in one."""

@@ -36,8 +36,8 @@ from relay.rollout.mandate import Mandate
 HERE = "here"  # the one key of a quota that belongs to the whole node
 
 Due = tuple[str, int | CallId]
-"""What a deadline is about: "leg", "drain", "pace", or of a call "call", "pulse", "punch", "notice", "steer",
-"spare"."""
+"""What a deadline is about: "leg", "drain", "pace", what is abroad (abroad.py), or of a call "call", "pulse",
+"punch", "notice", "steer", "spare"."""
 
 
 class Node:
@@ -75,6 +75,8 @@ class Node:
         """Who that is."""
         self.spare_ticket: Callable[[Call, Participant], bytes | None] = lambda call, seat: None
         """This person's ticket for them."""
+        self.visitor_gone: Callable[[Leg, int], None] = lambda leg, code: None
+        """The leg of somebody whose call has its home elsewhere is over."""
         self.counters: Counter[tuple[str, str]] = Counter()
         self.tallies = Tallies()
         self.leg_quota: Quota[str] = Quota(config.limits.legs)
@@ -190,6 +192,8 @@ class Node:
 
     def forget_leg(self, leg: Leg) -> None:
         """The leg is over, and in no call any more."""
+        if leg.home is not None:
+            self.visitor_gone(leg, ErrorCode.NO_ERROR)
         leg.on_closed()
         del self.legs[leg.number]
         self.leg_quota.release(HERE)

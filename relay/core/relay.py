@@ -20,6 +20,8 @@ from typing import Any, Final
 
 from relay.config import Config
 from relay.core import events as ev
+from relay.core.abroad import DUE as FAR_DUE
+from relay.core.abroad import Abroad
 from relay.core.absence import Absence
 from relay.core.adapting import Adapting
 from relay.core.admission import Admission
@@ -50,6 +52,7 @@ from relay.core.steering import Steering
 from relay.core.story import Kind
 from relay.core.switch import Switch
 from relay.core.talk import Talk
+from relay.core.trunk_greeting import Identity, Pins
 from relay.core.vitals import Vitals
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control, datagram
@@ -67,7 +70,15 @@ _WAITING: Final = (LegState.OPENED, LegState.CHALLENGED)
 class Relay:
     """One node's engine."""
 
-    def __init__(self, config: Config, keys: EngineKeys, draw: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        keys: EngineKeys,
+        draw: Callable[[int], bytes],
+        trunks: Identity | None = None,
+        pins: Pins | None = None,
+    ) -> None:
+        """`trunks`: who this node is to the others in `pins`; without it there are none."""
         self._node = node = Node(config, keys, draw)
         self._admission = Admission(config.node.cluster, config.tokens, keys.issuers, node.tenants)
         self._door = Door(node, self._admission)
@@ -94,7 +105,9 @@ class Relay:
         self._adapting = Adapting(node)
         self._listening = Listening(node)
         self._missing = Missing(node, self._adapting)
-        self._inputs: Mapping[type, Callable[[Any], None]] = {
+        self._door.urls_of = self._leaving.targets.urls_of
+        self._abroad = None if trunks is None else Abroad(node, trunks, pins or {}, self._door, self._take)
+        self._inputs: dict[type, Callable[[Any], None]] = {
             ev.LegOpened: self._door.on_opened,
             ev.StreamReceived: self._on_stream,
             ev.DatagramReceived: self._on_datagram,
@@ -117,6 +130,8 @@ class Relay:
             ev.TrunkOpened: lambda event: node.refuse_transport(event.leg, ErrorCode.NOT_ENABLED),
             ev.Tick: lambda _: None,
         }
+        if self._abroad is not None:
+            self._inputs |= self._abroad.inputs(dict(self._inputs))
         ex, mo, talk = self._exchange, self._moderation, self._talk
         self._in_call: Mapping[type, Callable[[Call, Participant, Leg, Any, int], None]] = {
             control.Accept: ex.on_accept,
@@ -155,11 +170,16 @@ class Relay:
         node = self._node
         node.now = max(now, node.now)
         node.wall = wall
-        self._inputs[type(event)](event)
+        self._take(event)
         self._run_deadlines()
         self._leaving.on_input_done()
         self._remembering.on_input_done()
         self._spares.on_input_done()
+        if self._abroad is not None:
+            self._abroad.settle()
+
+    def _take(self, event: ev.Input) -> None:
+        self._inputs[type(event)](event)
 
     def poll(self) -> ev.Output | None:
         """The next order for the edge, None when there is none."""
@@ -237,7 +257,8 @@ class Relay:
 
     def unheard(self) -> list[tuple[int, int]]:
         """Uplink flows of which `Flowing` is wanted: those of calls that were answered a moment ago."""
-        return self._node.unheard()
+        flows = self._node.unheard()
+        return flows if self._abroad is None else [each for each in flows if each[0] >= 0]
 
     @property
     def vitals(self) -> Vitals:
@@ -253,7 +274,9 @@ class Relay:
         found = self._node.calls.get(call)
         if found is None or found.is_over:
             return None
-        legs = (self._node.legs[number] for one in found.here() for number in one.all_legs)
+        # Below zero: of somebody at another node, which knows of transport and path.
+        numbers = (number for one in found.here() for number in one.all_legs if number >= 0)
+        legs = (self._node.legs[number] for number in numbers)
         return [ev.Seated(leg.number, leg.index, leg.transport, leg.up) for leg in legs]
 
     def describe(self, call: CallId) -> bytes | None:
@@ -275,6 +298,11 @@ class Relay:
     def node(self) -> Node:
         """The engine's whole state, for tests of invariants; to be read only."""
         return self._node
+
+    @property
+    def abroad(self) -> Abroad | None:
+        """What it knows of other nodes, for tests of invariants; to be read only. None: it has no trunks."""
+        return self._abroad
 
     # ------------------------------------------------------------ transports
 
@@ -299,7 +327,7 @@ class Relay:
             raise PeerError(ErrorCode.RATE_LIMITED, "too many control messages", retry_ms=wait)
         frame = control.decode(data)
         try:
-            self._on_message(leg, frame)
+            self._on_message(leg, frame, data)
         except PeerError as error:
             self._fail(leg, error, frame.id)
 
@@ -369,18 +397,27 @@ class Relay:
             if found is not None:
                 self._listening.on_report(*found, leg, value)
         elif isinstance(value, datagram.NewestWins) and isinstance(value.body, control.Rr):
-            if value.seq <= leg.newest.get(value.type, -1):
-                node.count("dropped", DropReason.STALE.value)
-                return
-            leg.newest[value.type] = value.seq
-            found = self._find(leg)
-            if found is not None and found[0].cid == value.body.c:
-                self._talk.on_rr(*found, value.body)
+            self._on_newest(leg, value, value.body)
+
+    def _on_newest(self, leg: Leg, value: datagram.NewestWins, rr: control.Rr) -> None:
+        if value.seq <= leg.newest.get(value.type, -1):
+            self._node.count("dropped", DropReason.STALE.value)
+            return
+        leg.newest[value.type] = value.seq
+        found = self._find(leg)
+        if leg.home is not None and self._abroad is not None:
+            self._abroad.visiting.on_rr(leg, rr)
+        elif found is not None and found[0].cid == rr.c:
+            self._talk.on_rr(*found, rr)
 
     # ------------------------------------------------------------ messages
 
-    def _on_message(self, leg: Leg, frame: control.Frame) -> None:
+    def _on_message(self, leg: Leg, frame: control.Frame, data: bytes) -> None:
         body = frame.body
+        if leg.home is not None and leg.state is LegState.IN_CALL:
+            assert self._abroad is not None  # else nobody is let in for another node's call
+            self._abroad.visiting.on_message(leg, frame, data)
+            return
         if body is None:
             # A newer client may say more than we know; it asked for an answer, so it gets one.
             if frame.id:
@@ -426,8 +463,8 @@ class Relay:
             raise PeerError(ErrorCode.CALL_NOT_FOUND, "no such call", fatal=False)
 
     def _find(self, leg: Leg) -> tuple[Call, Participant] | None:
-        """The leg's call and seat while it is in one."""
-        if leg.state is not LegState.IN_CALL or leg.call is None:
+        """The leg's call and seat while it is in one that is ours."""
+        if leg.state is not LegState.IN_CALL or leg.call is None or leg.home is not None:
             return None
         call = self._node.calls[leg.call]
         return call, call.seats[leg.index]
@@ -447,13 +484,19 @@ class Relay:
         if leg.state is not LegState.READY:
             raise PeerError(ErrorCode.PROTOCOL_VIOLATION, "one leg, one join")
         assert leg.claims is not None  # it was admitted
-        self._exchange.on_join(leg, leg.claims, join, id)
+        if self._abroad is not None and leg.home is not None:
+            self._abroad.visiting.on_join(leg, join, id)
+        else:
+            self._exchange.on_join(leg, leg.claims, join, id)
 
     def _on_rejoin(self, leg: Leg, rejoin: control.Rejoin, id: int) -> None:
         if leg.state is LegState.LINGERING:
             raise PeerError(ErrorCode.CALL_ENDED, "the call has ended", fatal=False)
         assert leg.claims is not None  # it was admitted
-        self._absence.on_rejoin(leg, leg.claims, rejoin, id)
+        if self._abroad is not None and leg.home is not None:
+            self._abroad.visiting.on_join(leg, rejoin, id)
+        else:
+            self._absence.on_rejoin(leg, leg.claims, rejoin, id)
 
     def _on_token(self, leg: Leg, message: control.TokenUpdate, id: int) -> None:
         assert leg.claims is not None  # it was admitted
@@ -516,6 +559,9 @@ class Relay:
             elif kind == "recall":
                 assert isinstance(key, int)
                 self._remembering.on_due(key)
+            elif kind in FAR_DUE:
+                assert self._abroad is not None
+                self._abroad.on_due(kind, key)
             else:
                 self._leaving.on_due(kind, key)
 

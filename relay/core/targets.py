@@ -93,6 +93,10 @@ class Targets:
         self._standbys[call.cid] = found
         return found
 
+    def urls_of(self, node: str) -> tuple[str, ...]:
+        """Where people reach another node, as far as the list says."""
+        return () if self._directory is None else self._directory.urls(node)
+
     def of(self, call: Call) -> tuple[str, ...]:
         """Addresses for `drain.to`. Asked again it is the same node, which some of them may have gone to.
 

@@ -146,6 +146,11 @@ class Receiving:
         inlet = self._inlets.get(voice)
         return None if inlet is None else inlet.state
 
+    def number_of(self, voice: Voice) -> int | None:
+        """The number on which a voice comes, or may come; None: it has none."""
+        inlet = self._inlets.get(voice)
+        return None if inlet is None else inlet.number
+
     def carries(self, node: str) -> bool:
         """Whether anything may come from this node."""
         return any(route.node == node for route in self._voices)

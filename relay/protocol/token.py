@@ -96,6 +96,8 @@ class Claims:
     age: int = field(default=AGE_UNKNOWN, repr=False)
     ctc: int = 0  # 1: accepted contact
     cnf: bytes | None = field(default=None, repr=False)  # Ed25519 public key of the device
+    home: str | None = None  # the node that decides about the call
+    stb: tuple[str, ...] | None = None  # who does when that one is gone
 
 
 _B16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
@@ -103,6 +105,7 @@ _U32 = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
 _Time = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 _Name = Annotated[str, Meta(min_length=1, max_length=64)]
 _Group = Annotated[str, Meta(min_length=1, max_length=16)]
+_NodeId = Annotated[str, Meta(pattern=r"^[0-9A-Za-z._-]{1,64}\Z")]
 
 
 class _Wire(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +133,8 @@ class _Wire(msgspec.Struct, frozen=True, kw_only=True):
     age: Annotated[int, Meta(ge=AGE_UNKNOWN, le=AGE_ADULT)]
     ctc: Annotated[int, Meta(ge=0, le=1)] = 0
     cnf: Annotated[bytes, Meta(min_length=32, max_length=32)] | None = None
+    home: _NodeId | None = None
+    stb: Annotated[tuple[_NodeId, ...], Meta(max_length=2)] | None = None
 
 
 _DECODER: Final = msgspec.msgpack.Decoder(_Wire)

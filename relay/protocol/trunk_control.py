@@ -67,3 +67,14 @@ def said(m: bytes, types: frozenset[int]) -> int:
     if number not in types:
         raise PeerError(ErrorCode.PROTOCOL_VIOLATION, "a message that does not pass trunks")
     return number
+
+
+def code_of(code: int) -> ErrorCode | TrunkCode:
+    """Return what a connection is closed with for this code, whoever named it; GENERAL for an unknown one."""
+    if code in _TRUNK_CODES:
+        return TrunkCode(code)
+    return ErrorCode(code) if code in _CODES else ErrorCode.GENERAL
+
+
+_TRUNK_CODES: Final = frozenset(int(code) for code in TrunkCode)
+_CODES: Final = frozenset(int(code) for code in ErrorCode)

@@ -145,11 +145,15 @@ class Attached(Message, frozen=True, kw_only=True):
 
 
 class Say(Message, frozen=True, kw_only=True):
-    """Both: a control message [type, id, body] of or for the half's leg (`trunk_control.UP` and `DOWN`)."""
+    """Both: a control message [type, id, body] of or for the half's leg (`trunk_control.UP` and `DOWN`).
+
+    `up`: it comes from the guest. Each of two nodes may have given the same number.
+    """
 
     TYPE: ClassVar[int] = 0x6A
     half: U16
     m: Annotated[bytes, Meta(max_length=MAX_SAID)]
+    up: bool = False
 
 
 class Gate(Message, frozen=True, kw_only=True):
@@ -205,13 +209,14 @@ class Sum(Map, frozen=True, kw_only=True):
 
 
 class Close(Message, frozen=True, kw_only=True):
-    """Both: the half is over. `sum` from the guest: its last one."""
+    """Both: the half is over. `up`: says the guest, with its last `sum`."""
 
     TYPE: ClassVar[int] = 0x70
     half: U16
     why: Why | Literal["moved"]
     code: U16
     sum: Sum | None = None
+    up: bool = False
 
 
 class Part(Message, frozen=True, kw_only=True):

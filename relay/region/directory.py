@@ -126,6 +126,11 @@ class Directory:
         """Whether it is on the list."""
         return node in self._nodes
 
+    def urls(self, node: str) -> tuple[str, ...]:
+        """Where people reach this node; empty for one that the list does not name."""
+        known = self._nodes.get(node)
+        return () if known is None else known.node.urls
+
     def tier(self, node: str, now: float) -> Tier:
         """What it is good for now. LocalError if not listed."""
         known = self._nodes.get(node)

@@ -9,6 +9,7 @@ from relay.config_voice import AdaptConfig
 from relay.core import events as ev
 from relay.core.adapt import Mode
 from relay.protocol import control, datagram
+from trunkrig import Net
 
 MEASURE = ev.Measure(0, 0, 0, 0, 0, 0, 0.005, 0.0, (0.04, 0.04, 0.002, 0.04), 0, 0, 0, 0, 0)
 ON = AdaptConfig(enabled=True)
@@ -242,3 +243,20 @@ def test_a_full_node_keeps_nothing_to_be_repeated_and_does_so_again_when_there_i
     assert steps == [{2}, set()]
     counters = world.engine.counters
     assert (counters["shed", "redundancy"], counters["shed", "nothing"]) == (1, 1)
+
+
+def test_the_way_to_somebody_whose_call_is_another_nodes_is_looked_after_here():
+    net = Net("a", "b", adapt=ON)
+    _, bob = net.talking("a", "a", "b")
+    guest = net["b"]
+    pass_(guest, bob.leg, 20)
+    pass_(guest, bob.leg, 5, lost=3)
+    assert [order.repair.budget for order in orders(guest)] == [0.1, 1.0]
+    assert guest.engine.counters["leg_adapted", "lossy_b"] == 1
+    assert not guest.engine.node.tallies.state_s
+
+
+def test_a_leg_of_a_half_has_no_way_of_ours():
+    net = Net("a", "b", adapt=replace(ON, always_armed=True))
+    ann, _ = net.talking("a", "a", "b")
+    assert net["a"].engine.watched() == [ann.leg]

@@ -99,6 +99,16 @@ def test_a_token_is_used_once_and_again_only_with_its_key():
     assert refusal(one, bound) is ErrorCode.POP_FAILED
 
 
+def test_a_token_that_is_not_ours_to_spend_is_judged_and_stays_unused():
+    one, raw = judge(), IDS.token(home="fra-1")
+    for _ in range(2):
+        one.judge(raw, QUIC, 0.0, WALL, is_ours=lambda claims: claims.home != "fra-1")
+    assert len(one.spent) == 0
+    assert refusal(one, raw[:-1] + bytes(1)) is ErrorCode.TOKEN_INVALID
+    one.judge(raw, QUIC, 0.0, WALL)
+    assert refusal(one, raw) is ErrorCode.TOKEN_REPLAYED
+
+
 def test_a_spent_token_stays_spent_when_the_clock_jumps_either_way():
     one = judge()
     raw = IDS.token()

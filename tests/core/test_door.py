@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from pair import ISSUER, KEY, Client, Two, World, config
+from pair import ISSUER, KEY, PUBLIC, Client, Two, World, config
 from relay.config import ClientLists, LimitsConfig
 from relay.core import events as ev
 from relay.core.door import client_of
@@ -11,6 +11,7 @@ from relay.errors import ErrorCode
 from relay.protocol import control, token
 from relay.protocol.ids import Jti, Sub
 from tenancy import ALICE, BERT, caller, issuer, world_of
+from trunkrig import Net
 
 
 @pytest.fixture
@@ -271,3 +272,43 @@ def test_a_token_of_another_tenant_beside_a_ticket_resumes_nothing():
     claims = world.call(ann.cid).claims(sub=ann.sub)
     assert ann.resume(token.mint(claims, BERT)).closed is ErrorCode.RESUME_UNKNOWN
     assert ann.resume(token.mint(claims, ALICE)).closed is None
+
+
+# ---------------------------------------------------------------- calls of other nodes
+
+
+def test_a_call_whose_home_is_another_node_is_refused_with_the_way_there(world):
+    world.engine._door.urls_of = {"fra-1": ("quic://fra-1.example:443",)}.__getitem__
+    client = world.client(world.call().token(home="fra-1")).open()
+    answer = client.hello()
+    assert (answer.code, answer.fatal, client.closed) == (ErrorCode.MOVED, True, ErrorCode.MOVED)
+    assert answer.data == {"node": "fra-1", "to": ["quic://fra-1.example:443"]}
+    assert world.engine.spent_tokens == 0
+    world.check()
+
+
+def test_a_call_whose_home_is_this_node_is_like_any_other(world):
+    client = world.client(world.call().token(home=world.config.node.id)).enter()
+    assert client.joined.p == 0
+
+
+def test_a_call_that_is_here_stays_here_whatever_a_later_token_says(world):
+    ids = world.call()
+    world.client(ids.token()).enter()
+    assert world.client(ids.token(home="fra-1")).enter().joined.p == 1
+
+
+def test_a_call_that_comes_by_ticket_is_this_nodes_whatever_a_token_beside_it_says(two):
+    ann, _ = two.old.talking(key=True)
+    raw = two.new.call(ann.cid).token(sub=ann.sub, key=True, home="fra-1")
+    again = two.new.client(raw).open()
+    assert isinstance(again.hello(resume=handed(two, ann)), control.Welcome)
+
+
+def test_a_ticket_alone_lets_back_in_who_was_here_for_another_nodes_call():
+    net = Net("a", "b")
+    _, bob = net.talking("a", "a", "b", key=True)
+    bob.lose()
+    assert isinstance(bob.resume().got[-1], control.Welcome)
+    net["b"].engine._admission.revoked_keys.add(token.kid_of(PUBLIC))
+    assert bob.resume().closed is ErrorCode.TOKEN_INVALID

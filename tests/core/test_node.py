@@ -201,3 +201,12 @@ def test_a_call_that_changed_is_noted_for_standbys_where_there_are_any():
     node.has_spares = True
     node.note_change(call)
     assert list(node.altered) == [call.cid]
+
+
+def test_whoever_is_here_for_another_nodes_call_is_missed_there(node):
+    gone = []
+    leg = leg_of(node)
+    leg.home = "fra-1"
+    node.visitor_gone = lambda leg, code: gone.append((leg.number, code))
+    node.forget_leg(leg)
+    assert gone == [(1, ErrorCode.NO_ERROR)]

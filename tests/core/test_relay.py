@@ -18,6 +18,7 @@ from relay.protocol.ids import CallId, Jti
 from relay.region.nodelist import Node, NodeList
 from relay.rollout.lastgood import Offer, Serving
 from relay.rollout.mandate import Mandate
+from trunkrig import Net
 
 
 @pytest.fixture
@@ -557,3 +558,22 @@ def test_standbys_hear_of_a_call_by_its_people_when_it_changed():
     ann, _ = world.talking(key=True)
     world.run(2.0)
     assert [ticket for ticket in ann.all(control.Ticket) if ticket.ht is not None]
+
+
+# ---------------------------------------------------------------- calls of other nodes
+
+
+def test_a_person_of_another_nodes_call_is_heard_there_and_comes_back_by_ticket():
+    net = Net("a", "b")
+    ann, bob = net.talking("a", "a", "b", key=True)
+    rr = control.Rr(c=bob.cid, s=())
+    net["b"].feed(ev.DatagramReceived(bob.leg, datagram.encode_datagram(datagram.NewestWins(rr.TYPE, 1, rr))))
+    net.run(0.5)
+    assert ann.last(control.Rr) == rr
+    again = bob.resume()
+    again.rejoin()
+    net.run(5.0)
+    assert again.joined.p == 1
+    assert net["b"].engine.abroad is not None
+    assert net["a"].engine.unheard() == [(ann.leg, ann.joined.up)]
+    assert [seat.leg for seat in net["a"].engine.seated(ann.cid)] == [ann.leg]

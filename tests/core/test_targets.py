@@ -180,3 +180,9 @@ def test_what_the_operator_wrote_is_not_said_where_it_is_known_to_be_forbidden(s
     assert stage.targets.of(stage.call) == ()
     stage.targets.on_directed(ruled(listed("relay-1", "far/by-hand"), "local", "far"))
     assert stage.targets.of(stage.call) == TO
+
+
+def test_another_node_is_reached_as_the_list_says(stage: Stage) -> None:
+    assert stage.targets.urls_of("relay-2") == ()
+    stage.targets.on_directed(listed("relay-1", "relay-2"))
+    assert stage.targets.urls_of("relay-2") == ("quic://relay-2.example:443",)

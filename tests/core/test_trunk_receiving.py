@@ -50,6 +50,7 @@ def test_a_voice_may_come_before_the_answer_does():
     receiving = asked()
     assert receiving.phase_of(ANN) is Phase.ASKED
     assert receiving.voice_on(Route("h", 64)) == ANN
+    assert (receiving.number_of(ANN), receiving.number_of(BEN)) == (64, None)
     assert receiving.voice_on(Route("g", 64)) is None
     assert receiving.carries("h")
     receiving.on_answer("h", pull().message, Ok(), 100.1)
@@ -227,6 +228,7 @@ def test_a_stop_that_a_lost_trunk_never_answers_holds_no_number():
     assert receiving.want(ANN, 1, "h", 104.0) == (pull(),)
     receiving.on_stopped(Route("h", 64), 105.0)
     assert receiving.voice_on(Route("h", 64)) == ANN
+    assert (receiving.number_of(ANN), receiving.number_of(BEN)) == (64, None)
 
 
 def test_what_had_ended_stays_so_over_a_loss():

@@ -139,6 +139,7 @@ WRONG = [
     *({"grp": ["g"] * 9}, {"grp": ["g" * 17]}, {"grp": [""]}, {"grp": "beta"}),
     *({"age": -1}, {"age": 4}, {"ctc": -1}, {"ctc": 2}, {"ctc": True}),
     *({"cnf": bytes(31)}, {"cnf": bytes(33)}),
+    *({"home": ""}, {"home": "a b"}, {"home": "n" * 65}, {"stb": ["a"] * 3}, {"stb": [""]}, {"stb": "a"}),
 ]
 
 
@@ -233,6 +234,8 @@ claims = st.builds(
     age=st.integers(0, 3),
     ctc=st.integers(0, 1),
     cnf=st.none() | st.binary(min_size=32, max_size=32),
+    home=st.none() | st.from_regex(r"[0-9A-Za-z._-]{1,64}", fullmatch=True),
+    stb=st.none() | st.lists(st.sampled_from(["fra-1", "iad-1"]), max_size=2).map(tuple),
 )
 
 

@@ -99,3 +99,12 @@ def test_any_bytes_are_a_frame_or_a_peer_error(data):
         # Compared as bytes: `data` of an `Err` may hold a NaN, which equals nothing.
         written = control.encode_body(frame.body, frame.id)
         assert control.encode_body(trunk_control.decode(written).body, frame.id) == written
+
+
+@pytest.mark.parametrize("code", [*ErrorCode, *TrunkCode])
+def test_a_connection_is_closed_with_the_code_that_was_named(code):
+    assert trunk_control.code_of(int(code)) is code
+
+
+def test_a_code_that_nobody_knows_is_a_general_one():
+    assert trunk_control.code_of(0xFFFF) is ErrorCode.GENERAL

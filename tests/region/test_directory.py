@@ -334,3 +334,9 @@ def test_a_new_list_brings_new_rules():
     assert found.target(CALL, "fra-1", NEAR, 0.0) is None
     found.on_list(listed(node("fra-1"), node("sin-1")), 0.0, WALL)
     assert found.target(CALL, "fra-1", NEAR, 0.0).id == "sin-1"
+
+
+def test_where_people_reach_a_node_stands_on_the_list():
+    found = directory("fra-1")
+    assert found.urls("fra-1") == ("quic://fra-1:443",)
+    assert found.urls("fra-9") == ()

@@ -1,0 +1,303 @@
+"""Connections between nodes: dialed, proven, chosen between, kept awake, refused; and what passes on them."""
+
+import pytest
+
+from relay.core import events as ev
+from relay.core import trunks as core_trunks
+from relay.errors import ErrorCode
+from relay.protocol import control, datagram, trunk
+from relay.protocol.messages import Bye, Challenge, Err, Ok, Ping, Pong
+from relay.protocol.trunk_control import TrunkCode
+from relay.protocol.trunk_messages import Beat, Say, Stop
+from trunkrig import Net
+
+
+@pytest.fixture
+def net() -> Net:
+    return Net("a", "b")
+
+
+def trunks(net, name):
+    return net[name].engine.abroad.trunks
+
+
+def need(net, name, other):
+    trunks(net, name).need(other)
+    for _ in range(2):  # the deadline that it is due at, and what is due
+        net[name].feed(ev.Tick())
+
+
+def up(net):
+    """A trunk that `a` dialed."""
+    need(net, "a", "b")
+    net.run(1.0)
+    assert trunks(net, "a").leg_of("b") is not None
+    assert trunks(net, "b").leg_of("a") is not None
+    return net
+
+
+def say(net, name, message, id=0):
+    """Something that this node would never say on its connection."""
+    peer = net[name]
+    (leg,) = peer.wires
+    net.send(peer, leg, lambda there: ev.StreamReceived(there, control.encode(message, id)))
+    net.run(0.5)
+
+
+def sent(net, name, kind):
+    """What this node said of a kind, with its id."""
+    frames = [
+        control.decode(out.data[2:], core_trunks.trunk_control._TYPES)
+        for out in net[name].outputs
+        if isinstance(out, ev.SendStream) and out.leg not in net[name].clients
+    ]
+    return [(frame.body, frame.id) for frame in frames if isinstance(frame.body, kind)]
+
+
+def closed(net, name):
+    return [out.code for out in net[name].outputs if isinstance(out, ev.CloseLeg)]
+
+
+def alone(net, name, *legs):
+    """These connections of a node have nobody at the other end."""
+    net.close = lambda *_: None
+    for leg in legs:
+        net[name].wires[leg] = object()
+    return net[name]
+
+
+# ---------------------------------------------------------------- connections
+
+
+def test_who_is_needed_is_dialed_and_both_know_each_other(net):
+    up(net)
+    assert (trunks(net, "b").peer_of("a").node, trunks(net, "a").peer_of("b").node) == ("a", "b")
+    assert trunks(net, "a").takes_halves("b")
+    assert [trunks(net, "a").knows(name) for name in "baz"] == [True, False, False]
+    assert [out for out in net["a"].outputs if isinstance(out, ev.CarryTrunk)] == [ev.CarryTrunk(1)]
+
+
+def test_nobody_is_asked_about_who_is_not_configured(net):
+    one = trunks(net, "a")
+    one.need("z")
+    one.carry("z", True)
+    one.spare("z")
+    assert (one.leg_of("z"), one.peer_of("z")) == (None, None)
+    assert not one.takes_halves("z")
+    assert not one.say("z", Ok())
+    assert not one.ask("z", Stop(route=64))
+    one.answer("z", 1, Ok())
+    assert not one.outputs
+
+
+def test_two_who_dial_each_other_at_once_end_with_one_connection(net):
+    need(net, "a", "b")
+    need(net, "b", "a")
+    net.run(2.0)
+    assert len(net.wires("a", "b")) == 1
+    assert TrunkCode.GLARE in closed(net, "a") + closed(net, "b")
+    (wire,) = net.wires("a", "b")
+    assert wire.ends[0][0].name == "a"
+    assert trunks(net, "a").takes_halves("b")
+
+
+def test_an_edge_that_cannot_dial_is_asked_again_later(net):
+    net.nodes.pop("b")
+    need(net, "a", "b")
+    for _ in range(40):
+        net["a"].now += 0.5
+        net["a"].feed(ev.Tick())
+    dials = [out for out in net["a"].outputs if isinstance(out, ev.DialTrunk)]
+    assert 3 <= len(dials) <= 12
+
+
+def test_a_connection_that_nobody_wants_any_more_is_closed(net):
+    peer = alone(net, "a", 9, 10)
+    peer.feed(ev.TrunkDialed("b", 9))
+    peer.feed(ev.TrunkDialed("z", 10))
+    assert closed(net, "a") == [ErrorCode.NO_ERROR] * 2
+
+
+def test_a_node_that_nobody_answers_is_given_five_seconds_and_dialed_again(net):
+    net.unreachable.add("b")
+    need(net, "a", "b")
+    net.run(20)
+    dials = [out for out in net["a"].outputs if isinstance(out, ev.DialTrunk)]
+    assert len(dials) >= 3
+    assert set(closed(net, "a")) == {ErrorCode.AUTH_REQUIRED}
+
+
+def test_one_that_is_not_needed_any_more_is_not_dialed_again(net):
+    up(net)
+    one = trunks(net, "a")
+    one.need("b")
+    one.spare("b")
+    one.spare("b")
+    net.cut("a", "b")
+    net.run(20)
+    assert one.leg_of("b") is None
+    assert len([out for out in net["a"].outputs if isinstance(out, ev.DialTrunk)]) == 1
+
+
+def test_who_has_another_key_is_refused(net):
+    net.keys["b"] = bytes(32)
+    need(net, "a", "b")
+    net.run(0.5)
+    assert closed(net, "a")[0] is TrunkCode.PEER_UNKNOWN
+    assert net["a"].engine.counters["trunk_refused", ""] > 0
+
+
+def test_strangers_are_let_wait_in_a_small_number_and_not_for_long(net, monkeypatch):
+    monkeypatch.setattr(core_trunks, "MOST_GREETING", 2)
+    peer = alone(net, "a", 11, 12, 13)
+    for leg in (11, 12, 13):
+        peer.feed(ev.TrunkOpened(leg, None, 1200))
+    assert closed(net, "a") == [ErrorCode.OVERLOADED]
+    peer.now += 5.0
+    peer.feed(ev.Tick())
+    assert closed(net, "a") == [ErrorCode.OVERLOADED, ErrorCode.AUTH_REQUIRED, ErrorCode.AUTH_REQUIRED]
+
+
+def test_a_process_that_begins_anew_takes_the_place_of_the_former(net):
+    up(net)
+    net.crash("a")
+    need(net, "a", "b")
+    net.run(2.0)
+    assert trunks(net, "b").takes_halves("a")
+    assert len(net.wires("a", "b")) == 1
+
+
+def test_a_connection_that_a_new_process_dials_replaces_one_that_stands_still(net):
+    up(net)
+    net.freeze("a", "b")
+    former = trunks(net, "a").leg_of("b")
+    net["b"].begin()
+    need(net, "b", "a")
+    net.run(2.0)
+    assert trunks(net, "a").leg_of("b") not in (None, former)
+    assert TrunkCode.GLARE in closed(net, "a")
+    assert net["a"].engine.counters["trunk_up", ""] == 2
+
+
+def test_a_node_that_leaves_dials_nobody(net):
+    net.unreachable.add("b")
+    need(net, "a", "b")
+    net["a"].feed(ev.DrainRequested())
+    assert closed(net, "a") == [ErrorCode.DRAINING]
+    net.run(20)
+    assert len([out for out in net["a"].outputs if isinstance(out, ev.DialTrunk)]) == 1
+
+
+def test_a_node_that_leaves_goes_on_with_what_it_has(net):
+    up(net)
+    trunks(net, "a").drain()
+    assert (trunks(net, "a").takes_halves("b"), trunks(net, "a").leg_of("b")) == (False, 1)
+
+
+# ---------------------------------------------------------------- what is said
+
+
+def test_a_trunk_is_kept_awake_and_seen_to_be_silent(net):
+    up(net)
+    net.run(20)
+    assert 3 <= len(sent(net, "a", Ping)) <= 8
+    assert sent(net, "b", Pong)
+    trunks(net, "a").carry("b", True)
+    net["a"].feed(ev.Tick())
+    net.run(2.0)
+    probes = [out for out in net["a"].outputs if isinstance(out, ev.SendDatagram)]
+    assert 8 <= len(probes) <= 11
+    net.freeze("a", "b")
+    net.run(1.5)
+    assert trunks(net, "a").leg_of("b") is not None
+    assert not trunks(net, "a").takes_halves("b")
+
+
+def test_an_answer_comes_to_who_asked_and_once(net):
+    up(net)
+    got = []
+    assert trunks(net, "a").ask("b", Stop(route=64), got.append)
+    net["a"].feed(ev.Tick())
+    net.run(0.5)
+    assert got == [Ok()]
+    ((_, id),) = sent(net, "a", Stop)
+    say(net, "b", Ok(), id)
+    say(net, "b", Err(code=1), 77)
+    assert got == [Ok()]
+
+
+def test_a_peer_that_never_answers_is_left(net, monkeypatch):
+    up(net)
+    monkeypatch.setattr(core_trunks, "MOST_ASKED", 2)
+    net.freeze("a", "b")
+    assert [trunks(net, "a").ask("b", Stop(route=64)) for _ in range(3)] == [True, True, False]
+    net["a"].feed(ev.Tick())
+    assert closed(net, "a") == [ErrorCode.OVERLOADED]
+
+
+def test_what_wants_no_answer_gets_none(net):
+    up(net)
+    assert trunks(net, "a").say("b", Say(half=1, m=b""))
+    trunks(net, "a").answer("b", 0, Ok())
+    net["a"].feed(ev.Tick())
+    assert sent(net, "a", Say) == [(Say(half=1, m=b""), 0)]
+    assert sent(net, "a", Ok) == [(Ok(), 1)]  # to what `b` said first of all
+
+
+@pytest.mark.parametrize(
+    ("message", "id"), [(Challenge(n=bytes(32), t=1), 0), (Beat(seq=1, halves=0, ok=0), 0)], ids=str
+)
+def test_what_is_not_for_now_ends_the_trunk(net, message, id):
+    up(net)
+    say(net, "b", message, id)
+    assert closed(net, "a") == [ErrorCode.PROTOCOL_VIOLATION]
+    assert net["a"].engine.counters["refused", "protocol_violation"] == 1
+
+
+def test_what_a_later_version_says_is_refused_if_it_wants_an_answer(net):
+    up(net)
+    peer = net["b"]
+    (leg,) = peer.wires
+    for id in (0, 5):
+        frame = bytes((0x93, 0x7F, id, 0x80))
+        data = len(frame).to_bytes(2, "big") + frame
+        net.send(peer, leg, lambda there, data=data: ev.StreamReceived(there, data))
+    net.run(0.5)
+    assert sent(net, "a", Err) == [(Err(code=ErrorCode.VERSION), 5)]
+
+
+@pytest.mark.parametrize(
+    ("code", "seen"), [(TrunkCode.GLARE, TrunkCode.GLARE), (0, ErrorCode.NO_ERROR), (999, ErrorCode.GENERAL)]
+)
+def test_a_goodbye_closes(net, code, seen):
+    up(net)
+    say(net, "b", Bye(code=code))
+    assert closed(net, "a") == [seen]
+
+
+def test_garbage_and_an_end_of_the_stream_close(net):
+    for data, end in ((b"\xff\xff", False), (b"", True)):
+        net = up(Net("a", "b"))
+        (leg,) = net["a"].wires
+        net["a"].feed(ev.StreamReceived(leg, data, end))
+        assert closed(net, "a") in ([ErrorCode.TOO_LARGE], [ErrorCode.PROTOCOL_VIOLATION])
+
+
+def test_datagrams_are_answered_once_both_have_met(net):
+    ping = trunk.encode(datagram.Ping(7, 8))
+    need(net, "a", "b")
+    (leg,) = net["a"].wires
+    net["a"].feed(ev.DatagramReceived(leg, ping))
+    net["a"].feed(ev.DatagramReceived(99, ping))
+    assert not [out for out in net["a"].outputs if isinstance(out, ev.SendDatagram)]
+    net.run(1.0)
+    net["a"].feed(ev.DatagramReceived(leg, b""))
+    assert net["a"].engine.counters["dropped", "malformed"] == 1
+    net["a"].feed(ev.DatagramReceived(leg, ping))
+    (pong,) = [out.data for out in net["a"].outputs if isinstance(out, ev.SendDatagram)]
+    assert trunk.decode(pong)[:2] == (7, 8)
+
+
+def test_acknowledgements_of_who_is_no_trunk_mean_nothing(net):
+    net["a"].feed(ev.TrunkAcknowledged({5: 0.1}))
+    assert trunks(net, "a").next_deadline() is None
