@@ -9,6 +9,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -17,6 +18,7 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import QuicProtocolVersion
 
+from client.rig import daemon
 from lanes import LANES, make_lane
 from quicnet import SERVER, Client, Network
 from quicpair import shared_configuration
@@ -40,7 +42,7 @@ from relay.errors import ErrorCode
 from relay.protocol import control, signed, trunk_control
 from relay.protocol.address import Address
 from relay.protocol.cid import CidCodec
-from relay.protocol.keys import ClusterKey
+from relay.protocol.keys import ClusterKey, write_key
 from relay.protocol.trunk_control import ALPN, TrunkCode
 from relay.quic.connection import RelayQuic
 from relay.quic.trunk import TRUNK_STREAM_WINDOW, TRUNK_WINDOW, pin_of
@@ -702,12 +704,14 @@ class Real:
             self.reader = udp.Reader(loop, self.sock, self.endpoint, 0.001)
         self.reader.start()
         self.trunks: list[int] = []
+        self.keys: list[bytes | None] = []
         self.words: list[bytes] = []
         self.datagrams: list[bytes] = []
         self.ends: list[int] = []
 
     def trunk_opened(self, leg: int, key: bytes | None, largest: int) -> None:
         self.trunks.append(leg)
+        self.keys.append(key)
 
     def stream(self, leg: int, data: bytes, end: bool) -> None:
         self.words.append(data)
@@ -752,4 +756,25 @@ async def test_two_nodes_meet_and_talk_over_real_sockets(lane: str) -> None:
         await until(lambda: fra.ends == [TrunkCode.GLARE])
     finally:
         fra.reader.close()
+        iad.reader.close()
+
+
+@pytest.mark.parametrize("lane", LANES)
+async def test_the_daemon_as_it_is_shipped_can_be_dialed_and_shows_its_key(lane: str, tmp_path: Path) -> None:
+    key = tmp_path / "trunk.key"
+    key.write_text(write_key(SEEDS["fra-1"]))
+    key.chmod(0o600)
+    row = f'{{ node = "iad-1", address = "192.0.2.20:443", pins = ["{pin("iad-1").hex()}"] }}'
+    iad = Real("iad-1", "python")
+    try:
+        with daemon(tmp_path, lane, more=f'[trunks]\nkey = "{key}"\nnodes = [{row}]') as rig:
+            place = Address("127.0.0.1", int(rig.url.rpartition(":")[2]))
+            far = {"relay-1": Far(place, frozenset({pin("fra-1")}))}
+            iad.endpoint.trunks = Trunks(SEEDS["iad-1"], far)
+            assert iad.endpoint.dial("relay-1") is not None
+            iad.endpoint.transmit_dirty()
+            await until(lambda: bool(iad.trunks))
+            assert iad.keys == [FRA_KEY]
+            assert rig.metric("relay_handshakes_total") == 1
+    finally:
         iad.reader.close()
