@@ -64,18 +64,19 @@ async def test_a_region_that_any_variant_knows_to_be_bad_is_bad() -> None:
 
 
 @pytest.mark.timeout(120)
-async def test_a_real_daemon_serves_what_a_gate_needs(tmp_path: Path) -> None:
-    with daemon(tmp_path) as node:
+@pytest.mark.parametrize("variant", list(Variant))
+async def test_a_real_daemon_serves_what_a_gate_needs(tmp_path: Path, variant: Variant) -> None:
+    with daemon(tmp_path, more=f'[state]\nvariant = "{variant.value}"') as node:
         url = f"http://127.0.0.1:{node.metrics_port}/metrics"
         [found], problems = await scrape([url])
     assert problems == []
     assert (found.region, found.health) == ("local", "unknown")
     assert abs(found.started - time.time()) < 120
-    assert found.counts[figure(CONTROL, BEGAN)] == 0
+    assert found.counts[figure(variant, BEGAN)] == 0
     assert {class_of(name) for name in found.counts} == {"", "py", "web", "ios", "android", "other"}
     for name in (*INDICATORS, "first_audio"):
-        assert found.counts[figure(CONTROL, valid(name))] == 0
-        assert found.counts[figure(CONTROL, bad(name))] == 0
+        assert found.counts[figure(variant, valid(name))] == 0
+        assert found.counts[figure(variant, bad(name))] == 0
 
 
 async def test_nodes_that_do_not_answer_are_told_and_hold_up_no_other() -> None:
