@@ -81,6 +81,12 @@ class Lane:
     def open_flow(self, leg: int, flow: int, *, index: int, group: bool, watched: bool) -> None:
         """Accept an uplink flow; of a watched one gaps are told. LookupError: no such leg."""
 
+    def open_trunk(self, leg: int) -> None:
+        """A connection to another node, until `close_leg`. LookupError: no path, or somebody's leg."""
+
+    def open_route(self, leg: int, route: int, *, index: int, group: bool, pps: int, up_bps: int) -> None:
+        """Accept what comes on a route of a trunk, within the speaker's rights. LookupError: no trunk."""
+
     def close_flow(self, leg: int, flow: int) -> tuple[int, int, int, int, dict[str, int], int, float | None]:
         """Forget an uplink flow: received, accepted, copies, lost, dropped by reason, mended, first heard."""
 

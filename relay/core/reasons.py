@@ -36,6 +36,7 @@ class DropReason(StrEnum):
     NO_CHANNEL = "no_channel"  # TURN: the number is bound to no peer, or not any more
     NOT_WANTED = "not_wanted"  # more than the listener's way bears: redundancy
     SHED = "shed"  # the node is full: redundancy first, then comfort noise
+    HOP_LIMIT = "hop_limit"  # came by a trunk, and says that it passed another number of relays than one
 
 
 class Refusal(StrEnum):

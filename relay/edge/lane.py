@@ -275,7 +275,7 @@ class Lane(Protocol):
     # ---- routes
 
     def open_leg(self, leg: int, *, pps: int, up_bps: int, down_bps: int) -> None:
-        """Admit a leg with its token's budgets: packets/s and bits/s up, bits/s down."""
+        """Admit a leg with its token's budgets: packets/s and bits/s up, bits/s down. Nothing for a trunk."""
 
     def close_leg(self, leg: int) -> None:
         """Forget a leg; copies that wait for it are dropped as peer_gone, its flows end."""
@@ -286,8 +286,26 @@ class Lane(Protocol):
         Of a `watched` one `take` tells what is missing, with each packet that comes meanwhile.
         """
 
+    def open_trunk(self, leg: int) -> None:
+        """The leg, which has a path, is a trunk until `close_leg`: its flows are routes.
+
+        It has no rights of its own, nothing goes again, and `troubled` never names it. A packet that is not
+        full waits for 1 ms, copies for room in one line: 5 of a route, 60 ms, 2 MiB in all. LocalError: there
+        is no such connection, or it is open as a leg.
+        """
+
+    def open_route(self, leg: int, route: int, *, index: int, group: bool, pps: int, up_bps: int) -> None:
+        """Accept what comes on a route of a trunk from participant `index`; nobody hears it until `route`.
+
+        Numbers are 64 to 16383; one in use ends. Within the speaker's budgets, packets/s and bits/s.
+        LocalError: the leg is no trunk, or the number none of a route.
+        """
+
     def close_flow(self, leg: int, flow: int) -> FlowCounters:
-        """Forget an uplink flow and return what was counted for it; its copies that wait are gate_closed."""
+        """Forget an uplink flow, or a route of a trunk, and return what was counted for it.
+
+        Its copies that wait are gate_closed.
+        """
 
     def flowing(self, flows: Sequence[tuple[int, int]]) -> dict[tuple[int, int], tuple[float, int]]:
         """Of these uplink flows (leg, flow) those that somebody heard: since when, and how many datagrams."""
@@ -301,8 +319,9 @@ class Lane(Protocol):
     ) -> None:
         """Copy the flow to `targets` (leg, flow) from now on; empty means drop, by the name in `closed`.
 
-        Copies that wait for a target which is no longer named are dropped by that name too. LocalError when a
-        target is not open, or the flow itself; nobody hears the flow then.
+        A target of a trunk is (trunk, route that the other node gave). Copies that wait for a target which is
+        no longer named are dropped by that name too. LocalError when a target is not open, or the flow, or
+        when both are of trunks, since a voice passes two relays at most; nobody hears the flow then.
         """
 
     def deliver(self, leg: int, payload: bytes, now: float) -> DropReason | None:
@@ -373,7 +392,7 @@ class Lane(Protocol):
         """Legs to measure, since something went wrong on their ways; each once until it was measured.
 
         A packet was lost, round trips became longer, or nothing is acknowledged. What a leg does not suffer
-        costs nobody a look.
+        costs nobody a look. Trunks are not named: nobody adapts the way to another node.
         """
 
     def measure(self, legs: Sequence[int], now: float) -> list[Measure]:

@@ -118,6 +118,18 @@ class NativeLane:
         except LookupError as error:
             raise LocalError(f"no such leg: {leg}") from error
 
+    def open_trunk(self, leg: int) -> None:
+        try:
+            self._lane.open_trunk(leg)
+        except LookupError as error:
+            raise LocalError(f"no connection to be a trunk: {leg}") from error
+
+    def open_route(self, leg: int, route: int, *, index: int, group: bool, pps: int, up_bps: int) -> None:
+        try:
+            self._lane.open_route(leg, route, index=index, group=group, pps=pps, up_bps=up_bps)
+        except LookupError as error:
+            raise LocalError(f"no such trunk, or no number of a route: leg {leg} route {route}") from error
+
     def close_flow(self, leg: int, flow: int) -> FlowCounters:
         received, accepted, copies, lost, dropped, mended, first = self._lane.close_flow(leg, flow)
         return FlowCounters(received, accepted, copies, lost, dict(_counter(dropped)), mended, first)

@@ -40,10 +40,13 @@ from relay.edge.lane import (
     Waiting,
 )
 from relay.edge.marks import Marks
-from relay.edge.path import EARLY, Opened, Path, Trouble
+from relay.edge.path import EARLY, MEDIA_WINDOW, Opened, Path, Trouble
 from relay.edge.relays import Relay, Relays
 from relay.edge.repeats import Ring
+from relay.edge.room import DATAGRAM_OVERHEAD, PACKET_OVERHEAD
 from relay.edge.routes import Routes, _Leg
+from relay.edge.trunk_line import Leaves, Trunk
+from relay.errors import LocalError
 from relay.protocol import frames
 from relay.protocol.datagram import Nack
 from relay.protocol.relayed import SEND, message_type, parse_channel_data
@@ -58,8 +61,6 @@ SLOW_PER_HALF_OPEN = 16  # packets; a few times what a handshake takes
 NOTES_PER_LEG = 32  # control datagrams
 STUN_QUEUE = 1024  # of strangers, and of all allocations
 STUN_PER_RELAY = 8
-PACKET_OVERHEAD = 60  # short header, ACK frame and tag, upper bound for one of ours
-DATAGRAM_OVERHEAD = 3  # frame type and two-byte length
 
 
 class _Wait(Enum):
@@ -197,7 +198,7 @@ class PyLane(Routes, Relays):
 
     def tell_repair(self, leg: int, repair: Repair) -> None:
         owner = self._connections.get(leg)
-        if owner is None:
+        if owner is None or leg in self._trunks:
             return
         path = owner.path
         if repair.is_none:
@@ -220,13 +221,30 @@ class PyLane(Routes, Relays):
             ring.left(owner.path.last_number, [], 0, now)
         return len(again)
 
+    def open_trunk(self, leg: int) -> None:
+        owner = self._connections.get(leg)
+        if owner is None:
+            raise LocalError(f"no connection to be a trunk: {leg}")
+        super().open_trunk(leg)
+        path = owner.path
+        if path.ring is not None:
+            path.ring.clear()
+        path.ring = None
+        path.window = self._trunks[leg].window
+
+    def _close_trunk(self, gone: Trunk) -> None:
+        super()._close_trunk(gone)
+        owner = self._connections.get(gone.number)
+        if owner is not None:
+            owner.path.window = MEDIA_WINDOW
+
     def close_leg(self, leg: int) -> None:
         super().close_leg(leg)
         ring = self._ring(leg)
         if ring is not None:
             ring.clear()
 
-    def _purge(self, listener: _Leg, out: int, reason: DropReason) -> None:
+    def _purge(self, listener: _Leg | Trunk, out: int, reason: DropReason) -> None:
         super()._purge(listener, out, reason)
         ring = self._ring(listener.number)
         if ring is not None and self._legs.get(listener.number) is listener:
@@ -241,8 +259,8 @@ class PyLane(Routes, Relays):
         return sorted(troubled)
 
     def _note_trouble(self, owner: _Connection) -> None:
-        """What went wrong is told once until it was measured."""
-        if owner.path.trouble is Trouble.NEW:
+        """What went wrong is told once until it was measured. Nobody adapts the way to another node."""
+        if owner.path.trouble is Trouble.NEW and owner.leg not in self._trunks:
             owner.path.trouble = Trouble.NOTED
             self._troubled.append(owner.leg)
 
@@ -495,13 +513,15 @@ class PyLane(Routes, Relays):
     def flush(self, now: float) -> list[Packet]:
         for leg in self.take_ready():
             self._flush_held(leg, now)
+        due = []
         while self._acks and self._acks[0][0] <= now + EARLY:
-            due, _, owner, wait = heapq.heappop(self._acks)
+            due.append(heapq.heappop(self._acks))
+        for at, _, owner, wait in due:
             if wait is _Wait.PAUSE:
                 owner.awaits_pause = False
             elif wait is _Wait.HOLD:
                 owner.holds = False
-            elif due == owner.look:
+            elif at == owner.look:
                 owner.look = None
             else:
                 continue  # it was due earlier, and was looked at
@@ -536,6 +556,10 @@ class PyLane(Routes, Relays):
 
     def _flush_held(self, leg: int, now: float) -> None:
         """As `_flush_leg`, once nothing is waited for any more."""
+        carrier = self._trunks.get(leg)
+        if carrier is not None:
+            self._flush_trunk(carrier, now, Leaves.DUE)
+            return
         due = self.held_until(leg)
         owner = self._connections.get(leg)
         if due is None or due <= now + EARLY or owner is None:
@@ -561,6 +585,36 @@ class PyLane(Routes, Relays):
             self.counters.sent -= len(batch)
             self._blame(leg, error)
         self._note_trouble(owner)
+
+    def _flush_trunk(self, carrier: Trunk, now: float, leaves: Leaves) -> None:
+        owner = self._connections.get(carrier.number)
+        if owner is None:
+            return
+        path = owner.path
+        waits: float | None = None
+        batch: list[bytes] = []
+        try:
+            while (due := carrier.due) is not None:
+                is_due = leaves is Leaves.DUE and due <= now
+                if not (carrier.is_full or is_due or leaves is Leaves.ALL):
+                    waits = due
+                    break
+                rtt = path.rtt()
+                round_trip = None if rtt is None else rtt[1] + path.ack_delay
+                path.window = carrier.widen(path.bytes_acked, round_trip, now)
+                if not path.room(now):  # an acknowledgement will open it
+                    break
+                batch = self.take_carried(carrier, now)
+                if not batch:
+                    break
+                self._seal(owner, batch, len(batch), now)
+                batch = []
+        except Exception as error:  # the others go on
+            self.counters.sent -= len(batch)
+            self._blame(carrier.number, error)
+        if waits is not None and leaves is Leaves.DUE and not owner.holds:
+            owner.holds = True
+            self._push(waits, owner, _Wait.HOLD)
 
     def _is_moving(self, leg: int) -> bool:
         owner = self._connections.get(leg)

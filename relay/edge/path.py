@@ -171,6 +171,7 @@ class Path:
         self._next_skip = FIRST_SKIP
         self._skip_gap = FIRST_SKIP
         self._flight: dict[int, _Flight] = {}
+        self.window = MEDIA_WINDOW  # bytes of media in flight, at most
         self.media_in_flight = 0
         self.ring: Ring | None = None  # what may be repeated
         self.trouble = Trouble.NONE
@@ -549,7 +550,7 @@ class Path:
             return False
         if len(self._flight) >= SILENT and now - next(iter(self._flight.values())).sent_at > SILENT_S:
             self.worsened()
-        if self.media_in_flight < MEDIA_WINDOW:
+        if self.media_in_flight < self.window:
             return True
         for number, packet in list(self._flight.items()):
             if now - packet.sent_at <= STALE_FLIGHT:
@@ -557,7 +558,7 @@ class Path:
             del self._flight[number]
             self.media_in_flight -= packet.size
             self._lose(number, packet)
-        return self.media_in_flight < MEDIA_WINDOW
+        return self.media_in_flight < self.window
 
     @property
     def update_asked(self) -> bool:

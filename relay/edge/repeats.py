@@ -18,7 +18,7 @@ from typing import Final
 from relay.core.adapt import Mode
 from relay.core.events import Repair
 from relay.edge.lane import RepairCounters
-from relay.edge.routes import room_of
+from relay.edge.room import room_of
 from relay.protocol import media, nack, repair
 from relay.protocol.datagram import Nack
 

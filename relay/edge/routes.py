@@ -4,6 +4,7 @@
     dequeue: oldest first, at most 5 frames per flow, none older than 100 ms (both from the config);
              5 KiB in all wait for one leg: a path that takes nothing costs no more than one that works;
              of a leg on a stream 10 frames, 200 ms and 10 KiB
+    trunks:  the same from and to another node, by routes in the place of flows (trunk_line.py)
 
 Half of the twin of the native lane (relay/lane/src/table.rs), `lane_py` has the packets. Pure: no socket, no
 clock. Must never live here: encryption, or a reason for a gate to be open.
@@ -20,89 +21,15 @@ from relay.core.events import FlowCounters, Shape
 from relay.core.reasons import DropReason
 from relay.core.spread import RESIDENCE, Spread
 from relay.edge.bucket import Bucket
+from relay.edge.flow import Flow, unreadable, uplink_budgets
 from relay.edge.lane import LaneCounters
-from relay.errors import ErrorCode, LocalError, PeerError
+from relay.edge.room import room_of
+from relay.edge.trunk_line import ROUTE_SIZE, Leaves, Route, Trunk
+from relay.errors import LocalError, PeerError
 from relay.protocol import media
-from relay.protocol.nack import SPAN
-from relay.protocol.repair import reference
+from relay.protocol.trunk import MAX_ROUTE, MIN_ROUTE
 
 QUEUE_BYTES = 5 * 1024  # waiting for one leg, as below: 26 copies of voice; or more, for one flow's frames
-ROOMS = (192, 448, media.MAX_SIZE)  # what a copy counts as: the buffers of the native lane
-WINDOW = 128  # replay window per (flow, KID), in packets
-USUAL_STEP = 0.020  # s of speech in one packet, until the flow has shown it
-LONGEST_STEP = 0.070  # what comes later than that was preceded by a pause
-STEP_OVER = 8  # packets over which it is averaged
-_WINDOW_MASK = (1 << WINDOW) - 1
-_UNREADABLE = {ErrorCode.VERSION: DropReason.BAD_VERSION, ErrorCode.TOO_LARGE: DropReason.TOO_LARGE}
-
-
-class _Seen:
-    """Replay window of one key: highest counter and a bit per packet below it."""
-
-    __slots__ = ("bits", "first", "highest", "unique")
-
-    def __init__(self, ctr: int) -> None:
-        self.first = ctr
-        self.highest = ctr
-        self.bits = 1
-        self.unique = 1
-
-    def mark(self, ctr: int) -> bool:
-        """True when `ctr` is new; False when it was seen or is too old to tell."""
-        ahead = ctr - self.highest
-        if ahead > 0:
-            self.bits = ((self.bits << ahead) | 1) & _WINDOW_MASK if ahead < WINDOW else 1
-            self.highest = ctr
-        else:
-            if ahead <= -WINDOW:
-                return False
-            bit = 1 << -ahead
-            if self.bits & bit:
-                return False
-            self.bits |= bit
-            self.first = min(self.first, ctr)
-        self.unique += 1
-        return True
-
-    @property
-    def missing(self) -> int:
-        """Bit i, of 16: highest - 1 - i has not come."""
-        return ~(self.bits >> 1) & ((1 << min(SPAN, self.highest - self.first)) - 1)
-
-    @property
-    def lost(self) -> int:
-        return self.highest - self.first + 1 - self.unique
-
-
-class _Pace:
-    """When the packets of a flow would have come if none had been late: for those that came as repeats."""
-
-    __slots__ = ("_at", "_kid", "_newest", "_step")
-
-    def __init__(self) -> None:
-        self._kid = -1
-        self._newest = 0
-        self._at = 0.0  # when that came, or would have
-        self._step = USUAL_STEP
-
-    def on_packet(self, kid: int, ctr: int, is_repeat: bool, now: float) -> float:
-        """One that is new came; since when its time runs, as `repair.reference` has it."""
-        if kid != self._kid:
-            self._kid, self._newest, self._at = kid, ctr, now
-            return now
-        ahead = ctr - self._newest
-        if ahead < 0:
-            return reference(now, self._at if is_repeat else None, -ahead, self._step)
-        since = min(now, self._at + ahead * self._step) if is_repeat else now
-        if not is_repeat and ahead and now - self._at <= LONGEST_STEP * ahead:
-            self._step += (max(0.0, (now - self._at) / ahead) - self._step) / STEP_OVER
-        self._newest, self._at = ctr, since
-        return since
-
-
-def room_of(size: int) -> int:
-    """What a copy of so many bytes takes: the buffer that holds it in the native lane."""
-    return next((room for room in ROOMS if size <= room), size)
 
 
 class _QueueLimits(NamedTuple):
@@ -113,61 +40,6 @@ class _QueueLimits(NamedTuple):
 
 def _queue_limits(frames: int, milliseconds: int) -> _QueueLimits:
     return _QueueLimits(frames, milliseconds / 1000, max(QUEUE_BYTES, frames * media.MAX_SIZE))
-
-
-class _Flow:
-    __slots__ = (
-        "_latest",
-        "_lost",
-        "accepted",
-        "closed",
-        "copies",
-        "dropped",
-        "first",
-        "group",
-        "index",
-        "mended",
-        "pace",
-        "received",
-        "seen",
-        "targets",
-        "watched",
-    )
-
-    def __init__(self, index: int, group: bool, watched: bool) -> None:
-        self.index = index
-        self.group = group
-        self.watched = watched
-        self.targets: tuple[tuple[_Leg, int], ...] = ()
-        self.closed = DropReason.GATE_CLOSED
-        self.seen: dict[int, _Seen] = {}
-        self.pace = _Pace()
-        self.received = 0
-        self.accepted = 0
-        self.mended = 0
-        self.copies = 0
-        self.first: float | None = None
-        self.dropped: dict[DropReason, int] = {}
-        self._latest = -1
-        self._lost = 0
-
-    def is_new(self, kid: int, ctr: int) -> bool:
-        """Mark (kid, ctr) as seen; False when it was before. At most 8 key ids carry the flow's own index."""
-        seen = self.seen.get(kid)
-        fresh = seen is None or seen.mark(ctr)
-        if seen is None or (not fresh and kid != self._latest and ctr <= seen.highest - WINDOW):
-            # A first packet, or the epoch bits came round again: a new key counts from 0.
-            self._lost += seen.lost if seen else 0
-            self.seen[kid] = _Seen(ctr)
-            fresh = True
-        if fresh:
-            self._latest = kid
-        return fresh
-
-    @property
-    def lost(self) -> int:
-        """Packets that never came, from the gaps in the counters of each key."""
-        return self._lost + sum(seen.lost for seen in self.seen.values())
 
 
 class _Copy(NamedTuple):
@@ -181,7 +53,7 @@ class _Leg:
 
     def __init__(self, number: int, packets: Bucket, up: Bucket, down: Bucket) -> None:
         self.number = number
-        self.flows: dict[int, _Flow] = {}
+        self.flows: dict[int, Flow] = {}
         self.queues: dict[int, deque[_Copy]] = {}
         self.shape = Shape()
         self.waiting = 0  # copies in all queues
@@ -203,13 +75,15 @@ class Routes:
         self.counters = LaneCounters()
         self.residence = Spread(RESIDENCE)
         self._legs: dict[int, _Leg] = {}
+        self._trunks: dict[int, Trunk] = {}  # no number is in both
         self._ready: dict[int, None] = {}
         self._streams: dict[int, bool] = {}  # legs without a path: whether the loop was told of what waits
 
     def open_leg(self, leg: int, *, pps: int, up_bps: int, down_bps: int) -> None:
+        if leg in self._trunks:
+            return  # its routes have budgets
         burst = self._burst_seconds
-        packets = (pps, max(pps * burst, 10))
-        up = (up_bps / 8, max(up_bps / 8 * burst, media.MAX_SIZE))
+        packets, up = uplink_budgets(pps, up_bps, burst)
         down = (down_bps / 8, max(down_bps / 8 * burst, 2 * media.MAX_SIZE))
         known = self._legs.get(leg)
         if known is None:
@@ -220,6 +94,9 @@ class Routes:
             known.down.change(*down)
 
     def close_leg(self, leg: int) -> None:
+        carrier = self._trunks.pop(leg, None)
+        if carrier is not None:
+            self._close_trunk(carrier)
         gone = self._legs.pop(leg, None)
         if gone is None:
             return
@@ -234,25 +111,52 @@ class Routes:
     def open_flow(self, leg: int, flow: int, *, index: int, group: bool, watched: bool = False) -> None:
         flows = self._leg(leg).flows
         replaced = flows.get(flow)
-        flows[flow] = _Flow(index, group, watched)
+        flows[flow] = Flow(index, group, watched)
         if replaced is not None:
             self._silence(replaced)
 
-    def close_flow(self, leg: int, flow: int) -> FlowCounters:
+    def open_trunk(self, leg: int) -> None:
+        if leg in self._legs:
+            raise LocalError(f"somebody's leg is no trunk: {leg}")
+        self._trunks.setdefault(leg, Trunk(leg))
+
+    def _close_trunk(self, gone: Trunk) -> None:
+        self._ready.pop(gone.number, None)
+        waiting = gone.clear()
+        if waiting:
+            self.counters.queued -= waiting
+            self.counters.dropped_out[DropReason.PEER_GONE] += waiting
+        for route in gone.routes.values():
+            self._silence(route.flow)
+
+    def open_route(self, leg: int, route: int, *, index: int, group: bool, pps: int, up_bps: int) -> None:
+        carrier = self._trunks.get(leg)
+        if carrier is None or not MIN_ROUTE <= route <= MAX_ROUTE:
+            raise LocalError(f"no such trunk, or no number of a route: leg {leg} route {route}")
+        replaced = carrier.routes.get(route)
+        flow = Flow(index, group, watched=False)
+        carrier.routes[route] = Route(flow, pps, up_bps, self._burst_seconds)
+        if replaced is not None:
+            self._silence(replaced.flow)
+
+    def _uplink(self, leg: int, flow: int) -> Flow | None:
+        """A flow of a leg, or a route of a trunk."""
+        carrier = self._trunks.get(leg)
+        if carrier is not None:
+            return carrier.flow(flow)
         owner = self._legs.get(leg)
-        gone = owner.flows.pop(flow, None) if owner else None
+        return owner.flows.get(flow) if owner is not None else None
+
+    def close_flow(self, leg: int, flow: int) -> FlowCounters:
+        gone = self._uplink(leg, flow)
         if gone is None:
             return FlowCounters()
+        if leg in self._trunks:
+            del self._trunks[leg].routes[flow]
+        else:
+            del self._legs[leg].flows[flow]
         self._silence(gone)
-        return FlowCounters(
-            received=gone.received,
-            accepted=gone.accepted,
-            copies=gone.copies,
-            lost=gone.lost,
-            mended=gone.mended,
-            dropped=gone.dropped,
-            first=gone.first,
-        )
+        return gone.counters
 
     def shed(self, classes: Collection[int]) -> None:
         self._shedding = frozenset(classes)
@@ -274,8 +178,7 @@ class Routes:
     def flowing(self, flows: Sequence[tuple[int, int]]) -> dict[tuple[int, int], tuple[float, int]]:
         found = {}
         for key in flows:
-            owner = self._legs.get(key[0])
-            flow = owner.flows.get(key[1]) if owner is not None else None
+            flow = self._uplink(*key)
             if flow is not None and flow.first is not None:
                 found[key] = flow.first, flow.accepted
         return found
@@ -283,83 +186,108 @@ class Routes:
     def route(
         self, leg: int, flow: int, targets: Sequence[tuple[int, int]], closed: DropReason | None
     ) -> None:
-        owner = self._legs.get(leg)
-        uplink = owner.flows.get(flow) if owner else None
+        uplink = self._uplink(leg, flow)
         if uplink is None:
             raise LocalError(f"route for a flow that is not open: leg {leg} flow {flow}")
         before, uplink.targets = uplink.targets, ()
         uplink.closed = closed or DropReason.GATE_CLOSED
         try:
-            uplink.targets = tuple((self._leg(number), out) for number, out in targets)
+            uplink.targets = tuple((self._listener(leg, *target), target[1]) for target in targets)
         finally:  # without one of the legs nobody hears it: those before may be the ones who shall not
             for listener, out in before:
                 if (listener, out) not in uplink.targets:
                     self._purge(listener, out, uplink.closed)
 
-    def _silence(self, flow: _Flow) -> None:
+    def _listener(self, leg: int, number: int, out: int) -> _Leg | Trunk:
+        """Who hears what `leg` says as flow or route `out` of `number`."""
+        carrier = self._trunks.get(number)
+        if carrier is None:
+            if out > 0xFF:
+                raise LocalError(f"not a flow number: {out}")
+            return self._leg(number)
+        if leg in self._trunks:
+            raise LocalError(f"what came by a trunk leaves by legs only: {leg} to {number}")
+        if not MIN_ROUTE <= out <= MAX_ROUTE:
+            raise LocalError(f"not a route number: {out}")
+        return carrier
+
+    def _silence(self, flow: Flow) -> None:
         """The flow is over: what waits of it never leaves."""
         for listener, out in flow.targets:
             self._purge(listener, out, DropReason.GATE_CLOSED)
 
-    def _purge(self, listener: _Leg, out: int, reason: DropReason) -> None:
+    def _purge(self, listener: _Leg | Trunk, out: int, reason: DropReason) -> None:
         """Copies that wait for someone who may no longer hear them never leave."""
-        copies = listener.queues.pop(out, ())
-        waiting = len(copies)
-        listener.held -= sum(room_of(len(copy.data)) for copy in copies)
-        if waiting and self._legs.get(listener.number) is listener:
+        if isinstance(listener, Trunk):
+            waiting = listener.purge(out)
+        else:
+            copies = listener.queues.pop(out, ())
+            waiting = len(copies)
+            listener.held -= sum(room_of(len(copy.data)) for copy in copies)
+            if self._legs.get(listener.number) is not listener:
+                return  # they were counted when it closed
             listener.waiting -= waiting
+        if waiting:
             self.counters.queued -= waiting
             self.counters.dropped_out[reason] += waiting
 
     def deliver(self, leg: int, payload: bytes, now: float) -> DropReason | None:
         counters = self.counters
         counters.media_in += 1
-        owner = self._legs.get(leg)
-        flow = owner.flows.get(payload[0]) if owner is not None and payload else None
-        if owner is None or flow is None:
+        judged = self._judge_media(leg, payload, now)
+        if judged is None:
             counters.dropped[DropReason.UNKNOWN_FLOW] += 1
             return DropReason.UNKNOWN_FLOW
+        flow, verdict = judged
         flow.received += 1
-        judged = self._weigh(owner, flow, payload, now)
-        if isinstance(judged, DropReason):
-            counters.dropped[judged] += 1
-            flow.dropped[judged] = flow.dropped.get(judged, 0) + 1
-            return judged
+        if isinstance(verdict, DropReason):
+            counters.dropped[verdict] += 1
+            flow.dropped[verdict] = flow.dropped.get(verdict, 0) + 1
+            return verdict
         flow.accepted += 1
         if flow.first is None:
             flow.first = now
         counters.accepted += 1
-        since = flow.pace.on_packet(judged.kid, judged.ctr, judged.repeat, now)
-        if judged.repeat:
+        since = flow.pace.on_packet(verdict.kid, verdict.ctr, verdict.repeat, now)
+        if verdict.repeat:
             flow.mended += 1
             self._mended(leg)
         if flow.watched:
-            seen = flow.seen[judged.kid]
+            seen = flow.seen[verdict.kid]
             missing = seen.missing
             if missing:
-                self._gap(leg, payload[0], judged.kid, seen.highest, missing)
+                self._gap(leg, payload[0], verdict.kid, seen.highest, missing)
+        if leg in self._trunks:
+            payload = payload[ROUTE_SIZE:]
         for listener, out in flow.targets:
             try:
-                self._enqueue(listener, out, media.with_flow(payload, out, False), since, now)
+                self._enqueue(listener, out, payload, since, now)
             except Exception as error:  # a bug of ours: neither the speaker nor the others pay for it
                 self._blame(listener.number, error)
         flow.copies += len(flow.targets)
         return None
 
-    def _weigh(self, owner: _Leg, flow: _Flow, payload: bytes, now: float) -> media.MediaHeader | DropReason:
-        size = len(payload)
+    def _judge_media(
+        self, leg: int, payload: bytes, now: float
+    ) -> tuple[Flow, media.MediaHeader | DropReason] | None:
+        """Whose a datagram is, and its header or why nobody hears it; None: of no flow that is open."""
+        carrier = self._trunks.get(leg)
+        if carrier is not None:
+            return carrier.judge(payload, now)
+        owner = self._legs.get(leg)
+        flow = owner.flows.get(payload[0]) if owner is not None and payload else None
+        if owner is None or flow is None:
+            return None
+        return flow, self._weigh(owner, flow, payload, now)
+
+    def _weigh(self, owner: _Leg, flow: Flow, payload: bytes, now: float) -> media.MediaHeader | DropReason:
         try:
             header = media.decode(payload)
         except PeerError as error:
-            return _UNREADABLE.get(error.code, DropReason.MALFORMED)
-        kid, ctr = header.kid, header.ctr
-        if not owner.packets.take(1, now) or not owner.up.take(size, now):
+            return unreadable(error.code)
+        if not owner.packets.take(1, now) or not owner.up.take(len(payload), now):
             return DropReason.OVER_BUDGET
-        if media.index_of(kid, flow.group) != flow.index:
-            return DropReason.WRONG_SENDER
-        if not flow.targets:
-            return flow.closed
-        return header if flow.is_new(kid, ctr) else DropReason.DUPLICATE
+        return flow.admit(header)
 
     def _mended(self, leg: int) -> None:
         """What the leg had lost on its way up came as a repeat."""
@@ -367,18 +295,23 @@ class Routes:
     def _gap(self, leg: int, flow: int, kid: int, newest: int, missing: int) -> None:
         """Packets before the newest of a watched flow have not come."""
 
-    def _enqueue(self, listener: _Leg, out: int, copy: bytes, since: float, now: float) -> None:
+    def _enqueue(self, listener: _Leg | Trunk, out: int, payload: bytes, since: float, now: float) -> None:
+        """Let a copy of a leg's datagram, as which a trunk's reads too, wait for a listener."""
         counters = self.counters
         counters.copies += 1
+        if isinstance(listener, Trunk):
+            self._enqueue_carried(listener, out, payload, now)
+            return
         if self._legs.get(listener.number) is not listener:
             counters.dropped_out[DropReason.PEER_GONE] += 1
             return
-        if self._shedding and copy[1] >> media.PP_SHIFT & 3 in self._shedding:
+        if self._is_shed(payload):
             counters.dropped_out[DropReason.SHED] += 1
             return
-        if not listener.shape.redundancy and copy[1] >> media.PP_SHIFT & 3 == media.PP_REDUNDANT:
+        if not listener.shape.redundancy and payload[1] >> media.PP_SHIFT & 3 == media.PP_REDUNDANT:
             counters.dropped_out[DropReason.NOT_WANTED] += 1
             return
+        copy = media.with_flow(payload, out, False)
         queue = listener.queues.get(out)
         if queue is None:
             queue = listener.queues[out] = deque()
@@ -405,6 +338,42 @@ class Routes:
         elif not is_told:
             self._streams[listener.number] = True
             self._announce(listener.number)
+
+    def _is_shed(self, payload: bytes) -> bool:
+        return bool(self._shedding) and payload[1] >> media.PP_SHIFT & 3 in self._shedding
+
+    def _enqueue_carried(self, carrier: Trunk, route: int, payload: bytes, now: float) -> None:
+        counters = self.counters
+        if self._trunks.get(carrier.number) is not carrier:
+            counters.dropped_out[DropReason.PEER_GONE] += 1
+            return
+        if self._is_shed(payload):
+            counters.dropped_out[DropReason.SHED] += 1
+            return
+        gone = carrier.push(route, payload, now)
+        counters.queued += 1 - len(gone)
+        for reason in gone:
+            counters.dropped_out[reason] += 1
+        self._ready[carrier.number] = None
+        self._flush_trunk(carrier, now, Leaves.ALL if carrier.is_crowded(route) else Leaves.FULL)
+
+    def _flush_trunk(self, carrier: Trunk, now: float, leaves: Leaves) -> None:
+        """What waits for a trunk may leave."""
+
+    def take_carried(self, carrier: Trunk, now: float) -> list[bytes]:
+        """Copies for one packet of a trunk."""
+        counters = self.counters
+        stale = carrier.expire(now)
+        if stale:
+            counters.queued -= stale
+            counters.dropped_out[DropReason.STALE] += stale
+        copies = []
+        for arrived, copy in carrier.batch():
+            counters.queued -= 1
+            counters.sent += 1
+            self.residence.add(now - arrived)
+            copies.append(copy)
+        return copies
 
     def _announce(self, leg: int) -> None:
         """The loop must be told that copies wait for a leg without a path."""
@@ -466,6 +435,9 @@ class Routes:
 
     def oldest(self, leg: int) -> float | None:
         """When the oldest copy that waits for the leg came."""
+        carrier = self._trunks.get(leg)
+        if carrier is not None:
+            return carrier.oldest
         owner = self._legs.get(leg)
         queues = owner.queues.values() if owner is not None else ()
         return min((queue[0].arrived for queue in queues if queue), default=None)
@@ -497,6 +469,9 @@ class Routes:
 
     def queue_depth(self, leg: int) -> int:
         """Copies waiting for the leg."""
+        carrier = self._trunks.get(leg)
+        if carrier is not None:
+            return carrier.waiting
         owner = self._legs.get(leg)
         return owner.waiting if owner is not None else 0
 

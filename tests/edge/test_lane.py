@@ -6,9 +6,9 @@ import pytest
 
 from relay.config import LimitsConfig
 from relay.core.reasons import DropReason
+from relay.edge.flow import WINDOW
 from relay.edge.lane import Lane
 from relay.edge.lane_py import PyLane
-from relay.edge.routes import WINDOW
 from relay.errors import LocalError
 from relay.protocol import media
 

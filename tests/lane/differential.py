@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from lane.differential_trunk import TrunkLife
 from lane.differential_turn import TurnLife
 from relay.config import LimitsConfig
 from relay.core.adapt import Mode
@@ -184,6 +185,7 @@ class Duel:
             (8, self.drain),
             (1, self.streams_come_and_go),
             *TurnLife(self).acts,
+            *TrunkLife(self).acts,
         ]
 
     def run(self, steps: int) -> None:
@@ -249,11 +251,12 @@ class Duel:
 
     # ------------------------------------------------------------ legs
 
-    def _arrive(self) -> None:
+    def join(self, prefix: bytes) -> _Client:
+        """Another connection, with keys."""
         self._serial += 1
         leg = self._serial
-        client = self.clients[leg] = _Client(self.rng, leg)
-        client.prefix = self.rng.choice((b"", b"", b"\0", b"\3"))
+        client = _Client(self.rng, leg)
+        client.prefix = prefix
         is_confirmed = self.rng.random() < 0.7
         first, second = (lane.open_path(leg) for lane in self.lanes)
         self.paths[leg] = (first, second)
@@ -265,6 +268,12 @@ class Duel:
             client.tell(path)
         client.ready()
         client.path.update_after = 1 << 60
+        return client
+
+    def _arrive(self) -> None:
+        client = self.join(self.rng.choice((b"", b"", b"\0", b"\3")))
+        leg = client.leg
+        self.clients[leg] = client
         rights = {"pps": self.rng.choice((50, 300, 2000)), "up_bps": 512_000, "down_bps": 800_000}
         self.both("open_leg", lambda lane: lane.open_leg(leg, **rights))
         self.flows[leg] = []

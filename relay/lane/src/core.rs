@@ -49,6 +49,7 @@ use crate::repeats::Ring;
 use crate::slow::{Item, Shown, Slow, SlowLimits, Staged};
 use crate::socket::{prefetch, Mark, Marks};
 use crate::table::{Media, QueueLimits};
+use crate::trunk::Trunk;
 use crate::work::Work;
 
 /// Before each shared thing lie the counts of those who hold it.
@@ -122,14 +123,16 @@ pub(crate) struct LegState {
     pub is_holding: bool,
     pub has_path: bool,
     pub stream: Stream,
+    /// Lives of `media` and `trunk` so far.
+    pub lives: u32,
     /// Bit n: in the ready list of worker n.
     pub listed: u64,
     /// As long as Python holds a handle, also after `close_path`.
     pub path: Path,
     /// From `open_leg` to `close_leg`.
     pub media: Option<Media>,
-    /// Lives of `media` so far.
-    pub epoch: u64,
+    /// From `open_trunk` to `close_leg`; such a leg has no `media`.
+    pub trunk: Option<Box<Trunk>>,
     pub ids: Vec<Cid>,
     /// What may be repeated, once that was ever allowed.
     pub ring: Option<Box<Ring>>,
@@ -222,8 +225,9 @@ impl Leg {
                 path: Path::default(),
                 has_path: false,
                 stream: Stream::No,
+                lives: 0,
                 media: None,
-                epoch: 0,
+                trunk: None,
                 ids: Vec::new(),
                 ring: None,
                 shown: None,
@@ -267,8 +271,10 @@ impl Leg {
         let media = state.media.as_ref().map_or(0, Media::heap);
         let ids = state.ids.capacity().saturating_mul(size_of::<Cid>());
         let ring = state.ring.as_deref().map_or(0, Ring::memory);
+        let trunk = state.trunk.as_deref().map_or(0, Trunk::memory);
         size_of::<Leg>()
             .saturating_add(ring)
+            .saturating_add(trunk)
             .saturating_add(state.path.heap())
             .saturating_add(media)
             .saturating_add(ids)
@@ -429,7 +435,9 @@ impl Drop for Core {
     /// Routes are references between legs, in circles.
     fn drop(&mut self) {
         for leg in self.legs.get_mut().values() {
-            leg.state.lock().media = None;
+            let mut state = leg.state.lock();
+            state.media = None;
+            state.trunk = None;
         }
     }
 }

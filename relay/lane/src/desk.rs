@@ -19,6 +19,7 @@ use crate::reason::Reason;
 use crate::repeats::{Ring, Rule, Tally};
 use crate::rtt::Sample;
 use crate::table::{Media, Rights, Shape};
+use crate::trunk::{is_route, Trunk};
 
 /// Legs made at a time: some 200 kB.
 const NURSERY: usize = 64;
@@ -38,11 +39,11 @@ pub struct Measure {
     pub mended: u64,
 }
 
-/// There is no such leg, or flow of it.
+/// There is no such leg, or flow or route of it, that could be used so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Missing {
     pub leg: u64,
-    pub flow: Option<u8>,
+    pub flow: Option<u16>,
 }
 
 impl std::fmt::Display for Missing {
@@ -50,6 +51,16 @@ impl std::fmt::Display for Missing {
         match self.flow {
             Some(flow) => write!(f, "a flow that is not open: leg {} flow {flow}", self.leg),
             None => write!(f, "no such leg: {}", self.leg),
+        }
+    }
+}
+
+impl LegState {
+    /// Who hears a flow or route; None when there is none of that number.
+    fn targets(&self, flow: u16) -> Option<Targets> {
+        match (&self.media, &self.trunk) {
+            (Some(media), _) => media.targets(u8::try_from(flow).ok()?),
+            (None, trunk) => trunk.as_ref()?.targets(flow),
         }
     }
 }
@@ -86,7 +97,8 @@ impl Core {
     fn drop_unused(&self, leg: &Leg) {
         let mut legs = self.legs.write();
         let state = leg.state.lock();
-        if !state.has_path && state.stream == Stream::No && state.media.is_none() {
+        let is_routed = state.media.is_some() || state.trunk.is_some();
+        if !state.has_path && state.stream == Stream::No && !is_routed {
             legs.remove(&leg.number);
         }
     }
@@ -166,6 +178,15 @@ impl Core {
         result
     }
 
+    /// May a packet of media leave this leg now?
+    pub fn has_room(&self, leg: &Leg, now: f64) -> bool {
+        let window = leg.state.lock().trunk.as_ref().map(|trunk| trunk.window());
+        self.with_path(leg, |path| match window {
+            Some(window) => path.room_within(window, now),
+            None => path.room(now),
+        })
+    }
+
     /// An ACK that aioquic took settles packets of ours (ranges newest first, half-open).
     pub fn acknowledged(&self, leg: &Leg, ranges: &[(u64, u64)], delay: u64, now: f64) {
         self.with_path(leg, |path| path.acknowledged(ranges, delay, now));
@@ -185,7 +206,7 @@ impl Core {
         if rule.is_none() {
             self.repair(&mut state, Ring::clear);
             state.ring = None;
-        } else if state.has_path {
+        } else if state.has_path && state.trunk.is_none() {
             state.ring.get_or_insert_default();
             self.repair(&mut state, |ring| ring.tell(rule));
         }
@@ -227,7 +248,10 @@ impl Core {
             if state.path.trouble == Trouble::Noted {
                 state.path.trouble = Trouble::None;
             }
-            let oldest = state.media.as_ref().and_then(Media::oldest);
+            let oldest = match (&state.media, &state.trunk) {
+                (Some(media), _) => media.oldest(),
+                (None, trunk) => trunk.as_deref().and_then(Trunk::oldest),
+            };
             state.has_path.then(|| Measure {
                 leg: leg.number,
                 fates: state.path.fates(),
@@ -246,16 +270,20 @@ impl Core {
 
     // ------------------------------------------------------------ the routing table
 
-    /// Admit a leg with its token's budgets, or change them.
+    /// Admit a leg with its token's budgets, or change them. Nothing for a trunk: its routes have budgets.
     pub fn open_leg(&self, leg: u64, rights: Rights) {
         let leg = self.leg_or_new(leg);
         let mut state = leg.state.lock();
-        let LegState { media, epoch, .. } = &mut *state;
+        if state.trunk.is_some() {
+            return;
+        }
+        let LegState { media, lives, .. } = &mut *state;
         match media {
             Some(media) => media.change(rights, self.config.burst_s),
             None => {
-                *epoch = epoch.wrapping_add(1);
-                *media = Some(Media::new(*epoch, rights, self.config.burst_s));
+                *lives = lives.wrapping_add(1);
+                let epoch = u64::from(*lives);
+                *media = Some(Media::new(epoch, rights, self.config.burst_s));
             }
         }
     }
@@ -265,12 +293,18 @@ impl Core {
         let Ok(leg) = self.leg(leg) else {
             return;
         };
-        let gone = {
+        let (media, trunk) = {
             let mut state = leg.state.lock();
             self.repair(&mut state, Ring::clear);
-            state.media.take()
+            (state.media.take(), state.trunk.take())
         };
-        if let Some(mut gone) = gone {
+        if let Some(mut gone) = trunk {
+            self.count(|counters| gone.abandon(counters));
+            gone.all_targets()
+                .iter()
+                .for_each(|gone| self.end_all(gone));
+        }
+        if let Some(mut gone) = media {
             self.count(|counters| gone.abandon(counters));
             gone.all_targets()
                 .iter()
@@ -293,6 +327,50 @@ impl Core {
         Ok(())
     }
 
+    /// A connection to another node: until `close_leg` its flows are routes, and its packets hold many datagrams.
+    pub fn open_trunk(&self, leg: u64) -> Result<(), Missing> {
+        let missing = Missing { leg, flow: None };
+        let leg = self.leg(leg)?;
+        let mut guard = leg.state.lock();
+        let state = &mut *guard;
+        if !state.has_path || state.media.is_some() {
+            return Err(missing);
+        }
+        self.repair(state, Ring::clear);
+        state.ring = None;
+        if state.trunk.is_none() {
+            state.lives = state.lives.wrapping_add(1);
+            let trunk = Trunk::new(u64::from(state.lives));
+            state.trunk = Some(Box::new(trunk));
+        }
+        Ok(())
+    }
+
+    /// Accept what comes on a route of a trunk from participant `index`, within the speaker's budgets; another
+    /// one of that number ends.
+    pub fn open_route(
+        &self,
+        leg: u64,
+        route: u16,
+        index: u32,
+        group: bool,
+        speaker: Rights,
+    ) -> Result<(), Missing> {
+        let missing = Missing {
+            leg,
+            flow: Some(route),
+        };
+        let owner = self.leg(leg)?;
+        let replaced = {
+            let mut state = owner.state.lock();
+            let trunk = state.trunk.as_mut().filter(|_| is_route(route));
+            let trunk = trunk.ok_or(missing)?;
+            trunk.open_route(route, index, group, speaker, self.config.burst_s)
+        };
+        replaced.iter().for_each(|replaced| self.end_all(replaced));
+        Ok(())
+    }
+
     /// Tell the loop of gaps in an uplink flow from now on.
     pub fn watch_flow(&self, leg: u64, flow: u8) -> Result<(), Missing> {
         let owner = self.leg(leg)?;
@@ -303,37 +381,46 @@ impl Core {
     }
 
     /// Forget an uplink flow and return what was counted for it; its copies that still wait never leave.
-    pub fn close_flow(&self, leg: u64, flow: u8) -> FlowCounters {
+    pub fn close_flow(&self, leg: u64, flow: u16) -> FlowCounters {
         let Ok(leg) = self.leg(leg) else {
             return FlowCounters::default();
         };
         let (counters, targets) = {
-            let mut state = leg.state.lock();
-            let Some(media) = state.media.as_mut() else {
+            let mut guard = leg.state.lock();
+            let state = &mut *guard;
+            let Some(targets) = state.targets(flow) else {
                 return FlowCounters::default();
             };
-            let targets = media.targets(flow);
-            (media.close_flow(flow), targets)
+            let counters = match (state.media.as_mut(), state.trunk.as_mut(), flow as u8) {
+                (Some(media), _, flow) => media.close_flow(flow),
+                (None, Some(trunk), _) => trunk.close_route(flow),
+                (None, None, _) => FlowCounters::default(),
+            };
+            (counters, targets)
         };
-        targets.iter().for_each(|targets| self.end_all(targets));
+        self.end_all(&targets);
         counters
     }
 
     /// Since when somebody hears a flow, and how many datagrams of it.
-    pub fn heard(&self, leg: u64, flow: u8) -> Option<(f64, u64)> {
+    pub fn heard(&self, leg: u64, flow: u16) -> Option<(f64, u64)> {
         let leg = self.leg(leg).ok()?;
         let state = leg.state.lock();
-        state.media.as_ref()?.heard(flow)
+        match (&state.media, &state.trunk) {
+            (Some(media), _) => media.heard(u8::try_from(flow).ok()?),
+            (None, trunk) => trunk.as_ref()?.heard(flow),
+        }
     }
 
     /// Copy the flow to `targets` (leg, flow) from now on; none means drop, by the name in `closed`. Copies
     /// that wait for a target which is no longer named are dropped by that name too. When a target is missing
-    /// nobody hears the flow any more: those it had may be the ones who shall not.
+    /// nobody hears the flow any more: those it had may be the ones who shall not. Of a trunk the flow is a
+    /// route; so is that of a target, which no route of a trunk may have: a voice passes two relays at most.
     pub fn route(
         &self,
         leg: u64,
-        flow: u8,
-        targets: &[(u64, u8)],
+        flow: u16,
+        targets: &[(u64, u16)],
         closed: Option<Reason>,
     ) -> Result<(), Missing> {
         let missing = Missing {
@@ -341,17 +428,15 @@ impl Core {
             flow: Some(flow),
         };
         let owner = self.leg(leg).map_err(|_| missing)?;
-        let before = owner
-            .state
-            .lock()
-            .media
-            .as_ref()
-            .and_then(|m| m.targets(flow));
+        let (before, is_carried) = {
+            let state = owner.state.lock();
+            (state.targets(flow), state.trunk.is_some())
+        };
         let before = before.ok_or(missing)?;
         let named: Result<Vec<Arc<Target>>, Missing> = targets
             .iter()
             .map(|(number, out)| {
-                let target = self.target(*number, *out)?;
+                let target = self.target(*number, *out, is_carried)?;
                 let known = before.iter().find(|known| known.is_same(&target));
                 Ok(known.cloned().unwrap_or_else(|| Arc::new(target)))
             })
@@ -362,9 +447,14 @@ impl Core {
             Err(missing) => (Arc::new([]), Err(missing)),
         };
         {
-            let mut state = owner.state.lock();
-            let media = state.media.as_mut().ok_or(missing)?;
-            media.route(flow, named.clone(), closed).ok_or(missing)?;
+            let mut guard = owner.state.lock();
+            let state = &mut *guard;
+            let routed = match (state.media.as_mut(), state.trunk.as_mut(), flow as u8) {
+                (Some(media), _, flow) => media.route(flow, named.clone(), closed),
+                (None, Some(trunk), _) => trunk.route(flow, named.clone(), closed),
+                (None, None, _) => None,
+            };
+            routed.ok_or(missing)?;
         }
         if let Some(first) = named.first() {
             let places = [ptr::from_ref(first).addr(), Arc::as_ptr(first).addr()];
@@ -381,9 +471,17 @@ impl Core {
         verdict
     }
 
-    fn target(&self, leg: u64, out: u8) -> Result<Target, Missing> {
+    /// `is_carried`: what is heard came by a trunk, and leaves by legs only.
+    fn target(&self, leg: u64, out: u16, is_carried: bool) -> Result<Target, Missing> {
         let listener = self.leg(leg)?;
-        let epoch = listener.state.lock().media.as_ref().map(|m| m.epoch);
+        let epoch = {
+            let state = listener.state.lock();
+            match (&state.media, &state.trunk) {
+                (Some(media), _) if u8::try_from(out).is_ok() => Some(media.epoch),
+                (None, Some(trunk)) if !is_carried && is_route(out) => Some(trunk.epoch),
+                _ => None,
+            }
+        };
         let epoch = epoch.ok_or(Missing { leg, flow: None })?;
         Ok(Target::new(listener, epoch, out))
     }
@@ -391,10 +489,13 @@ impl Core {
     /// Copies for someone who may no longer hear them never leave.
     fn end(&self, target: &Target, reason: Reason) {
         target.end(reason);
-        let mut state = target.leg.state.lock();
+        let mut guard = target.leg.state.lock();
+        let state = &mut *guard;
         if let Some(media) = state.media.as_mut().filter(|m| m.epoch == target.epoch) {
-            self.count(|counters| media.purge(target.out, reason, counters));
-            self.repair(&mut state, |ring| ring.end(target.out));
+            self.count(|counters| media.purge(target.flow(), reason, counters));
+            self.repair(state, |ring| ring.end(target.flow()));
+        } else if let Some(trunk) = state.trunk.as_mut().filter(|t| t.epoch == target.epoch) {
+            self.count(|counters| trunk.purge(target.out, reason, counters));
         }
     }
 

@@ -13,11 +13,12 @@ use crate::media::{index_of, Header};
 use crate::reason::Reason;
 use crate::window::Seen;
 
-/// A listener of a flow: the leg, which of its lives (numbers may be used again), and the flow number there.
+/// A listener of a flow: the leg, which of its lives (numbers may be used again), and the flow number there; or a
+/// trunk, and the route that its other end gave.
 pub struct Target {
     pub leg: Arc<Leg>,
     pub epoch: u64,
-    pub out: u8,
+    pub out: u16,
     /// 0 while the route stands, else 1 + the reason why it ended. Each list of a flow's listeners has the same
     /// `Target` as long as the route stands: a thread that read any of them before the route ended sees this
     /// under the listener's lock, or a copy would pass a gate that is closed.
@@ -25,7 +26,7 @@ pub struct Target {
 }
 
 impl Target {
-    pub fn new(leg: Arc<Leg>, epoch: u64, out: u8) -> Self {
+    pub fn new(leg: Arc<Leg>, epoch: u64, out: u16) -> Self {
         Self {
             leg,
             epoch,
@@ -36,6 +37,11 @@ impl Target {
 
     pub fn is_same(&self, other: &Target) -> bool {
         Arc::ptr_eq(&self.leg, &other.leg) && self.epoch == other.epoch && self.out == other.out
+    }
+
+    /// Its flow number at a leg, where there are none above this.
+    pub fn flow(&self) -> u8 {
+        self.out as u8
     }
 
     /// To be called before the listener's queue is purged.
@@ -146,7 +152,6 @@ pub struct Flow {
 
 /// What a flow counts, as small as may be: it lies in the leg itself.
 struct Counted {
-    received: u64,
     accepted: u64,
     copies: u64,
     /// Of keys that are over.
@@ -176,7 +181,6 @@ impl Flow {
                 step: USUAL_STEP,
             },
             counted: Counted {
-                received: 0,
                 accepted: 0,
                 copies: 0,
                 lost: 0,
@@ -225,7 +229,6 @@ impl Flow {
     /// A datagram of this flow came, and this became of it.
     pub fn count(&mut self, verdict: &Result<Heard, Reason>, now: f64) {
         let counters = &mut self.counted;
-        counters.received = counters.received.wrapping_add(1);
         match verdict {
             Ok(heard) => {
                 counters.accepted = counters.accepted.wrapping_add(1);
@@ -269,12 +272,15 @@ impl Flow {
     /// All that was counted.
     pub fn counters(&self) -> FlowCounters {
         let counted = &self.counted;
+        let dropped = counted.dropped.map(u64::from);
         FlowCounters {
-            received: counted.received,
+            received: dropped
+                .iter()
+                .fold(counted.accepted, |sum, count| sum.wrapping_add(*count)),
             accepted: counted.accepted,
             copies: counted.copies,
             lost: self.lost(),
-            dropped: counted.dropped.map(u64::from),
+            dropped,
             mended: counted.mended,
             first: Some(counted.first).filter(|first| first.is_finite()),
         }

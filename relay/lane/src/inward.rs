@@ -30,6 +30,7 @@ use crate::path::Opened;
 use crate::reason::Reason;
 use crate::slow::{Item, Shown, Staged};
 use crate::table::Media;
+use crate::trunk::{Trunk, ROUTE_SIZE};
 use crate::work::{note_trouble, Delivery, Stranger, Work};
 
 /// A long header up to the length of the destination id, and one byte more.
@@ -211,12 +212,14 @@ impl Core {
         if own_sock != packet.sock {
             counters.wrong_lane = counters.wrong_lane.wrapping_add(1);
         }
-        if let Some(media) = &state.media {
-            // The window may have opened, and nothing else may come for this leg.
-            if media.waiting() > 0 && state.listed & work.bit == 0 {
-                state.listed |= work.bit;
-                work.ready.push(leg.clone());
-            }
+        let waiting = match (&state.media, &state.trunk) {
+            (Some(media), _) => media.waiting(),
+            (None, trunk) => trunk.as_deref().map_or(0, Trunk::waiting),
+        };
+        // The window may have opened, and nothing else may come for this leg.
+        if waiting > 0 && state.listed & work.bit == 0 {
+            state.listed |= work.bit;
+            work.ready.push(leg.clone());
         }
         let number = leg.number;
         let ack = &work.parsed.ack;
@@ -229,6 +232,7 @@ impl Core {
             };
             work.staged.push(Staged::note(empty, leg));
         }
+        let head = head_size(&state.trunk);
         for range in &work.parsed.datagrams {
             let payload = plain.get(range.clone()).unwrap_or_default();
             if payload.first() == Some(&0) {
@@ -243,9 +247,13 @@ impl Core {
                     at: now,
                 };
                 work.staged.push(Staged::note(item, leg));
-            } else if let Ok(heard) =
-                receive_media(&mut state.media, payload, now, &mut work.counters)
-            {
+            } else if let Ok(heard) = receive_media(
+                &mut state.media,
+                &mut state.trunk,
+                payload,
+                now,
+                &mut work.counters,
+            ) {
                 if heard.is_mended {
                     path.worsened();
                 }
@@ -255,11 +263,13 @@ impl Core {
                 work.deliveries.push(Delivery {
                     targets: heard.targets,
                     since: heard.since,
-                    payload: range.clone(),
+                    payload: range.start.saturating_add(head)..range.end,
                 });
             }
         }
-        note_trouble(&mut work.troubled, leg.number, &mut path.trouble);
+        if state.trunk.is_none() {
+            note_trouble(&mut work.troubled, leg.number, &mut path.trouble);
+        }
         // Looked at when it is due if nothing waits for aioquic then; else it is looked at again.
         let look = state.ack_look.unwrap_or(f64::INFINITY);
         if let Some(at) = path.ack_at.filter(|at| *at < look) {
@@ -326,16 +336,18 @@ impl Core {
         now: f64,
     ) -> Result<(), Reason> {
         let owner = self.legs.read().get(&leg).cloned();
+        let mut head = 0;
         let mut heard = Err(Reason::Internal);
         contain(work, Some(leg), |work, _| {
             let counters = &mut work.counters;
             let Some(owner) = &owner else {
-                heard = receive_media(&mut None, payload, now, counters);
+                heard = receive_media(&mut None, &mut None, payload, now, counters);
                 return;
             };
             let mut guard = owner.state.lock();
             let state = &mut *guard;
-            heard = receive_media(&mut state.media, payload, now, counters);
+            head = head_size(&state.trunk);
+            heard = receive_media(&mut state.media, &mut state.trunk, payload, now, counters);
             if state.has_path && heard.as_ref().is_ok_and(|heard| heard.is_mended) {
                 state.path.worsened();
                 note_trouble(&mut work.troubled, leg, &mut state.path.trouble);
@@ -346,6 +358,7 @@ impl Core {
             }
         });
         let heard = heard?;
+        let payload = payload.get(head..).unwrap_or_default();
         self.hand_out(work, &heard.targets, payload, heard.since, now);
         Ok(())
     }
@@ -446,14 +459,23 @@ enum Fast<'a> {
     Slow(bool),
 }
 
+/// Bytes of a datagram before what reads as one of a leg.
+fn head_size(trunk: &Option<Box<Trunk>>) -> usize {
+    trunk.as_ref().map_or(0, |_| ROUTE_SIZE)
+}
+
 fn receive_media(
     media: &mut Option<Media>,
+    trunk: &mut Option<Box<Trunk>>,
     payload: &[u8],
     now: f64,
     counters: &mut Counters,
 ) -> Result<Heard, Reason> {
     if let Some(media) = media {
         return media.receive(payload, now, counters);
+    }
+    if let Some(trunk) = trunk {
+        return trunk.receive(payload, now, counters);
     }
     counters.media_in = counters.media_in.wrapping_add(1);
     bump(&mut counters.media_dropped, Reason::UnknownFlow, 1);
@@ -514,7 +536,16 @@ mod tests {
         let mut work = Work::new(0);
         let leg = core.legs.read()[&1].clone();
         let plain = voice();
-        let heard = receive_media(&mut leg.state.lock().media, &plain, 1.0, &mut work.counters);
+        let heard = {
+            let state = &mut *leg.state.lock();
+            receive_media(
+                &mut state.media,
+                &mut state.trunk,
+                &plain,
+                1.0,
+                &mut work.counters,
+            )
+        };
         let heard = heard.unwrap();
         work.deliveries.push(Delivery {
             targets: heard.targets,

@@ -11,6 +11,7 @@
 //! path            one leg's packets, of keys, numbers, flight (what is under way) and rtt
 //! kept            what of a leg's numbers outlives the process
 //! table flow      one leg's budgets and queues; one uplink flow and who hears it
+//! trunk numbered line   a connection to another node: its routes, and the line of what leaves by them
 //! turn relay      TURN's data messages; one allocation: permissions, channels, budgets
 //! relays traffic  all allocations and whose a packet is; what went through them
 //! relaying        their packets: from clients to peers and back
@@ -41,7 +42,9 @@ pub mod ids;
 pub mod inward;
 pub mod kept;
 pub mod keys;
+pub mod line;
 pub mod media;
+pub mod numbered;
 pub mod numbers;
 pub mod out;
 pub mod panics;
@@ -64,6 +67,7 @@ pub mod slow;
 pub mod socket;
 pub mod table;
 pub mod traffic;
+pub mod trunk;
 pub mod turn;
 #[cfg(test)]
 mod vectors;

@@ -56,20 +56,37 @@ pub struct Header {
 /// Read the hop header of one media datagram; else the reason to drop it: `TooLarge` above 1024 bytes,
 /// `BadVersion` for another header version, `Malformed` for the rest.
 pub fn decode(data: &[u8]) -> Result<Header, Reason> {
+    let (flow, rest) = first(data)?;
+    if !(MIN_FLOW..=MAX_FLOW).contains(&flow) {
+        return Err(Reason::Malformed);
+    }
+    read(data.len(), flow, rest)
+}
+
+/// The same of what a trunk carries from its hop on: that stands where a leg's datagram has its flow, and is in
+/// `flow` whatever it is. A repeat is `Malformed`, since trunks repeat nothing.
+pub fn decode_carried(data: &[u8]) -> Result<Header, Reason> {
+    let (hop, rest) = first(data)?;
+    let header = read(data.len(), hop, rest)?;
+    if header.repeat {
+        return Err(Reason::Malformed);
+    }
+    Ok(header)
+}
+
+/// The first byte of a datagram that may be as long as it is.
+fn first(data: &[u8]) -> Result<(u8, &[u8]), Reason> {
     if data.len() < MIN_SIZE {
         return Err(Reason::Malformed);
     }
     if data.len() > MAX_SIZE {
         return Err(Reason::TooLarge);
     }
-    read(data)
+    byte(data)
 }
 
-fn read(data: &[u8]) -> Result<Header, Reason> {
-    let (flow, rest) = byte(data)?;
-    if !(MIN_FLOW..=MAX_FLOW).contains(&flow) {
-        return Err(Reason::Malformed);
-    }
+/// `rest`: what follows the first byte of a datagram of `size` bytes.
+fn read(size: usize, flow: u8, rest: &[u8]) -> Result<Header, Reason> {
     let (h, mut rest) = byte(rest)?;
     if h & VERSION_MASK != VERSION_BITS {
         return Err(Reason::BadVersion);
@@ -129,7 +146,7 @@ fn read(data: &[u8]) -> Result<Header, Reason> {
         voice,
         kid,
         ctr,
-        size: data.len().saturating_sub(rest.len()),
+        size: size.saturating_sub(rest.len()),
     })
 }
 

@@ -31,9 +31,19 @@ use crate::table::Media;
 use crate::work::{note_trouble, Outgoing, Wait, Work};
 
 /// Short header, ACK frame and tag, upper bound for one of ours.
-const PACKET_OVERHEAD: usize = 60;
+pub(crate) const PACKET_OVERHEAD: usize = 60;
 /// Frame type and two-byte length.
-const DATAGRAM_OVERHEAD: usize = 3;
+pub(crate) const DATAGRAM_OVERHEAD: usize = 3;
+
+/// Which of a trunk's packets leave.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leaves {
+    /// Those that have no room for more: others of the batch may share the last one.
+    Full,
+    /// Those, and the last one once its first copy has waited for long enough. The batch is done.
+    Due,
+    All,
+}
 
 impl Core {
     /// Let a copy wait for a listener. A queue that is full by that is emptied at once: a batch of packets must
@@ -51,7 +61,7 @@ impl Core {
         let state = &mut *guard;
         let media = state.media.as_mut();
         let Some(media) = media.filter(|media| media.epoch == target.epoch) else {
-            return work.counters.drop_out(Reason::PeerGone, 1);
+            return self.enqueue_on_trunk(work, target, payload, state, now);
         };
         if let Some(reason) = target.ended() {
             return work.counters.drop_out(reason, 1);
@@ -63,10 +73,10 @@ impl Core {
             return work.counters.drop_out(Reason::NotWanted, 1);
         }
         let mut copy = work.pool.copy(payload);
-        set_flow(&mut copy, target.out, false);
+        set_flow(&mut copy, target.flow(), false);
         let limits = self.queue_limits(state.stream);
         let (pool, counters) = (&mut work.pool, &mut work.counters);
-        let is_full = media.enqueue(target.out, copy, times, limits, pool, counters);
+        let is_full = media.enqueue(target.flow(), copy, times, limits, pool, counters);
         if state.stream != Stream::No {
             if mem::replace(&mut state.stream, Stream::Told) == Stream::Quiet {
                 let leg = target.leg.number;
@@ -81,6 +91,35 @@ impl Core {
         if is_full {
             self.flush_leg(&target.leg, state, work, now);
         }
+    }
+
+    /// The same where the listener is no leg any more, or a trunk: there copies of all routes stand in one line.
+    fn enqueue_on_trunk(
+        &self,
+        work: &mut Work,
+        target: &Target,
+        payload: &[u8],
+        state: &mut LegState,
+        now: f64,
+    ) {
+        let trunk = state.trunk.as_mut();
+        let Some(trunk) = trunk.filter(|trunk| trunk.epoch == target.epoch) else {
+            return work.counters.drop_out(Reason::PeerGone, 1);
+        };
+        if let Some(reason) = target.ended() {
+            return work.counters.drop_out(reason, 1);
+        }
+        if self.is_shed(payload) {
+            return work.counters.drop_out(Reason::Shed, 1);
+        }
+        let (pool, counters) = (&mut work.pool, &mut work.counters);
+        let is_full = trunk.enqueue(target.out, payload, now, pool, counters);
+        if state.listed & work.bit == 0 {
+            state.listed |= work.bit;
+            work.ready.push(target.leg.clone());
+        }
+        let leaves = if is_full { Leaves::All } else { Leaves::Full };
+        self.flush_trunk(&target.leg, state, work, now, leaves);
     }
 
     /// From now on copies of drop class c go no further where bit c is set.
@@ -111,6 +150,9 @@ impl Core {
 
     /// As `flush_leg`, once nothing is waited for any more.
     fn flush_held(&self, leg: &Arc<Leg>, state: &mut LegState, work: &mut Work, now: f64) {
+        if state.media.is_none() && state.trunk.is_some() {
+            return self.flush_trunk(leg, state, work, now, Leaves::Due);
+        }
         let due = state.media.as_ref().and_then(Media::held_until);
         match due.filter(|due| *due > now + EARLY && state.has_path) {
             None => self.flush_leg(leg, state, work, now),
@@ -140,6 +182,51 @@ impl Core {
         let lost = state.path.lost().wrapping_sub(lost);
         work.counters.count_lost(lost);
         note_trouble(&mut work.troubled, leg.number, &mut state.path.trouble);
+    }
+
+    /// Seal what waits for a trunk, as far as its path takes it and it leaves by now.
+    fn flush_trunk(
+        &self,
+        leg: &Arc<Leg>,
+        state: &mut LegState,
+        work: &mut Work,
+        now: f64,
+        leaves: Leaves,
+    ) {
+        let lost = state.path.lost();
+        let mut waits = None;
+        while let Some(trunk) = state.trunk.as_mut() {
+            let Some(due) = trunk.due() else {
+                break;
+            };
+            let leaves = match leaves {
+                Leaves::Full => trunk.is_full(),
+                Leaves::Due => trunk.is_full() || due <= now,
+                Leaves::All => true,
+            };
+            if !leaves {
+                waits = Some(due);
+                break;
+            }
+            let rtt = &state.path.rtt;
+            let round = rtt.now.map(|sample| sample.smoothed + rtt.ack_delay);
+            let window = trunk.widen(state.path.fates().bytes_acked, round, now);
+            if !state.path.room_within(window, now) {
+                break; // an acknowledgement will open it
+            }
+            trunk.batch(now, &mut work.batch, &mut work.pool, &mut work.counters);
+            if work.batch.is_empty() {
+                break; // all was stale
+            }
+            self.seal(leg.number, state, work, now);
+        }
+        let is_told = state.is_holding || !state.has_path;
+        if let (Leaves::Due, Some(due), false) = (leaves, waits, is_told) {
+            state.is_holding = true;
+            work.await_others(due, leg.clone());
+        }
+        let lost = state.path.lost().wrapping_sub(lost);
+        work.counters.count_lost(lost);
     }
 
     /// What goes again beside the copies of `Work::batch`.
@@ -387,7 +474,12 @@ impl Core {
                     }
                     Wait::Hold => {
                         state.is_holding = false;
-                        return self.flush_leg(&held.leg, &mut state, work, now);
+                        if state.trunk.is_some() {
+                            self.flush_trunk(&held.leg, &mut state, work, now, Leaves::All);
+                        } else {
+                            self.flush_leg(&held.leg, &mut state, work, now);
+                        }
+                        return;
                     }
                 }
                 if state.ack_look != Some(held.due) {

@@ -454,17 +454,22 @@ impl Path {
 
     /// May another media packet leave now? Packets silent for long no longer count as in flight.
     pub fn room(&mut self, now: f64) -> bool {
+        self.room_within(MEDIA_WINDOW, now)
+    }
+
+    /// The same where so many bytes may be in flight.
+    pub fn room_within(&mut self, window: u64, now: f64) -> bool {
         if !self.active || self.sealed >= self.update_after.saturating_mul(2) {
             return false;
         }
         if self.flights.is_silent(now) {
             self.worsened();
         }
-        if self.flights.bytes() < MEDIA_WINDOW {
+        if self.flights.bytes() < window {
             return true;
         }
         self.flights.expire(now);
-        self.flights.bytes() < MEDIA_WINDOW
+        self.flights.bytes() < window
     }
 
     /// A key update was asked for, and none has come since.

@@ -153,7 +153,29 @@ impl Lane {
         Ok(())
     }
 
-    fn close_flow<'py>(&self, py: Python<'py>, leg: u64, flow: u8) -> PyResult<Closed<'py>> {
+    fn open_trunk(&self, leg: u64) -> PyResult<()> {
+        Ok(self.core.open_trunk(leg)?)
+    }
+
+    #[pyo3(signature = (leg, route, *, index, group, pps, up_bps))]
+    fn open_route(
+        &self,
+        leg: u64,
+        route: u16,
+        index: u32,
+        group: bool,
+        pps: u64,
+        up_bps: u64,
+    ) -> PyResult<()> {
+        let speaker = Rights {
+            pps,
+            up_bps,
+            down_bps: 0,
+        };
+        Ok(self.core.open_route(leg, route, index, group, speaker)?)
+    }
+
+    fn close_flow<'py>(&self, py: Python<'py>, leg: u64, flow: u16) -> PyResult<Closed<'py>> {
         let counted = self.core.close_flow(leg, flow);
         let dropped = by_name(py, &counted.dropped)?;
         Ok((
@@ -167,8 +189,8 @@ impl Lane {
         ))
     }
 
-    fn flowing(&self, flows: Vec<(u64, u8)>) -> Vec<(u64, u8, f64, u64)> {
-        let heard = |(leg, flow): &(u64, u8)| {
+    fn flowing(&self, flows: Vec<(u64, u16)>) -> Vec<(u64, u16, f64, u64)> {
+        let heard = |(leg, flow): &(u64, u16)| {
             let (since, count) = self.core.heard(*leg, *flow)?;
             Some((*leg, *flow, since, count))
         };
@@ -184,8 +206,8 @@ impl Lane {
     fn route(
         &self,
         leg: u64,
-        flow: u8,
-        targets: Vec<(u64, u8)>,
+        flow: u16,
+        targets: Vec<(u64, u16)>,
         closed: Option<&str>,
     ) -> PyResult<()> {
         let reason = closed.map(|name| {

@@ -52,6 +52,7 @@ reasons! {
     NoChannel => "no_channel",
     NotWanted => "not_wanted",
     Shed => "shed",
+    HopLimit => "hop_limit",
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub struct Rights {
 
 impl Rights {
     /// (rate, burst) of the buckets for packets, bytes up and bytes down.
-    fn buckets(self, burst_s: f64) -> [(f64, f64); 3] {
+    pub(crate) fn buckets(self, burst_s: f64) -> [(f64, f64); 3] {
         let pps = self.pps as f64;
         let (up, down) = (self.up_bps as f64 / 8.0, self.down_bps as f64 / 8.0);
         let largest = media::MAX_SIZE as f64;

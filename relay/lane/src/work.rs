@@ -85,14 +85,21 @@ impl Pool {
 
     /// A buffer with these bytes.
     pub fn copy(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let fits = |(size, _): &(usize, &mut Vec<_>)| bytes.len() <= *size;
+        self.join(&[], bytes)
+    }
+
+    /// A buffer with these bytes, one behind the other.
+    pub fn join(&mut self, head: &[u8], rest: &[u8]) -> Vec<u8> {
+        let len = head.len().saturating_add(rest.len());
+        let fits = |(size, _): &(usize, &mut Vec<_>)| len <= *size;
         let (room, spare) = match SIZES.into_iter().zip(&mut self.spare).find(fits) {
             Some((size, spare)) => (size, spare.pop()),
-            None => (bytes.len(), None),
+            None => (len, None),
         };
         let mut buffer = spare.unwrap_or_else(|| Vec::with_capacity(room));
         buffer.clear();
-        buffer.extend_from_slice(bytes);
+        buffer.extend_from_slice(head);
+        buffer.extend_from_slice(rest);
         buffer
     }
 

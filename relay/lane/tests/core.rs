@@ -84,7 +84,7 @@ fn a_thread_that_ends_lets_go_of_what_it_held_back() {
 fn copies_of_several_flows_share_a_packet() {
     let mut node = Node::new(8);
     for leg in 2..=8 {
-        let out = 10 + leg as u8;
+        let out = 10 + leg as u16;
         node.core.route(leg, 1, &[(1, out)], None).unwrap();
         node.talk(leg);
     }

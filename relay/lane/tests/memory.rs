@@ -16,7 +16,7 @@ fn largest_leg(legs: u64, burst: usize, turns: usize) -> usize {
     let mut clients: Vec<Client> = (1..=legs).map(|leg| Client::join(&core, leg, 0)).collect();
     for leg in 1..=legs {
         let others = (1..=legs).filter(|other| *other != leg);
-        let targets: Vec<(u64, u8)> = others.map(|other| (other, leg as u8)).collect();
+        let targets: Vec<(u64, u16)> = others.map(|other| (other, leg as u16)).collect();
         core.route(leg, 1, &targets, None).unwrap();
     }
     let mut now = 100.0;
@@ -95,7 +95,8 @@ fn stick(rule: Option<&Rule>) {
         rule.iter()
             .for_each(|rule| core.tell_repair(1, (*rule).clone()));
         for speaker in 2..=speakers + 1 {
-            core.route(speaker, 1, &[(1, speaker as u8)], None).unwrap();
+            core.route(speaker, 1, &[(1, speaker as u16)], None)
+                .unwrap();
         }
         for _ in 0..600 / speakers.min(6) {
             for client in &mut clients[1..] {

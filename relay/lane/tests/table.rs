@@ -39,7 +39,7 @@ impl Table {
         verdict
     }
 
-    fn route(&self, leg: u64, targets: &[(u64, u8)], closed: Option<Reason>) {
+    fn route(&self, leg: u64, targets: &[(u64, u16)], closed: Option<Reason>) {
         self.core.route(leg, 1, targets, closed).unwrap();
         assert_conserved(&self.core);
     }
@@ -132,7 +132,7 @@ fn every_listener_gets_a_copy_with_its_own_flow_number_and_without_the_repeat_bi
     for ((leg, heard), target) in heard.iter().zip(targets) {
         assert_eq!(*leg, target.0);
         let mut copy = voice(0, 7);
-        copy[0] = target.1;
+        copy[0] = target.1 as u8;
         assert_eq!(heard.datagrams, [copy]);
     }
 }

@@ -1,5 +1,5 @@
-//! Many threads and the interpreter's at once, for two seconds: nothing is counted twice or lost, no packet
-//! number is used twice, nobody hears a flow whose gate was closed before it was spoken.
+//! Many threads and the interpreter's at once, for two seconds, over legs and a trunk: nothing is counted twice or
+//! lost, no packet number is used twice, nobody hears a flow whose gate was closed before it was spoken.
 
 mod common;
 
@@ -10,12 +10,15 @@ use std::time::{Duration, Instant};
 use _lane::core::{Core, CoreConfig};
 use _lane::reason::Reason;
 use _lane::work::Work;
-use common::{address, assert_conserved, Client};
+use common::{address, assert_conserved, Client, PLENTY};
 
 const THREADS: usize = 4;
 const LEGS: u64 = 16;
 const TIME: Duration = Duration::from_secs(2);
-const HEARD: u8 = 5;
+const HEARD: u16 = 5;
+const TRUNK: u64 = LEGS + 1;
+/// Of leg 0, if there were one: each has one each way.
+const ROUTE: u16 = 100;
 
 /// What all threads share: each client behind a lock, as a wire that orders its packets.
 struct Town {
@@ -45,9 +48,10 @@ impl Town {
             for _ in 0..8 {
                 turn += 1;
                 // Every thread gets packets of every leg; some packets are aioquic's or nobody's.
-                let leg = turn % LEGS + 1;
+                let leg = turn % TRUNK + 1;
                 let mut client = self.client(leg).lock().unwrap();
                 let packet = match turn % 97 {
+                    _ if leg == TRUNK => client.carry(&[ROUTE + 1, ROUTE + 2], 100),
                     0 => client.packet(b"\x08\0stream"),
                     1 => vec![0x41; 60],
                     _ => client.talk(100),
@@ -74,7 +78,8 @@ impl Town {
             // Two threads may race to the wire with packets of one leg: `hear` allows any order.
             let heard = client.unwrap().lock().unwrap().hear(packet);
             for copy in &heard.datagrams {
-                assert_eq!(copy[0], HEARD);
+                let is_carried = to == address(TRUNK) && copy[..3] == [0x40, copy[1], 1];
+                assert!(is_carried || u16::from(copy[0]) == HEARD);
             }
             self.copies
                 .fetch_add(heard.datagrams.len() as u64, Ordering::Relaxed);
@@ -90,8 +95,9 @@ impl Town {
             turn += 1;
             let leg = turn % LEGS + 1;
             let next = leg % LEGS + 1;
-            let targets = [(next, HEARD), (next % LEGS + 1, HEARD)];
-            let targets = if turn % 7 == 0 { &[][..] } else { &targets };
+            let route = ROUTE + leg as u16;
+            let targets = [(next, HEARD), (TRUNK, route), (next % LEGS + 1, HEARD)];
+            let targets = if turn % 7 == 0 { &[][..] } else { &targets[..] };
             self.core
                 .route(leg, 1, targets, Some(Reason::Muted))
                 .unwrap();
@@ -101,6 +107,14 @@ impl Town {
                 path.slow_done();
                 first
             });
+            if turn % 13 == 0 {
+                let opened = self.core.open_route(TRUNK, route, 0, false, PLENTY);
+                opened.unwrap();
+            }
+            let heard = [(leg, HEARD)];
+            let _ = self
+                .core
+                .route(TRUNK, route, &heard[..turn as usize % 2], None);
             if turn % 3 == 0 {
                 std::thread::yield_now();
             }
@@ -122,6 +136,7 @@ impl Town {
 fn four_lanes_and_the_interpreter_agree_on_everything() {
     let core = Core::new(CoreConfig::default());
     let clients = (1..=LEGS).map(|leg| Client::join(&core, leg, (leg % 3) as u8));
+    let clients = clients.chain([TRUNK].map(|trunk| Client::dial(&core, trunk, 0)));
     let clients = clients.map(Mutex::new).collect();
     let town = Arc::new(Town {
         core,
@@ -148,7 +163,7 @@ fn four_lanes_and_the_interpreter_agree_on_everything() {
     assert_eq!(counters.dropped[Reason::Internal as usize], 0);
     assert_eq!(counters.dropped[Reason::BadTag as usize], 0);
     assert!(counters.copies_sent > 1000, "{counters:?}");
-    for leg in 1..=LEGS {
+    for leg in 1..=TRUNK {
         town.core.close_leg(leg);
         town.core.close_path(leg);
     }

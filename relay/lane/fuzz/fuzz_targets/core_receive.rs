@@ -158,7 +158,7 @@ impl Node {
         let targets = targets & ((1 << LEGS) - 1) & !(1 << leg);
         let listeners = (0..LEGS).filter(|listener| targets >> listener & 1 == 1);
         let named: Vec<_> = listeners
-            .map(|listener| (u64::from(listener), out_flow(leg, listener)))
+            .map(|listener| (u64::from(listener), u16::from(out_flow(leg, listener))))
             .collect();
         if self.core.route(u64::from(leg), 1, &named, closed).is_ok() {
             self.sides[usize::from(leg)].targets = targets;

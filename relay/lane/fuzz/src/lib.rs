@@ -139,8 +139,21 @@ impl Peer {
         (!out.is_empty()).then_some(out)
     }
 
-    /// Open a packet of the relay, check its form, and return the media datagrams in it.
+    /// Open a packet of the relay, check its form, and return the media datagrams in it, which a leg hears.
     pub fn open(&mut self, packet: &[u8]) -> Vec<Vec<u8>> {
+        let datagrams = self.unseal(packet);
+        for datagram in &datagrams {
+            assert!(
+                !media::decode(datagram)
+                    .expect("only media is copied")
+                    .repeat
+            );
+        }
+        datagrams
+    }
+
+    /// Open a packet of the relay, check its form, and return the datagrams in it.
+    pub fn unseal(&mut self, packet: &[u8]) -> Vec<Vec<u8>> {
         assert!(packet.len() <= LARGEST_PACKET, "{} bytes", packet.len());
         assert_eq!(packet[1..9], self.peer_id);
         let secret = Secret::of(self.suite, 1, self.generation);
@@ -168,18 +181,7 @@ impl Peer {
             // Nothing may be acknowledged that was never sent.
             assert!((*start..*stop).all(|number| self.sealed.contains(&number)));
         }
-        let datagrams: Vec<_> = parsed
-            .datagrams
-            .iter()
-            .map(|place| plain[place.clone()].to_vec())
-            .collect();
-        for datagram in &datagrams {
-            assert!(
-                !media::decode(datagram)
-                    .expect("only media is copied")
-                    .repeat
-            );
-        }
-        datagrams
+        let datagrams = parsed.datagrams.iter();
+        datagrams.map(|place| plain[place.clone()].to_vec()).collect()
     }
 }

@@ -163,7 +163,7 @@ impl Path {
     // ------------------------------------------------------------ out
 
     fn room(&self, now: f64) -> bool {
-        self.with(|path| path.room(now))
+        self.core.has_room(&self.leg, now)
     }
 
     fn seal<'py>(&self, py: Python<'py>, datagrams: Vec<Vec<u8>>, now: f64) -> Bound<'py, PyBytes> {

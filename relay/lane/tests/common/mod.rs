@@ -109,11 +109,23 @@ pub struct Client {
 impl Client {
     /// Connect: a path with keys, budgets, an uplink flow of index 0 in a 1:1.
     pub fn join(core: &Core, number: u64, suite: u8) -> Self {
+        let client = Self::connect(core, number, suite);
+        core.open_leg(number, PLENTY);
+        core.open_flow(number, 1, 0, false).unwrap();
+        client
+    }
+
+    /// The other end of a trunk.
+    pub fn dial(core: &Core, number: u64, suite: u8) -> Self {
+        let client = Self::connect(core, number, suite);
+        core.open_trunk(number).unwrap();
+        client
+    }
+
+    fn connect(core: &Core, number: u64, suite: u8) -> Self {
         let leg = core.open_path(number);
         core.own(number, host_cid(number)).unwrap();
         core.with_path(&leg, |slot| *slot = path(suite, number, true));
-        core.open_leg(number, PLENTY);
-        core.open_flow(number, 1, 0, false).unwrap();
         Self {
             number,
             leg,
@@ -176,6 +188,21 @@ impl Client {
         }
         let voice = self.voice(size);
         encode_datagram(&mut plain, &voice);
+        self.packet(&plain)
+    }
+
+    /// A packet of the other end of a trunk: a voice on each of these routes, and the acknowledgement of all that
+    /// came.
+    pub fn carry(&mut self, routes: &[u16], size: usize) -> Vec<u8> {
+        let mut plain = Vec::new();
+        if !self.got.is_empty() {
+            encode_ack(&mut plain, self.got.as_slice(), 0, 16);
+        }
+        for route in routes {
+            let voice = self.voice(size);
+            let carried = [&(0x4000 | route).to_be_bytes()[..], &voice].concat();
+            encode_datagram(&mut plain, &carried);
+        }
         self.packet(&plain)
     }
 
