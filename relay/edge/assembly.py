@@ -29,7 +29,7 @@ from relay.edge.keep import Keep
 from relay.edge.lane import FrontKeys, Lane
 from relay.edge.streams import Streams
 from relay.edge.timers import Loop
-from relay.edge.trunks import Trunks
+from relay.edge.trunks import Trunks, identity_of, pins_of
 from relay.edge.turn import TurnDriver
 from relay.protocol.cid import SERVER_ID_SIZE, CidCodec
 from relay.protocol.ids import Kid
@@ -108,7 +108,8 @@ class Node:
             reset_token=ids.reset_token,
             draw=draw,
         )
-        self.engine = Relay(config, keys.engine(), draw)
+        own = None if keys.trunk is None else identity_of(config, keys.trunk, draw(8))
+        self.engine = Relay(config, keys.engine(), draw, trunks=own, pins=pins_of(config.trunks))
         self.endpoint = Endpoint(
             loop,
             config.limits,

@@ -108,6 +108,9 @@ class Driver:
             ev.CommandDone: self._command_done,
             ev.DialTrunk: self._dial_trunk,
             ev.CarryTrunk: self._carry_trunk,
+            ev.OpenRoute: lambda out: lane.open_route(
+                out.leg, out.route, index=out.index, group=out.group, pps=out.pps, up_bps=out.up_bps
+            ),
             ev.CompanyChanged: lambda out: self.on_company(out),
             ev.Stopped: lambda _: sinks.stopped(),
         }
@@ -327,6 +330,7 @@ class Driver:
 
     def _carry_trunk(self, out: ev.CarryTrunk) -> None:
         self._endpoint.carry(out.leg)
+        self._lane.open_trunk(out.leg)
 
     def _close_flow(self, out: ev.CloseFlow) -> None:
         counters = self._lane.close_flow(out.leg, out.flow)

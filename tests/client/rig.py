@@ -73,8 +73,9 @@ class Rig:
         net: int = 2,
         sub: bytes = b"",
         at: float | None = None,
+        home: str | None = None,
     ) -> bytes:
-        """`sub`: 16 bytes, else the same for `who` in all calls. `at`: minted then, not now."""
+        """`sub`: 16 bytes, else the same for `who` in all calls. `at`: minted then. `home`: the node."""
         now = int(time.time() if at is None else at)
         claims = Claims(
             iss="app",
@@ -91,6 +92,7 @@ class Rig:
             ctc=1,
             net=net,
             cnf=cnf,
+            home=home,
         )
         return mint(claims, self.seed)
 
@@ -115,13 +117,15 @@ def prepare(
     canary: bytes = b"",
     keeps: bool = False,
     id: str = "relay-1",
+    port: int = 0,
 ) -> tuple[Rig, list[str]]:
     """A node's files, and the command that starts it. `beside`: another one of its cluster and issuer.
 
-    `canary`: the seed of a second issuer, of canaries; `keeps`: with records.sqlite and events.jsonl there.
+    `canary`: the seed of a second issuer, of canaries; `keeps`: with records.sqlite and events.jsonl there;
+    `port`: of `free_port`, where others know it before.
     """
     seed = beside.seed if beside else os.urandom(32)
-    port, metrics = free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_STREAM)
+    port, metrics = port or free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_STREAM)
     web = free_port(socket.SOCK_STREAM)
     chain, key = certificate(folder)
     cluster_key = beside.cluster_key if beside else write_key(os.urandom(32))

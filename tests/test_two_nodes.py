@@ -1,0 +1,130 @@
+"""A call whose people are at two nodes: two real daemons that hold a trunk, and the SDK at each."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from client.rig import Rig, daemon, free_port, public_of
+from client.test_direct_calls import until
+from lanes import LANES
+from relay.client import Call, CallbackSink, RefusedError, Session, ToneSource, connect
+from relay.protocol import trunk_proof
+from relay.protocol.keys import write_key
+
+WAIT_S = 20.0
+SEEDS = {"fra-1": bytes(range(32)), "iad-1": bytes(range(32, 64))}
+PINS = {name: trunk_proof.pin_of(public_of(seed)).hex() for name, seed in SEEDS.items()}
+
+
+def settings(folder: Path, own: str, ports: dict[str, int]) -> str:
+    """The node's key, and where the others are."""
+    key = folder / "trunk.key"
+    key.write_text(write_key(SEEDS[own]))
+    key.chmod(0o600)
+    rows = [
+        f'{{ node = "{name}", address = "127.0.0.1:{port}", pins = ["{PINS[name]}"] }}'
+        for name, port in ports.items()
+        if name != own
+    ]
+    return f'[trunks]\nkey = "{key}"\nnodes = [{", ".join(rows)}]\n'
+
+
+@pytest.fixture(params=list(itertools.product(LANES, LANES)), ids="-".join)
+def nodes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[dict[str, Rig]]:
+    """`fra-1` and `iad-1`, which know each other."""
+    ports = {name: free_port(socket.SOCK_DGRAM) for name in SEEDS}
+    with ExitStack() as stack:
+        found: dict[str, Rig] = {}
+        for name, lane in zip(SEEDS, request.param, strict=True):
+            folder = tmp_path / name
+            folder.mkdir()
+            found[name] = stack.enter_context(
+                daemon(
+                    folder,
+                    lane,
+                    id=name,
+                    port=ports[name],
+                    more=settings(folder, name, ports),
+                    beside=next(iter(found.values()), None),
+                    keeps=True,
+                )
+            )
+        yield found
+
+
+@asynccontextmanager
+async def people(nodes: dict[str, Rig], home: str) -> AsyncIterator[list[tuple[Session, Call]]]:
+    """One at each node, in a call of this home; both have joined."""
+    call, seeds = os.urandom(16), (os.urandom(32), os.urandom(32))
+    sessions = [
+        connect(
+            rig.url,
+            token=rig.token(call, who, public_of(seed), home=home),
+            pop_seed=seed,
+            insecure=True,
+            direct=False,
+        )
+        for who, (seed, rig) in enumerate(zip(seeds, nodes.values(), strict=True))
+    ]
+    async with sessions[0] as one, sessions[1] as two:
+        yield [(one, await one.join()), (two, await two.join())]
+
+
+async def talk(found: list[tuple[Session, Call]]) -> list[asyncio.Task[None]]:
+    """Both accept, and speak until they are cancelled; both have heard the other."""
+    await asyncio.gather(*(call.accept() for _, call in found))
+    await asyncio.gather(*(call.peer_accepted() for _, call in found))
+    speaking = [
+        asyncio.create_task(call.talk(ToneSource(440, None), CallbackSink(lambda pcm: None)))
+        for _, call in found
+    ]
+    await until(lambda: min(call.stats().received for _, call in found) > 50, WAIT_S)
+    return speaking
+
+
+@pytest.mark.timeout(120)
+async def test_two_at_two_nodes_hear_each_other_and_hang_up(nodes: dict[str, Rig]) -> None:
+    home, guest = nodes.values()
+    async with people(nodes, "fra-1") as found:
+        speaking = await talk(found)
+        assert [session.error for session, _ in found] == [None, None]
+        await found[1][1].hangup()
+        assert await found[0][1].ended() == "completed"
+        for task in speaking:
+            task.cancel()
+        await asyncio.gather(*speaking, return_exceptions=True)
+        assert [call.stats().unopened for _, call in found] == [0, 0]
+    await until(lambda: home.metric("relay_calls") == guest.metric("relay_calls") == 0, WAIT_S)
+    assert (home.metric("relay_imbalance"), guest.metric("relay_imbalance")) == (0, 0)
+    await until(lambda: home.metric("relay_records_written_total") == 1, WAIT_S)
+    assert guest.metric("relay_records_written_total") == 0
+
+
+@pytest.mark.timeout(120)
+async def test_nothing_passes_a_trunk_before_both_have_accepted(nodes: dict[str, Rig]) -> None:
+    home, guest = nodes.values()
+    async with people(nodes, "iad-1") as found:
+        await found[0][1].accept()
+        assert home.metric("relay_media_sent_total") == guest.metric("relay_media_sent_total") == 0
+        await found[1][1].decline()
+        assert await found[0][1].ended() == "declined"
+    assert home.metric("relay_media_sent_total") == guest.metric("relay_media_sent_total") == 0
+
+
+@pytest.mark.timeout(120)
+async def test_who_comes_while_the_home_is_gone_is_told_so(nodes: dict[str, Rig]) -> None:
+    home, guest = nodes.values()
+    os.kill(home.pid, signal.SIGKILL)
+    token = guest.token(os.urandom(16), 0, home="fra-1")
+    with pytest.raises(RefusedError):
+        async with connect(guest.url, token=token, insecure=True, direct=False) as session:
+            await session.join()
