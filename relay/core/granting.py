@@ -177,9 +177,8 @@ class Granting:
         voice = self._voices.voice_of(leg, flow)
         if voice is not None:
             self._voices.hush(leg, flow)
-            call = self._calls.get(voice.c)
-            if call is not None and call.near.pop((leg, flow), None) is not None:
-                self._dirty[voice.c] = None
+            del self._calls[voice.c].near[leg, flow]
+            self._dirty[voice.c] = None
 
     # ------------------------------------------------------------ what follows
 
@@ -230,10 +229,10 @@ class Granting:
             if speaker is None or not lost or not self._is_there(speaker):
                 continue  # our own end is shut, or the other one by itself
             self._newest += 1
-            if self._home.close(self._newest, speaker, lost, self._node.now) is not Certainty.SURE:
-                call.closings[self._newest] = _Ending(index, lost)
-                self.unsure.add(self._newest)
-                self._fresh.add(self._newest)
+            self._home.close(self._newest, speaker, lost, self._node.now)
+            call.closings[self._newest] = _Ending(index, lost)
+            self.unsure.add(self._newest)
+            self._fresh.add(self._newest)
         call.reach = reach
 
     def _is_there(self, node: str) -> bool:

@@ -260,20 +260,14 @@ class Voices:
 
     def on_up(self, node: str) -> None:
         """A trunk is there."""
-        outs = self._receiving.on_up(node, self._node.now)
-        for _, message in outs:
-            if isinstance(message, Pull):
-                self._sync(Voice(message.c, message.p))
-        self._say(outs)
+        self._say(self._follow(self._receiving.on_up(node, self._node.now)))
 
     def on_down(self, node: str) -> None:
         """It is not: nothing comes or goes there."""
         for voice in self._receiving.on_down(node):
-            if voice in self._inlets:
-                self._sync(voice)
+            self._sync(voice)
         for voice in self._sending.on_down(node):
-            if voice in self._sources:
-                self._route(voice)
+            self._route(voice)
 
     # ------------------------------------------------------------ time
 
@@ -283,13 +277,16 @@ class Voices:
 
     def on_timer(self, now: float) -> None:
         """Time went by."""
-        outs = self._receiving.due(now)
+        self._say(self._follow(self._receiving.due(now)))
+
+    def _follow(self, outs: tuple[Out, ...]) -> tuple[Out, ...]:
+        """The lane hears first of what is about to be said."""
         for node, message in outs:
             if isinstance(message, Pull):
                 self._sync(Voice(message.c, message.p))
             else:
                 self._end(node, message.route)
-        self._say(outs)
+        return outs
 
     def _end(self, node: str, number: int) -> None:
         """Nobody answered a pull: the number is given up."""

@@ -333,7 +333,8 @@ class Trunks:
                 self._dialed[there.node] = now
                 there.on_dialed(_NOWHERE)
                 self.put(ev.DialTrunk(there.node))
-            elif there.link is not None:
+            else:
+                assert there.link is not None  # it is up
                 link = self._links[there.link]
                 if due is Due.PING:
                     self._send(link, Ping(t=self._now_ms), 0)

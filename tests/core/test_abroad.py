@@ -1,9 +1,11 @@
 import pytest
 
 from pair import World
+from relay.core import events as ev
 from relay.core.trunk_half import HalfState
 from relay.errors import ErrorCode
 from relay.protocol import control
+from relay.protocol.trunk_messages import Ask, Part, Sum
 from trunkrig import Net
 
 GROUP = (512, 512, 500, 32)
@@ -188,6 +190,39 @@ def test_a_call_on_one_node_is_none_of_the_trunks_business(net):
     one.hangup()
     net.run(10)
     net.check_empty()
+
+
+def test_a_node_that_leaves_takes_no_half_and_says_nothing_of_a_later_version(net):
+    ids = net.call("a")
+    ann, bob = net.enter("a", ids), net.enter("b", ids)
+    trunks = net["b"].engine.abroad.trunks
+    got = []
+    total = Sum(sent=0, came=0, drops={}, quality=())
+    trunks.say("a", Part(half=0, sum=total))
+    trunks.ask("a", Ask(c=ids.cid, p=0, bps=1, pt=20, ttl=1), got.append)
+    net["b"].feed(ev.Tick())
+    net.run(0.5)
+    assert [answer.code for answer in got] == [ErrorCode.VERSION]
+    net["a"].engine.node.put(ev.AskRoundTrip(-1))
+    net["a"].feed(ev.DrainRequested())
+    assert not net["a"].engine.abroad.trunks.takes_halves("b")
+    assert (ann.joined.p, bob.joined.p) == (0, 1)
+
+
+def test_what_must_be_remembered_is_said_before_all_else(net):
+    net["a"].engine.remember()
+    ann, bob = net.talking("a", "a", "b")
+    before = len(net["a"].outputs)
+    net.ask(ann, control.Mute(c=ann.cid, on=True))
+    assert isinstance(net["a"].outputs[before], ev.Remember)
+    assert net.heard_of(bob) == [ann]
+
+
+def test_an_answer_that_waits_for_other_nodes_is_given_in_its_time():
+    net = Net("a", "b", "c")
+    bob, _ = net.talking("a", "b", "c")
+    assert isinstance(net.ask(bob, control.Mute(c=bob.cid, on=True)), control.Ok)
+    net["a"].engine.abroad.on_due("held", 0)
 
 
 # ---------------------------------------------------------------- who is let in

@@ -135,13 +135,15 @@ def test_nobody_is_told_twice_and_nothing_that_says_nothing(net):
 
 
 def test_what_is_said_while_there_is_no_trunk_is_said_when_it_is_there(net):
-    ann, bob = net.talking("a", "a", "b")
+    ann, bob = net.talking("a", "a", "b", lim=GROUP)
     net.unreachable.add("a")
     net.cut("a", "b")
-    assert isinstance(net.ask(ann, control.Mute(c=ann.cid, on=True)), control.Ok)
+    assert isinstance(net.ask(ann, control.Block(c=ann.cid, p=1, on=True)), control.Ok)
     net.unreachable.clear()
     net.run(15.0)
-    assert (net.heard_of(ann), net.heard_of(bob)) == ([], [ann])
+    assert (net.heard_of(ann), net.heard_of(bob)) == ([], [])
+    net.ask(ann, control.Block(c=ann.cid, p=1, on=False))
+    assert (net.heard_of(ann), net.heard_of(bob)) == ([bob], [ann])
 
 
 def test_a_person_who_moves_from_home_to_a_guest_is_heard_there(net):
@@ -177,3 +179,41 @@ def test_a_leg_that_never_sat_leaves_nothing(net):
     granting(net).leave(far)
     granting(net).settle()
     assert granting(net).hosts(net["a"].engine.abroad.voices.voice_of(1, 1)._replace(p=1)) is False
+
+
+def test_a_call_of_this_node_alone_is_told_to_nobody(net):
+    ids = net["a"].call()
+    one, two = (net["a"].client(ids.token()).enter() for _ in range(2))
+    one.accept()
+    two.accept()
+    assert net.heard_of(one) == [two]
+    one.hangup()
+    granting(net)._dirty[bytes(16)] = None
+    net.run(10)
+    net.check_empty()
+
+
+def test_a_half_that_its_node_does_not_know_is_given_up(net):
+    ids = net.call("a", lim=GROUP)
+    ann, _, bob = net.enter("a", ids), net.enter("a", ids), net.enter("b", ids)
+    for one in (ann, bob):
+        net.ask(one, control.Accept(c=ids.cid))
+    net["b"].engine.abroad.visiting._guest._legs.clear()
+    net.ask(ann, control.Mute(c=ids.cid, on=True))
+    assert len(net["a"].engine.abroad.hosting) == 0
+
+
+def test_one_of_two_listeners_nodes_is_not_enough():
+    net = Net("a", "b", "c", "d")
+    ids = net.call("a", lim=GROUP, prm=7 | token.MAY_MODERATE)
+    ann, *others = (net.enter(name, ids) for name in "abcd")
+    for one in (ann, *others):
+        net.ask(one, control.Accept(c=ids.cid))
+    net.run(1.0)
+    net.freeze("a", "b")
+    net.freeze("a", "d")
+    ann.ask(control.Mod(c=ids.cid, op="mute", p=1))
+    net.run(0.9)
+    assert ann.answers.get(ann._id) is None
+    net.run(0.2)
+    assert ann.answers[ann._id].code == ErrorCode.INTERNAL

@@ -261,3 +261,40 @@ def test_a_person_who_hung_up_is_not_welcomed_back(net):
     net.run(10)
     assert ask(net, HalfState(half=0, st="here")).code == TrunkCode.HALF_UNKNOWN
     net.check_empty()
+
+
+def test_who_comes_back_by_the_guest_has_the_place_again(net):
+    ann, bob = net.talking("a", "a", "b", key=True)
+    net.cut("a", "b")
+    net.run(2.0)
+    again = bob.resume()
+    again.rejoin()
+    net.run(5.0)
+    assert (again.joined.p, net.heard_of(ann)) == (1, [again])
+
+
+def test_what_is_left_to_say_to_a_half_that_is_gone_is_not_said(net):
+    net.talking("a", "a", "b")
+    far = hosting(net).find(-1)
+    outputs = net["a"].engine.abroad.trunks.outputs
+    hosting(net).on_letter(-9, b"")
+    far.half = None
+    hosting(net).on_letter(-1, b"")
+    del hosting(net)._legs[-1]
+    hosting(net)._on_gone(far)
+    assert not outputs
+    net["a"].engine.node.put(ev.CloseFlow(-9, 1))
+    net["a"].feed(ev.Tick())
+    assert not outputs
+
+
+def test_what_no_guest_confirmed_is_sure_when_their_leases_are_over():
+    net = Net("a", "b", "c")
+    bob, _ = net.talking("a", "b", "c")
+    net.freeze("a", "b")
+    net.freeze("a", "c")
+    assert net["a"].command("end", cid=bob.cid) is ErrorCode.NO_ERROR
+    net.run(1.5)
+    assert net["a"].engine.abroad.granting.unsure
+    net.run(20)
+    assert not net["a"].engine.abroad.granting.unsure

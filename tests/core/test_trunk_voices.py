@@ -9,7 +9,7 @@ from relay.core.trunk_voices import Rights
 from relay.errors import LocalError
 from relay.protocol.messages import Err, Ok
 from relay.protocol.trunk_control import TrunkCode
-from relay.protocol.trunk_messages import Pull, Stop
+from relay.protocol.trunk_messages import Attached, Limits, Pull, Seat, Stop
 from trunkrig import Net
 
 C = bytes(range(16))
@@ -195,3 +195,28 @@ def test_what_the_lane_counted_of_a_route_is_told_by_voice(stage):
     assert stage.there.is_counting(ANN)
     assert stage.there.on_counted(*route) == ANN
     assert not stage.there.is_counting(ANN)
+
+
+def test_a_leg_that_carries_nothing_to_a_node_is_not_routed_there(stage):
+    second = (SPEAKER[0] + 1, 1)
+    stage.speak()
+    stage.speak(source=second, nodes=())
+    stage.hear()
+    assert (len(stage.out()[0]), stage.out(second)[0]) == (1, ())
+
+
+def test_an_answer_to_a_pull_that_was_taken_back_means_nothing(stage):
+    stage.speak()
+    stage.there.hear(ANN, 1, "a", (EAR,), RIGHTS)
+    stage.there.hear(ANN, 1, "a", (), RIGHTS)
+    stage.settle()
+    assert (stage.into(), stage.out()[0]) == ({}, ())
+
+
+def test_an_answer_that_is_none_to_a_pull_means_nothing(stage):
+    pull = Pull(c=C, p=0, term=1, route=64)
+    seat = Attached(
+        c=C, half=0, p=0, term=1, variant="", joined=Seat(), lim=Limits(up=0, dn=0, pps=0), standby=()
+    )
+    stage.there._then("a", pull)(seat)
+    assert stage.into() == {}

@@ -289,6 +289,7 @@ def test_datagrams_are_answered_once_both_have_met(net):
     (leg,) = net["a"].wires
     net["a"].feed(ev.DatagramReceived(leg, ping))
     net["a"].feed(ev.DatagramReceived(99, ping))
+    net["a"].feed(ev.StreamReceived(99, b""))
     assert not [out for out in net["a"].outputs if isinstance(out, ev.SendDatagram)]
     net.run(1.0)
     net["a"].feed(ev.DatagramReceived(leg, b""))

@@ -284,3 +284,34 @@ def test_who_has_a_key_comes_back_with_a_ticket_alone(net, gone):
     net.run(100)
     late = again.resume()
     assert late.closed is ErrorCode.RESUME_UNKNOWN
+
+
+def test_a_goodbye_and_a_move_go_to_the_home_and_end_the_leg(net):
+    for message, code in ((control.Bye(), ErrorCode.NO_ERROR), (None, ErrorCode.MOVED)):
+        ann, bob = net.talking("a", "a", "b")
+        bob.send(message or control.Moved(c=bob.cid, ok=True))
+        net.run(0.5)
+        assert (bob.closed, half(net, bob)) == (code, None)
+        assert ann.got[-1] == ann.last(control.Peer if message is None else control.Ended)
+
+
+def test_a_home_that_is_not_heard_is_waited_for_and_then_given_up(net):
+    bob = net.enter("b", net.call("a"))
+    net.enter("b", net.call("a"))
+    net.unreachable.add("a")
+    net.cut("a", "b")
+    answer = net.ask(bob, control.Accept(c=bob.cid))
+    assert (answer.code, answer.fatal) == (ErrorCode.OVERLOADED, False)
+    late = net.arrive("b", net.call("a"))
+    net.run(6.0)
+    assert late.closed is ErrorCode.OVERLOADED
+    net.run(60.0)
+    assert (bob.last(control.Ended).why, bob.closed) == ("failed", ErrorCode.GENERAL)
+
+
+def test_a_trunk_that_comes_up_is_no_news_for_people_of_other_homes():
+    net = Net("a", "b", "c")
+    net.unreachable.add("c")
+    late = net.arrive("b", net.call("c"))
+    assert net.enter("b", net.call("a")).joined is not None
+    assert late.joined is None
