@@ -1,6 +1,7 @@
 """Native programs of the benches: built once into .cache/, and what Debian has to add for that.
 
     generator()  the load generator (tests/load/native/src, Rust)
+    trunk()      two lanes with a trunk between them (relay/lane/examples/trunk.rs)
     forward(), flood()  C programs beside it
     turnserver()  coturn, installed if it is absent
 
@@ -18,6 +19,7 @@ from pathlib import Path
 from load import report
 
 SOURCES = Path(__file__).parent / "native"
+LANE = Path(__file__).parents[2] / "relay" / "lane"
 CACHE = Path(__file__).parents[2] / ".cache" / "load"
 C_FLAGS = ("-O2", "-Wall", "-Wextra", "-Werror")
 
@@ -54,15 +56,26 @@ def _compile(name: str, *libraries: str) -> Path:
     return target
 
 
-def generator() -> Path:
-    """The load generator."""
+def _build(what: str, manifest: Path, *options: str) -> Path:
+    """Build with cargo; the folder of what was built."""
     cargo = shutil.which("cargo") or shutil.which("cargo", path=str(Path.home() / ".cargo" / "bin"))
     if cargo is None:
-        raise SystemExit("no cargo found, which builds the load generator: install Rust (rustup.rs)")
+        raise SystemExit(f"no cargo found, which builds {what}: install Rust (rustup.rs)")
     target = CACHE / "target"
-    command = [cargo, "build", "--release", "--locked", "--manifest-path", str(SOURCES / "Cargo.toml")]
-    _run("building the load generator", command, CARGO_TARGET_DIR=str(target))
-    return target / "release" / "relay-load"
+    command = [cargo, "build", "--release", "--locked", "--manifest-path", str(manifest), *options]
+    _run(f"building {what}", command, CARGO_TARGET_DIR=str(target))
+    return target / "release"
+
+
+def generator() -> Path:
+    """The load generator."""
+    return _build("the load generator", SOURCES / "Cargo.toml") / "relay-load"
+
+
+def trunk() -> Path:
+    """Two lanes, a trunk between them and the far ends of their legs."""
+    options = ("--no-default-features", "--example", "trunk")
+    return _build("two lanes and their far ends", LANE / "Cargo.toml", *options) / "examples" / "trunk"
 
 
 def forward() -> Path:

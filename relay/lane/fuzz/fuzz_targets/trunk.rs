@@ -157,7 +157,10 @@ impl Node {
                 let muted = Some(Reason::Muted);
                 self.core.route(0, 1, &targets, muted).unwrap();
             }
-            6 => self.core.open_route(trunk, route, 0, false, RIGHTS).unwrap(),
+            6 => self
+                .core
+                .open_route(trunk, route, 0, false, RIGHTS)
+                .unwrap(),
             7 => {
                 let counted = self.core.close_flow(trunk, route);
                 let dropped: u64 = counted.dropped.iter().sum();

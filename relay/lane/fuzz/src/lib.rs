@@ -182,6 +182,8 @@ impl Peer {
             assert!((*start..*stop).all(|number| self.sealed.contains(&number)));
         }
         let datagrams = parsed.datagrams.iter();
-        datagrams.map(|place| plain[place.clone()].to_vec()).collect()
+        datagrams
+            .map(|place| plain[place.clone()].to_vec())
+            .collect()
     }
 }
