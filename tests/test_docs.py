@@ -317,7 +317,7 @@ def test_what_passes_in_say_is_what_the_text_lists() -> None:
 
 
 def test_the_examples_of_trunks_are_what_the_text_makes_of_them() -> None:
-    part = section("docs/protocol.md", "Trunks: built in part, spoken by nobody yet")
+    part = section("docs/protocol.md", "Trunks: built in part")
     seeds, n = (bytes(range(32)), bytes(range(32, 64))), bytes(range(64, 96))
     # A SubjectPublicKeyInfo of Ed25519 is 12 fixed bytes and the key (RFC 8410 section 4).
     infos = [bytes.fromhex("302a300506032b6570032100") + signed.public_of(seed) for seed in seeds]
