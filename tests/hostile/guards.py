@@ -37,6 +37,7 @@ TLS: Final = "quic/tls13.py"
 LANE: Final = "edge/lane_py.py"
 PATH: Final = "edge/path.py"
 ROUTES: Final = "edge/routes.py"
+FLOW: Final = "edge/flow.py"
 RELAYS: Final = "edge/relays.py"
 RELAYED: Final = "protocol/relayed.py"
 BUCKET: Final = "edge/bucket.py"
@@ -242,8 +243,8 @@ GUARDS: Final = [
     _guard(
         "a defect met by a first packet keeps its slot",
         ENDPOINT,
-        "        self._arm(peer)  # its deadline holds whatever its first packet does to us\n",
-        "",
+        "        self._note_id(peer, peer.quic.host_cid)\n        self._arm(peer)\n",
+        "        self._note_id(peer, peer.quic.host_cid)\n",
         "MANNERS/a defect met by a first packet",
     ),
     _guard(
@@ -270,7 +271,7 @@ GUARDS: Final = [
     _guard(
         "control messages pile up for a peer that does not read",
         ENDPOINT,
-        "if peer.quic.backlog(peer.control_stream) + len(data) > MAX_BACKLOG:",
+        "if peer.quic.backlog(peer.control_stream) + len(data) > peer.most_backlog:",
         NEVER,
         "MANNERS/a client that never acknowledges what is said to it",
     ),
@@ -441,7 +442,7 @@ GUARDS: Final = [
     _guard(
         "a receiver who says nothing is sent to without end",
         PATH,
-        "return self.media_in_flight < MEDIA_WINDOW\n",
+        "return self.media_in_flight < self.window\n",
         "return True\n",
         QUIC_TESTS + "test_a_silent_receiver_stops_the_flow_at_the_window",
     ),
@@ -830,22 +831,22 @@ GUARDS: Final = [
     _guard(
         "copies wait for a leg that is gone",
         ROUTES,
-        "if self._legs.get(listener.number) is not listener:",
-        NEVER,
+        "if self._legs.get(listener.number) is not listener:\n            counters",
+        "if False:\n            counters",
         "COPIES/nothing is queued for a listener who left",
     ),
     _guard(
         "one participant speaks under another's key id",
-        ROUTES,
-        "if media.index_of(kid, flow.group) != flow.index:",
+        FLOW,
+        "if media.index_of(header.kid, self.group) != self.index:",
         NEVER,
         "MEDIA/the key id of somebody else",
         "MEDIA/the key id of somebody else in a group",
     ),
     _guard(
         "a packet is copied each time it comes",
-        ROUTES,
-        "return header if flow.is_new(kid, ctr) else DropReason.DUPLICATE",
+        FLOW,
+        "return header if self.is_new(header.kid, header.ctr) else DropReason.DUPLICATE",
         "return header",
         "MEDIA/a packet seen before",
         "MEDIA/a repeat of a packet that came",
@@ -853,14 +854,14 @@ GUARDS: Final = [
     _guard(
         "packets have no rate",
         ROUTES,
-        "if not owner.packets.take(1, now) or not owner.up.take(size, now):",
-        "if not owner.up.take(size, now):",
+        "if not owner.packets.take(1, now) or not owner.up.take(len(payload), now):",
+        "if not owner.up.take(len(payload), now):",
         "MEDIA/more packets at once than allowed",
     ),
     _guard(
         "bytes have no rate",
         ROUTES,
-        "if not owner.packets.take(1, now) or not owner.up.take(size, now):",
+        "if not owner.packets.take(1, now) or not owner.up.take(len(payload), now):",
         "if not owner.packets.take(1, now):",
         "MEDIA/more bytes at once than allowed",
     ),
@@ -873,8 +874,8 @@ GUARDS: Final = [
     ),
     _guard(
         "what an unrouted flow sends has no name",
-        ROUTES,
-        "if not flow.targets:\n            return flow.closed",
+        FLOW,
+        "if not self.targets:\n            return self.closed",
         "pass",
         "MEDIA/a packet before anybody may hear it",
         "SPOKEN/after muting oneself",

@@ -18,9 +18,9 @@ from unittest.mock import patch
 from hostile.scenes import STRANGER, Stage, foreign_id, initial
 from relay.core import events
 from relay.core.reasons import DropReason
+from relay.edge.flow import WINDOW
 from relay.edge.front import Front
 from relay.edge.lane_py import SLOW_QUEUE, PyLane
-from relay.edge.routes import WINDOW
 from relay.errors import ErrorCode
 from relay.protocol import media
 from relay.protocol.demux import QUIC_V2, parse_long
