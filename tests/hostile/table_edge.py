@@ -22,8 +22,9 @@ from relay.edge.flow import WINDOW
 from relay.edge.front import Front
 from relay.edge.lane_py import SLOW_QUEUE, PyLane
 from relay.errors import ErrorCode
-from relay.protocol import media
+from relay.protocol import media, trunk
 from relay.protocol.demux import QUIC_V2, parse_long
+from relay.protocol.trunk import HOP, MIN_ROUTE
 from relay.quic.connection import RelayQuic
 
 D, E = DropReason, ErrorCode
@@ -291,6 +292,14 @@ class Media(NamedTuple):
     group: bool = False
 
 
+class Carried(NamedTuple):
+    """Datagrams from a trunk on whose route 64 participant 2 speaks; the lane's verdict on the last."""
+
+    id: str
+    datagrams: list[bytes]
+    reason: DropReason
+
+
 UP, DOWN, INDEX = 4, 9, 2
 KID = INDEX << 2
 
@@ -304,6 +313,24 @@ def voice(ctr: int = 1, *, flow: int = UP, kid: int = KID, size: int = 80, **bit
 def _head(h: int, *rest: int, size: int = 80) -> bytes:
     return bytes((UP, h, *rest)) + bytes(size - 2 - len(rest))
 
+
+def carried(ctr: int = 1, *, route: int = MIN_ROUTE, hop: int = HOP, kid: int = KID) -> bytes:
+    """The same as it comes by a trunk."""
+    data = bytearray(trunk.from_leg(voice(ctr, kid=kid), route))
+    data[2] = hop
+    return bytes(data)
+
+
+CARRIED = [
+    Carried("a voice on a route that nobody gave", [carried(route=MIN_ROUTE + 1)], D.UNKNOWN_FLOW),
+    Carried("a leg's datagram on a trunk", [voice()], D.UNKNOWN_FLOW),
+    Carried("a voice that two nodes have passed on", [carried(hop=HOP + 1)], D.HOP_LIMIT),
+    Carried("a voice that no node has passed on", [carried(hop=0)], D.HOP_LIMIT),
+    Carried("a route in a spelling that is too long", [b"\x80\x00\x00\x40" + carried()[2:]], D.UNKNOWN_FLOW),
+    Carried("the key id of somebody else by a trunk", [carried(kid=1 << 2)], D.WRONG_SENDER),
+    Carried("a packet that came by the trunk before", [carried(7), carried(7)], D.DUPLICATE),
+    Carried("a voice cut off behind its hop", [carried()[:3]], D.MALFORMED),
+]
 
 MEDIA = [
     Media("a datagram for a flow nobody gave", [voice(flow=5)], D.UNKNOWN_FLOW),

@@ -14,6 +14,7 @@ from relay.config import LimitsConfig
 from relay.core.reasons import DropReason
 from relay.edge.lane import Lane
 from relay.edge.lane_py import PyLane
+from relay.protocol.trunk import MIN_ROUTE
 
 L = TypeVar("L", bound=Lane)
 
@@ -84,6 +85,23 @@ def test_a_hostile_datagram_reaches_nobody(row: table.Media, lane: str) -> None:
     assert made.deliver(1, last, 0.0) is row.reason
     assert made.counters.accepted == accepted
     assert made.counters.imbalance() == 0
+
+
+@pytest.mark.parametrize("row", table.CARRIED, ids=lambda row: row.id)
+def test_what_a_hostile_node_sends_on_a_trunk_reaches_nobody(row: table.Carried, lane: str) -> None:
+    made = prepare(make_lane(lane))
+    held = made.open_path(3)  # the lane lets go of a path that nobody holds
+    made.open_trunk(3)
+    made.open_route(3, MIN_ROUTE, index=INDEX, group=False, pps=500, up_bps=512_000)
+    made.route(3, MIN_ROUTE, [(2, DOWN)], None)
+    *before, last = row.datagrams
+    for datagram in before:
+        made.deliver(3, datagram, 0.0)
+    accepted = made.counters.accepted
+    assert made.deliver(3, last, 0.0) is row.reason
+    assert made.counters.accepted == accepted == len(before)
+    assert made.counters.imbalance() == 0
+    assert held is not None
 
 
 @pytest.mark.parametrize("row", table.COPIES, ids=lambda row: row.id)

@@ -57,6 +57,11 @@ def test_a_hostile_datagram(row: table.Media) -> None:
     same.test_a_hostile_datagram_reaches_nobody(row, "native")
 
 
+@pytest.mark.parametrize("row", table.CARRIED, ids=lambda row: row.id)
+def test_what_a_hostile_node_sends(row: table.Carried) -> None:
+    same.test_what_a_hostile_node_sends_on_a_trunk_reaches_nobody(row, "native")
+
+
 @pytest.mark.parametrize("row", both(table.MANNERS), ids=lambda row: row.id)
 def test_a_connection_without_manners(row: table.Manner) -> None:
     same.test_a_connection_without_manners_meets_its_limit(row, "native")

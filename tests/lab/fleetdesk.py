@@ -70,6 +70,11 @@ class Desk:
                 },
                 "near": [other for other in names if other != name],
                 "drain": name == drained,
+                "rules": {
+                    "may_leave_to": [other for other in names if other != name],
+                    "keep_in": names,
+                    "keep_days": 1,
+                },
             }
             for name in names
         }

@@ -216,6 +216,7 @@ class Fleet:
             file=str(folder / "nodes"),
             keys=(self.hub_key,),
             standbys=True,
+            commands=str(folder / "commands"),
             announce=announce,
         )
 
