@@ -25,6 +25,7 @@ from msgspec import Meta
 
 from relay.config import Config
 from relay.errors import PeerError
+from relay.feed.together import together
 from relay.protocol import dispatch
 from relay.protocol.dispatch import Dispatched
 from relay.rollout.keys import ANSWERS, COMMANDS, answer_key
@@ -131,19 +132,11 @@ class CommandsFeed:
     async def run(self) -> None:
         """Bring, ask and answer until stopped."""
         await asyncio.to_thread(self._begin)
-        rounds = [asyncio.create_task(self._follow()), asyncio.create_task(self._keep())]
-        rounds += [asyncio.create_task(self._ask(each)) for each in self._asked]
-        stopped = asyncio.create_task(self._stop.wait())
+        rounds = [self._follow(), self._keep(), *map(self._ask, self._asked)]
         try:
-            await asyncio.wait([stopped, *rounds], return_when=asyncio.FIRST_COMPLETED)
+            await together(rounds, self._stop)
         finally:
-            for task in (stopped, *rounds):
-                task.cancel()
-            results = await asyncio.gather(*rounds, return_exceptions=True)
             await self._store.close()
-        for error in results:
-            if isinstance(error, Exception):
-                raise error
 
     # ------------------------------------------------------------ to the file
 

@@ -23,6 +23,7 @@ import aiohttp
 import msgspec
 
 from relay.config import Config
+from relay.feed.together import together
 from relay.protocol.signed import kid_of
 from relay.region.making import Announcement, encode
 from relay.region.nodelist import Keeper, ListError, Refusal
@@ -79,21 +80,15 @@ class NodesFeed:
 
     async def run(self) -> None:
         """Copy and announce until stopped."""
-        rounds = [asyncio.create_task(self._announce(url)) for url in self._config.announce]
         if self._config.file:
             await asyncio.to_thread(self._begin)
-            rounds += [asyncio.create_task(self._follow()), asyncio.create_task(self._write_again())]
-        stopped = asyncio.create_task(self._stop.wait())
+        rounds = [self._announce(url) for url in self._config.announce]
+        if self._config.file:
+            rounds += [self._follow(), self._write_again()]
         try:
-            await asyncio.wait([stopped, *rounds], return_when=asyncio.FIRST_COMPLETED)
+            await together(rounds, self._stop)
         finally:
-            for task in (stopped, *rounds):
-                task.cancel()
-            results = await asyncio.gather(*rounds, return_exceptions=True)
             await self._store.close()
-        for error in results:
-            if isinstance(error, Exception):
-                raise error
 
     # ------------------------------------------------------------ the list
 

@@ -41,12 +41,12 @@ def listed(*nodes: Node, rev: int = 1, issued: float = NOW, **more: object) -> N
 
 def book(*nodes: Node, **more: object) -> NodeBook:
     found = NodeBook([public_of(SEED)], CLUSTER, lambda: NOW + 1.0)
-    assert found.take(seal(listed(*nodes, **more), SEED))  # type: ignore[arg-type]
+    assert found.take(seal(listed(*nodes, **more), SEED))  # type: ignore[arg-type]  # settings by name
     return found
 
 
 def ids(found: NodeBook, call: CallId, **more: object) -> list[str]:
-    return [each.id for each in found.order(call, **more)]  # type: ignore[arg-type]
+    return [each.id for each in found.order(call, **more)]  # type: ignore[arg-type]  # settings by name
 
 
 def calls(count: int) -> Iterator[CallId]:

@@ -231,7 +231,7 @@ class Meeting(Station):
         )
         pins = {node: (pin(node),) for node in SEEDS}
         asked = {"dialed": "iad-1"} if key is not None else {"nonce": bytes(range(32))}
-        self.greeting = Greeting(own, pins, self.sky.now, **asked)  # type: ignore[arg-type]
+        self.greeting = Greeting(own, pins, self.sky.now, **asked)  # type: ignore[arg-type]  # settings by name
         self.reader = control.FrameReader()
         self.answer(leg, self.greeting.on_connected(key, 0))
 

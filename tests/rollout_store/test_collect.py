@@ -64,7 +64,7 @@ class Desk:
         await self.helm.begin(plan, "kim", "first", {"eu-1": 0.1, "@dogfood": 0.01})
 
     async def look(self, **more: object) -> Look:
-        source = Source((self.url,), **more)  # type: ignore[arg-type]
+        source = Source((self.url,), **more)  # type: ignore[arg-type]  # settings by name
         return await look(self.helm, PLAN.rollout.id, "eu-1", source, "kim")
 
 
