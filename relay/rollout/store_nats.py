@@ -244,6 +244,8 @@ class NatsStore:
 
         if self._closed.is_set():
             raise UnreachableError("the store was closed")
+        if self._connecting is not None and not self._connecting.done():
+            await asyncio.wait({self._connecting}, timeout=ANSWER_S)  # it may be on its way
         if not self._client.is_connected:
             raise UnreachableError("no connection to NATS")
         try:

@@ -428,6 +428,19 @@ async def test_without_the_hub_a_leaf_reads_refuses_to_write_and_catches_up(tmp_
 
 
 @needs_nats
+async def test_the_first_question_waits_for_the_connection(tmp_path: Path) -> None:
+    server = Server(tmp_path, "hub")
+    await server.start()
+    store = await NatsStore.connect([server.url])
+    try:
+        await store.make_hub()
+        assert await store.get("rollout", "k") is None
+    finally:
+        await store.close()
+        await server.end()
+
+
+@needs_nats
 async def test_a_store_waits_for_its_server_and_a_watch_outlives_it(tmp_path: Path) -> None:
     server = Server(tmp_path, "hub")
     store = await NatsStore.connect([server.url], poll_s=0.02)
