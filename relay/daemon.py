@@ -182,6 +182,7 @@ class Daemon:
             keepers.start(
                 self._housekeep(),
                 rounds.adapt(self.node),
+                rounds.watch_trunks(self.node),
                 rounds.collect(self.node),
                 self._account.state.run(),
                 self._account.nodes.run(),

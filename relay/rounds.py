@@ -24,6 +24,7 @@ from relay.edge.pulse import LOOK_S, Probe, Progress, Pulse
 from relay.errors import LocalError
 
 log = logging.getLogger("relay.daemon")
+TRUNKS_S = 0.1  # a third of what a silent trunk that carries voices is borne
 TIDYING = 0.05  # seconds between collections of young garbage
 FULL_COLLECTION = 12_000  # of these between full ones
 TELL_AGAIN = 60.0  # seconds between lines about bugs that the lane survives
@@ -90,6 +91,14 @@ async def adapt(node: Node) -> None:
     while True:
         await asyncio.sleep(TICK_S)
         for _ in node.driver.measure_ways(adapts=node.config.adapt.enabled):
+            await asyncio.sleep(0)
+
+
+async def watch_trunks(node: Node) -> None:
+    """Ten times a second: which trunks are alive. One that is not is found out in a third of one."""
+    while True:
+        await asyncio.sleep(TRUNKS_S)
+        for _ in node.driver.report_trunks():
             await asyncio.sleep(0)
 
 

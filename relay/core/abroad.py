@@ -136,6 +136,11 @@ class Abroad:
         self.voices.on_up(node)
         self.visiting.on_up(node)
 
+    def on_suspect(self, node: str) -> None:
+        """It is silent: who needs it goes where it does not matter."""
+        self._node.count("trunk_suspect")
+        self.visiting.referral.on_suspect(node)
+
     def on_down(self, node: str) -> None:
         """It is not any more: nothing passes, before anything else is done."""
         self.voices.on_down(node)

@@ -267,7 +267,7 @@ class TrunkOpened:
 
 @dataclass(frozen=True, slots=True)
 class TrunkAcknowledged:
-    """Something that left on these trunks was acknowledged since the last time; five times a second.
+    """Something that left on these trunks was acknowledged since the last time; ten times a second.
 
     Smoothed round trips by leg, seconds.
     """

@@ -256,7 +256,7 @@ class Hosting:
             variant=call.variant,
             joined=Seat(roster=joined.roster, gate=joined.gate, rly=joined.rly, rt=joined.rt),
             lim=far.limits,
-            standby=(),
+            standby=tuple(entry.node for entry in joined.standby),
         )
         self._trunks.answer(far.node, far.id, attached)
 

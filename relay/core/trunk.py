@@ -1,6 +1,6 @@
 """The way to one other node: down, being dialed, up, suspect, or leaving; and what is due on it.
 
-    DOWN --dialed--> DIALLING --greeted--> UP --600 ms nothing acknowledged--> SUSPECT --acknowledged--> UP
+    DOWN --dialed--> DIALLING --greeted--> UP --nothing acknowledged for long--> SUSPECT --acknowledged--> UP
     DOWN --greeted, dialed by the other one--> UP     all but DOWN --lost--> DOWN     UP --drained--> LEAVING
 
 A trunk outlives its connections; of two there is one in use, and `stays` decides which. The edge numbers
@@ -20,9 +20,12 @@ from relay.protocol.trunk_messages import Greet
 RETRY_S: Final = (0.2, 1.0, 2.0, 5.0)
 """After so long a lost trunk is dialed again, cut by up to half; the last one from then on."""
 PING_S: Final = 5.0  # times 0.8 to 1.2
-PROBE_S: Final = 0.2  # three of them in the least time after which a silent one is suspect
+PROBE_S: Final = 0.1  # three of them in the least time after which a silent one is suspect
 SUSPECT_S: Final = 0.6
 ROUND_TRIPS: Final = 3  # where so many are longer, they count
+CARRYING_S: Final = 0.3  # the same while voices pass: then something is acknowledged all the time
+CARRYING_ROUND_TRIPS: Final = 2
+LATE_S: Final = 0.05  # who looks so much later than it wanted to was away itself: news may wait to be read
 
 
 class State(Enum):
@@ -65,6 +68,7 @@ class Due(Enum):
     DIAL = "dial"
     PING = "ping"  # on the control stream
     PROBE = "probe"  # a datagram that asks for an acknowledgement
+    TELL = "tell"  # it has become suspect
 
 
 class Met(NamedTuple):
@@ -173,6 +177,8 @@ class Trunk(Machine[State]):
     def carry(self, carries: bool) -> None:
         """Whether voices pass on it now."""
         self._carries = carries
+        if not carries and self._unanswered_since is not None and self._sent_at < self._unanswered_since:
+            self._unanswered_since = None  # all that was sent is acknowledged
 
     # ------------------------------------------------------------ connections
 
@@ -234,10 +240,11 @@ class Trunk(Machine[State]):
         if self._unanswered_since is None:
             self._unanswered_since = now
 
-    def on_acknowledged(self, rtt: float) -> None:
+    def on_acknowledged(self, rtt: float, now: float) -> None:
         """Something was. `rtt`: the round trip, seconds, smoothed."""
         self._rtt = rtt
-        self._unanswered_since = None
+        # While voices pass something is under way at any moment, and silence counts from here.
+        self._unanswered_since = now if self._carries else None
         self._move(Acknowledged)
 
     def next_deadline(self) -> float | None:
@@ -248,9 +255,12 @@ class Trunk(Machine[State]):
     def on_timer(self, now: float, chance: float) -> tuple[Due, ...]:
         """Time went by: what has to be done now. `on_dialed` and `on_sent` follow it."""
         dial_at, suspect_at, probe_at = self._dial_at(), self._suspect_at(), self._probe_at()
-        if suspect_at is not None and now >= suspect_at:
-            self._move(Silent)
+        if suspect_at is not None and now >= suspect_at + LATE_S:
+            self._unanswered_since = now - self._patience + PROBE_S
         due = []
+        if suspect_at is not None and suspect_at <= now < suspect_at + LATE_S:
+            self._move(Silent)
+            due.append(Due.TELL)
         if dial_at is not None and now >= dial_at:
             due.append(Due.DIAL)
         if self._ping_at is not None and now >= self._ping_at:
@@ -273,4 +283,10 @@ class Trunk(Machine[State]):
     def _suspect_at(self) -> float | None:
         if self._state is not State.UP or self._unanswered_since is None:
             return None
-        return self._unanswered_since + max(SUSPECT_S, ROUND_TRIPS * self._rtt)
+        return self._unanswered_since + self._patience
+
+    @property
+    def _patience(self) -> float:
+        if self._carries:
+            return max(CARRYING_S, CARRYING_ROUND_TRIPS * self._rtt)
+        return max(SUSPECT_S, ROUND_TRIPS * self._rtt)

@@ -21,7 +21,7 @@ from relay.protocol.trunk_control import TrunkCode
 from relay.protocol.trunk_messages import Attached as AttachedMessage
 from relay.protocol.trunk_messages import Gate, Grant
 
-ANSWER_S: Final = 5.0  # until the home has answered `attach`
+ANSWER_S: Final = 2.0  # until the home has answered `attach`: clients have five seconds' patience with us
 ORPHAN_S: Final = 60.0  # as long as a consent outlives a lost leg (docs/protocol.md, section 8)
 KEPT_S: Final = 5.0  # what the former home opened stays at most, until the next one has spoken
 

@@ -44,6 +44,9 @@ class Far(Protocol):
     def on_up(self, node: str, *, is_new: bool) -> None:
         """A trunk is there; `is_new`: to a process that has forgotten everything."""
 
+    def on_suspect(self, node: str) -> None:
+        """It is silent."""
+
     def on_down(self, node: str) -> None:
         """It is not any more."""
 
@@ -207,9 +210,8 @@ class Trunks:
     def on_acknowledged(self, event: ev.TrunkAcknowledged) -> None:
         """The other ends are alive."""
         for leg, rtt in event.of.items():
-            there = self._in_use(leg)
-            if there is not None:
-                there.on_acknowledged(rtt)
+            if (there := self._in_use(leg)) is not None:
+                there.on_acknowledged(rtt, self._node.now)
                 self._note(there.node)
 
     # ------------------------------------------------------------ what comes
@@ -333,6 +335,8 @@ class Trunks:
                 self._dialed[there.node] = now
                 there.on_dialed(_NOWHERE)
                 self.put(ev.DialTrunk(there.node))
+            elif due is Due.TELL:
+                self._far.on_suspect(there.node)
             else:
                 assert there.link is not None  # it is up
                 link = self._links[there.link]

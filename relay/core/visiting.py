@@ -9,7 +9,6 @@ consent and what follows from it (the home's engine), trunks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from relay.core import events as ev
@@ -17,10 +16,12 @@ from relay.core.admission import Verdict
 from relay.core.door import Door
 from relay.core.leg import Leg, LegState
 from relay.core.node import Node
+from relay.core.referral import Referral
 from relay.core.trunk_guest import Guest
 from relay.core.trunk_half import Half, HalfState
 from relay.core.trunk_voices import Voices
 from relay.core.trunks import Answer, Then, Trunks
+from relay.core.visit import Visit
 from relay.core.visit_routes import PAIR, Ear, VisitRoutes
 from relay.core.visited import Visited
 from relay.errors import ErrorCode, PeerError
@@ -37,24 +38,6 @@ _CODES: Final = frozenset(int(code) for code in ErrorCode)
 _St = Literal["here", "silent", "lost", "moved", "gone"]
 
 
-@dataclass(slots=True)
-class Visit:
-    """Somebody here, from the hello on."""
-
-    leg: int
-    home: str
-    hello: control.Hello
-    half: Half | None = None
-    """From the join on."""
-    id: int = 0
-    """Of the join."""
-    is_asked: bool = False
-    """Whether the home has heard of it."""
-    ear: Ear | None = None
-    """From the answer of the home on."""
-    is_silent: bool = False
-
-
 class Visiting:
     """All of them."""
 
@@ -68,6 +51,7 @@ class Visiting:
         self._visited = Visited()
         door.visit, door.visited = self.on_hello, self._find
         self._visits: dict[int, Visit] = {}
+        self.referral = Referral(node, self._visits, lambda name: door.urls_of(name))
         self._calls: dict[bytes, dict[int, Visit]] = {}
         """Those with a half, by call and leg."""
 
@@ -154,8 +138,16 @@ class Visiting:
         group = claims.lim[3] > PAIR
         self._trunks.put(ev.OpenFlow(leg.number, up, attached.p, group=group))
         seat = attached.joined
+        visit.ticket = seat.rt
         joined = control.Joined(
-            c=attached.c, p=attached.p, up=up, roster=seat.roster, gate=seat.gate, rly=seat.rly, rt=seat.rt
+            c=attached.c,
+            p=attached.p,
+            up=up,
+            roster=seat.roster,
+            gate=seat.gate,
+            rly=seat.rly,
+            rt=seat.rt,
+            standby=self.referral.standbys(visit),
         )
         self._node.send(leg.number, joined, visit.id)
         self._watch(leg)
@@ -239,7 +231,8 @@ class Visiting:
         half = self._guest.find(node, say.half)
         if half is None:
             return
-        trunk_control.said(say.m, trunk_control.DOWN)
+        if trunk_control.said(say.m, trunk_control.DOWN) == control.Ticket.TYPE:
+            self._visits[half.leg].on_ticket(say.m)
         self._node.put(ev.SendStream(half.leg, len(say.m).to_bytes(2, "big") + say.m))
 
     def on_gate(self, node: str, gate: Gate) -> Ok | Err:
@@ -277,6 +270,7 @@ class Visiting:
 
     def on_up(self, node: str) -> None:
         """A trunk is there: what we have of that node's calls, then who waits for it."""
+        self.referral.on_up(node)
         self._list(node, self._guest.on_up(node, self._node.now))
         for visit in list(self._visits.values()):
             if visit.home == node:
@@ -298,6 +292,7 @@ class Visiting:
     def on_down(self, node: str) -> None:
         """It is not: all that this home opened is shut, now."""
         self._guest.on_down(node, self._node.now)
+        self.referral.on_down(node)
         self.settle()
 
     # ------------------------------------------------------------ legs and time
@@ -334,11 +329,13 @@ class Visiting:
 
     def next_deadline(self) -> float | None:
         """When something is due."""
-        return self._guest.next_deadline()
+        found = (self._guest.next_deadline(), self.referral.next_deadline())
+        return min((when for when in found if when is not None), default=None)
 
     def on_timer(self, now: float) -> None:
         """Time went by."""
         self._guest.on_timer(now)
+        self.referral.on_timer(now)
         self.settle()
 
     # ------------------------------------------------------------ what follows

@@ -248,11 +248,9 @@ class Driver:
     def measure_ways(self, *, adapts: bool) -> Iterator[None]:
         """Tell the engine what it asked of legs, and if it `adapts`, of those that suffer; some at a step.
 
-        Run it through five times a second, and first tells of trunks on which something was acknowledged.
         Run it through five times a second. Most legs suffer nothing, and cost nothing here. When very many
         do, it is a network of ours, or this machine: each has to wait then, as the packet path must not.
         """
-        yield from self._report_trunks()
         asked, self._asked = list(self._asked), set()
         for start in range(0, len(asked), HEARD_AT_ONCE):
             ways = self._lane.measure(asked[start : start + HEARD_AT_ONCE], self._clock())
@@ -272,7 +270,8 @@ class Driver:
                 self.feed(ev.Measured(ways))
             yield
 
-    def _report_trunks(self) -> Iterator[None]:
+    def report_trunks(self) -> Iterator[None]:
+        """Tell the engine on which trunks something was acknowledged. Run it through ten times a second."""
         trunks = [leg for leg, known in self._trunks.items() if known is not None]
         for start in range(0, len(trunks), HEARD_AT_ONCE):
             news: dict[int, float] = {}

@@ -66,6 +66,18 @@ ENGINE: Final[Mapping[str, Family]] = {
         "way",
         ("in", "out"),
     ),
+    "trunk_up": Family("relay_trunks_up", "Times that a trunk to another node came to be.", "label", ("",)),
+    "trunk_suspect": Family("relay_trunks_suspect", "Times that a trunk fell silent.", "label", ("",)),
+    "trunk_down": Family("relay_trunks_down", "Times that a trunk was lost.", "label", ("",)),
+    "trunk_refused": Family(
+        "relay_trunks_refused", "Connections of nodes that are not ours.", "label", ("",)
+    ),
+    "referred": Family(
+        "relay_people_referred",
+        "Requests to go to the home of a call whose trunk was silent.",
+        "label",
+        ("",),
+    ),
     "handover_refused": Family(
         "relay_handover_refused", "Calls of the other generation not taken up, by error.", "code", CODES
     ),

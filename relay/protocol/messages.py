@@ -509,6 +509,7 @@ class Drain(Message, frozen=True, kw_only=True):
     by_ms: U32
     to: Annotated[tuple[Text, ...], Meta(max_length=8)] = ()
     ht: AnyTicket | None = None
+    stb: Annotated[int, Meta(ge=0, le=2)] = 0  # so many at the end of `to` are standbys, the rest the home's
 
 
 class Moved(Message, frozen=True, kw_only=True):

@@ -184,7 +184,7 @@ def test_who_dialed_the_one_in_use_may_replace_it():
 def test_a_suspect_one_is_replaced():
     one = up("b")
     one.on_sent(100.0)
-    one.on_timer(101.0, 0.0)
+    assert one.on_timer(100.6, 0.0) == (Due.TELL,)
     assert one.state is State.SUSPECT
     assert one.stays(greet("m"))
     assert one.on_greeted(2, greet("m"), 101.0, 0.5) == Met(False, 1)
@@ -301,34 +301,83 @@ def test_600_ms_without_an_acknowledgement_make_it_suspect_and_one_ends_that():
     one.on_timer(101.61, 0.0)
     assert (one.state, one.is_there, one.takes_halves) == (State.SUSPECT, True, False)
     assert one.next_deadline() == 105.0
-    one.on_acknowledged(0.02)
+    one.on_acknowledged(0.02, 101.61)
     assert (one.state, one.takes_halves) == (State.UP, True)
     assert one.next_deadline() == 105.0
 
 
 def test_where_round_trips_are_long_three_of_them_count():
     one = up()
-    one.on_acknowledged(0.3)
+    one.on_acknowledged(0.3, 100.5)
     one.on_sent(101.0)
     assert one.next_deadline() == pytest.approx(101.9)
 
 
-def test_while_voices_pass_something_is_sent_every_200_ms():
+def test_while_voices_pass_something_is_sent_every_100_ms():
     one = up()
     one.carry(True)
-    assert one.next_deadline() == 100.2
-    assert one.on_timer(100.2, 0.0) == (Due.PROBE,)
-    one.on_sent(100.2)
-    assert one.next_deadline() == pytest.approx(100.4)
+    assert one.next_deadline() == 100.1
+    assert one.on_timer(100.1, 0.0) == (Due.PROBE,)
+    one.on_sent(100.1)
+    assert one.next_deadline() == pytest.approx(100.2)
     one.carry(False)
-    assert one.next_deadline() == pytest.approx(100.8)
+    assert one.next_deadline() == pytest.approx(100.7)
+
+
+def test_while_voices_pass_300_ms_since_the_last_acknowledgement_are_enough():
+    one = up()
+    one.carry(True)
+    for turn in range(1, 6):
+        one.on_sent(100.0 + turn / 10)
+        one.on_acknowledged(0.04, 100.04 + turn / 10)
+    one.on_sent(100.6)
+    one.on_timer(100.83, 0.0)
+    assert one.state is State.UP
+    one.on_timer(100.85, 0.0)
+    assert one.state is State.SUSPECT
+    one.on_acknowledged(0.04, 100.9)
+    assert one.state is State.UP
+
+
+def test_where_round_trips_are_long_two_of_them_count_while_voices_pass():
+    one = up()
+    one.carry(True)
+    one.on_acknowledged(0.3, 101.0)
+    one.on_sent(101.1)
+    one.on_timer(101.59, 0.0)
+    assert one.state is State.UP
+    one.on_timer(101.61, 0.0)
+    assert one.state is State.SUSPECT
+
+
+def test_when_no_voice_passes_any_more_nothing_is_waited_for_that_was_not_sent():
+    one = up()
+    one.carry(True)
+    one.on_sent(100.1)
+    one.on_acknowledged(0.04, 100.2)
+    one.carry(False)
+    assert one.next_deadline() == 105.0
+
+
+def test_who_was_away_itself_gives_the_other_one_another_100_ms():
+    one = up()
+    one.carry(True)
+    one.on_sent(100.1)
+    one.on_timer(101.0, 0.0)
+    assert one.state is State.UP
+    one.on_acknowledged(0.04, 101.01)
+    assert one.state is State.UP
+    one.on_sent(101.1)
+    one.on_timer(102.0, 0.0)
+    one.on_timer(102.11, 0.0)
+    assert one.state is State.SUSPECT
 
 
 def test_a_suspect_one_is_probed_too():
     one = up()
     one.carry(True)
     one.on_sent(100.0)
-    one.on_timer(100.61, 0.0)
+    one.on_timer(100.31, 0.0)
     assert one.state is State.SUSPECT
     assert one.on_timer(100.7, 0.0) == (Due.PROBE,)
 

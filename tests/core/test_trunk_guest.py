@@ -95,10 +95,10 @@ def test_a_number_means_one_half():
 def test_patience_with_a_silent_home_ends_by_the_clock():
     guest = Guest()
     half = guest.attach(C, 7, "h", 100.0)
-    assert guest.next_deadline() == 105.0
-    guest.on_timer(104.0)
+    assert guest.next_deadline() == 102.0
+    guest.on_timer(101.0)
     assert half.state is HalfState.ASKED
-    guest.on_timer(105.0)
+    guest.on_timer(102.0)
     assert (half.state, half.code) == (HalfState.GONE, ErrorCode.OVERLOADED)
     assert guest.next_deadline() is None
 

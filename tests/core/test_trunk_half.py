@@ -87,7 +87,7 @@ def test_the_table_is_that_of_the_specification():
 
 def test_a_half_is_asked_for_and_knows_its_place_then():
     half = Half(C, 7, "h", 100.0)
-    assert (half.state, half.number, half.next_deadline()) == (HalfState.ASKED, None, 105.0)
+    assert (half.state, half.number, half.next_deadline()) == (HalfState.ASKED, None, 102.0)
     assert is_shut(half)
     half.on_attached(attached())
     assert (half.state, half.number, half.index, half.term) == (HalfState.IDLE, 3, 2, 1)
@@ -95,11 +95,11 @@ def test_a_half_is_asked_for_and_knows_its_place_then():
     assert is_shut(half)
 
 
-def test_a_home_that_does_not_answer_in_five_seconds_is_overloaded():
+def test_a_home_that_does_not_answer_in_two_seconds_is_overloaded():
     half = Half(C, 7, "h", 100.0)
-    half.on_timer(104.9)
+    half.on_timer(101.9)
     assert half.state is HalfState.ASKED
-    half.on_timer(105.0)
+    half.on_timer(102.0)
     assert (half.state, half.code, half.next_deadline()) == (HalfState.GONE, ErrorCode.OVERLOADED, None)
 
 
@@ -161,7 +161,7 @@ def test_a_home_that_was_not_missed_changes_nothing_by_being_there():
     assert half.state is HalfState.OPEN
     asked = Half(C, 7, "h", 100.0)
     asked.on_known()
-    assert (asked.state, asked.next_deadline()) == (HalfState.ASKED, 105.0)
+    assert (asked.state, asked.next_deadline()) == (HalfState.ASKED, 102.0)
 
 
 def test_a_half_that_nobody_answered_is_gone_with_the_trunk():
@@ -198,10 +198,10 @@ def test_what_the_former_home_opened_ends_after_five_seconds():
 def test_what_the_first_home_opened_outlives_no_chain_of_others():
     half = opened()
     half.on_rehomed("n", 2, 200.0)
-    half.on_rehomed("o", 3, 203.0)
+    half.on_rehomed("o", 3, 204.0)
     assert not is_shut(half)
     half.on_timer(205.0)
-    assert (half.state, half.next_deadline()) == (HalfState.ASKED, 208.0)
+    assert (half.state, half.next_deadline()) == (HalfState.ASKED, 206.0)
     assert is_shut(half)
 
 
@@ -209,7 +209,7 @@ def test_an_orphan_takes_nothing_along_to_its_next_home():
     half = opened()
     half.on_orphaned(200.0)
     assert half.on_rehomed("n", 2, 201.0)
-    assert (half.state, half.next_deadline()) == (HalfState.ASKED, 206.0)
+    assert (half.state, half.next_deadline()) == (HalfState.ASKED, 203.0)
     assert is_shut(half)
 
 

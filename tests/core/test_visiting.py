@@ -252,10 +252,10 @@ def test_a_leg_that_is_not_heard_is_reported_and_again_when_it_is(net):
 def test_who_waits_for_a_trunk_is_asked_for_when_it_is_there(net):
     net.unreachable.add("a")
     bob = net.arrive("b", net.call("a"))
-    net.run(2.0)
+    net.run(1.0)
     net.unreachable.clear()
     net.cut("b", "a")
-    net.run(2.0)
+    net.run(0.9)
     assert bob.joined is not None
 
 

@@ -534,7 +534,7 @@ class Driven(Two):
     def look(self) -> list[ev.Input]:
         """What five looks a second tell."""
         start = len(self.engine.told)
-        for _ in self.driver.measure_ways(adapts=True):
+        for _ in self.driver.report_trunks():
             pass
         for _ in self.driver.report_heard():
             pass
