@@ -129,5 +129,4 @@ async def test_who_comes_while_the_home_is_gone_does_not_wait_for_it(nodes: dict
     with pytest.raises((SessionError, RefusedError)) as caught:
         async with connect(guest.url, token=token, insecure=True, direct=False) as session:
             await session.join()
-    # The guest's patience with the home and the SDK's with the guest are both 5 s.
-    assert caught.value.code in (ErrorCode.OVERLOADED, ErrorCode.IDLE_TIMEOUT)
+    assert caught.value.code == ErrorCode.OVERLOADED  # not the SDK's own patience, which is longer

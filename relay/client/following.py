@@ -3,6 +3,10 @@
     drain {to, ht} --> open, hello {ht}, rejoin --> AHEAD: both legs carry --the other is there--> go over
                          '- failed: again, a little later -'
 
+Where `to` names standbys, the rest of it is the home of our call, which the node where we are does not hear
+any more. Home and standbys are tried one after the other, each for a moment; at the home we are where the
+call is, at a standby only if the other one comes there, too.
+
 The same on suspicion, when the one in use is only silent (standby.py): one address after the other, so that
 both of a call come to the same, and `call_off` when it speaks again.
 
@@ -47,6 +51,8 @@ TICKET_S: Final = 110.0  # a hand-over ticket is good for 120 s of the relay's c
 AGAIN_S: Final = (0.3, 1.0, 2.0, 4.0, 8.0)
 ALONE_S: Final = 1.5  # on suspicion: one standby has so long to shake hands
 SETTLE_S: Final = 0.1  # on suspicion: the node in use may speak yet, before anybody knows of this
+FIRST_S: Final = 0.5  # of home and standbys: the first time round each has so long to shake hands
+MEET_S: Final = 2.0  # the other one comes to a standby so soon, or to another
 PING_S: Final = 1.0  # a leg that carries nothing yet is heard of all the same
 SAID_TWICE: Final = (Accept, Block, Decline, Hangup, Mute)
 """What changes the call: while there are two nodes, both hear it."""
@@ -96,6 +102,9 @@ class Follower:
         self._until = 0.0
         self._is_suspicion = False
         self._rungs: tuple[Destination, ...] = ()
+        self._choice = 0
+        """Which of the nodes that were named we try; 0: the only one, or the home."""
+        self._nodes = 1
         self._joined: Joined | None = None
         self._ticket: bytes | None = None
         self._there: set[int] = set()
@@ -208,7 +217,8 @@ class Follower:
             return
         alone = peer is None or peer not in {entry.p for entry in joined.roster}
         # Who only suspects goes nowhere alone: the node may be there for the other one.
-        is_left = not self._is_suspicion and (alone or main.error is not None)
+        is_home = self._nodes > 1 and self._choice == 0
+        is_left = not self._is_suspicion and (alone or is_home or main.error is not None)
         if is_left or peer in self._there:
             self.leg = self._joined = self._drain = None
             self._is_suspicion = False
@@ -226,8 +236,9 @@ class Follower:
         for attempt in range(1_000_000):
             if self._drain is None or self._loop.time() >= self._until:
                 return
-            if attempt:
-                await asyncio.sleep(AGAIN_S[min(attempt, len(AGAIN_S)) - 1])
+            turns = attempt // self._nodes
+            if turns:
+                await asyncio.sleep(AGAIN_S[min(turns, len(AGAIN_S)) - 1])
             try:
                 await self._try(attempt)
             except RefusedError as error:
@@ -244,6 +255,8 @@ class Follower:
         self._rungs = _destinations(self._drain)
         if self._is_suspicion and self._rungs:
             self._rungs = (self._rungs[attempt % len(self._rungs)],)
+        elif not self._is_suspicion:
+            self._choose(attempt)
         known = self._rungs or self._owner.rungs
         ways = list(range(len(known)))
         main = self._owner.main
@@ -252,7 +265,7 @@ class Follower:
         make = self._owner.make_leg_to
         opening = open_first(lambda at: make(known[ways[at]], ways[at]), len(ways), self._trust)
         try:
-            async with asyncio.timeout(ALONE_S if self._is_suspicion else None):
+            async with asyncio.timeout(self._patience(attempt)):
                 leg = await opening
         except TimeoutError:
             raise SessionError(ErrorCode.IDLE_TIMEOUT, "no answer") from None
@@ -269,9 +282,30 @@ class Follower:
             leg.close("could not move")
             raise
 
+    def _choose(self, attempt: int) -> None:
+        """Of home and standbys the one whose turn it is; each standby has one address."""
+        assert self._drain is not None
+        standbys = min(self._drain.stb, max(0, len(self._rungs) - 1))
+        self._nodes = 1 + standbys
+        self._choice = attempt % self._nodes
+        at = len(self._rungs) - standbys
+        self._rungs = self._rungs[at + self._choice - 1 :][:1] if self._choice else self._rungs[:at]
+
+    def _patience(self, attempt: int) -> float | None:
+        """How long a node has to shake hands; None: as long as it takes."""
+        if self._is_suspicion or attempt >= self._nodes > 1:
+            return ALONE_S
+        return FIRST_S if self._nodes > 1 else None
+
     async def _wait(self) -> bool:
-        """Stay ahead until we have gone over (True), or the leg is gone."""
+        """Stay ahead until we have gone over (True), or the leg is gone, or nobody came to a standby."""
+        until = self._loop.time() + MEET_S
         while self.leg is not None:
+            if self._nodes > 1 and not self._is_suspicion and self._loop.time() >= until:
+                if self._joined is not None:
+                    self.leg.tell(Moved(c=self._joined.c, ok=True))
+                self.leg.close("nobody came")
+                break
             self.leg.ping(self._loop.time(), busy=False)
             await asyncio.sleep(PING_S)
         return self._drain is None
