@@ -93,6 +93,9 @@ class Lane:
     def flowing(self, flows: Sequence[tuple[int, int]]) -> list[tuple[int, int, float, int]]:
         """Of these flows those that somebody heard: leg, flow, since when, datagrams."""
 
+    def count_routes(self, leg: int, first: int, most: int) -> list[tuple[int, int, int, int, int]]:
+        """Of a trunk's routes from `first` on: route, newest, came, missing, late since they were counted."""
+
     def route(self, leg: int, flow: int, targets: Sequence[tuple[int, int]], closed: str | None) -> None:
         """Copy the flow to `targets` (leg, flow) from now on. LookupError: something is not open."""
 

@@ -141,6 +141,16 @@ class Measure(NamedTuple):
     mended: int  # packets of its open flows that came as repeats alone: the way up loses, too
 
 
+class RouteCount(NamedTuple):
+    """What came on one route of a trunk since it was counted last; counts up to 65535."""
+
+    route: int
+    newest: int  # CTR
+    came: int
+    missing: int  # not there when counted twice, or 128 behind the newest
+    late: int  # were told as missing, and came
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """The ways to listeners with whom something went wrong, or to look at again: five times a second."""
@@ -276,6 +286,19 @@ class TrunkAcknowledged:
 
 
 @dataclass(frozen=True, slots=True)
+class TrunkCounted:
+    """How a trunk is, once a second: packets with datagrams acknowledged and lost since it began.
+
+    And what came by it on routes since the last time, of many in several of these.
+    """
+
+    leg: int
+    acked: int
+    lost: int
+    routes: Sequence[RouteCount]
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Nothing happened but time: a deadline passed."""
 
@@ -303,6 +326,7 @@ Input = (
     | TrunkDialed
     | TrunkOpened
     | TrunkAcknowledged
+    | TrunkCounted
     | Tick
 )
 

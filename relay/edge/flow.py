@@ -76,6 +76,11 @@ class Seen:
         """Counters between the first and the highest that never came."""
         return self.highest - self.first + 1 - self.unique
 
+    def open_above(self, mark: int) -> int:
+        """Of those the ones above `mark` that are no more than `WINDOW` behind: they may still come."""
+        span = min(self.highest + 1 - max(self.first, mark + 1), WINDOW)
+        return span - (self.bits & ((1 << span) - 1)).bit_count() if span > 0 else 0
+
 
 class Pace:
     """When the packets of a flow would have come if none had been late: for those that came as repeats."""
@@ -163,13 +168,24 @@ class Flow:
         return fresh
 
     @property
+    def newest(self) -> tuple[int, Seen] | None:
+        """The key that is spoken with, and what came of it; None: nothing did."""
+        seen = self.seen.get(self._latest)
+        return None if seen is None else (self._latest, seen)
+
+    @property
+    def lost(self) -> int:
+        """Packets that never came, by the gaps in the counters of each key."""
+        return self._lost + sum(seen.lost for seen in self.seen.values())
+
+    @property
     def counters(self) -> FlowCounters:
-        """What was counted so far; lost: packets that never came, by the gaps in the counters of each key."""
+        """What was counted so far."""
         return FlowCounters(
             received=self.received,
             accepted=self.accepted,
             copies=self.copies,
-            lost=self._lost + sum(seen.lost for seen in self.seen.values()),
+            lost=self.lost,
             mended=self.mended,
             dropped=self.dropped,
             first=self.first,

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from aioquic.quic.connection import NetworkAddress
 
 from relay.config import Config, LimitsConfig
-from relay.core.events import FlowCounters, Measure, Repair, Shape
+from relay.core.events import FlowCounters, Measure, Repair, RouteCount, Shape
 from relay.core.reasons import DropReason
 from relay.core.spread import Spread
 from relay.errors import ConfigError
@@ -309,6 +309,12 @@ class Lane(Protocol):
 
     def flowing(self, flows: Sequence[tuple[int, int]]) -> dict[tuple[int, int], tuple[float, int]]:
         """Of these uplink flows (leg, flow) those that somebody heard: since when, and how many datagrams."""
+
+    def count_routes(self, leg: int, first: int, most: int) -> list[RouteCount]:
+        """What came on routes of a trunk since they were counted last: at most `most` lines, by number.
+
+        Of routes from `first` on those that have something to tell; the next begin behind the last line.
+        """
 
     @property
     def residence(self) -> Spread:

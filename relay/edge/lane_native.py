@@ -15,7 +15,7 @@ from aioquic.quic.connection import NetworkAddress
 
 from relay import _lane
 from relay.config import LimitsConfig
-from relay.core.events import FlowCounters, Measure, Repair, Shape
+from relay.core.events import FlowCounters, Measure, Repair, RouteCount, Shape
 from relay.core.reasons import DropReason
 from relay.core.spread import RESIDENCE, Spread
 from relay.edge.lane import (
@@ -136,6 +136,9 @@ class NativeLane:
 
     def flowing(self, flows: Sequence[tuple[int, int]]) -> dict[tuple[int, int], tuple[float, int]]:
         return {(leg, flow): (at, count) for leg, flow, at, count in self._lane.flowing(flows)}
+
+    def count_routes(self, leg: int, first: int, most: int) -> list[RouteCount]:
+        return [RouteCount(*line) for line in self._lane.count_routes(leg, first, most)]
 
     def route(
         self, leg: int, flow: int, targets: Sequence[tuple[int, int]], closed: DropReason | None

@@ -17,7 +17,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from relay.config import LimitsConfig
-from relay.core.events import FlowCounters, Shape
+from relay.core.events import FlowCounters, RouteCount, Shape
 from relay.core.reasons import DropReason
 from relay.core.spread import RESIDENCE, Spread
 from relay.edge.bucket import Bucket
@@ -182,6 +182,10 @@ class Routes:
             if flow is not None and flow.first is not None:
                 found[key] = flow.first, flow.accepted
         return found
+
+    def count_routes(self, leg: int, first: int, most: int) -> list[RouteCount]:
+        carrier = self._trunks.get(leg)
+        return [] if carrier is None else carrier.count_routes(first, most)
 
     def route(
         self, leg: int, flow: int, targets: Sequence[tuple[int, int]], closed: DropReason | None

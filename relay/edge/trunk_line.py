@@ -16,9 +16,11 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Final, NamedTuple
 
+from relay.core.events import RouteCount
 from relay.core.reasons import DropReason
 from relay.edge.bucket import Bucket
 from relay.edge.flow import Flow, unreadable, uplink_budgets
+from relay.edge.hop import Told
 from relay.edge.room import DATAGRAM_OVERHEAD, PACKET_OVERHEAD, room_of
 from relay.errors import PeerError
 from relay.protocol import media, trunk
@@ -46,11 +48,12 @@ class Leaves(Enum):
 class Route:
     """A voice that comes from the other node."""
 
-    __slots__ = ("_packets", "_up", "flow")
+    __slots__ = ("_packets", "_up", "flow", "told")
 
     def __init__(self, flow: Flow, pps: int, up_bps: int, burst_s: float) -> None:
         packets, up = uplink_budgets(pps, up_bps, burst_s)
         self.flow = flow
+        self.told = Told()
         self._packets = Bucket(*packets)
         self._up = Bucket(*up)
 
@@ -116,6 +119,18 @@ class Trunk:
             return None
         route = self.routes.get(int.from_bytes(payload[:ROUTE_SIZE], "big") & trunk.MAX_ROUTE)
         return None if route is None else (route.flow, route.judge(payload, now))
+
+    def count_routes(self, first: int, most: int) -> list[RouteCount]:
+        """What came on routes since they were counted last: of those from `first` on, `most` lines."""
+        lines: list[RouteCount] = []
+        for number in sorted(number for number in self.routes if number >= first):
+            if len(lines) >= most:
+                break
+            route = self.routes[number]
+            line = route.told.count(number, route.flow)
+            if line is not None:
+                lines.append(line)
+        return lines
 
     # ------------------------------------------------------------ out
 

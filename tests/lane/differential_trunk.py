@@ -201,6 +201,9 @@ class TrunkLife:
         legs = list(self.trunks)
         flows = [(leg, route) for leg in legs for route in ROUTES]
         self.duel.both("flowing", lambda lane: lane.flowing(flows))
+        first, most = self.rng.choice((0, FIRST + 5, LAST)), self.rng.choice((1, 3, 80))
+        for leg in (*legs, 0):
+            self.duel.both("count_routes", lambda lane, leg=leg: lane.count_routes(leg, first, most))
         self.duel.both("measure", lambda lane: lane.measure(legs, self.duel.now))
         for leg in legs:
             self.duel.both_paths("room", leg, lambda path: path.room(self.duel.now))

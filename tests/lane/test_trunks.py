@@ -11,7 +11,7 @@ from golden import load
 from lane.test_bounds import _Far, connect
 from lanes import LANES, make_lane
 from relay.core.adapt import Mode
-from relay.core.events import FlowCounters, Repair
+from relay.core.events import FlowCounters, Repair, RouteCount
 from relay.core.reasons import DropReason
 from relay.edge.lane import ControlDatagram, Lane, RekeyWanted
 from relay.edge.trunk_line import FRAMES, HOLD, LEAST_WINDOW, LONGEST_WAIT, QUEUE_BYTES
@@ -494,6 +494,70 @@ def test_what_waits_is_measured(node: Node) -> None:
     assert node.lane.drain(TRUNK, node.now, 4096) == []  # nothing of a trunk leaves another way
 
 
+def hear(node: Node, *ctrs: int, route: int = ROUTE, kid: int = 0) -> None:
+    """These packets come from the other node."""
+    for ctr in ctrs:
+        assert node.lane.deliver(TRUNK, carried(ctr, route=route, kid=kid), node.now) is None
+
+
+def count(node: Node, first: int = 0, most: int = 80) -> list[RouteCount]:
+    return node.lane.count_routes(TRUNK, first, most)
+
+
+def test_what_came_on_a_route_is_counted_once_and_a_route_in_silence_is_left_out(node: Node) -> None:
+    assert count(node) == []
+    hear(node, 1, 2, 3)
+    assert count(node) == [RouteCount(ROUTE, newest=3, came=3, missing=0, late=0)]
+    assert count(node) == []
+    node.lane.deliver(TRUNK, carried(3), node.now)  # nothing new
+    assert count(node) == []
+
+
+def test_a_packet_is_missing_when_it_is_not_there_at_the_second_count_and_late_if_it_comes_then(
+    node: Node,
+) -> None:
+    hear(node, 1, 2, 5)
+    assert count(node) == [RouteCount(ROUTE, 5, 3, 0, 0)]
+    hear(node, 4, 6, 8)
+    assert count(node) == [RouteCount(ROUTE, 8, 3, 1, 0)]  # 3 is; 4 came in time, 7 has time
+    hear(node, 3, 7)
+    assert count(node) == [RouteCount(ROUTE, 8, 2, 0, 1)]
+
+
+def test_what_is_128_behind_is_missing_at_once(node: Node) -> None:
+    hear(node, 0, 300)
+    assert count(node) == [RouteCount(ROUTE, 300, 2, 299 - 127, 0)]
+    assert count(node) == [RouteCount(ROUTE, 300, 0, 127, 0)]
+
+
+def test_another_key_counts_from_its_own_beginning(node: Node) -> None:
+    hear(node, 1, 3)
+    assert count(node) == [RouteCount(ROUTE, 3, 2, 0, 0)]
+    hear(node, 0, 2, kid=1)
+    assert count(node) == [RouteCount(ROUTE, 2, 2, 1, 0)]
+    assert count(node) == [RouteCount(ROUTE, 2, 0, 1, 0)]
+
+
+def test_figures_end_where_a_report_can_tell_no_more(node: Node) -> None:
+    hear(node, 0, 70_000, 0xFFFF_FFFF)
+    assert count(node) == [RouteCount(ROUTE, 0xFFFF_FFFF, 3, 0xFFFF, 0)]
+
+
+def test_routes_are_counted_by_number_some_at_a_time(node: Node) -> None:
+    for route in (16383, 900, 65):
+        node.give(route)
+        hear(node, 7, route=route)
+    hear(node, 7)
+    assert [line.route for line in count(node, most=2)] == [64, 65]
+    assert [line.route for line in count(node, 66, 2)] == [900, 16383]
+    assert count(node, 64) == count(node, MAX_ROUTE + 1) == []
+    node.lane.close_flow(TRUNK, 900)
+    node.give(900)
+    hear(node, 7, route=900)
+    assert count(node) == [RouteCount(900, 7, 1, 0, 0)]  # another voice, from its own beginning
+    assert node.lane.count_routes(SPEAKER, 0, 9) == node.lane.count_routes(99, 0, 9) == []
+
+
 def test_keys_change_in_the_middle_of_all_and_nothing_is_lost(node: Node) -> None:
     node.far.relay.update_after = 20
     node.send_on(64, 65)
@@ -538,6 +602,7 @@ def test_both_lanes_judge_alike_and_account_for_whatever_another_node_says(paylo
         verdicts = [lane.deliver(TRUNK, payload, START) for payload in payloads]
         assert lane.counters.imbalance() == 0
         assert lane.counters.media_in == len(payloads)
+        lines = [lane.count_routes(TRUNK, 0, 80) for _ in range(2)]
         closed = [lane.close_flow(TRUNK, route) for route in (64, MAX_ROUTE)]
-        found.append((verdicts, lane.counters, closed))
+        found.append((verdicts, lane.counters, lines, closed))
     assert found[0] == found[-1]

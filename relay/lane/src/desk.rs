@@ -14,6 +14,7 @@ use crate::core::{Core, Leg, LegState, Stream, COUNTS};
 use crate::counters::Counters;
 use crate::flight::Fates;
 use crate::flow::{FlowCounters, Target, Targets};
+use crate::hop::Came;
 use crate::path::{Path, Trouble};
 use crate::reason::Reason;
 use crate::repeats::{Ring, Rule, Tally};
@@ -410,6 +411,16 @@ impl Core {
             (Some(media), _) => media.heard(u8::try_from(flow).ok()?),
             (None, trunk) => trunk.as_ref()?.heard(flow),
         }
+    }
+
+    /// What came on routes of a trunk since they were counted last: at most so many lines, from `first` on.
+    pub fn count_routes(&self, leg: u64, first: u16, most: usize) -> Vec<Came> {
+        let Ok(leg) = self.leg(leg) else {
+            return Vec::new();
+        };
+        let mut state = leg.state.lock();
+        let trunk = state.trunk.as_mut();
+        trunk.map_or_else(Vec::new, |trunk| trunk.count_routes(first, most))
     }
 
     /// Copy the flow to `targets` (leg, flow) from now on; none means drop, by the name in `closed`. Copies

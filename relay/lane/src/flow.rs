@@ -269,6 +269,18 @@ impl Flow {
         Some((self.counted.first, self.counted.accepted)).filter(|(first, _)| first.is_finite())
     }
 
+    /// Datagrams that somebody heard.
+    pub fn accepted(&self) -> u64 {
+        self.counted.accepted
+    }
+
+    /// The key that is spoken with, and what came of it; None: nothing did.
+    pub fn newest(&self) -> Option<(u8, &Seen)> {
+        let latest = self.latest?;
+        let (kid, seen) = self.seen.iter().find(|known| known.0 == latest)?;
+        Some((*kid, seen))
+    }
+
     /// All that was counted.
     pub fn counters(&self) -> FlowCounters {
         let counted = &self.counted;
@@ -312,7 +324,7 @@ impl Flow {
     }
 
     /// Packets that never came, from the gaps in the counters of each key.
-    fn lost(&self) -> u64 {
+    pub fn lost(&self) -> u64 {
         self.seen.iter().fold(self.counted.lost, |sum, (_, seen)| {
             sum.wrapping_add(seen.lost())
         })

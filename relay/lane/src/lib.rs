@@ -12,6 +12,7 @@
 //! kept            what of a leg's numbers outlives the process
 //! table flow      one leg's budgets and queues; one uplink flow and who hears it
 //! trunk numbered line   a connection to another node: its routes, and the line of what leaves by them
+//! hop             what came on a route since it was counted last
 //! turn relay      TURN's data messages; one allocation: permissions, channels, budgets
 //! relays traffic  all allocations and whose a packet is; what went through them
 //! relaying        their packets: from clients to peers and back
@@ -38,6 +39,7 @@ pub mod flow;
 pub mod frames;
 pub mod front;
 pub mod header;
+pub mod hop;
 pub mod ids;
 pub mod inward;
 pub mod kept;

@@ -37,6 +37,14 @@ impl<T> Numbered<T> {
         Some(value)
     }
 
+    /// The first value from this number on, with its number.
+    pub fn next_mut(&mut self, number: u16) -> Option<(u16, &mut T)> {
+        let mut rest = self.places.get(usize::from(number)..)?.iter();
+        let place = rest.find(|place| **place != 0)?;
+        let (number, value) = self.all.get_mut(usize::from(*place).checked_sub(1)?)?;
+        Some((*number, value))
+    }
+
     /// The value that the number had before, if any.
     pub fn insert(&mut self, number: u16, value: T) -> Option<T> {
         if let Some(known) = self.get_mut(number) {
@@ -100,6 +108,14 @@ mod tests {
                     prop_assert_eq!(ours.get(number), known.get(&number));
                     prop_assert_eq!(ours.get_mut(number), known.get_mut(&number));
                 }
+                let (mut from, mut found) = (0, Vec::new());
+                while let Some((number, value)) = ours.next_mut(from) {
+                    found.push((number, *value));
+                    from = number + 1;
+                }
+                let mut pairs: Vec<_> = known.iter().map(|(number, value)| (*number, *value)).collect();
+                pairs.sort_unstable();
+                prop_assert_eq!(found, pairs);
                 let mut values: Vec<_> = ours.values().collect();
                 let mut expected: Vec<_> = known.values().collect();
                 values.sort_unstable();

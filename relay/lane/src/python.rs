@@ -197,6 +197,13 @@ impl Lane {
         flows.iter().filter_map(heard).collect()
     }
 
+    fn count_routes(&self, leg: u64, first: u16, most: usize) -> Vec<(u16, u32, u16, u16, u16)> {
+        let lines = self.core.count_routes(leg, first, most).into_iter();
+        lines
+            .map(|line| (line.route, line.newest, line.came, line.missing, line.late))
+            .collect()
+    }
+
     fn residence(&self) -> (Vec<u64>, f64) {
         let residence = self.core.counters().residence;
         (residence.counts.to_vec(), residence.seconds())

@@ -17,6 +17,7 @@ use crate::bucket::Bucket;
 use crate::counters::{bump, Counters};
 use crate::few::Few;
 use crate::flow::{Flow, FlowCounters, Heard, Targets};
+use crate::hop::{Came, Told};
 use crate::line::{Line, Place};
 use crate::media::{decode_carried, set_flow};
 use crate::numbered::Numbered;
@@ -64,6 +65,7 @@ struct Route {
     flow: Flow,
     packets: Bucket,
     up: Bucket,
+    told: Told,
 }
 
 impl Route {
@@ -151,6 +153,7 @@ impl Trunk {
             flow: Flow::new(index, group),
             packets,
             up,
+            told: Told::default(),
         };
         let replaced = self.routes.insert(number, route)?;
         Some(replaced.flow.targets())
@@ -170,6 +173,20 @@ impl Trunk {
     /// Since when somebody hears a route, and how many datagrams of it.
     pub fn heard(&self, number: u16) -> Option<(f64, u64)> {
         self.routes.get(number)?.flow.heard()
+    }
+
+    /// What came on routes since they were counted last: of those from `first` on, `most` that have something to
+    /// tell, by number.
+    pub fn count_routes(&mut self, first: u16, most: usize) -> Vec<Came> {
+        let (mut lines, mut next) = (Vec::new(), first);
+        while lines.len() < most {
+            let Some((number, route)) = self.routes.next_mut(next) else {
+                break;
+            };
+            lines.extend(route.told.count(number, &route.flow));
+            next = number.saturating_add(1);
+        }
+        lines
     }
 
     /// Who hears a route; None when there is no such route.

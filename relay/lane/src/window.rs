@@ -79,6 +79,18 @@ impl Seen {
         let span = u64::from(self.highest.saturating_sub(self.first)).saturating_add(1);
         span.saturating_sub(self.unique)
     }
+
+    /// Of those the ones above `mark` that are no more than `WINDOW` behind: they may still come. None: above all.
+    pub fn open_above(&self, mark: Option<u32>) -> u64 {
+        let lowest = mark.map_or(self.first, |mark| self.first.max(mark.saturating_add(1)));
+        let Some(span) = self.highest.checked_sub(lowest) else {
+            return 0;
+        };
+        let span = span.saturating_add(1).min(WINDOW);
+        let inside = u128::MAX.checked_shr(WINDOW.saturating_sub(span));
+        let came = (u128::from(self.bits) & inside.unwrap_or(0)).count_ones();
+        u64::from(span.saturating_sub(came))
+    }
 }
 
 /// The QUIC packet numbers received lately; whatever fell out below counts as received.
@@ -136,6 +148,24 @@ mod tests {
         assert!(seen.mark(6));
         assert!(!seen.mark(6));
         assert_eq!((seen.first, seen.highest, seen.lost()), (5, 7, 0));
+    }
+
+    #[test]
+    fn what_is_missing_above_a_mark_may_still_come() {
+        let mut seen = Seen::new(5);
+        assert_eq!(seen.open_above(None), 0);
+        for ctr in [7, 10] {
+            assert!(seen.mark(ctr));
+        }
+        assert_eq!((seen.lost(), seen.open_above(None)), (3, 3));
+        assert_eq!((seen.open_above(Some(6)), seen.open_above(Some(8))), (2, 1));
+        assert_eq!(
+            (seen.open_above(Some(10)), seen.open_above(Some(99))),
+            (0, 0)
+        );
+        assert!(seen.mark(10 + 200)); // 199 between the two, of which 72 are out of the window
+        assert_eq!((seen.lost(), seen.open_above(Some(4))), (202, 127));
+        assert_eq!(Seen::new(u32::MAX).open_above(Some(u32::MAX)), 0);
     }
 
     #[test]

@@ -173,6 +173,8 @@ impl Node {
             }
             9 => self.now += f64::from(input.byte()) * 0.0005,
             10 => {
+                let lines = self.core.count_routes(trunk, route, 3);
+                assert!(lines.iter().all(|line| line.route >= route));
                 self.core.flush(&mut self.work, now);
                 self.core.acks(&mut self.work, now);
             }
