@@ -9,7 +9,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -214,6 +214,7 @@ class Account:
             shedding=engine.shedding,
             legs=engine.legs,
             ways=engine.ways,
+            trunks=tuple(replace(one) for one in engine.trunks),
             transports=engine.transports,
             calls=engine.calls_by_stage,
             issuers=tuple(engine.node.tenants.standings()),

@@ -46,6 +46,7 @@ from relay.ops.history import History, summary
 from relay.ops.logs import Logs
 from relay.ops.pressure import Look, threads_s
 from relay.ops.sinks import EventSinks
+from relay.ops.trunk_metrics import TrunkWatch
 from relay.ops.watch import Watch
 from relay.qlogs import Qlogs
 
@@ -125,6 +126,7 @@ class Daemon:
             node.driver.feed,
         )
         self._qlogs = Qlogs(config.qlog, node, loop)
+        self._trunks = TrunkWatch()
         self.listeners = Listeners(loop, self._account, tls, self._qlogs.order)
         self._sockets: Sockets
         self._readers: list[Reader] = []
@@ -335,16 +337,19 @@ class Daemon:
         self._sockets.keep_udp()
 
     async def _housekeep(self) -> None:
-        """Once a second: who was heard, what is heard in fresh calls, how node and region are."""
+        """Once a second: who was heard, what fresh calls and trunks carry, how node and region are."""
         while True:
             await asyncio.sleep(HOUSEKEEPING)
             for _ in self.node.driver.report_heard():
                 await asyncio.sleep(0)
             for _ in self.node.driver.report_flowing():
                 await asyncio.sleep(0)
+            for _ in self.node.driver.report_routes():
+                await asyncio.sleep(0)
             self._say_who_is_let_in()
             self._obey_retention()
             self._look()
+            self._trunks.look(self.node.engine.trunks)
             self._qlogs.look()
             now = self._account.stats_at = time.monotonic()
             if self._keep is not None:

@@ -97,6 +97,8 @@ async def test_two_at_two_nodes_hear_each_other_and_hang_up(nodes: dict[str, Rig
     home, guest = nodes.values()
     async with people(nodes, "fra-1") as found:
         speaking = await talk(found)
+        for node in (home, guest):  # a second later each hears from the other what came of its voice
+            await until(lambda node=node: node.metric("relay_trunk_datagrams_total") > 50, WAIT_S)  # type: ignore[misc]  # bound now
         assert [session.error for session, _ in found] == [None, None]
         await found[1][1].hangup()
         assert await found[0][1].ended() == "completed"

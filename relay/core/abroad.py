@@ -89,6 +89,7 @@ class Abroad:
             ev.TrunkDialed: self.trunks.on_dialed,
             ev.TrunkOpened: self.trunks.on_opened,
             ev.TrunkAcknowledged: self.trunks.on_acknowledged,
+            ev.TrunkCounted: self.trunks.on_counted,
             ev.StreamReceived: _unless(self.trunks.on_stream, engine[ev.StreamReceived]),
             ev.DatagramReceived: _unless(self.trunks.on_datagram, engine[ev.DatagramReceived]),
             ev.LegLost: _unless(self._on_lost, engine[ev.LegLost]),

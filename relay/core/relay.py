@@ -53,6 +53,7 @@ from relay.core.story import Kind
 from relay.core.switch import Switch
 from relay.core.talk import Talk
 from relay.core.trunk_greeting import Identity, Pins
+from relay.core.trunk_reports import Standing
 from relay.core.vitals import Vitals
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control, datagram
@@ -259,6 +260,11 @@ class Relay:
         """Uplink flows of which `Flowing` is wanted: those of calls that were answered a moment ago."""
         flows = self._node.unheard()
         return flows if self._abroad is None else [each for each in flows if each[0] >= 0]
+
+    @property
+    def trunks(self) -> list[Standing]:
+        """How trunks to other nodes are; to be read only."""
+        return [] if self._abroad is None else list(self._abroad.trunks.reports.standings())
 
     @property
     def vitals(self) -> Vitals:

@@ -20,6 +20,7 @@ from relay.core.deadlines import Deadlines
 from relay.core.node import Node
 from relay.core.trunk import Due, Trunk
 from relay.core.trunk_greeting import Greeting, Identity, Pins, Said, Stage
+from relay.core.trunk_reports import Reports
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control, datagram, trunk, trunk_control
 from relay.protocol.control import Frame, FrameReader
@@ -76,6 +77,7 @@ class Trunks:
         self.own = own
         self.outputs: deque[ev.Output] = deque()
         """What the edge is to do, in order."""
+        self.reports = Reports()
         self._node = node
         self._pins = pins
         self._trunks = {name: Trunk(own.node, name) for name in pins if name != own.node}
@@ -243,10 +245,24 @@ class Trunks:
         except PeerError:
             self._node.count("dropped", "malformed")
             return True
-        if link.node and isinstance(value, datagram.Ping):
+        if isinstance(value, datagram.Ping) and link.node:
             pong = datagram.Pong(value.ms, value.seq, self._now_ms & _U32)
             self.put(ev.SendDatagram(link.leg, trunk.encode(pong)))
+            self.reports.on_ping(link.node, value, self._node.now)
+        elif isinstance(value, trunk.HopReport) and link.node:
+            self.reports.on_report(link.node, value)
         return True
+
+    def on_counted(self, event: ev.TrunkCounted) -> None:
+        """What came by a trunk: the node that sent it hears of it."""
+        there = self._in_use(event.leg)
+        if there is None:
+            return
+        report = self.reports.on_counted(there.node, event, self._node.now)
+        if report is not None:
+            self.put(ev.SendDatagram(event.leg, trunk.encode(report)))
+            there.on_sent(self._node.now)
+            self._note(there.node)
 
     def _on_frame(self, link: _Link, frame: Frame) -> None:
         if not link.node:
@@ -303,6 +319,7 @@ class Trunks:
         if was_there:
             self._far.on_down(peer.node)  # whatever went on the former connection is over
         self._node.count("trunk_up")
+        self.reports.on_up(peer.node, peer.region)
         self.put(ev.CarryTrunk(link.leg))
         for message, id in said:
             self._send(link, message, id)
@@ -389,6 +406,7 @@ class Trunks:
         self._note(there.node)
         if was_there:
             self._node.count("trunk_down")
+            self.reports.on_down(there.node)
             self._far.on_down(there.node)
 
     def _watch(self, link: _Link) -> None:

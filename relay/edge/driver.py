@@ -27,6 +27,7 @@ from relay.edge.timers import Loop, Timer
 from relay.errors import ErrorCode
 from relay.protocol.address import Address
 from relay.protocol.ids import CallId
+from relay.protocol.trunk import MAX_REPORTS, MAX_ROUTE, MIN_ROUTE
 
 log = logging.getLogger("relay.driver")
 TAKE_UP_S = 0.3  # before the first packet, for about a thousand calls; their audio waits for it
@@ -244,6 +245,20 @@ class Driver:
             if found:
                 self.feed(ev.Flowing(found))
             yield
+
+    def report_routes(self) -> Iterator[None]:
+        """Tell the engine what came by each trunk and what was lost on its way there; a report at a step.
+
+        Run it through about once a second.
+        """
+        for leg in [leg for leg, known in self._trunks.items() if known is not None]:
+            first = MIN_ROUTE
+            while first <= MAX_ROUTE:
+                lines = self._lane.count_routes(leg, first, MAX_REPORTS)
+                for way in self._lane.measure([leg], self._clock()):
+                    self.feed(ev.TrunkCounted(leg, way.acked, way.lost, lines))
+                first = lines[-1].route + 1 if len(lines) == MAX_REPORTS else MAX_ROUTE + 1
+                yield
 
     def measure_ways(self, *, adapts: bool) -> Iterator[None]:
         """Tell the engine what it asked of legs, and if it `adapts`, of those that suffer; some at a step.

@@ -18,7 +18,16 @@ from prometheus_client.registry import Collector
 from relay import __version__
 from relay.core.adapt import State
 from relay.core.shedding import Shed
-from relay.ops import call_metrics, engine_metrics, fleet, issuer_metrics, nodes, state, traffic_metrics
+from relay.ops import (
+    call_metrics,
+    engine_metrics,
+    fleet,
+    issuer_metrics,
+    nodes,
+    state,
+    traffic_metrics,
+    trunk_metrics,
+)
 from relay.ops.families import STATES, TRANSPORTS, counters, gauges
 from relay.ops.snapshot import SinkCounters, Snapshot
 
@@ -70,6 +79,7 @@ class RelayCollector(Collector):
         yield gauges("relay_calls", "Live calls, by state.", "state", now.calls)
         ways = dict.fromkeys((each.value for each in State), 0) | dict(now.ways)
         yield gauges("relay_ways", "Listeners' ways that are looked at, by state.", "state", ways)
+        yield from trunk_metrics.families(now.trunks)
         yield from issuer_metrics.issuers(now.issuers)
         yield from _sink("relay_events", "Call events", now.events)
         yield from _sink("relay_records", "Call records", now.records)

@@ -14,6 +14,7 @@ from relay.core.shedding import Shed
 from relay.core.spread import Spread
 from relay.core.tallies import Tallies
 from relay.core.tenants import Standing as IssuerStanding
+from relay.core.trunk_reports import Standing as Trunk
 from relay.ops.region import Standing
 
 
@@ -258,6 +259,8 @@ class Snapshot:
     """Live calls by state."""
     issuers: tuple[IssuerStanding, ...] = ()
     """How those of the configuration stand."""
+    trunks: tuple[Trunk, ...] = ()
+    """How those to other nodes are."""
     ways: Mapping[str, int] = field(default_factory=dict)
     """Listeners' ways that are looked at, by state."""
     events: SinkCounters = field(default_factory=SinkCounters)

@@ -299,6 +299,52 @@ def test_datagrams_are_answered_once_both_have_met(net):
     assert trunk.decode(pong)[:2] == (7, 8)
 
 
+def test_what_came_by_a_trunk_is_told_to_its_other_end_and_known_there(net):
+    up(net)
+    (leg,) = net["b"].wires
+    net["b"].feed(ev.DatagramReceived(leg, trunk.encode(datagram.Ping(5, 1))))
+    lines = (ev.RouteCount(64, 9, 48, 2, 1), ev.RouteCount(70, 5, 1, 0, 0))
+    net["b"].feed(ev.TrunkCounted(leg, 500, 0, lines))
+    net["b"].feed(ev.TrunkCounted(leg, 500, 0, ()))
+    net["b"].feed(ev.TrunkCounted(99, 500, 0, lines))
+    net.run(0.5)
+    (one,) = net["a"].engine.trunks
+    assert (one.node, one.region, one.came, one.missing, one.late) == ("b", "r", 49, 2, 1)
+    assert [other.came for other in net["b"].engine.trunks] == [0]
+
+
+def test_a_hop_report_of_nonsense_changes_figures_and_nothing_else(net):
+    up(net)
+    (leg,) = net["a"].wires
+    before = len(net["a"].outputs)
+    worst = tuple(trunk.RouteReport(route, 0xFFFFFFFF, *[0xFFFF] * 3, 0) for route in range(64, 144))
+    good = trunk.encode(trunk.HopReport(1, 0, worst))
+    for data in (good, good[:-1], good[:8] + b"\0" + good[9:], good + good[-14:], good[:2]):
+        net["a"].feed(ev.DatagramReceived(leg, data))
+    assert net["a"].engine.counters["dropped", "malformed"] == 4
+    assert [one.came for one in net["a"].engine.trunks] == [80 * 0xFFFF]
+    assert len(net["a"].outputs) == before
+    assert trunks(net, "a").takes_halves("b")
+
+
+def test_a_hop_report_of_who_has_not_greeted_tells_nothing(net):
+    need(net, "a", "b")
+    (leg,) = net["a"].wires
+    line = trunk.RouteReport(64, 9, 48, 2, 1, 0)
+    net["a"].feed(ev.DatagramReceived(leg, trunk.encode(trunk.HopReport(0, 0, (line,)))))
+    assert net["a"].engine.trunks == []
+
+
+def test_a_trunk_that_is_down_has_no_loss_any_more(net):
+    up(net)
+    (leg,) = net["a"].wires
+    for acked, lost in ((0, 0), (100, 100)):
+        net["a"].feed(ev.TrunkCounted(leg, acked, lost, ()))
+    assert [one.loss for one in net["a"].engine.trunks] == [0.5]
+    net.cut("a", "b")
+    assert [one.loss for one in net["a"].engine.trunks] == [0.0]
+
+
 def test_acknowledgements_of_who_is_no_trunk_mean_nothing(net):
     net["a"].feed(ev.TrunkAcknowledged({5: 0.1}))
     assert trunks(net, "a").next_deadline() is None

@@ -39,7 +39,7 @@ from relay.edge.keep import Keep
 from relay.edge.peer import MAX_BACKLOG
 from relay.edge.trunks import Far, Trunks, identity_of, pins_of, way_to
 from relay.errors import ErrorCode
-from relay.protocol import control, signed, trunk_control
+from relay.protocol import control, media, signed, trunk, trunk_control
 from relay.protocol.address import Address
 from relay.protocol.cid import CidCodec
 from relay.protocol.keys import ClusterKey, write_key
@@ -628,6 +628,34 @@ def test_a_lossy_trunk_is_nobodys_listener_to_look_after(driven: Driven) -> None
         driven.run(0.1)
     assert driven.fra.lane.measure([leg], driven.now)[0].lost > 0
     assert {type(told) for told in driven.look()} == {ev.TrunkAcknowledged}
+
+
+def test_what_came_by_a_trunk_is_told_a_report_at_a_step_with_how_its_packets_fared(driven: Driven) -> None:
+    assert list(driven.driver.report_routes()) == []
+    leg = cast(ev.TrunkDialed, driven.order(ev.DialTrunk("iad-1"))[0]).leg
+    assert list(driven.driver.report_routes()) == []  # it is not there yet
+    driven.run(1.0)
+    lane = driven.fra.lane
+    lane.open_leg(50, pps=50, up_bps=10**6, down_bps=10**6)
+    driven.order(ev.CarryTrunk(leg))
+    routes = (*range(64, 64 + 81), 16383)
+    head = media.encode_header(4, 0, 7)
+    for route in routes:
+        driven.order(
+            ev.OpenRoute(leg, route, 0, group=False, up_bps=10**6, pps=50), ev.Route(leg, route, ((50, 9),))
+        )
+        assert lane.deliver(leg, trunk.from_leg(head + bytes(60), route), driven.now) is None
+    start = len(driven.engine.told)
+    steps = sum(1 for _ in driven.driver.report_routes())
+    told = [event for event in driven.engine.told[start:] if isinstance(event, ev.TrunkCounted)]
+    assert [len(event.routes) for event in told] == [80, 2]
+    assert tuple(line.route for event in told for line in event.routes) == routes
+    assert {(line.newest, line.came) for event in told for line in event.routes} == {(7, 1)}
+    measured = lane.measure([leg], driven.now)[0]
+    assert steps == 2
+    assert {(event.leg, event.acked, event.lost) for event in told} == {(leg, measured.acked, measured.lost)}
+    for _ in driven.driver.report_routes():
+        assert driven.engine.told[-1] == ev.TrunkCounted(leg, measured.acked, measured.lost, [])
 
 
 def test_a_trunk_that_is_carried_takes_more_at_once(driven: Driven) -> None:
