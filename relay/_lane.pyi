@@ -81,8 +81,11 @@ class Lane:
     def open_flow(self, leg: int, flow: int, *, index: int, group: bool, watched: bool) -> None:
         """Accept an uplink flow; of a watched one gaps are told. LookupError: no such leg."""
 
-    def open_trunk(self, leg: int) -> None:
+    def open_trunk(self, leg: int, *, second: bool) -> None:
         """A connection to another node, until `close_leg`. LookupError: no path, or somebody's leg."""
+
+    def join_trunk(self, leg: int, trunk: int, *, second: bool) -> None:
+        """One more connection of a trunk, until `close_leg`. LookupError: no path, in use, or no trunk."""
 
     def open_route(self, leg: int, route: int, *, index: int, group: bool, pps: int, up_bps: int) -> None:
         """Accept what comes on a route of a trunk, within the speaker's rights. LookupError: no trunk."""

@@ -37,6 +37,7 @@ class DropReason(StrEnum):
     NOT_WANTED = "not_wanted"  # more than the listener's way bears: redundancy
     SHED = "shed"  # the node is full: redundancy first, then comfort noise
     HOP_LIMIT = "hop_limit"  # came by a trunk, and says that it passed another number of relays than one
+    SECOND_COPY = "second_copy"  # came by the other path of its trunk before
 
 
 class Refusal(StrEnum):

@@ -14,6 +14,10 @@ class Bucket:
         self._level = self._burst
         self._at = 0.0
 
+    def fresh(self) -> Bucket:
+        """Another one of the same rate and burst, full."""
+        return Bucket(self._rate, self._burst)
+
     def change(self, rate: float, burst: float) -> None:
         """Another rate from now on; what was spent stays spent."""
         self._rate = rate

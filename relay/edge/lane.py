@@ -286,12 +286,22 @@ class Lane(Protocol):
         Of a `watched` one `take` tells what is missing, with each packet that comes meanwhile.
         """
 
-    def open_trunk(self, leg: int) -> None:
+    def open_trunk(self, leg: int, *, second: bool = False) -> None:
         """The leg, which has a path, is a trunk until `close_leg`: its flows are routes.
 
         It has no rights of its own, nothing goes again, and `troubled` never names it. A packet that is not
-        full waits for 1 ms, copies for room in one line: 5 of a route, 60 ms, 2 MiB in all. LocalError: there
-        is no such connection, or it is open as a leg.
+        full waits for 1 ms, copies for room in one line: 5 of a route, 60 ms, 2 MiB in all. `second`: by
+        which of two paths it goes. LocalError: there is no such connection, or it is open as a leg.
+        """
+
+    def join_trunk(self, leg: int, trunk: int, *, second: bool) -> None:
+        """The leg, which has a path, is one more connection of a trunk until `close_leg`.
+
+        What leaves on the trunk's routes leaves by each of its connections, and counts as so many copies; of
+        what comes the first copy is heard, the other is `second_copy`. The speaker's budgets hold for each
+        path. The trunk outlives its own connection's path until `close_leg`, and carries by those that
+        joined; of one path (`second` or not) the newest does. LocalError: there is no such connection, it is
+        open already, or there is no such trunk.
         """
 
     def open_route(self, leg: int, route: int, *, index: int, group: bool, pps: int, up_bps: int) -> None:

@@ -118,11 +118,19 @@ class NativeLane:
         except LookupError as error:
             raise LocalError(f"no such leg: {leg}") from error
 
-    def open_trunk(self, leg: int) -> None:
+    def open_trunk(self, leg: int, *, second: bool = False) -> None:
         try:
-            self._lane.open_trunk(leg)
+            self._lane.open_trunk(leg, second=second)
         except LookupError as error:
             raise LocalError(f"no connection to be a trunk: {leg}") from error
+
+    def join_trunk(self, leg: int, trunk: int, *, second: bool) -> None:
+        try:
+            self._lane.join_trunk(leg, trunk, second=second)
+        except LookupError as error:
+            raise LocalError(
+                f"no trunk, or no connection that could join it: leg {leg} trunk {trunk}"
+            ) from error
 
     def open_route(self, leg: int, route: int, *, index: int, group: bool, pps: int, up_bps: int) -> None:
         try:

@@ -221,16 +221,29 @@ class PyLane(Routes, Relays):
             ring.left(owner.path.last_number, [], 0, now)
         return len(again)
 
-    def open_trunk(self, leg: int) -> None:
+    def open_trunk(self, leg: int, *, second: bool = False) -> None:
         owner = self._connections.get(leg)
         if owner is None:
             raise LocalError(f"no connection to be a trunk: {leg}")
-        super().open_trunk(leg)
+        super().open_trunk(leg, second=second)
+        self._widen(owner)
+
+    def join_trunk(self, leg: int, trunk: int, *, second: bool) -> None:
+        owner = self._connections.get(leg)
+        if owner is None:
+            raise LocalError(f"no connection to join a trunk: {leg}")
+        super().join_trunk(leg, trunk, second=second)
+        self._widen(owner)
+
+    def _widen(self, owner: _Connection) -> None:
         path = owner.path
         if path.ring is not None:
             path.ring.clear()
         path.ring = None
-        path.window = self._trunks[leg].window
+        path.window = self._trunks[owner.leg].window
+
+    def _is_cut(self, leg: int) -> bool:
+        return leg not in self._connections
 
     def _close_trunk(self, gone: Trunk) -> None:
         super()._close_trunk(gone)

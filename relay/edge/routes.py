@@ -115,23 +115,40 @@ class Routes:
         if replaced is not None:
             self._silence(replaced)
 
-    def open_trunk(self, leg: int) -> None:
+    def open_trunk(self, leg: int, *, second: bool = False) -> None:
         if leg in self._legs:
             raise LocalError(f"somebody's leg is no trunk: {leg}")
-        self._trunks.setdefault(leg, Trunk(leg))
+        self._trunks.setdefault(leg, Trunk(leg, second))
+
+    def join_trunk(self, leg: int, trunk: int, *, second: bool) -> None:
+        whole = self._trunks.get(trunk)
+        if whole is None or whole.of is not None or leg in self._legs or leg in self._trunks:
+            raise LocalError(f"no trunk, or no connection that could join it: leg {leg} trunk {trunk}")
+        self._trunks[leg] = Trunk(leg, second, whole)
+        replaced = whole.join(self._trunks[leg])
+        if replaced is not None:
+            self._abandon(replaced)
 
     def _close_trunk(self, gone: Trunk) -> None:
         self._ready.pop(gone.number, None)
-        waiting = gone.clear()
+        for line in (gone, *filter(None, gone.ways)):
+            self._abandon(line)
+        if gone.of is not None:
+            gone.of.part(gone)
+        for route in gone.routes.values():
+            self._silence(route.flow)
+        gone.routes.clear()  # what yet comes by another path of it is of no route
+
+    def _abandon(self, carrier: Trunk) -> None:
+        """What waits for a connection that is no more goes."""
+        waiting = carrier.clear()
         if waiting:
             self.counters.queued -= waiting
             self.counters.dropped_out[DropReason.PEER_GONE] += waiting
-        for route in gone.routes.values():
-            self._silence(route.flow)
 
     def open_route(self, leg: int, route: int, *, index: int, group: bool, pps: int, up_bps: int) -> None:
         carrier = self._trunks.get(leg)
-        if carrier is None or not MIN_ROUTE <= route <= MAX_ROUTE:
+        if carrier is None or carrier.of is not None or not MIN_ROUTE <= route <= MAX_ROUTE:
             raise LocalError(f"no such trunk, or no number of a route: leg {leg} route {route}")
         replaced = carrier.routes.get(route)
         flow = Flow(index, group, watched=False)
@@ -209,6 +226,8 @@ class Routes:
             if out > 0xFF:
                 raise LocalError(f"not a flow number: {out}")
             return self._leg(number)
+        if carrier.of is not None:
+            raise LocalError(f"a path of another trunk: {number}")
         if leg in self._trunks:
             raise LocalError(f"what came by a trunk leaves by legs only: {leg} to {number}")
         if not MIN_ROUTE <= out <= MAX_ROUTE:
@@ -223,7 +242,7 @@ class Routes:
     def _purge(self, listener: _Leg | Trunk, out: int, reason: DropReason) -> None:
         """Copies that wait for someone who may no longer hear them never leave."""
         if isinstance(listener, Trunk):
-            waiting = listener.purge(out)
+            waiting = sum(line.purge(out) for line in (listener, *filter(None, listener.ways)))
         else:
             copies = listener.queues.pop(out, ())
             waiting = len(copies)
@@ -354,6 +373,17 @@ class Routes:
         if self._is_shed(payload):
             counters.dropped_out[DropReason.SHED] += 1
             return
+        lines = carrier.lines(self._is_cut(carrier.number))
+        counters.copies += len(lines) - 1
+        for line in lines:
+            self._line_up(line, route, payload, now)
+
+    def _is_cut(self, leg: int) -> bool:
+        """There is no connection of that number any more."""
+        return False
+
+    def _line_up(self, carrier: Trunk, route: int, payload: bytes, now: float) -> None:
+        counters = self.counters
         gone = carrier.push(route, payload, now)
         counters.queued += 1 - len(gone)
         for reason in gone:
@@ -451,6 +481,9 @@ class Routes:
 
     def close_path(self, leg: int) -> None:
         self._streams.pop(leg, None)
+        carrier = self._trunks.get(leg)
+        if carrier is not None:
+            self._abandon(carrier)
 
     def drain(self, leg: int, now: float, room: int) -> list[bytes]:
         is_stream = leg in self._streams

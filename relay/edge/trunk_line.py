@@ -3,6 +3,7 @@
     judge     route -> header -> hop -> budget of the speaker -> sender -> gate -> duplicate
     push      at most 5 copies of a route, for 60 ms, 2 MiB in all: the oldest goes
     batch     who came first leaves first, as many as fit one packet, of any routes
+    ways      a trunk of two paths: what leaves goes into both lines, of what comes the first copy counts
 
 A packet leaves when it is full, or when its first copy has waited for 1 ms. The twin of
 relay/lane/src/trunk.rs. Pure: no socket, no clock. Must never live here: encryption, who gave which route,
@@ -48,16 +49,17 @@ class Leaves(Enum):
 class Route:
     """A voice that comes from the other node."""
 
-    __slots__ = ("_packets", "_up", "flow", "told")
+    __slots__ = ("_budgets", "_second", "flow", "told")
 
     def __init__(self, flow: Flow, pps: int, up_bps: int, burst_s: float) -> None:
         packets, up = uplink_budgets(pps, up_bps, burst_s)
         self.flow = flow
         self.told = Told()
-        self._packets = Bucket(*packets)
-        self._up = Bucket(*up)
+        self._budgets = Bucket(*packets), Bucket(*up)
+        self._second: tuple[Bucket, Bucket] | None = None
+        """The same for what comes by the second path: the copy of a packet uses up nobody's rights twice."""
 
-    def judge(self, payload: bytes, now: float) -> media.MediaHeader | DropReason:
+    def judge(self, payload: bytes, second: bool, now: float) -> media.MediaHeader | DropReason:
         """The header of a datagram of this route that somebody hears, or why nobody does."""
         try:
             carried = trunk.decode(payload)
@@ -66,10 +68,17 @@ class Route:
         assert isinstance(carried, trunk.Carried)  # it begins with a route
         if carried.hop != trunk.HOP:
             return DropReason.HOP_LIMIT
+        packets, up = self._of_second() if second else self._budgets
         # As many bytes as the speaker's own node has charged for it.
-        if not self._packets.take(1, now) or not self._up.take(len(payload) - ROUTE_SIZE, now):
+        if not packets.take(1, now) or not up.take(len(payload) - ROUTE_SIZE, now):
             return DropReason.OVER_BUDGET
         return self.flow.admit(carried.header)
+
+    def _of_second(self) -> tuple[Bucket, Bucket]:
+        if self._second is None:
+            packets, up = self._budgets
+            self._second = packets.fresh(), up.fresh()
+        return self._second
 
 
 class _Copy(NamedTuple):
@@ -79,7 +88,10 @@ class _Copy(NamedTuple):
 
 
 class Trunk:
-    """A connection to another node in the routing table, from `open_trunk` to `close_leg`."""
+    """A connection to another node in the routing table, from `open_trunk` or `join_trunk` to `close_leg`.
+
+    `second`: which of the two paths it is; `of`: the trunk that it joined, whose routes are its own.
+    """
 
     __slots__ = (
         "_acked",
@@ -89,13 +101,21 @@ class Trunk:
         "_line",
         "_order",
         "_places",
+        "is_double",
         "number",
+        "of",
         "routes",
+        "second",
+        "ways",
         "window",
     )
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, second: bool = False, of: Trunk | None = None) -> None:
         self.number = number
+        self.second = second
+        self.of = of
+        self.ways: list[Trunk | None] = [None, None]  # connections that joined, by which path they are
+        self.is_double = False  # one ever did: what comes may be a copy
         self.routes: dict[int, Route] = {}  # those that we gave
         self._line: OrderedDict[int, _Copy] = OrderedDict()  # by when they came
         self._places: dict[int, deque[int]] = {}  # in it, of each route that the other node gave
@@ -113,12 +133,29 @@ class Trunk:
         route = self.routes.get(number)
         return None if route is None else route.flow
 
+    def join(self, way: Trunk) -> Trunk | None:
+        """One more connection of this trunk; another one of that path, which has no part in it any more."""
+        replaced, self.ways[way.second] = self.ways[way.second], way
+        self.is_double = True
+        return replaced
+
+    def part(self, way: Trunk) -> None:
+        """One less."""
+        if self.ways[way.second] is way:
+            self.ways[way.second] = None
+
     def judge(self, payload: bytes, now: float) -> tuple[Flow, media.MediaHeader | DropReason] | None:
         """Whose a datagram is, and what becomes of it; None: it begins with no route that we gave."""
         if len(payload) < ROUTE_SIZE or payload[0] >> 6 != 1:
             return None
-        route = self.routes.get(int.from_bytes(payload[:ROUTE_SIZE], "big") & trunk.MAX_ROUTE)
-        return None if route is None else (route.flow, route.judge(payload, now))
+        whole = self.of or self
+        route = whole.routes.get(int.from_bytes(payload[:ROUTE_SIZE], "big") & trunk.MAX_ROUTE)
+        if route is None:
+            return None
+        verdict = route.judge(payload, self.second, now)
+        if verdict is DropReason.DUPLICATE and whole.is_double:
+            verdict = DropReason.SECOND_COPY
+        return route.flow, verdict
 
     def count_routes(self, first: int, most: int) -> list[RouteCount]:
         """What came on routes since they were counted last: of those from `first` on, `most` lines."""
@@ -133,6 +170,12 @@ class Trunk:
         return lines
 
     # ------------------------------------------------------------ out
+
+    def lines(self, is_cut: bool) -> list[Trunk]:
+        """In which lines a copy waits: one for each path. `is_cut`: our own connection is no more."""
+        joined = [way for way in self.ways if way is not None]
+        has_own = not joined or not (is_cut or self.ways[self.second])
+        return [self, *joined] if has_own else joined
 
     def push(self, route: int, payload: bytes, now: float) -> list[DropReason]:
         """Let a copy of a leg's datagram wait for a route that the other node gave; why others go for it."""

@@ -293,11 +293,15 @@ class Media(NamedTuple):
 
 
 class Carried(NamedTuple):
-    """Datagrams from a trunk on whose route 64 participant 2 speaks; the lane's verdict on the last."""
+    """Datagrams from a trunk on whose route 64 participant 2 speaks; the lane's verdict on the last.
+
+    `second`: the last came by the trunk's other path.
+    """
 
     id: str
     datagrams: list[bytes]
     reason: DropReason
+    second: bool = False
 
 
 UP, DOWN, INDEX = 4, 9, 2
@@ -329,6 +333,9 @@ CARRIED = [
     Carried("a route in a spelling that is too long", [b"\x80\x00\x00\x40" + carried()[2:]], D.UNKNOWN_FLOW),
     Carried("the key id of somebody else by a trunk", [carried(kid=1 << 2)], D.WRONG_SENDER),
     Carried("a packet that came by the trunk before", [carried(7), carried(7)], D.DUPLICATE),
+    Carried(
+        "a packet that came by the other path before", [carried(7), carried(7)], D.SECOND_COPY, second=True
+    ),
     Carried("a voice cut off behind its hop", [carried()[:3]], D.MALFORMED),
 ]
 

@@ -94,14 +94,19 @@ def test_what_a_hostile_node_sends_on_a_trunk_reaches_nobody(row: table.Carried,
     made.open_trunk(3)
     made.open_route(3, MIN_ROUTE, index=INDEX, group=False, pps=500, up_bps=512_000)
     made.route(3, MIN_ROUTE, [(2, DOWN)], None)
+    by, other = 3, made.open_path(4)
+    if row.second:
+        by = 4
+        made.join_trunk(4, 3, second=True)
     *before, last = row.datagrams
     for datagram in before:
         made.deliver(3, datagram, 0.0)
     accepted = made.counters.accepted
-    assert made.deliver(3, last, 0.0) is row.reason
+    assert made.deliver(by, last, 0.0) is row.reason
     assert made.counters.accepted == accepted == len(before)
     assert made.counters.imbalance() == 0
     assert held is not None
+    assert other is not None
 
 
 @pytest.mark.parametrize("row", table.COPIES, ids=lambda row: row.id)

@@ -32,6 +32,7 @@ class TrunkLife:
         self.ctr = 0
         self.trunks: dict[int, _Client] = {}
         self.given: dict[int, dict[int, tuple[int, bool]]] = {}  # of each trunk, by route: index, group
+        self.ways: dict[int, tuple[int, bool]] = {}  # connections that joined: which trunk, which path
         self.acts: list[tuple[int, Callable[[], None]]] = [
             (14, self.hear),
             (4, self.hear_badly),
@@ -47,6 +48,7 @@ class TrunkLife:
             (1, self.say_control),
             (1, self.mistake),
             (1, self.redial),
+            (1, self.join),
         ]
         for _ in range(TRUNKS):
             self.dial()
@@ -73,7 +75,24 @@ class TrunkLife:
         for act in self.rng.sample(order, 2):
             self.duel.both("close", act)
         del self.trunks[leg], self.given[leg], self.duel.paths[leg]
-        self.dial()
+        if self.ways.pop(leg, None) is None:
+            self.dial()
+
+    def join(self) -> None:
+        """One more connection of a trunk, in place of another one of that path; or what cannot join."""
+        leg = self.some().leg
+        second = self.rng.random() < 0.7
+        if self.rng.random() < 0.1:
+            other = self.some().leg
+            self.duel.both("mistake", lambda lane: lane.join_trunk(leg, other, second=second))
+            return
+        if len(self.ways) >= TRUNKS or leg in self.ways:
+            return
+        client = self.duel.join(b"")
+        self.trunks[client.leg] = client
+        self.given[client.leg] = self.given[leg]
+        self.ways[client.leg] = leg, second
+        self.duel.both("join_trunk", lambda lane: lane.join_trunk(client.leg, leg, second=second))
 
     def give(self) -> None:
         """A route for a voice from there; it may have another one's number."""

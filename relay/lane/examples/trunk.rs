@@ -150,7 +150,7 @@ impl Side {
         self.core.with_path(&self.trunk, |slot| *slot = made);
         self.core.own(TRUNK, own).unwrap();
         assert!(is_first || own == peer_cid(TRUNK));
-        self.core.open_trunk(TRUNK).unwrap();
+        self.core.open_trunk(TRUNK, false).unwrap();
         for leg in 1..=self.fars.len() as u64 {
             let route = 63 + leg as u16;
             let other = ((leg - 1) ^ 1) + 1;

@@ -20,6 +20,11 @@ impl Bucket {
         }
     }
 
+    /// Another one of the same rate and burst, full.
+    pub fn fresh(&self) -> Self {
+        Self::new(self.rate, self.burst)
+    }
+
     /// Another rate from now on; what was spent stays spent.
     pub fn change(&mut self, rate: f64, burst: f64) {
         self.rate = rate;

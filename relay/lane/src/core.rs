@@ -453,6 +453,7 @@ pub(crate) fn contain(
         return;
     }
     work.deliveries.clear();
+    work.carried.clear();
     work.abandon_batch();
     let counters = &mut work.counters;
     let missing = counters.packets_missing();

@@ -20,7 +20,7 @@ use crate::reason::Reason;
 use crate::repeats::{Ring, Rule, Tally};
 use crate::rtt::Sample;
 use crate::table::{Media, Rights, Shape};
-use crate::trunk::{is_route, Trunk};
+use crate::trunk::{is_route, Trunk, Whole};
 
 /// Legs made at a time: some 200 kB.
 const NURSERY: usize = 64;
@@ -138,6 +138,9 @@ impl Core {
             state.has_path = false;
             state.stream = Stream::No;
             self.repair(&mut state, Ring::clear);
+            if let Some(trunk) = state.trunk.as_mut() {
+                self.count(|counters| trunk.abandon(counters));
+            }
             std::mem::take(&mut state.ids)
         };
         let mut all = self.ids.write();
@@ -301,6 +304,14 @@ impl Core {
         };
         if let Some(mut gone) = trunk {
             self.count(|counters| gone.abandon(counters));
+            self.abandon(gone.ways().into_iter().flatten());
+            if let Some(whole) = &gone.of {
+                let mut state = whole.leg.state.lock();
+                let trunk = state.trunk.as_mut();
+                if let Some(trunk) = trunk.filter(|trunk| trunk.epoch == whole.epoch) {
+                    trunk.part(&leg);
+                }
+            }
             gone.all_targets()
                 .iter()
                 .for_each(|gone| self.end_all(gone));
@@ -329,22 +340,64 @@ impl Core {
     }
 
     /// A connection to another node: until `close_leg` its flows are routes, and its packets hold many datagrams.
-    pub fn open_trunk(&self, leg: u64) -> Result<(), Missing> {
+    /// `second`: by which of two paths it goes.
+    pub fn open_trunk(&self, leg: u64, second: bool) -> Result<(), Missing> {
         let missing = Missing { leg, flow: None };
         let leg = self.leg(leg)?;
-        let mut guard = leg.state.lock();
-        let state = &mut *guard;
+        let mut state = leg.state.lock();
         if !state.has_path || state.media.is_some() {
             return Err(missing);
         }
+        self.begin_trunk(&mut state, second, None);
+        Ok(())
+    }
+
+    /// One more connection of a trunk, until `close_leg`: what leaves on its routes leaves by each, and what comes
+    /// by this one is judged as what comes by that.
+    pub fn join_trunk(&self, leg: u64, trunk: u64, second: bool) -> Result<(), Missing> {
+        let missing = Missing { leg, flow: None };
+        let way = self.leg(leg)?;
+        let whole = self.leg(trunk)?;
+        let epoch = {
+            let state = whole.state.lock();
+            let trunk = state.trunk.as_ref().filter(|trunk| trunk.of.is_none());
+            trunk.map(|trunk| trunk.epoch).ok_or(missing)?
+        };
+        {
+            let mut state = way.state.lock();
+            if !state.has_path || state.media.is_some() || state.trunk.is_some() {
+                return Err(missing);
+            }
+            let leg = whole.clone();
+            self.begin_trunk(&mut state, second, Some(Whole { leg, epoch }));
+        }
+        let replaced = {
+            let mut state = whole.state.lock();
+            let trunk = state.trunk.as_mut();
+            let trunk = trunk.filter(|trunk| trunk.epoch == epoch);
+            trunk.and_then(|trunk| trunk.join(&way, second))
+        };
+        self.abandon(replaced.into_iter());
+        Ok(())
+    }
+
+    /// What waits for these connections of a trunk goes.
+    fn abandon(&self, ways: impl Iterator<Item = Arc<Leg>>) {
+        for way in ways {
+            if let Some(trunk) = way.state.lock().trunk.as_mut() {
+                self.count(|counters| trunk.abandon(counters));
+            }
+        }
+    }
+
+    fn begin_trunk(&self, state: &mut LegState, second: bool, of: Option<Whole>) {
         self.repair(state, Ring::clear);
         state.ring = None;
         if state.trunk.is_none() {
             state.lives = state.lives.wrapping_add(1);
-            let trunk = Trunk::new(u64::from(state.lives));
+            let trunk = Trunk::new(u64::from(state.lives), second, of);
             state.trunk = Some(Box::new(trunk));
         }
-        Ok(())
     }
 
     /// Accept what comes on a route of a trunk from participant `index`, within the speaker's budgets; another
@@ -364,7 +417,8 @@ impl Core {
         let owner = self.leg(leg)?;
         let replaced = {
             let mut state = owner.state.lock();
-            let trunk = state.trunk.as_mut().filter(|_| is_route(route));
+            let trunk = state.trunk.as_mut();
+            let trunk = trunk.filter(|trunk| trunk.of.is_none() && is_route(route));
             let trunk = trunk.ok_or(missing)?;
             trunk.open_route(route, index, group, speaker, self.config.burst_s)
         };
@@ -489,7 +543,9 @@ impl Core {
             let state = listener.state.lock();
             match (&state.media, &state.trunk) {
                 (Some(media), _) if u8::try_from(out).is_ok() => Some(media.epoch),
-                (None, Some(trunk)) if !is_carried && is_route(out) => Some(trunk.epoch),
+                (None, Some(trunk)) if trunk.of.is_none() && !is_carried && is_route(out) => {
+                    Some(trunk.epoch)
+                }
                 _ => None,
             }
         };
@@ -507,6 +563,13 @@ impl Core {
             self.repair(state, |ring| ring.end(target.flow()));
         } else if let Some(trunk) = state.trunk.as_mut().filter(|t| t.epoch == target.epoch) {
             self.count(|counters| trunk.purge(target.out, reason, counters));
+            let ways = trunk.ways();
+            drop(guard); // nobody holds the locks of two legs
+            for way in ways.into_iter().flatten() {
+                if let Some(trunk) = way.state.lock().trunk.as_mut() {
+                    self.count(|counters| trunk.purge(target.out, reason, counters));
+                }
+            }
         }
     }
 

@@ -30,8 +30,8 @@ use crate::path::Opened;
 use crate::reason::Reason;
 use crate::slow::{Item, Shown, Staged};
 use crate::table::Media;
-use crate::trunk::{Trunk, ROUTE_SIZE};
-use crate::work::{note_trouble, Delivery, Stranger, Work};
+use crate::trunk::{Trunk, Whole, ROUTE_SIZE};
+use crate::work::{note_trouble, Carried, Delivery, Stranger, Work};
 
 /// A long header up to the length of the destination id, and one byte more.
 const SHORTEST_LONG: usize = 7;
@@ -247,6 +247,12 @@ impl Core {
                     at: now,
                 };
                 work.staged.push(Staged::note(item, leg));
+            } else if let Some((whole, second)) = joined(&state.trunk) {
+                work.carried.push(Carried {
+                    whole,
+                    second,
+                    payload: range.clone(),
+                });
             } else if let Ok(heard) = receive_media(
                 &mut state.media,
                 &mut state.trunk,
@@ -316,6 +322,35 @@ impl Core {
             self.hand_out(work, &delivery.targets, payload, delivery.since, now);
         }
         work.deliveries = deliveries;
+        let mut carried = mem::take(&mut work.carried);
+        for one in carried.drain(..) {
+            let payload = plain.get(one.payload).unwrap_or_default();
+            let _ = self.deliver_joined(work, &one.whole, payload, one.second, now);
+            // it is counted
+        }
+        work.carried = carried;
+    }
+
+    /// A datagram that came by a connection that joined a trunk: judged there, under that leg's lock alone.
+    fn deliver_joined(
+        &self,
+        work: &mut Work,
+        whole: &Whole,
+        payload: &[u8],
+        second: bool,
+        now: f64,
+    ) -> Result<(), Reason> {
+        let heard = {
+            let mut state = whole.leg.state.lock();
+            let trunk = state.trunk.as_mut();
+            match trunk.filter(|trunk| trunk.epoch == whole.epoch) {
+                Some(trunk) => trunk.receive(payload, second, now, &mut work.counters),
+                None => receive_media(&mut None, &mut None, payload, now, &mut work.counters),
+            }
+        }?;
+        let payload = payload.get(ROUTE_SIZE..).unwrap_or_default();
+        self.hand_out(work, &heard.targets, payload, heard.since, now);
+        Ok(())
     }
 
     /// A panic over one listener is that listener's: neither the speaker nor the others pay for it.
@@ -336,6 +371,16 @@ impl Core {
         now: f64,
     ) -> Result<(), Reason> {
         let owner = self.legs.read().get(&leg).cloned();
+        let joins = owner
+            .as_ref()
+            .and_then(|owner| joined(&owner.state.lock().trunk));
+        if let Some((whole, second)) = joins {
+            let mut verdict = Err(Reason::Internal);
+            contain(work, Some(leg), |work, _| {
+                verdict = self.deliver_joined(work, &whole, payload, second, now);
+            });
+            return verdict;
+        }
         let mut head = 0;
         let mut heard = Err(Reason::Internal);
         contain(work, Some(leg), |work, _| {
@@ -464,6 +509,12 @@ fn head_size(trunk: &Option<Box<Trunk>>) -> usize {
     trunk.as_ref().map_or(0, |_| ROUTE_SIZE)
 }
 
+/// The trunk that this connection joined, and which path of it that is.
+fn joined(trunk: &Option<Box<Trunk>>) -> Option<(Whole, bool)> {
+    let trunk = trunk.as_deref()?;
+    Some((trunk.of.clone()?, trunk.second))
+}
+
 fn receive_media(
     media: &mut Option<Media>,
     trunk: &mut Option<Box<Trunk>>,
@@ -475,7 +526,7 @@ fn receive_media(
         return media.receive(payload, now, counters);
     }
     if let Some(trunk) = trunk {
-        return trunk.receive(payload, now, counters);
+        return trunk.receive(payload, trunk.second, now, counters);
     }
     counters.media_in = counters.media_in.wrapping_add(1);
     bump(&mut counters.media_dropped, Reason::UnknownFlow, 1);

@@ -28,6 +28,7 @@ use crate::reason::Reason;
 use crate::repeats::Ask;
 use crate::slow::Item;
 use crate::table::Media;
+use crate::trunk::Ways;
 use crate::work::{note_trouble, Outgoing, Wait, Work};
 
 /// Short header, ACK frame and tag, upper bound for one of ours.
@@ -61,7 +62,9 @@ impl Core {
         let state = &mut *guard;
         let media = state.media.as_mut();
         let Some(media) = media.filter(|media| media.epoch == target.epoch) else {
-            return self.enqueue_on_trunk(work, target, payload, state, now);
+            let (ways, is_counted) = self.enqueue_on_trunk(work, target, payload, state, now);
+            drop(guard); // nobody holds the locks of two legs
+            return self.enqueue_on_ways(work, target, payload, ways, is_counted, now);
         };
         if let Some(reason) = target.ended() {
             return work.counters.drop_out(reason, 1);
@@ -94,6 +97,7 @@ impl Core {
     }
 
     /// The same where the listener is no leg any more, or a trunk: there copies of all routes stand in one line.
+    /// By which other connections it goes, and whether the copy that was counted is dealt with.
     fn enqueue_on_trunk(
         &self,
         work: &mut Work,
@@ -101,25 +105,71 @@ impl Core {
         payload: &[u8],
         state: &mut LegState,
         now: f64,
-    ) {
-        let trunk = state.trunk.as_mut();
-        let Some(trunk) = trunk.filter(|trunk| trunk.epoch == target.epoch) else {
-            return work.counters.drop_out(Reason::PeerGone, 1);
+    ) -> (Ways, bool) {
+        let trunk = state.trunk.as_ref();
+        let trunk = trunk.filter(|trunk| trunk.epoch == target.epoch);
+        let reason = match trunk {
+            None => Some(Reason::PeerGone),
+            Some(_) if self.is_shed(payload) => target.ended().or(Some(Reason::Shed)),
+            Some(_) => target.ended(),
         };
-        if let Some(reason) = target.ended() {
-            return work.counters.drop_out(reason, 1);
+        let (Some(trunk), None) = (trunk, reason) else {
+            work.counters
+                .drop_out(reason.unwrap_or(Reason::PeerGone), 1);
+            return ([None, None], true);
+        };
+        let ways = trunk.ways();
+        let has_own = trunk.has_own_line(state.has_path);
+        if has_own {
+            self.line_up(&target.leg, target.out, payload, state, work, now);
         }
-        if self.is_shed(payload) {
-            return work.counters.drop_out(Reason::Shed, 1);
+        (ways, has_own)
+    }
+
+    /// Each of these connections of the trunk takes a copy of its own.
+    fn enqueue_on_ways(
+        &self,
+        work: &mut Work,
+        target: &Target,
+        payload: &[u8],
+        ways: Ways,
+        mut is_counted: bool,
+        now: f64,
+    ) {
+        for way in ways.into_iter().flatten() {
+            if mem::replace(&mut is_counted, true) {
+                work.counters.copies = work.counters.copies.wrapping_add(1);
+            }
+            let mut state = way.state.lock();
+            let trunk = state.trunk.as_ref();
+            let is_there = trunk.is_some_and(|trunk| trunk.is_of(&target.leg, target.epoch));
+            match target.ended() {
+                Some(reason) => work.counters.drop_out(reason, 1),
+                None if !is_there => work.counters.drop_out(Reason::PeerGone, 1),
+                None => self.line_up(&way, target.out, payload, &mut state, work, now),
+            }
         }
+    }
+
+    /// Let a copy wait in a connection's line.
+    fn line_up(
+        &self,
+        leg: &Arc<Leg>,
+        route: u16,
+        payload: &[u8],
+        state: &mut LegState,
+        work: &mut Work,
+        now: f64,
+    ) {
         let (pool, counters) = (&mut work.pool, &mut work.counters);
-        let is_full = trunk.enqueue(target.out, payload, now, pool, counters);
+        let trunk = state.trunk.as_mut();
+        let is_full = trunk.is_some_and(|trunk| trunk.enqueue(route, payload, now, pool, counters));
         if state.listed & work.bit == 0 {
             state.listed |= work.bit;
-            work.ready.push(target.leg.clone());
+            work.ready.push(leg.clone());
         }
         let leaves = if is_full { Leaves::All } else { Leaves::Full };
-        self.flush_trunk(&target.leg, state, work, now, leaves);
+        self.flush_trunk(leg, state, work, now, leaves);
     }
 
     /// From now on copies of drop class c go no further where bit c is set.

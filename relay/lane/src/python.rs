@@ -153,8 +153,14 @@ impl Lane {
         Ok(())
     }
 
-    fn open_trunk(&self, leg: u64) -> PyResult<()> {
-        Ok(self.core.open_trunk(leg)?)
+    #[pyo3(signature = (leg, *, second))]
+    fn open_trunk(&self, leg: u64, second: bool) -> PyResult<()> {
+        Ok(self.core.open_trunk(leg, second)?)
+    }
+
+    #[pyo3(signature = (leg, trunk, *, second))]
+    fn join_trunk(&self, leg: u64, trunk: u64, second: bool) -> PyResult<()> {
+        Ok(self.core.join_trunk(leg, trunk, second)?)
     }
 
     #[pyo3(signature = (leg, route, *, index, group, pps, up_bps))]

@@ -53,6 +53,7 @@ reasons! {
     NotWanted => "not_wanted",
     Shed => "shed",
     HopLimit => "hop_limit",
+    SecondCopy => "second_copy",
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! receive   route -> header -> hop -> budget of the speaker -> sender -> gate -> duplicate -> who hears it
 //! enqueue   at most 5 of a route, for 60 ms, 2 MiB in all: the oldest goes
 //! batch     who came first leaves first, as many as fit one packet, of any routes
+//! ways      a trunk of two paths: what leaves goes into both lines, of what comes the first copy counts
 //! ```
 //!
 //! A packet leaves when it is full, or when its first copy has waited for 1 ms. The same verdicts in the same order
@@ -12,8 +13,10 @@
 //! which route.
 
 use std::mem::size_of;
+use std::sync::Arc;
 
 use crate::bucket::Bucket;
+use crate::core::Leg;
 use crate::counters::{bump, Counters};
 use crate::few::Few;
 use crate::flow::{Flow, FlowCounters, Heard, Targets};
@@ -66,27 +69,54 @@ struct Route {
     packets: Bucket,
     up: Bucket,
     told: Told,
+    /// The same for what comes by the second path: the copy of a packet uses up nobody's rights twice.
+    second: Option<Box<(Bucket, Bucket)>>,
 }
 
 impl Route {
     /// `carried`: the datagram from its hop on.
-    fn judge(&mut self, carried: &[u8], now: f64) -> Result<Heard, Reason> {
+    fn judge(&mut self, carried: &[u8], second: bool, now: f64) -> Result<Heard, Reason> {
         let header = decode_carried(carried)?;
         if header.flow != HOP {
             return Err(Reason::HopLimit);
         }
         // As many bytes as the speaker's own node has charged for it.
-        if !self.packets.take(1.0, now) || !self.up.take(carried.len() as f64, now) {
+        let (packets, up) = if second {
+            let (packets, up) = (&self.packets, &self.up);
+            let fresh = || Box::new((packets.fresh(), up.fresh()));
+            let (packets, up) = &mut **self.second.get_or_insert_with(fresh);
+            (packets, up)
+        } else {
+            (&mut self.packets, &mut self.up)
+        };
+        if !packets.take(1.0, now) || !up.take(carried.len() as f64, now) {
             return Err(Reason::OverBudget);
         }
         self.flow.admit(&header, now)
     }
 }
 
-/// A connection to another node in the routing table, from `open_trunk` to `close_leg`.
+/// The trunk that a connection joined: its leg, and which of that one's lives.
+#[derive(Clone)]
+pub struct Whole {
+    pub leg: Arc<Leg>,
+    pub epoch: u64,
+}
+
+/// Connections that joined a trunk, by which path they are.
+pub type Ways = [Option<Arc<Leg>>; 2];
+
+/// A connection to another node in the routing table, from `open_trunk` or `join_trunk` to `close_leg`.
 pub struct Trunk {
     /// Tells this life of the leg from another one under the same number.
     pub epoch: u64,
+    /// Which of the two paths it is.
+    pub second: bool,
+    /// The trunk that it joined, whose routes are its own.
+    pub of: Option<Whole>,
+    ways: Ways,
+    /// One ever joined: what comes may be a copy.
+    is_double: bool,
     /// Those that we gave.
     routes: Numbered<Route>,
     line: Line<Copy>,
@@ -102,9 +132,13 @@ pub struct Trunk {
 }
 
 impl Trunk {
-    pub fn new(epoch: u64) -> Self {
+    pub fn new(epoch: u64, second: bool, of: Option<Whole>) -> Self {
         Self {
             epoch,
+            second,
+            of,
+            ways: [None, None],
+            is_double: false,
             routes: Numbered::default(),
             line: Line::default(),
             places: Numbered::default(),
@@ -134,6 +168,42 @@ impl Trunk {
         size_of::<Self>() + flows + copies + tables
     }
 
+    // ------------------------------------------------------------ ways
+
+    /// One more connection; another one of that path, which has no part in the trunk any more.
+    pub fn join(&mut self, way: &Arc<Leg>, second: bool) -> Option<Arc<Leg>> {
+        self.is_double = true;
+        let place = self.ways.get_mut(usize::from(second))?;
+        place.replace(way.clone())
+    }
+
+    /// One less.
+    pub fn part(&mut self, gone: &Arc<Leg>) {
+        for place in &mut self.ways {
+            if place.as_ref().is_some_and(|way| Arc::ptr_eq(way, gone)) {
+                *place = None;
+            }
+        }
+    }
+
+    /// Those that joined.
+    pub fn ways(&self) -> Ways {
+        self.ways.clone()
+    }
+
+    /// Whether copies wait in our own line, too. `has_path`: our own connection is there.
+    pub fn has_own_line(&self, has_path: bool) -> bool {
+        let [first, second] = &self.ways;
+        let ours = if self.second { second } else { first };
+        (first.is_none() && second.is_none()) || (has_path && ours.is_none())
+    }
+
+    /// Whether this connection joined the trunk of that leg, in that life.
+    pub fn is_of(&self, leg: &Arc<Leg>, epoch: u64) -> bool {
+        let is_same = |of: &Whole| Arc::ptr_eq(&of.leg, leg) && of.epoch == epoch;
+        self.of.as_ref().is_some_and(is_same)
+    }
+
     // ------------------------------------------------------------ routes
 
     /// Accept what comes on a route from participant `index`, within the speaker's rights; nobody hears it until
@@ -154,6 +224,7 @@ impl Trunk {
             packets,
             up,
             told: Told::default(),
+            second: None,
         };
         let replaced = self.routes.insert(number, route)?;
         Some(replaced.flow.targets())
@@ -204,15 +275,17 @@ impl Trunk {
 
     // ------------------------------------------------------------ in
 
-    /// Judge one media datagram of the other node: who hears it, or why nobody does. All of it is counted here.
+    /// Judge one media datagram of the other node, which came by that path: who hears it, or why nobody does.
+    /// All of it is counted here.
     pub fn receive(
         &mut self,
         payload: &[u8],
+        second: bool,
         now: f64,
         counters: &mut Counters,
     ) -> Result<Heard, Reason> {
         counters.media_in = counters.media_in.wrapping_add(1);
-        let verdict = self.judge(payload, now);
+        let verdict = self.judge(payload, second, now);
         match &verdict {
             Ok(_) => counters.accepted = counters.accepted.wrapping_add(1),
             Err(reason) => bump(&mut counters.media_dropped, *reason, 1),
@@ -220,10 +293,13 @@ impl Trunk {
         verdict
     }
 
-    fn judge(&mut self, payload: &[u8], now: f64) -> Result<Heard, Reason> {
+    fn judge(&mut self, payload: &[u8], second: bool, now: f64) -> Result<Heard, Reason> {
         let (number, carried) = split(payload).ok_or(Reason::UnknownFlow)?;
         let route = self.routes.get_mut(number).ok_or(Reason::UnknownFlow)?;
-        let verdict = route.judge(carried, now);
+        let mut verdict = route.judge(carried, second, now);
+        if self.is_double && matches!(verdict, Err(Reason::Duplicate)) {
+            verdict = Err(Reason::SecondCopy);
+        }
         route.flow.count(&verdict, now);
         verdict
     }
@@ -417,7 +493,7 @@ mod tests {
     fn a_datagram_of_a_leg_becomes_the_trunks_and_reads_as_one_again() {
         let vectors = load(include_str!("../../../tests/vectors/trunk.json"));
         for case in list(&vectors["media"]) {
-            let (mut trunk, mut counters) = (Trunk::new(1), Counters::default());
+            let (mut trunk, mut counters) = (Trunk::new(1, false, None), Counters::default());
             let mut batch = Vec::new();
             let (leg, carried) = (hex(&case["leg"]), hex(&case["datagram"]));
             let route = number(&case["route"]);
@@ -437,7 +513,7 @@ mod tests {
     fn a_datagram_that_passed_more_relays_is_of_a_later_version() {
         let vectors = load(include_str!("../../../tests/vectors/trunk.json"));
         for case in list(&vectors["hops"]) {
-            let (mut trunk, mut counters) = (Trunk::new(1), Counters::default());
+            let (mut trunk, mut counters) = (Trunk::new(1, false, None), Counters::default());
             let rights = Rights {
                 pps: 50,
                 up_bps: 64_000,
@@ -446,7 +522,7 @@ mod tests {
             let data = hex(case);
             let (route, _) = split(&data).unwrap();
             let _ = trunk.open_route(route, 0, false, rights, 0.2);
-            let verdict = trunk.receive(&data, 1.0, &mut counters);
+            let verdict = trunk.receive(&data, false, 1.0, &mut counters);
             assert_eq!(verdict.err(), Some(Reason::HopLimit));
             assert_eq!((counters.media_in, counters.media_missing()), (1, (0, 0)));
         }
@@ -454,7 +530,7 @@ mod tests {
 
     #[test]
     fn the_window_is_twice_what_comes_in_a_round_trip_within_its_bounds() {
-        let mut trunk = Trunk::new(1);
+        let mut trunk = Trunk::new(1, false, None);
         assert_eq!(trunk.widen(1_000_000, None, 100.0), LEAST_WINDOW);
         assert_eq!(trunk.widen(0, Some(0.1), 100.0), LEAST_WINDOW);
         // 1 MB in 125 ms: two fifths of it in a round trip of 50 ms.

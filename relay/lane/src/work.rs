@@ -18,6 +18,7 @@ use crate::reason::Reason;
 use crate::relaying::Leaving;
 use crate::slow::{Item, Staged};
 use crate::socket::Packet;
+use crate::trunk::Whole;
 
 /// Threads that may have a `Work` at the same time: a leg notes in one word who listed it.
 pub const MAX_WORKERS: usize = 64;
@@ -161,6 +162,13 @@ pub(crate) struct Delivery {
     pub payload: Range<usize>,
 }
 
+/// A datagram that came by a path of another leg's trunk, where it is judged.
+pub(crate) struct Carried {
+    pub whole: Whole,
+    pub second: bool,
+    pub payload: Range<usize>,
+}
+
 /// A packet that no leg owns, until the batch's known ones are done.
 pub(crate) struct Stranger {
     pub bytes: Range<usize>,
@@ -195,6 +203,7 @@ pub struct Work {
     pub(crate) scratch: Vec<u8>,
     pub(crate) parsed: Parsed,
     pub(crate) deliveries: Vec<Delivery>,
+    pub(crate) carried: Vec<Carried>,
     /// Copies for the next packet, each with when its time began.
     pub(crate) batch: Vec<(f64, Vec<u8>)>,
     pub(crate) pool: Pool,
@@ -223,6 +232,7 @@ impl Work {
             scratch: Vec::new(),
             parsed: Parsed::default(),
             deliveries: Vec::new(),
+            carried: Vec::new(),
             batch: Vec::new(),
             pool: Pool::default(),
             staged: Vec::new(),

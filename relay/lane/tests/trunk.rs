@@ -182,8 +182,8 @@ fn a_voice_that_came_by_a_trunk_goes_to_no_other() {
         assert!(opened.is_err());
     }
     assert!(node.core.route(1, 1, &[(1, 256)], None).is_err());
-    assert!(node.core.open_trunk(1).is_err());
-    assert!(node.core.open_trunk(77).is_err());
+    assert!(node.core.open_trunk(1, false).is_err());
+    assert!(node.core.open_trunk(77, false).is_err());
     assert!(node.core.open_flow(TRUNK, 1, 0, false).is_err());
 }
 

@@ -79,7 +79,7 @@ impl Node {
         for leg in [SPEAKER, LISTENER] {
             node.core.open_leg(u64::from(leg), RIGHTS);
         }
-        node.core.open_trunk(u64::from(TRUNK)).unwrap();
+        node.core.open_trunk(u64::from(TRUNK), false).unwrap();
         node.core.open_flow(0, 1, 0, false).unwrap();
         node
     }

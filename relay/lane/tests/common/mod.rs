@@ -118,7 +118,7 @@ impl Client {
     /// The other end of a trunk.
     pub fn dial(core: &Core, number: u64, suite: u8) -> Self {
         let client = Self::connect(core, number, suite);
-        core.open_trunk(number).unwrap();
+        core.open_trunk(number, false).unwrap();
         client
     }
 
