@@ -213,6 +213,7 @@ class Account:
             pressure=self.pressure.ratio,
             shedding=engine.shedding,
             legs=engine.legs,
+            trunk_paths=None if engine.abroad is None else engine.abroad.trunks.paths,
             ways=engine.ways,
             trunks=tuple(replace(one) for one in engine.trunks),
             transports=engine.transports,

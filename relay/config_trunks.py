@@ -33,6 +33,10 @@ class TrunkNode:
     one."""
     pins: tuple[Pin, ...] = ()
     """What `relay nodes trunk-key` prints for its key; in a rotation two."""
+    second: str = ""
+    """Another address of the same QUIC, to which another carrier leads: all media and messages go over both,
+    so that the loss or death of one path is not heard. It is used where both nodes name one for the other,
+    and doubles the trunk's traffic and its packets: docs/operations.md has figures. "": one path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ def check_trunks(config: Config) -> None:
         _check_row(row, f"trunks.nodes[{position}]")
     _check_unique([row.node for row in trunks.nodes], "node", "is named twice")
     _check_unique([row.address for row in trunks.nodes], "address", "is that of another node, too")
+    _check_seconds(trunks.nodes)
     for position, row in enumerate(trunks.nodes):
         others = {pin for other in trunks.nodes[:position] for pin in other.pins}
         if others.intersection(row.pins):
@@ -72,13 +77,32 @@ def check_trunks(config: Config) -> None:
 def _check_row(row: TrunkNode, where: str) -> None:
     if not row.node:
         raise ConfigError(f"{where}.node", "is empty", "write the other node's node.id")
-    host, port = split_address(row.address, f"{where}.address")
-    canonical_family(host, f"{where}.address")
-    if not port:
-        raise ConfigError(f"{where}.address", "names port 0", "write the port of its listen.udp")
+    _check_address(row.address, f"{where}.address")
+    if row.second:
+        _check_address(row.second, f"{where}.second")
     if not row.pins or len(row.pins) > MOST_PINS or len(set(row.pins)) != len(row.pins):
         cure = "`relay nodes trunk-key --show FILE` prints it"
         raise ConfigError(f"{where}.pins", "is not one pin, or two for a rotation", cure)
+
+
+def _check_address(address: str, where: str) -> None:
+    host, port = split_address(address, where)
+    canonical_family(host, where)
+    if not port:
+        raise ConfigError(where, "names port 0", "write the port of its listen.udp")
+
+
+def _check_seconds(rows: tuple[TrunkNode, ...]) -> None:
+    taken = {row.address: row for row in rows}
+    for position, row in enumerate(rows):
+        if not row.second:
+            continue
+        where, other = f"trunks.nodes[{position}].second", taken.setdefault(row.second, row)
+        if row.second == row.address:
+            cure = "name the address that another carrier leads to, or remove it"
+            raise ConfigError(where, f"{row.second} is its address, too: one path, and not two", cure)
+        if other is not row:
+            raise ConfigError(where, f"{row.second} is that of another node, too", "keep one")
 
 
 def _check_unique(values: list[str], name: str, problem: str) -> None:

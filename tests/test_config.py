@@ -509,8 +509,11 @@ def test_a_node_list_that_could_not_work_is_refused(text: str, key: str, cure: s
 # ---------------------------------------------------------------- trunks
 
 
-def _row(node: str = "iad-1", address: str = "192.0.2.1:443", pins: str = f'["{A_KEY}"]') -> str:
-    return f'{{ node = "{node}", address = "{address}", pins = {pins} }}'
+def _row(
+    node: str = "iad-1", address: str = "192.0.2.1:443", pins: str = f'["{A_KEY}"]', second: str = ""
+) -> str:
+    more = f', second = "{second}"' if second else ""
+    return f'{{ node = "{node}", address = "{address}", pins = {pins}{more} }}'
 
 
 def _trunks(*rows: str, key: str = "/k") -> str:
@@ -527,6 +530,10 @@ def test_trunks_are_off_and_take_nodes_with_an_address_and_up_to_two_pins() -> N
         ("fra-1", "[2001:db8::1]:4433"),
     ]
     assert on.trunks.nodes[0].pins == (A_KEY, B_KEY)
+    assert on.trunks.nodes[0].second == ""
+    two = parse(_trunks(_row(second="192.0.2.1:4433")))
+    assert two.trunks.nodes[0].second == "192.0.2.1:4433"
+    assert parse(render(two)) == two
     assert parse(render(on)) == on
     with pytest.raises(ConfigError, match="cannot change while running"):
         reloadable_changes(Config(), on)
@@ -552,6 +559,22 @@ def test_trunks_are_off_and_take_nodes_with_an_address_and_up_to_two_pins() -> N
         (_trunks(_row(), _row("fra-1", "192.0.2.2:443")), "trunks.nodes[1].pins", "a key of its own"),
         (_trunks(*[_row(f"n{n}", f"192.0.2.1:{n + 1}") for n in range(1025)]), "trunks.nodes", "1024"),
         (_trunks(_row().replace("pins", "pin")), "trunks.nodes[0].pin", "pins"),
+        (_trunks(_row(second="192.0.2.1:443")), "trunks.nodes[0].second", "another carrier"),
+        (_trunks(_row(second="iad-1.example:443")), "trunks.nodes[0].second", "192.0.2.1"),
+        (_trunks(_row(second="192.0.2.9:0")), "trunks.nodes[0].second", "listen.udp"),
+        (
+            _trunks(_row(second="192.0.2.2:443"), _row("fra-1", "192.0.2.2:443", f'["{B_KEY}"]')),
+            "trunks.nodes[0].second",
+            "keep one",
+        ),
+        (
+            _trunks(
+                _row(second="192.0.2.9:443"),
+                _row("fra-1", "192.0.2.2:443", f'["{B_KEY}"]', second="192.0.2.9:443"),
+            ),
+            "trunks.nodes[1].second",
+            "keep one",
+        ),
     ],
 )
 def test_trunks_that_could_not_work_are_refused(text: str, key: str, cure: str) -> None:

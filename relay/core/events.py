@@ -262,6 +262,7 @@ class TrunkDialed:
 
     node: str
     leg: int
+    second: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -477,16 +478,23 @@ class DialTrunk:
     """
 
     node: str
+    second: bool = False
+    """By the second of the addresses that are configured."""
 
 
 @dataclass(frozen=True, slots=True)
 class CarryTrunk:
     """The connection is a trunk from now on: its datagrams are those of docs/protocol.md, section 14.
 
-    Nobody's rights bound it as a whole.
+    Nobody's rights bound it as a whole. LegLost of the connection by which a trunk began ends that one's
+    routes only with the last of those that joined it.
     """
 
     leg: int
+    of: int | None = None
+    """It is one more connection of this trunk; None: one begins."""
+    second: bool = False
+    """By which of two paths it goes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,6 +161,16 @@ class Trunk(Machine[State]):
         """Whether anything new may begin on it."""
         return self._state is State.UP
 
+    @property
+    def is_ours(self) -> bool:
+        """We dialed the connection by which it began, and dial what it lacks."""
+        return self._is_ours and not self._is_draining
+
+    @property
+    def tries(self) -> int:
+        """How often dialing was of no use since it was up."""
+        return self._tries
+
     # ------------------------------------------------------------ who needs it
 
     def want(self, now: float) -> None:

@@ -120,7 +120,8 @@ class Greeting(Machine[Stage]):
         self._own = own
         self._pins = pins
         self._dialed = dialed
-        self._nonce = nonce
+        self.nonce = nonce
+        """What the dialer signs, once that is known; it names this connection to both."""
         self._pin = b""
         self._until = now + PATIENCE_S
 
@@ -165,9 +166,10 @@ class Greeting(Machine[Stage]):
                 return self._refuse(code)
             case Stage.LISTENING, Ping():
                 self._move(Pinged)
-                return ((Challenge(n=self._nonce, t=now_ms), 0),)
+                return ((Challenge(n=self.nonce, t=now_ms), 0),)
             case Stage.ASKING, Challenge(n=n):
                 self._move(Challenged)
+                self.nonce = n
                 return ((self._greet(wall_ms, n), 0),)
             case Stage.PROVING, Greet() as greet:
                 return self._meet(greet, is_known=greet.node == self._dialed)
@@ -191,7 +193,7 @@ class Greeting(Machine[Stage]):
         if trunk_proof.pin_of(greet.key) not in self._pins.get(greet.node, ()):
             return False
         own = trunk_proof.pin_of(self._own.public)
-        return trunk_proof.holds(greet.key, greet.pop, self._nonce, own, greet.node, self._own.node)
+        return trunk_proof.holds(greet.key, greet.pop, self.nonce, own, greet.node, self._own.node)
 
     def _greet(self, wall_ms: int, n: bytes | None = None) -> Greet:
         own = self._own

@@ -3,6 +3,7 @@
     TrunkDialed, TrunkOpened --Greeting--> met --Trunk--> in use: CarryTrunk, `Far.on_up`
     frames of the one in use --> answers to who asked, `Far.on_message` for all else
     LegLost, an error, GLARE  --> `Far.on_down`: whatever went on the trunk is over
+    a second path (trunk_paths.py) joins a trunk that is in use, and keeps it when the first is lost
 
 Everything leaves by `put`, in the order in which it was decided: orders for the lane, then what tells of it.
 Must never live here: calls, halves and routes.
@@ -12,18 +13,21 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final, Protocol
+
+import msgspec
 
 from relay.core import events as ev
 from relay.core.deadlines import Deadlines
 from relay.core.node import Node
 from relay.core.trunk import Due, Trunk
 from relay.core.trunk_greeting import Greeting, Identity, Pins, Said, Stage
+from relay.core.trunk_paths import Link, Paths
+from relay.core.trunk_paths import State as PathState
 from relay.core.trunk_reports import Reports
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control, datagram, trunk, trunk_control
-from relay.protocol.control import Frame, FrameReader
+from relay.protocol.control import Frame
 from relay.protocol.messages import Bye, Challenge, Err, Message, Ok, Ping, Pong
 from relay.protocol.trunk_control import TrunkCode
 from relay.protocol.trunk_messages import ANSWERED, Attached, Greet
@@ -55,21 +59,6 @@ class Far(Protocol):
         """The other node says this; with an `id` it wants an answer (`answer`). PeerError ends the trunk."""
 
 
-@dataclass(slots=True)
-class _Link:
-    """One connection."""
-
-    leg: int
-    greeting: Greeting
-    reader: FrameReader = field(default_factory=FrameReader)
-    node: str = ""
-    """Whose it is, once that is proven."""
-    dialed: str = ""
-    """Whom we dialed; "": it was dialed by the other one."""
-    asked: dict[int, Then] = field(default_factory=dict)
-    newest: int = 0
-
-
 class Trunks:
     """All of one node's."""
 
@@ -81,7 +70,11 @@ class Trunks:
         self._node = node
         self._pins = pins
         self._trunks = {name: Trunk(own.node, name) for name in pins if name != own.node}
-        self._links: dict[int, _Link] = {}
+        self._two = {row.node for row in node.config.trunks.nodes if row.second}
+        """To whom there is a second path."""
+        self._links: dict[int, Link] = {}
+        self._whole: dict[str, Link] = {}
+        """Of each trunk that is there, the connection by which it began."""
         self._needs: Counter[str] = Counter()
         self._deadlines: Deadlines[str | int] = Deadlines()
         self._dialed: dict[str, float] = {}
@@ -103,6 +96,15 @@ class Trunks:
         """What that node said of itself, while the trunk is there."""
         there = self._trunks.get(node)
         return there.peer if there is not None and there.is_there else None
+
+    @property
+    def paths(self) -> dict[str, int]:
+        """How many connections are in use, by which of the two paths they are."""
+        known = [whole.paths for whole in self._whole.values() if whole.paths is not None]
+        names = {"first": False, "second": True}
+        return {
+            name: sum(paths[which].state is PathState.UP for paths in known) for name, which in names.items()
+        }
 
     def takes_halves(self, node: str) -> bool:
         """Whether anything new may begin there."""
@@ -180,13 +182,21 @@ class Trunks:
 
     def on_dialed(self, event: ev.TrunkDialed) -> None:
         """The edge dials."""
-        there = self._trunks.get(event.node)
-        if there is None or self._dialed.pop(event.node, None) is None:
+        there, whole = self._trunks.get(event.node), self._whole.get(event.node)
+        joins = b""
+        paths = None if whole is None else whole.paths
+        if paths is not None and paths[event.second].is_asked:
+            paths[event.second].on_dialed(event.leg, self._node.now)
+            joins = paths.nonce
+        elif there is None or self._dialed.pop(event.node, None) is None:
             self.put(ev.CloseLeg(event.leg, ErrorCode.NO_ERROR))  # we want it no longer
             return
-        there.on_dialed(event.leg)
+        else:
+            there.on_dialed(event.leg)
         greeting = Greeting(self.own, self._pins, self._node.now, dialed=event.node)
-        self._links[event.leg] = _Link(event.leg, greeting, dialed=event.node)
+        self._links[event.leg] = Link(
+            event.leg, greeting, dialed=event.node, second=event.second, joins=joins
+        )
         self._watch(self._links[event.leg])
         self._note(event.node)
 
@@ -199,14 +209,14 @@ class Trunks:
                 self.put(ev.CloseLeg(event.leg, ErrorCode.OVERLOADED))
                 return
             greeting = Greeting(self.own, self._pins, self._node.now, nonce=self._node.draw(32))
-            link = self._links[event.leg] = _Link(event.leg, greeting)
+            link = self._links[event.leg] = Link(event.leg, greeting)
         self._greet(link, link.greeting.on_connected(event.key, self._now_ms))
 
     def on_lost(self, leg: int) -> bool:
         """A connection is no more. False: it is none of ours."""
         link = self._links.pop(leg, None)
         if link is not None:
-            self._forget(link)
+            self._lose(link)
         return link is not None
 
     def on_acknowledged(self, event: ev.TrunkAcknowledged) -> None:
@@ -264,11 +274,18 @@ class Trunks:
             there.on_sent(self._node.now)
             self._note(there.node)
 
-    def _on_frame(self, link: _Link, frame: Frame) -> None:
+    def _on_frame(self, link: Link, frame: Frame) -> None:
         if not link.node:
             wall_ms = round(self._node.wall * 1000)
             self._greet(link, link.greeting.on_frame(frame, self._now_ms, wall_ms))
             return
+        whole = link.whole
+        assert whole.paths is not None  # it has met
+        for fresh in whole.paths.fresh(link.leg, frame):
+            if self._whole.get(whole.node) is whole:
+                self._on_word(whole, fresh)
+
+    def _on_word(self, link: Link, frame: Frame) -> None:
         match frame.body:
             case None:
                 if frame.id:
@@ -290,19 +307,55 @@ class Trunks:
                     raise PeerError(ErrorCode.PROTOCOL_VIOLATION, "a message that is answered has an id")
                 self._far.on_message(link.node, message, frame.id)
 
-    def _greet(self, link: _Link, said: tuple[Said, ...]) -> None:
+    def _greet(self, link: Link, said: tuple[Said, ...]) -> None:
         """What follows from a step of the greeting."""
         if link.greeting.state is Stage.REFUSED:
             self._node.count("trunk_refused")
             self._close(link, link.greeting.code)
-        elif link.greeting.peer is not None:
-            self._meet(link, link.greeting.peer, said)
+        elif (peer := link.greeting.peer) is not None:
+            link.second = link.second or peer.path == 2
+            if link.joins or peer.joins is not None:
+                self._join(link, peer, said)
+            else:
+                self._meet(link, peer, said)
         else:
-            for message, id in said:
-                self._send(link, message, id)
+            self._utter(link, said, self._whole.get(link.dialed) if link.joins else None)
             self._watch(link)
 
-    def _meet(self, link: _Link, peer: Greet, said: tuple[Said, ...]) -> None:
+    def _utter(self, link: Link, said: tuple[Said, ...], joined: Link | None) -> None:
+        """Say what a greeting says; `joined`: the trunk that it joins, all of whose words follow here."""
+        for message, id in said:
+            if isinstance(message, Greet):
+                if (link.node or link.dialed) in self._two:
+                    message = msgspec.structs.replace(message, path=2 if link.second else 1)
+                if joined is not None and joined.paths is not None:
+                    at = joined.paths.join(link.leg)
+                    message = msgspec.structs.replace(message, joins=joined.paths.nonce, at=at)
+            self.put(ev.SendStream(link.leg, control.encode(message, id)))
+
+    def _join(self, link: Link, peer: Greet, said: tuple[Said, ...]) -> None:
+        """A connection becomes a path of the trunk that is there, if both mean the same one."""
+        there, whole = self._trunks[peer.node], self._whole.get(peer.node)
+        paths = None if whole is None else whole.paths
+        is_same = paths is not None and peer.joins == paths.nonce == (link.joins or peer.joins)
+        is_known = there.peer is not None and there.peer.boot == peer.boot
+        if whole is None or paths is None or peer.at is None or not (is_same and is_known):
+            self._close(link, TrunkCode.GLARE)
+            return
+        if peer.node not in self._two:
+            self._close(link, ErrorCode.NOT_ENABLED)
+            return
+        link.node, link.began = peer.node, whole
+        self._deadlines.set(link.leg, None)
+        replaced = paths.on_joined(link.leg, link.second, peer.at)
+        if replaced is not None:
+            self._drop(replaced, TrunkCode.GLARE)
+        self._node.count("trunk_path_up", _path(link))
+        self.put(ev.CarryTrunk(link.leg, whole.leg, link.second))
+        self._utter(link, said, whole)
+        self._note(peer.node)
+
+    def _meet(self, link: Link, peer: Greet, said: tuple[Said, ...]) -> None:
         there = self._trunks[peer.node]
         if not link.greeting.is_dialer and not there.stays(peer):
             self._close(link, TrunkCode.GLARE)
@@ -312,17 +365,20 @@ class Trunks:
         self._deadlines.set(link.leg, None)
         self._dialed.pop(peer.node, None)
         met = there.on_greeted(link.leg, peer, self._node.now, self._chance())
-        if met.replaced in self._links:
-            former = self._links.pop(met.replaced)
-            self._deadlines.set(former.leg, None)
-            self.put(ev.CloseLeg(former.leg, TrunkCode.GLARE))
+        if met.replaced is not None:
+            former = self._whole.pop(peer.node, None)
+            paths = None if former is None else former.paths
+            for leg in [met.replaced] if paths is None else [*paths.up, *paths.pending]:
+                self._drop(leg, TrunkCode.GLARE)
         if was_there:
             self._far.on_down(peer.node)  # whatever went on the former connection is over
+        self._whole[peer.node] = link
+        link.paths = Paths(link.greeting.nonce, link.leg, link.second)
         self._node.count("trunk_up")
         self.reports.on_up(peer.node, peer.region)
-        self.put(ev.CarryTrunk(link.leg))
-        for message, id in said:
-            self._send(link, message, id)
+        self._node.count("trunk_path_up", _path(link))
+        self.put(ev.CarryTrunk(link.leg, second=link.second))
+        self._utter(link, said, None)
         self._note(peer.node)
         self._far.on_up(peer.node, is_new=met.is_new)
 
@@ -350,20 +406,31 @@ class Trunks:
         for due in there.on_timer(now, self._chance()):
             if due is Due.DIAL:
                 self._dialed[there.node] = now
+                is_second = there.node in self._two and there.tries % 2 == 1
                 there.on_dialed(_NOWHERE)
-                self.put(ev.DialTrunk(there.node))
+                self.put(ev.DialTrunk(there.node, is_second))
             elif due is Due.TELL:
                 self._far.on_suspect(there.node)
             else:
-                assert there.link is not None  # it is up
-                link = self._links[there.link]
+                link = self._whole[there.node]
+                assert link.paths is not None  # it is up
                 if due is Due.PING:
                     self._send(link, Ping(t=self._now_ms), 0)
                 else:
                     ping = datagram.Ping(self._now_ms & _U32, self._now_ms & _U32)
-                    self.put(ev.SendDatagram(link.leg, trunk.encode(ping)))
+                    for leg in link.paths.up:
+                        self.put(ev.SendDatagram(leg, trunk.encode(ping)))
                     there.on_sent(now)
+        paths = self._lacking(there)
+        for second in () if paths is None else paths.to_dial(now, self._chance()):
+            self.put(ev.DialTrunk(there.node, second))
         self._note(there.node)
+
+    def _lacking(self, there: Trunk) -> Paths | None:
+        """The paths of a trunk that we dial where they are down: it began with us, and both want two."""
+        whole = self._whole.get(there.node)
+        wants = there.is_ours and there.node in self._two and there.peer is not None and there.peer.path
+        return whole.paths if whole is not None and wants else None
 
     # ------------------------------------------------------------
 
@@ -374,45 +441,85 @@ class Trunks:
     def _chance(self) -> float:
         return int.from_bytes(self._node.draw(2), "big") / 0x1_0000
 
-    def _link(self, node: str) -> _Link | None:
-        leg = self.leg_of(node)
-        return None if leg is None else self._links[leg]
+    def _link(self, node: str) -> Link | None:
+        return self._whole.get(node)
 
     def _in_use(self, leg: int) -> Trunk | None:
         link = self._links.get(leg)
         there = None if link is None else self._trunks.get(link.node)
-        return there if there is not None and there.link == leg else None
+        return there if link is not None and there is not None and there.link == link.whole.leg else None
 
-    def _send(self, link: _Link, message: Message, id: int) -> None:
-        self.put(ev.SendStream(link.leg, control.encode(message, id)))
-        there = self._in_use(link.leg)
-        if there is not None:
-            there.on_sent(self._node.now)
-            self._note(there.node)
-
-    def _close(self, link: _Link, code: int) -> None:
-        """We end a connection."""
-        self._links.pop(link.leg, None)
-        self.put(ev.CloseLeg(link.leg, trunk_control.code_of(code)))
-        self._forget(link)
-
-    def _forget(self, link: _Link) -> None:
-        """A connection is over: was it the one in use, or the one that we dialed?"""
-        self._deadlines.set(link.leg, None)
-        there = self._trunks.get(link.node or link.dialed)
-        was_there = there is not None and there.is_there
-        if there is None or not there.on_lost(link.leg, self._node.now, self._chance()):
-            return
+    def _send(self, link: Link, message: Message, id: int) -> None:
+        """Say something on a trunk, by each of its paths."""
+        assert link.paths is not None  # it has met
+        data = control.encode(message, id)
+        for leg in link.paths.legs:
+            self.put(ev.SendStream(leg, data))
+        link.paths.sent += 1
+        there = self._trunks[link.node]
+        there.on_sent(self._node.now)
         self._note(there.node)
-        if was_there:
-            self._node.count("trunk_down")
-            self.reports.on_down(there.node)
-            self._far.on_down(there.node)
 
-    def _watch(self, link: _Link) -> None:
+    def _close(self, link: Link, code: int) -> None:
+        """We end a connection; if it is a trunk's, that with all its paths."""
+        paths = link.whole.paths
+        if paths is None:
+            self._drop(link.leg, code)
+            self._lose(link)
+            return
+        for leg in paths.up:
+            self._drop(leg, code)
+        self._end(link.whole, paths)
+
+    def _drop(self, leg: int, code: int) -> None:
+        """One connection goes, whatever it was part of."""
+        self._deadlines.set(leg, None)
+        if self._links.pop(leg, None) is not None:
+            self.put(ev.CloseLeg(leg, trunk_control.code_of(code)))
+
+    def _lose(self, link: Link) -> None:
+        """A connection is over: was it a trunk's, or to join one, or the one that we dialed?"""
+        self._deadlines.set(link.leg, None)
+        now = self._node.now
+        whole = link.whole if link.node else self._whole.get(link.dialed)
+        paths = None if whole is None else whole.paths
+        if whole is not None and paths is not None and (link.node or link.joins == paths.nonce):
+            if link.leg in paths.up:
+                self._node.count("trunk_path_down", _path(link))
+            paths.on_lost(link.leg, now, self._chance())
+            self._note(whole.node)
+            if not paths.up:
+                self._end(whole, paths)
+        elif not link.joins:
+            there = self._trunks.get(link.dialed)
+            if there is not None and there.on_lost(link.leg, now, self._chance()):
+                self._note(there.node)
+
+    def _end(self, whole: Link, paths: Paths) -> None:
+        """A trunk is down."""
+        there = self._trunks[whole.node]
+        del self._whole[whole.node]
+        for leg in paths.pending:
+            self._drop(leg, ErrorCode.NO_ERROR)
+        there.on_lost(whole.leg, self._node.now, self._chance())
+        self._note(there.node)
+        self._node.count("trunk_down")
+        self.reports.on_down(there.node)
+        self._far.on_down(there.node)
+
+    def _watch(self, link: Link) -> None:
         self._deadlines.set(link.leg, link.greeting.next_deadline())
 
     def _note(self, node: str) -> None:
         there, dialed_at = self._trunks[node], self._dialed.get(node)
-        found = (there.next_deadline(), None if dialed_at is None else dialed_at + DIAL_S)
+        lacking = self._lacking(there)
+        found = (
+            there.next_deadline(),
+            None if dialed_at is None else dialed_at + DIAL_S,
+            None if lacking is None else lacking.next_deadline(),
+        )
         self._deadlines.set(node, min((when for when in found if when is not None), default=None))
+
+
+def _path(link: Link) -> str:
+    return "second" if link.second else "first"

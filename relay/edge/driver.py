@@ -85,6 +85,8 @@ class Driver:
         self._asked: set[int] = set()  # whose round trip the engine wants
         self._to_measure: dict[int, None] = {}
         self._trunks: dict[int, tuple[int, int] | None] = {}  # what was acknowledged; None: not open yet
+        self._joined: dict[int, int] = {}  # connections that joined a trunk: by which leg it began
+        self._widowed: set[int] = set()  # legs by which one began that lives on by such
         self._commands: dict[int, Callable[[ErrorCode, str], None]] = {}
         self._next_command = 1
         self._do: dict[type, Callable[[Any], None]] = {
@@ -176,7 +178,7 @@ class Driver:
                 except Exception as error:  # a bug of ours: it may cost this leg, never the others
                     self._quarantine(current, error)
                 if isinstance(current, ev.LegLost):  # only now: its flows' counters were asked for above
-                    self._lane.close_leg(current.leg)
+                    self._let_go(current.leg)
                 if not self._inputs:
                     self._endpoint.transmit_dirty()
         finally:
@@ -196,6 +198,17 @@ class Driver:
         leg = getattr(event, "leg", None)
         if leg in self._live and not isinstance(event, ev.LegLost):
             self._live[leg].close(leg, ErrorCode.INTERNAL, "")
+
+    def _let_go(self, leg: int) -> None:
+        """A connection is over; the lane keeps a trunk's routes as long as one of its connections is not."""
+        whole = self._joined.pop(leg, leg)
+        if leg in self._joined.values():
+            self._widowed.add(leg)
+            return
+        self._lane.close_leg(leg)
+        if whole in self._widowed and whole not in self._joined.values():
+            self._widowed.discard(whole)
+            self._lane.close_leg(whole)
 
     def _arm(self) -> None:
         due = self.engine.next_deadline()
@@ -336,15 +349,19 @@ class Driver:
             self._live[out.leg].close(out.leg, out.code, out.reason)
 
     def _dial_trunk(self, out: ev.DialTrunk) -> None:
-        leg = self._endpoint.dial(out.node)
+        leg = self._endpoint.dial(out.node, second=out.second)
         if leg is not None:
             self._live[leg] = self._endpoint
             self._trunks[leg] = None
-            self._inputs.appendleft(ev.TrunkDialed(out.node, leg))
+            self._inputs.appendleft(ev.TrunkDialed(out.node, leg, out.second))
 
     def _carry_trunk(self, out: ev.CarryTrunk) -> None:
         self._endpoint.carry(out.leg)
-        self._lane.open_trunk(out.leg)
+        if out.of is None:
+            self._lane.open_trunk(out.leg, second=out.second)
+        else:
+            self._lane.join_trunk(out.leg, out.of, second=out.second)
+            self._joined[out.leg] = out.of
 
     def _close_flow(self, out: ev.CloseFlow) -> None:
         counters = self._lane.close_flow(out.leg, out.flow)

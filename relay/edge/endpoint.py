@@ -466,18 +466,21 @@ class Endpoint(Ledger):
         self._note_id(peer, peer.quic.host_cid)
         self._arm(peer)
 
-    def dial(self, node: str) -> int | None:
+    def dial(self, node: str, *, second: bool = False) -> int | None:
         """Begin a trunk to a node that is configured; its leg. It leaves with `transmit_dirty`.
+
+        `second`: by its second address.
 
         None: there is no such node, no way to it, or one is under way already.
         """
         trunks = self.trunks
-        way = trunks.begin(node, self._sockets) if trunks is not None else None
+        way = trunks.begin(node, self._sockets, second=second) if trunks is not None else None
         if trunks is None or way is None:
             return None
         leg = self.new_leg()
         path = self._lane.open_path(leg)
-        peer = trunks.dial(node, way, leg, path, lambda: self._issue_for(leg), self._clock())
+        now = self._clock()
+        peer = trunks.dial(node, way, leg, path, lambda: self._issue_for(leg), now, second=second)
         self._enlist(peer)
         self._dirty[peer] = None
         return leg
@@ -558,7 +561,7 @@ class Endpoint(Ledger):
         if not peer.node:
             self.half_open -= 1
         elif self.trunks is not None:
-            self.trunks.done(peer.node)
+            self.trunks.done(peer.node, second=peer.second)
         self._tell_front()
 
     def _closing(self, peer: Peer) -> None:

@@ -44,6 +44,7 @@ class Peer:
         "node",
         "quic",
         "retired",
+        "second",
         "state",
     )
 
@@ -62,6 +63,7 @@ class Peer:
         self.kept: object = None  # what of it was kept for a process to come; None: not what is true now
         self.is_trunk = False  # it speaks vrl-t/1
         self.node = ""  # whom we dialed; "": nobody, it came to us
+        self.second = False  # by the second of its addresses
         self.most_backlog = MAX_BACKLOG
 
     @property

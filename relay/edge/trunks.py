@@ -32,10 +32,14 @@ from relay.quic.space import PathState
 
 @dataclass(frozen=True, slots=True)
 class Far:
-    """Another node: where it is, and the pins by which it is known, 32 bytes each."""
+    """Another node: where it is, and the pins by which it is known, 32 bytes each.
+
+    `second`: where another path leads to it, if one does.
+    """
 
     address: Address
     pins: frozenset[bytes]
+    second: Address | None = None
 
 
 class Trunks:
@@ -46,7 +50,7 @@ class Trunks:
         """By protocol, with which certificate who dials us is answered."""
         self._configuration = trunk.dialing()
         self._nodes = nodes
-        self._under_way: set[str] = set()
+        self._under_way: set[tuple[str, bool]] = set()
 
     @classmethod
     def of(cls, config: TrunksConfig, own: str, seed: bytes) -> Trunks:
@@ -56,18 +60,26 @@ class Trunks:
         for row in config.nodes:
             if row.node != own:
                 place = Address.parse(split_address(row.address, "trunks.nodes"))
-                nodes[row.node] = Far(place, frozenset(pins[row.node]))
+                second = Address.parse(split_address(row.second, "trunks.nodes")) if row.second else None
+                nodes[row.node] = Far(place, frozenset(pins[row.node]), second)
         return cls(seed, nodes)
 
-    def begin(self, node: str, sockets: Sequence[socket.socket]) -> tuple[int, NetworkAddress] | None:
+    def begin(
+        self, node: str, sockets: Sequence[socket.socket], *, second: bool = False
+    ) -> tuple[int, NetworkAddress] | None:
         """Dial this node: number of the socket, and the address as that socket spells it.
 
-        Until `done` it is not dialed again. None: it is under way, unknown, or no socket gets there.
+        By the `second` path from the last socket that gets there: where a node listens on an address of each
+        carrier's, that is another one. Until `done` it is not dialed again by that path. None: it is under
+        way, unknown, or no socket gets there.
         """
         far = self._nodes.get(node)
-        way = None if far is None or node in self._under_way else way_to(far.address, sockets)
+        address = None if far is None else far.second if second else far.address
+        if address is None or (node, second) in self._under_way:
+            return None
+        way = way_to(address, sockets, from_last=second)
         if way is not None:
-            self._under_way.add(node)
+            self._under_way.add((node, second))
         return way
 
     def dial(
@@ -78,18 +90,20 @@ class Trunks:
         path: PathState,
         issue: Callable[[], IssuedId],
         now: float,
+        *,
+        second: bool = False,
     ) -> Peer:
         """The connection to this node by this way, which has five seconds for its handshake."""
         quic = RelayQuic(configuration=self._configuration, path=path, issue=issue)
         quic.sock, address = way
         quic.connect(address, now)
         peer = Peer(leg, quic, address, now + PATIENCE_S)
-        peer.node, peer.is_trunk, peer.control_stream = node, True, 0
+        peer.node, peer.second, peer.is_trunk, peer.control_stream = node, second, True, 0
         return peer
 
-    def done(self, node: str) -> None:
+    def done(self, node: str, *, second: bool = False) -> None:
         """The handshake is: it worked, or nothing comes of it."""
-        self._under_way.discard(node)
+        self._under_way.discard((node, second))
 
     def admits(self, peer: Peer) -> bool:
         """Whether whom we dialed has shown a key of its pins. Who dialed us has nothing to show yet."""
@@ -99,13 +113,17 @@ class Trunks:
         return far is not None and shown is not None and trunk.pin_of(shown) in far.pins
 
 
-def way_to(address: Address, sockets: Sequence[socket.socket]) -> tuple[int, NetworkAddress] | None:
+def way_to(
+    address: Address, sockets: Sequence[socket.socket], *, from_last: bool = False
+) -> tuple[int, NetworkAddress] | None:
     """Number of the first socket from which packets get to this address, and how it spells it; None: none.
 
-    What comes back bears the same spelling: QUIC takes another one for a stranger's.
+    `from_last`: of the last one. What comes back bears the same spelling: QUIC takes another one for a
+    stranger's.
     """
     wanted = ip_address(address.host)
-    for number, sock in enumerate(sockets):
+    numbered = list(enumerate(sockets))
+    for number, sock in reversed(numbered) if from_last else numbered:
         bound = ip_address(sock.getsockname()[0])
         if bound.is_loopback and not wanted.is_loopback:
             continue

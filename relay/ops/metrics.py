@@ -77,6 +77,9 @@ class RelayCollector(Collector):
         by_transport = dict.fromkeys(TRANSPORTS, 0) | dict(now.transports)
         yield gauges("relay_transports", "Live legs, by transport.", "transport", by_transport)
         yield gauges("relay_calls", "Live calls, by state.", "state", now.calls)
+        if now.trunk_paths is not None:
+            help = "Connections to other nodes that are in use, by path."
+            yield gauges("relay_trunk_paths", help, "path", now.trunk_paths)
         ways = dict.fromkeys((each.value for each in State), 0) | dict(now.ways)
         yield gauges("relay_ways", "Listeners' ways that are looked at, by state.", "state", ways)
         yield from trunk_metrics.families(now.trunks)

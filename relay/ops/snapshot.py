@@ -261,6 +261,8 @@ class Snapshot:
     """How those of the configuration stand."""
     trunks: tuple[Trunk, ...] = ()
     """How those to other nodes are."""
+    trunk_paths: Mapping[str, int] | None = None
+    """Connections to other nodes by which voices may go, by path; None: the node has no trunks."""
     ways: Mapping[str, int] = field(default_factory=dict)
     """Listeners' ways that are looked at, by state."""
     events: SinkCounters = field(default_factory=SinkCounters)

@@ -67,11 +67,16 @@ class Greet(Message, frozen=True, kw_only=True):
     now: Count  # ms since 1970
     key: B32 | None = None
     pop: B64 | None = None
+    path: Literal[1, 2] | None = None  # by which this connection goes; None: this node takes no second one
+    joins: B32 | None = None  # the `n` of the challenge by which the trunk began that this is a path of
+    at: Count | None = None  # the number of the first message that follows on it
 
     def __post_init__(self) -> None:
         """ValueError, which a decoder makes the peer's fault, for half a proof."""
         if (self.key is None) is not (self.pop is None):
             raise ValueError("a key and its proof come together")
+        if (self.joins is None) is not (self.at is None):
+            raise ValueError("who joins says with which message")
 
 
 class Halves(Message, frozen=True, kw_only=True):

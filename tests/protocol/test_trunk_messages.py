@@ -8,7 +8,7 @@ from relay.protocol import trunk_messages as t
 
 # The table of docs/protocol.md, section 14: number, then the keys in wire order.
 TABLE = {
-    0x60: "Greet v node cluster region version variants boot dg routes now key pop",
+    0x60: "Greet v node cluster region version variants boot dg routes now key pop path joins at",
     0x61: "Halves of more seq",
     0x62: "Beat seq halves ok",
     0x68: "Attach c tok rt n pop leg caps rtt term",
