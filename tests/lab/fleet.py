@@ -4,8 +4,8 @@
     |--5 ms-- internet --0, 20, 40 ms-- eu, us, ap: a leaf each, two relays, a feed beside each, people
 
 Real programs in network namespaces without a way out; people are sessions of the SDK, but for the many short
-calls that a gate counts (fleetload.py). Stages: calls and crash (fleetcalls.py), hub, drain and kill
-(fleetstate.py), promote, hold and rollback (fleetgate.py). Must never live here: a stage.
+calls that a gate counts (fleetload.py). Stages: calls and crash (fleetcalls.py), trunk (fleettrunk.py), hub,
+drain and kill (fleetstate.py), promote, hold and rollback (fleetgate.py). Must never live here: a stage.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Final
 
-from lab import fleetcalls, fleetgate, fleetstate
+from lab import fleetcalls, fleetgate, fleetstate, fleettrunk
 from lab.fleetground import HUB, PROGRAM, REGIONS
 from lab.fleetnode import until
 from lab.fleetnodes import Fleet
@@ -29,6 +29,7 @@ Counted = Callable[[fleetgate.Trial, report.Report, Namespace], None]
 
 STAGES: Final[Mapping[str, Stage]] = {
     "calls": fleetcalls.calls,
+    "trunk": fleettrunk.trunk,
     "hub": fleetstate.hub,
     "drain": fleetstate.drain,
     "kill": fleetstate.kill,
@@ -39,7 +40,7 @@ COUNTED: Final[Mapping[str, Counted]] = {
     "hold": fleetgate.hold,
     "rollback": fleetgate.rollback,
 }
-QUICK: Final = ("calls", "hub", "kill")
+QUICK: Final = ("calls", "trunk", "hub", "kill")
 BALANCE_S: Final = 10.0
 
 

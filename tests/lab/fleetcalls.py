@@ -61,11 +61,7 @@ def calls(fleet: Fleet, out: report.Report, arguments: Namespace) -> None:
     _judge_heard(out, "inside", [one for one in looks if one["call"] in inside["placed"]], inside)
     _judge_heard(out, "across", [one for one in looks if one["call"] in across["placed"]], across)
     out.bar("calls_packets_not_opened", sum(one["unopened"] for one in looks), "==", 0)
-    out.detail(
-        calls_homes_of_pairs=homes,
-        calls_failed=inside["failed"] + across["failed"],
-        trunk="not shown: people of two regions meet at one node, and nodes do not speak with each other",
-    )
+    out.detail(calls_homes_of_pairs=homes, calls_failed=inside["failed"] + across["failed"])
 
 
 def _place_inside(fleet: Fleet, people: dict[str, People], each: int) -> dict[str, Any]:

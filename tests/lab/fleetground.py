@@ -150,6 +150,14 @@ class Ground:
         """As before."""
         self._line(place, 0.0)
 
+    def part(self, one: str, other: str) -> None:
+        """Nothing passes between these two addresses any more, and nobody is told."""
+        self._order({"part": [one, other]})
+
+    def join(self, one: str, other: str) -> None:
+        """As before."""
+        self._order({"join": [one, other]})
+
     # ------------------------------------------------------------ what runs in it
 
     def within(self, place: str) -> list[str]:

@@ -41,7 +41,8 @@ from relay.config import (
 from relay.config_feed import FeedConfig
 from relay.config_nodes import NodesConfig
 from relay.config_state import StateConfig
-from relay.protocol import token
+from relay.config_trunks import TrunkNode, TrunksConfig
+from relay.protocol import token, trunk_proof
 from relay.protocol.ids import CallId, Jti, Sub
 from relay.protocol.keys import write_key
 from relay.protocol.signed import kid_of, public_of
@@ -85,6 +86,7 @@ class Fleet:
             for place in REGIONS
             for number in range(1, NODES + 1)
         ]
+        self._trunk_seeds = {node.id: secrets.token_bytes(32) for node in self.nodes}
         self.desk = Desk(ground, self.nodes)
 
     @classmethod
@@ -126,8 +128,11 @@ class Fleet:
         """The box of candidates."""
         return next(node for node in self.nodes if node.variant == "candidate")
 
-    def token(self, call: bytes, device: bytes) -> str:
-        """For one more person in the call, an accepted contact, an adult; `device` is the seed of its key."""
+    def token(self, call: bytes, device: bytes, home: str | None = None) -> str:
+        """For one more person in the call, an accepted contact, an adult; `device` is the seed of its key.
+
+        `home`: the node that decides about the call, wherever its people are.
+        """
         now = int(time.time())
         claims = token.Claims(
             iss=ISSUER,
@@ -142,6 +147,7 @@ class Fleet:
             age=token.AGE_ADULT,
             ctc=1,
             cnf=public_of(device),
+            home=home,
         )
         return token.to_text(token.mint(claims, self.seed))
 
@@ -220,6 +226,18 @@ class Fleet:
             announce=announce,
         )
 
+    def _trunks(self, node: FleetNode) -> TrunksConfig:
+        """Each node may meet each other one."""
+        known = tuple(
+            TrunkNode(
+                other.id,
+                f"{other.address}:443",
+                (trunk_proof.pin_of(public_of(self._trunk_seeds[other.id])).hex(),),
+            )
+            for other in self.nodes
+        )
+        return TrunksConfig(self._write(node.folder / "trunk.key", self._trunk_seeds[node.id]), known)
+
     def _config(self, node: FleetNode, number: int) -> Config:
         address, folder = node.address, node.folder
         return Config(
@@ -245,6 +263,7 @@ class Fleet:
             health=HealthConfig(canary_file=str(folder / "canary.json")),
             state=self._state(folder, node.place, node.variant),
             nodes=self._nodes(folder, (node.metrics_url,)),
+            trunks=self._trunks(node),
             feed=FeedConfig(store=str(folder / "feed.sqlite"), metrics=""),
         )
 

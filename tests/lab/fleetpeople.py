@@ -46,9 +46,16 @@ _WORD: Final = struct.Struct(">dI")
 
 
 def call_of(
-    fleet: Fleet, call: bytes, url: str, *, voice: bool = False, every: float = SLOW_S, after: float = 0.0
+    fleet: Fleet,
+    call: bytes,
+    url: str,
+    *,
+    voice: bool = False,
+    every: float = SLOW_S,
+    after: float = 0.0,
+    home: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Both people of a call at this address, as `place` wants them."""
+    """Both people of a call at this address, as `place` wants them; `home`: whom their tokens name."""
     made = []
     for side in (0, 1):
         seed = os.urandom(32)
@@ -57,7 +64,7 @@ def call_of(
                 "call": call.hex(),
                 "side": side,
                 "url": url,
-                "token": fleet.token(call, seed),
+                "token": fleet.token(call, seed, home),
                 "seed": seed.hex(),
                 "voice": voice,
                 "every": every,

@@ -1,6 +1,7 @@
 """The lab's internet, a process: a TUN device in each namespace that has a public address, a shaper between.
 
     stdin    one line {"seed", "lines": [{"name", "path", "device", "addresses"}]}, then changes of conditions
+             {"part": [address, address]}: nothing passes between the two, {"join": [...]}: all does again
     stdout   {"devices": n} once all exist; {"routed", "unknown", "dropped"} at the end (end of stdin)
 
 It knows the addresses it was told and no others: no packet can leave the lab. A line whose `kind` is "nat64"
@@ -55,6 +56,7 @@ class Internet:
         self._routes: dict[bytes, int] = {}
         self._fds: dict[str, int] = {}
         self._translators: set[int] = set()
+        self._parted: set[frozenset[bytes]] = set()
         self.routed = 0
         self.unknown = 0
         for line in lines:
@@ -65,7 +67,13 @@ class Internet:
                 self._routes[socket.inet_aton(address)] = fd
 
     def change(self, order: dict[str, Any]) -> None:
-        """{"name", "up": {...}, "down": {...}}: new conditions of a line."""
+        """{"name", "up": {...}, "down": {...}}: new conditions of a line; or part two addresses, or join."""
+        if "part" in order:
+            self._parted.add(frozenset(map(socket.inet_aton, order["part"])))
+            return
+        if "join" in order:
+            self._parted.discard(frozenset(map(socket.inet_aton, order["join"])))
+            return
         up, down = Conditions(**order.get("up", {})), Conditions(**order.get("down", {}))
         self._shaper.set_conditions(self._fds[order["name"]], up, down)
 
@@ -107,6 +115,8 @@ class Internet:
             target = self._routes.get(packet[16:20]) if packet[0] >> 4 == 4 else None
             if target is None:
                 self.unknown += 1
+                continue
+            if self._parted and frozenset((packet[12:16], packet[16:20])) in self._parted:
                 continue
             self.routed += 1
             self._shaper.push(time.monotonic(), packet, fd, target)

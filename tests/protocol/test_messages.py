@@ -42,7 +42,7 @@ TABLE = {
     0x33: "Path c p use rtt loss",
     0x34: "Turn urls user password ttl",
     0x38: "E2e c to k b p",
-    0x40: "Drain in_ms by_ms to ht",
+    0x40: "Drain in_ms by_ms to ht stb",
     0x41: "Moved c ok",
     0x42: "Carry c way",
 }
