@@ -77,6 +77,8 @@ class Link:
         self._client = client
         self._reader = FrameReader()
         self._out = bytearray()
+        self._behind_hello = bytearray()
+        self._is_hello_said = credentials.pop_seed is None
         self._last_id = 0
         self._internal: Final[dict[type[Message], Callable[[Message], None]]] = {
             Challenge: self._on_challenge,
@@ -94,7 +96,7 @@ class Link:
         return data
 
     def request(self, message: Message) -> int:
-        """Queue a message that wants an answer; its id comes back with the answer."""
+        """Queue a message that wants an answer; its id comes back with the answer. It follows the hello."""
         return self._say(message)
 
     def tell(self, message: Message) -> None:
@@ -126,7 +128,9 @@ class Link:
 
     def _say(self, message: Message) -> int:
         self._last_id += 1
-        self._out += encode(message, self._last_id)
+        is_first = self._is_hello_said or isinstance(message, Hello | Ping)
+        out = self._out if is_first else self._behind_hello
+        out += encode(message, self._last_id)
         return self._last_id
 
     def _hello(self, nonce: bytes | None) -> Hello:
@@ -147,6 +151,9 @@ class Link:
         assert isinstance(message, Challenge)
         if self.welcome is None and self._credentials.pop_seed is not None:
             self._say(self._hello(message.n))
+            self._is_hello_said = True
+            self._out += self._behind_hello
+            self._behind_hello.clear()
 
     def _on_welcome(self, message: Message) -> None:
         assert isinstance(message, Welcome)

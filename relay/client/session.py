@@ -483,10 +483,11 @@ class Session:
         if token is None and self._credentials.pop_seed is None and self._fresh_token is not None:
             token = await self._fresh_token()
         credentials = replace(self._credentials, ticket=ticket, token=token)
-        await leg.hello(credentials, self._client, nacks=self._nacks)
         last = self.call.newest() if self.call is not None else {}
         self._asked_at = self._loop.time()
-        await leg.request(Rejoin(c=self._credentials.call, rt=ticket, last=last))
+        rejoin = Rejoin(c=self._credentials.call, rt=ticket, last=last)
+        # In one breath, a round trip less until we are there; who refuses the hello reads no further.
+        await asyncio.gather(leg.hello(credentials, self._client, nacks=self._nacks), leg.request(rejoin))
 
     # ------------------------------------------------------------ inside
 

@@ -50,6 +50,18 @@ def test_with_a_key_the_challenge_is_signed() -> None:
     assert pop_verify(public_of(SEED), bytes(32), Sub(b"\1" * 16), CallId(CALL), hello.pop)
 
 
+def test_what_is_asked_before_the_challenge_follows_the_hello() -> None:
+    link = Link(Credentials.of_token(RIG.token(CALL, 1, public_of(SEED)), SEED), Cli())
+    number = link.request(Join(c=CALL))
+    assert [type(body) for _, body in said(link)] == [Ping]
+    assert link.feed(encode(Challenge(n=bytes(32), t=0), 1)) == []
+    (_, hello), (asked, join) = said(link)
+    assert isinstance(hello, Hello)
+    assert (asked, join) == (number, Join(c=CALL))
+    assert link.feed(encode(Challenge(n=bytes(32), t=0))) == []
+    assert link.request(Join(c=CALL)) not in (0, number)
+
+
 def test_a_seed_is_needed_when_the_token_names_a_key_and_dropped_when_not() -> None:
     with pytest.raises(SessionError) as caught:
         Credentials.of_token(RIG.token(CALL, 1, public_of(SEED)))
