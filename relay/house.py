@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from relay.core.events import CallEvent, CallTold
+from relay.core.events import CallEvent, CallTold, TrunksKnown
 from relay.edge.assembly import Node
 from relay.edge.generation import KEY, Places, Slot
 from relay.edge.succession import Incumbent, Predecessor
@@ -146,6 +146,7 @@ class Household:
         self.places.steer()
         if one is not None:
             await one.go()
+            self._parts.node.driver.feed(TrunksKnown(one.trunks))
         if slot is not None:
             self.incumbent = Incumbent(self._loop, self)
             self.incumbent.listen(self._path)
@@ -193,6 +194,10 @@ class Household:
             ticket = engine.describe(call)
             if ticket is not None:
                 yield ticket
+
+    def trunks(self) -> list[str]:
+        """The nodes to which we have trunks."""
+        return self._parts.node.engine.met
 
     def succeeded(self) -> None:
         """The next one is in service: leave, at once as far as new people are concerned."""

@@ -26,6 +26,7 @@ from relay.core.relay import EngineKeys, Relay
 from relay.core.trunk_greeting import Identity
 from relay.errors import ErrorCode
 from relay.protocol import control, token, trunk_proof
+from relay.protocol.ids import CallId
 from relay.protocol.trunk import MIN_ROUTE
 
 DELAY = 0.02
@@ -119,7 +120,22 @@ class Peer(World):
         self.table = Table()
         self.lane = self.table  # type: ignore[assignment]  # a lane that knows of routes, and of nothing else
         self.wires: dict[int, Wire] = {}
+        self.heir: Peer | None = None
+        """The process that follows this one."""
         self.begin()
+
+    def feed(self, event: ev.Input) -> None:
+        """As ever; whoever follows us hears of each call that changed."""
+        seen = len(self.events)
+        super().feed(event)
+        if self.heir is not None:
+            for cid in dict.fromkeys(each.data["call"] for each in self.events[seen:] if "call" in each.data):
+                self.tell(CallId(bytes.fromhex(cid)))
+
+    def tell(self, cid: CallId) -> None:
+        ticket = self.engine.describe(cid)
+        if ticket is not None and self.heir is not None:
+            self.heir.feed(ev.CallTold(ticket))
 
     def begin(self) -> None:
         """A fresh process."""
@@ -168,6 +184,16 @@ class Peer(World):
         assert node.call_quota.total() == len(node.calls)
 
 
+def url_of(name: str) -> str:
+    """Where people reach a node."""
+    return f"quic://{name}.example:443"
+
+
+def url_to(urls: tuple[str, ...]) -> str:
+    """Whose address that is."""
+    return urls[0].removeprefix("quic://").removesuffix(".example:443")
+
+
 def seed_of(name: str) -> bytes:
     """The key of a node."""
     return name.encode().ljust(32, b"-")[:32]
@@ -186,6 +212,8 @@ class Net:
         pins = {name: (trunk_proof.pin_of(key),) for name, key in keys.items()}
         self.keys = keys
         self.unreachable: set[str] = set()
+        self.leaving: list[Peer] = []
+        """Processes that another one of their node has followed."""
         self.nodes = {
             name: Peer(self, name, pins, config(node=NodeConfig(id=name, cluster=CLUSTER), **changes))
             for name in names
@@ -227,6 +255,45 @@ class Net:
             assert isinstance(self.ask(one, control.Accept(c=ids.cid)), control.Ok)
         self.run(1.0)
         return people
+
+    def follow(self, client: Client, *, token: bytes | None = None) -> Client:
+        """A second leg where this one is asked to go, by the ticket that came with it; both stay."""
+        notice = client.last(control.Drain)
+        assert isinstance(client.world, Peer)
+        name = url_to(notice.to) if notice.to else client.world.name
+        again = self.nodes[name].client(client.raw).open()
+        again.ticket = notice.ht
+        again.hello(tok=token, resume=again.ticket)
+        if again.closed is None:
+            again.rejoin()
+        return again
+
+    # ------------------------------------------------------------ processes that leave
+
+    def restart(self, name: str) -> Peer:
+        """Another process of this node takes over as planned; the one before, which leaves a second later."""
+        old = self.nodes[name]
+        new = self.nodes[name] = Peer(self, name, old.pins, old.config)
+        new.now, new.wall, old.heir = old.now, old.wall, new
+        self.leaving.append(old)
+        for cid in old.engine.call_ids():
+            old.tell(cid)
+        new.feed(ev.TrunksKnown(tuple(old.engine.met)))
+        self.after(1.0, lambda: self.leave(old))
+        return old
+
+    def leave(self, node: Peer) -> None:
+        """It asks its people to go, at once."""
+        for _ in ("draining", "moving"):
+            if node.engine.drain_state in ("running", "emptying", "draining"):
+                node.feed(ev.DrainRequested())
+
+    def _end(self) -> None:
+        """Processes that have stopped are gone, and their connections with them."""
+        for node in [each for each in self.leaving if each.is_stopped]:
+            self.leaving.remove(node)
+            for wire in list(node.wires.values()):
+                self._break(wire, node)
 
     # ------------------------------------------------------------ voices
 
@@ -325,15 +392,18 @@ class Net:
     def crash(self, name: str) -> None:
         """A process ends without a word, and another one begins."""
         node = self.nodes[name]
-        for leg, wire in list(node.wires.items()):
-            there, end = wire.other(node)
-            wire.over = True
-            del node.wires[leg]
-            self.after(self.delay, lambda there=there, end=end: self._gone(there, end))
+        for wire in list(node.wires.values()):
+            self._break(wire, node)
         for client in node.clients.values():
             client.gone = True
         node.table.__init__()  # type: ignore[misc]  # the lane begins anew, too
         node.begin()
+
+    def _break(self, wire: Wire, node: Peer) -> None:
+        there, end = wire.other(node)
+        wire.over = True
+        node.wires = {leg: each for leg, each in node.wires.items() if each is not wire}
+        self.after(self.delay, lambda: self._gone(there, end))
 
     def _gone(self, there: Peer, end: int) -> None:
         if there.wires.pop(end, None) is not None:
@@ -352,8 +422,9 @@ class Net:
         """Let time pass; `alive` are heard every five seconds: None, all who are not gone."""
         end, beat = self.now + seconds, self.now
         while True:
-            due = [(node.engine.next_deadline(), name) for name, node in self.nodes.items()]
-            when, name = min(((at, name) for at, name in due if at is not None), default=(end + 1, ""))
+            self._end()
+            due = [(node.engine.next_deadline(), number) for number, node in enumerate(self.all)]
+            when, number = min(((at, number) for at, number in due if at is not None), default=(end + 1, 0))
             first = self._queue[0][0] if self._queue else end + 1
             nearest = min(when, first, beat)
             if nearest > end:
@@ -365,11 +436,16 @@ class Net:
             elif first <= nearest:
                 heapq.heappop(self._queue)[2]()
             else:
-                self.nodes[name].feed(ev.Tick())
+                self.all[number].feed(ev.Tick())
         self._move(end)
 
+    @property
+    def all(self) -> list[Peer]:
+        """All processes."""
+        return [*self.nodes.values(), *self.leaving]
+
     def _hear(self, alive: tuple[Client, ...] | None) -> None:
-        for node in self.nodes.values():
+        for node in self.all:
             heard = {
                 leg: self.now
                 for leg, client in node.clients.items()
@@ -380,14 +456,14 @@ class Net:
 
     def _move(self, at: float) -> None:
         self.now = max(self.now, at)
-        for node in self.nodes.values():
+        for node in self.all:
             node.now, node.wall = self.now, WALL + self.now
 
     # ------------------------------------------------------------ what must hold
 
     def check_empty(self) -> None:
         """Nothing of any call is left anywhere."""
-        for node in self.nodes.values():
+        for node in self.all:
             abroad = node.engine.abroad
             assert abroad is not None
             assert not node.engine.node.calls

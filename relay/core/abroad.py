@@ -90,6 +90,7 @@ class Abroad:
             ev.TrunkOpened: self.trunks.on_opened,
             ev.TrunkAcknowledged: self.trunks.on_acknowledged,
             ev.TrunkCounted: self.trunks.on_counted,
+            ev.TrunksKnown: lambda event: self.trunks.meet(event.nodes),
             ev.StreamReceived: _unless(self.trunks.on_stream, engine[ev.StreamReceived]),
             ev.DatagramReceived: _unless(self.trunks.on_datagram, engine[ev.DatagramReceived]),
             ev.LegLost: _unless(self._on_lost, engine[ev.LegLost]),

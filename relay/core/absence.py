@@ -23,7 +23,7 @@ from relay.core.seating import Seating
 from relay.core.story import Kind
 from relay.core.switch import Switch
 from relay.errors import ErrorCode, PeerError
-from relay.protocol import control
+from relay.protocol import control, handover
 from relay.protocol.token import Claims
 
 
@@ -88,7 +88,7 @@ class Absence:
         place = self._door.open_ticket(rejoin.rt)
         if (place.call, place.sub) != (claims.cid, claims.sub) or rejoin.c != place.call:
             raise PeerError(ErrorCode.RESUME_UNKNOWN, "ticket of somebody else")
-        if place.told is not None:
+        if place.told is not None and not place.told.flags & handover.OF_GUEST:
             node.check_memory(place.call, place.sub)
             self._adoption.take(place.told)
         seat = self._door.seat_of(place)

@@ -109,6 +109,7 @@ class Adoption:
         if body.answered is not None and call.state is Stage.RINGING:
             passed = max(0.0, self._node.wall - body.answered / 1000)
             call.on_answered(self._node.now - passed, body.answered / 1000)
+            self._node.vitals_of(call).on_answer_told(call)
 
     def _expect(self, call: Call, handed: HandedSeat, body: HandedCall) -> None:
         """A place for somebody who may come."""

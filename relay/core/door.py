@@ -207,7 +207,8 @@ class Door:
         if claims.home is None or claims.home == node.config.node.id:
             return None
         node.recall(claims.cid)
-        is_here = claims.cid in node.calls or (place is not None and place.told is not None)
+        told = None if place is None else place.told
+        is_here = claims.cid in node.calls or (told is not None and told.home != claims.home)
         return None if is_here else claims.home
 
     def elsewhere(self, home: str) -> PeerError:

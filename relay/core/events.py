@@ -300,6 +300,13 @@ class TrunkCounted:
 
 
 @dataclass(frozen=True, slots=True)
+class TrunksKnown:
+    """We follow another process of this node, which has trunks to these nodes: they are to know us, too."""
+
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Nothing happened but time: a deadline passed."""
 
@@ -328,6 +335,7 @@ Input = (
     | TrunkOpened
     | TrunkAcknowledged
     | TrunkCounted
+    | TrunksKnown
     | Tick
 )
 

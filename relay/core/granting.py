@@ -17,6 +17,7 @@ from relay.core import events as ev
 from relay.core.consent import SIZE
 from relay.core.node import Node
 from relay.core.reasons import DropReason
+from relay.core.trunk import node_of
 from relay.core.trunk_closing import Certainty
 from relay.core.trunk_home import Home
 from relay.core.trunk_sending import Voice
@@ -40,6 +41,7 @@ class FarLeg:
 
     number: int
     node: str
+    """The way to the process that has it."""
     c: bytes
     id: int
     """Of the `attach` that waits for an answer."""
@@ -197,7 +199,13 @@ class Granting:
         for (leg, flow), near in call.near.items():
             nodes = self._nodes(call, near.targets)
             self._voices.speak(
-                near.voice, TERM, leg, flow, targets=_here(near.targets), nodes=nodes, closed=near.closed
+                near.voice,
+                TERM,
+                leg,
+                flow,
+                targets=_here(near.targets),
+                nodes=_ids(nodes),
+                closed=near.closed,
             )
             before = reach.get(near.voice.p, _Reach(None, frozenset()))
             reach[near.voice.p] = _Reach(None, before.listeners | nodes)
@@ -209,11 +217,20 @@ class Granting:
         silent = {far.index for far in call.legs.values()} | set(call.reach)
         for index in silent - heard.keys() - {near.voice.p for near in call.near.values()}:
             self._voices.hear(Voice(cid, index), TERM, "", (), _NO_RIGHTS)
-        for index, far in heard.items():
-            rights = Rights(far.group, *far.budget)
-            self._voices.hear(Voice(cid, index), TERM, far.node, _here(far.targets), rights)
+        # What is new is granted before it is pulled; what is heard has fewer listeners before that is said.
+        known = [
+            index for index, far in heard.items() if self._voices.comes_from(Voice(cid, index)) == far.node
+        ]
+        for index in known:
+            self._hear(cid, heard.pop(index))
         self._close(call, reach)
         self._tell(call)
+        for far in heard.values():
+            self._hear(cid, far)
+
+    def _hear(self, cid: bytes, far: FarLeg) -> None:
+        rights = Rights(far.group, *far.budget)
+        self._voices.hear(Voice(cid, far.index), TERM, far.node, _here(far.targets), rights)
 
     def _nodes(self, call: _Far, targets: Ends) -> frozenset[str]:
         """The other nodes at which these are."""
@@ -243,12 +260,12 @@ class Granting:
         attached = [(far, far.half) for far in call.legs.values() if far.half is not None]
         for far, half in attached:
             nodes = self._nodes(call, far.targets) | (frozenset({own}) if _here(far.targets) else frozenset())
-            to = tuple(sorted(nodes))
+            to = tuple(sorted(_ids(nodes)))
             if to != far.told_to and (to or far.told_to is not None):
                 keys = [key for key, closing in call.closings.items() if closing.person == far.index]
                 if self._trunks.ask(far.node, Grant(half=half, to=to), self._granted(far, call, keys)):
                     far.told_to = to
-        where = {far.index: far.node for far in call.legs.values()}
+        where = {far.index: node_of(far.node) for far in call.legs.values()}
         gates: dict[str, list[tuple[FarLeg, Gate]]] = {}
         for far, half in attached:
             mask, epoch = far.gate
@@ -291,6 +308,11 @@ class Granting:
         if certainty is Certainty.SURE:
             call.closings.pop(key, None)
             self.unsure.discard(key)
+
+
+def _ids(ways: frozenset[str]) -> frozenset[str]:
+    """The nodes of these."""
+    return frozenset(map(node_of, ways))
 
 
 def _here(targets: Ends) -> Ends:

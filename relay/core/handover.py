@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from relay.core.call import Call
+from relay.core.call import PAIR, Call
 from relay.core.consent import Fact
+from relay.core.leg import Leg
 from relay.core.node import Node
 from relay.core.participant import Participant, Presence
 from relay.core.ringing import AT_ONCE, Why
@@ -30,9 +31,14 @@ KEPT: Final = (Fact.ADMITTED, Fact.MUTED, Fact.HARD_MUTED)
 """Facts that a ticket carries; the others follow from the claims and the state, or are a leg's."""
 
 
-def seal(node: Node, call: Call, bearer: Participant | None) -> bytes | None:
-    """A ticket for this person's place, or for nobody. None: the call is too large for one."""
+def seal(node: Node, call: Call, bearer: Participant | None, *, stays: bool = False) -> bytes | None:
+    """A ticket for this person's place, or for nobody. None: the call is too large for one.
+
+    `stays`: it goes on at this node, with its next process, so that who is at another one stays its guest.
+    """
     body = describe(node, call, None if bearer is None else bearer.index)
+    if stays and bearer is not None and bearer.claims.home == node.config.node.id:
+        body = replace(body, flags=body.flags | handover.STAYS)
     # Of two tickets the younger counts; what comes back to us says nothing new.
     call.handed_at = max(body.made, (call.handed_at or 0) + 1)
     body = replace(body, made=call.handed_at)
@@ -41,6 +47,39 @@ def seal(node: Node, call: Call, bearer: Participant | None) -> bytes | None:
     except LocalError:
         node.count("handover_too_large")
         return None
+
+
+def seal_visit(node: Node, leg: Leg) -> bytes:
+    """A ticket for somebody here whose call has its home elsewhere: they may be another node's guest, or ours
+    again, or go home."""
+    assert leg.claims is not None  # it is in its call
+    made = round(1000 * node.wall)
+    seat = HandedSeat(
+        index=leg.index,
+        kid=leg.kid,
+        claims=leg.claims,
+        state=handover.ACCEPTED,
+        since=0,
+        joined=made,
+        facts=0,
+        shuts=0,
+        accepted_once=True,
+    )
+    body = HandedCall(
+        aud=node.config.node.cluster,
+        c=leg.claims.cid,
+        p=leg.index,
+        made=made,
+        exp=round(node.wall) + handover.TTL_S,
+        started=made,
+        answered=None,
+        terms=(False, None, True, False),
+        size=PAIR,
+        flags=handover.OF_GUEST,
+        epoch=0,
+        seats=(seat,),
+    )
+    return handover.seal(body, node.keys.ticket_keys[0], node.draw(NONCE_SIZE))
 
 
 def describe(node: Node, call: Call, bearer: int | None) -> HandedCall:

@@ -2,7 +2,8 @@
 
 Requests to move are spread over time by the node itself, one call after the other, so that the next node is
 not hit at once; people of one call hear it together. A node that is emptied because the routes say so asks
-2 % of its calls a second: its whole region may be doing the same. Must never live here: the states' order
+2 % of its calls a second: its whole region may be doing the same. People here whose call has its home at
+another node are asked as those of calls of our own are (`visits`). Must never live here: the states' order
 (drain.py), where people go (targets.py).
 """
 
@@ -21,6 +22,7 @@ from relay.core.record import EventKind
 from relay.core.ringing import Cause
 from relay.core.targets import Targets
 from relay.core.variant import home_of
+from relay.core.visiting import Visiting
 from relay.errors import ErrorCode
 from relay.protocol import control
 from relay.protocol.ids import CallId
@@ -41,6 +43,8 @@ class Leaving:
         self._parting = parting
         self.targets = Targets(node)
         """Where people go."""
+        self.visits: Visiting | None = None
+        """People of other nodes' calls, where there are trunks."""
         self._pace: RegionDrain | None = None
         self._asked: set[CallId] = set()
 
@@ -65,7 +69,11 @@ class Leaving:
             self._empty()
         else:
             assert isinstance(key, bytes)
-            self._ask(self._node.calls[key])
+            call = self._node.calls.get(key)
+            if call is not None:
+                self._ask(call)
+            else:
+                self._ask_visitors(key)
 
     def on_input_done(self) -> None:
         """With nobody left there is nothing to wait for."""
@@ -105,11 +113,15 @@ class Leaving:
                 for call in node.calls.values()
                 if call.was_answered and not call.is_over and call.cid not in self._asked
             ]
+            calls += [cid.hex() for cid in self._visited() if cid not in self._asked]
             self._pace = RegionDrain({node.config.node.id: calls}, node.now)
         for move in self._pace.due(node.now):
             cid = CallId(bytes.fromhex(move.call))
             call = node.calls.get(cid)
-            if call is not None and not call.is_over:
+            if call is None:
+                self._asked.add(cid)
+                self._ask_visitors(cid)
+            elif not call.is_over:
                 self._asked.add(cid)
                 self._ask(call)
         due = self._pace.next_deadline()
@@ -117,7 +129,7 @@ class Leaving:
 
     def _call_off(self) -> None:
         """The node is to stay after all: who was asked and is here need not go."""
-        for cid in self._node.calls:
+        for cid in (*self._node.calls, *self._visited()):
             self._node.deadlines.set(("notice", cid), None)
 
     def _start_moving(self) -> None:
@@ -126,22 +138,40 @@ class Leaving:
             if leg.state is not LegState.IN_CALL:
                 node.close_leg(leg, ErrorCode.DRAINING)
         # A call that rings goes at once: who is called comes to the next node in any case.
-        calls = [call for call in node.calls.values() if not call.is_over and call.was_answered]
+        calls = [call.cid for call in node.calls.values() if not call.is_over and call.was_answered]
+        calls += self._visited()
         for call in node.calls.values():
             if not call.is_over and not call.was_answered:
                 node.deadlines.set(("notice", call.cid), node.now)
         smear = min(node.config.drain.smear_s, max(0.0, node.drain.ends_at - node.now))
-        for position, call in enumerate(calls):
-            node.deadlines.set(("notice", call.cid), node.now + smear * position / len(calls))
+        for position, cid in enumerate(calls):
+            node.deadlines.set(("notice", cid), node.now + smear * position / len(calls))
+
+    def _visited(self) -> list[CallId]:
+        return [] if self.visits is None else self.visits.calls()
 
     def _ask(self, call: Call) -> None:
         """To where its rollout wants it, else by the directory or the operator. Who stays is asked again."""
+        node = self._node
+        ask(node, call, home_of(node, call) or self.targets.of(call), *self._times())
+        node.deadlines.set(("notice", call.cid), node.now + AGAIN_S)
+
+    def _ask_visitors(self, cid: CallId) -> None:
+        """To their call's home; where that cannot be told, to any node: it will have them as guests."""
+        home = None if self.visits is None else self.visits.home_of(cid)
+        if self.visits is None or home is None:
+            return  # they are gone
+        in_s, by_s = self._times()
+        self.visits.ask(cid, self.targets.of_visit(cid, home), in_s, by_s)
+        self._node.deadlines.set(("notice", cid), self._node.now + AGAIN_S)
+
+    def _times(self) -> tuple[float, float]:
+        """How long it takes until all are asked, and what is left until the node is gone, seconds."""
         node, config = self._node, self._node.config.drain
         # A node that is only emptied closes nobody: the time is how long it would take to leave.
         is_emptied = node.drain.state is DrainState.EMPTYING
         left_s = config.deadline_s if is_emptied else node.drain.ends_at - node.now
-        ask(node, call, home_of(node, call) or self.targets.of(call), config.smear_s, max(0.0, left_s))
-        node.deadlines.set(("notice", call.cid), node.now + AGAIN_S)
+        return config.smear_s, max(0.0, left_s)
 
     def _close_all(self) -> None:
         node = self._node
@@ -156,9 +186,10 @@ def ask(node: Node, call: Call, to: tuple[str, ...], in_s: float, by_s: float) -
     """Ask all people of a call to move: the same target for all, each its own ticket.
 
     `in_s`: how long it takes until all calls are asked; `by_s`: what is left until the node is gone, seconds.
+    Without a target the call stays at this node, with its next process.
     """
     for seat in call.here():
         if seat.legs:
-            ticket = handover.seal(node, call, seat)
+            ticket = handover.seal(node, call, seat, stays=not to)
             notice = control.Drain(in_ms=round(1000 * in_s), by_ms=round(1000 * by_s), to=to, ht=ticket)
             node.tell([seat], notice)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from relay.core.node import Node
+from relay.core.trunk import node_of
 from relay.core.trunk_half import ORPHAN_S
 from relay.core.visit import Visit
 from relay.protocol import control
@@ -30,12 +31,20 @@ class Referral:
     """Those of one node."""
 
     def __init__(
-        self, node: Node, visits: Mapping[int, Visit], urls_of: Callable[[str], tuple[str, ...]]
+        self,
+        node: Node,
+        visits: Mapping[int, Visit],
+        urls_of: Callable[[str], tuple[str, ...]],
+        newest: Callable[[str], str],
     ) -> None:
-        """`visits`: by leg, all there are; `urls_of`: a node's addresses, as far as they are known."""
+        """`visits`: by leg, all there are; `urls_of`: a node's addresses, as far as they are known.
+
+        `newest`: the way to a node's newest process.
+        """
         self._node = node
         self._visits = visits
         self._urls_of = urls_of
+        self._newest = newest
         self._down: dict[str, float] = {}
         """When people are sent away from a trunk that is not there, unless it is before."""
         self._waiting: deque[int] = deque()
@@ -56,8 +65,9 @@ class Referral:
         self._step()
 
     def on_suspect(self, node: str) -> None:
-        """The trunk to this node is silent."""
-        self.refer([visit for visit in self._visits.values() if visit.needs(node)])
+        """The trunk by this way to a node is silent."""
+        is_newest = node == self._newest(node_of(node))
+        self.refer([visit for visit in self._visits.values() if visit.needs(node, is_newest=is_newest)])
 
     def on_down(self, node: str) -> None:
         """It is not there any more."""

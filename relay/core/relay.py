@@ -108,6 +108,7 @@ class Relay:
         self._missing = Missing(node, self._adapting)
         self._door.urls_of = self._leaving.targets.urls_of
         self._abroad = None if trunks is None else Abroad(node, trunks, pins or {}, self._door, self._take)
+        self._leaving.visits = None if self._abroad is None else self._abroad.visiting
         self._inputs: dict[type, Callable[[Any], None]] = {
             ev.LegOpened: self._door.on_opened,
             ev.StreamReceived: self._on_stream,
@@ -129,6 +130,7 @@ class Relay:
             ev.CallsRemembered: self._remembering.on_remembered,
             ev.CallTold: lambda event: self._adoption.on_told(event.ticket),
             ev.TrunkOpened: lambda event: node.refuse_transport(event.leg, ErrorCode.NOT_ENABLED),
+            ev.TrunksKnown: lambda _: None,
             ev.Tick: lambda _: None,
         }
         if self._abroad is not None:
@@ -289,6 +291,11 @@ class Relay:
         """A ticket of nobody, for the node's other generation; None: over, or too large for one."""
         found = self._node.calls.get(call)
         return None if found is None or found.is_over else seal(self._node, found, None)
+
+    @property
+    def met(self) -> list[str]:
+        """The nodes to which there are trunks, for the node's next generation (`ev.TrunksKnown`)."""
+        return [] if self._abroad is None else self._abroad.trunks.met()
 
     @property
     def spent_tokens(self) -> int:

@@ -118,6 +118,17 @@ class Targets:
         self._named[call.cid] = _Named(found, tier, people)
         return found.urls
 
+    def of_visit(self, cid: CallId, home: str) -> tuple[str, ...]:
+        """The same for people here whose call has its home at another node: there, if the list names it."""
+        directory, config = self._directory, self._node.config
+        if directory is None or not directory.knows(config.node.id):
+            return self._by_hand()
+        found = directory.urls(home)
+        if found:
+            return found
+        target = directory.target(cid.hex(), config.node.id, self._distances, self._node.now, self._within)
+        return self._by_hand() if target is None else target.urls
+
     def _by_hand(self) -> tuple[str, ...]:
         """What the operator wrote, but for addresses that are known to be where calls may not go."""
         return tuple(url for url in self._node.config.drain.to if url not in self._forbidden)

@@ -7,6 +7,9 @@ A trunk outlives its connections; of two there is one in use, and `stays` decide
 connections (`link`) and never uses a number twice. `chance` is a fresh random number from 0 to 1, so that
 nodes that lost each other at once do not come back at once. Must never live here: who the other one is
 (trunk_greeting.py), calls, and routes.
+
+A node that restarts as planned is two processes for a while. So there are two ways to each node, and
+everybody but who dials knows them by name: the node's id, and the same with a `+`.
 """
 
 from __future__ import annotations
@@ -26,6 +29,19 @@ ROUND_TRIPS: Final = 3  # where so many are longer, they count
 CARRYING_S: Final = 0.3  # the same while voices pass: then something is acknowledged all the time
 CARRYING_ROUND_TRIPS: Final = 2
 LATE_S: Final = 0.05  # who looks so much later than it wanted to was away itself: news may wait to be read
+
+
+_SECOND: Final = "+"  # stands in no node id
+
+
+def node_of(way: str) -> str:
+    """The node of a way."""
+    return way.removesuffix(_SECOND)
+
+
+def beside(way: str) -> str:
+    """The other one of the two ways to a node."""
+    return node_of(way) if way.endswith(_SECOND) else way + _SECOND
 
 
 class State(Enum):
@@ -130,10 +146,11 @@ class Trunk(Machine[State]):
         },
     }
 
-    def __init__(self, own: str, node: str) -> None:
-        """`own` and `node`: the ids of the two nodes."""
+    def __init__(self, own: str, way: str) -> None:
+        """`own`: our node's id; `way`: one of those to the other node."""
         super().__init__(State.DOWN)
-        self.node = node
+        self.way = way
+        self.node = node_of(way)
         self.link: int | None = None
         """The connection in use, or the one that we dial."""
         self.peer: Greet | None = None

@@ -133,6 +133,7 @@ class Half(Machine[HalfState]):
         self.cid = cid
         self.leg = leg
         self.home = home
+        """The way there: each process of a node by itself."""
         self.asked_at = now
         """When the home was asked."""
         self.number: int | None = None

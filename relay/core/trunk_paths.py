@@ -202,7 +202,7 @@ class Link:
     leg: int
     greeting: Greeting
     reader: FrameReader = field(default_factory=FrameReader)
-    node: str = ""
+    way: str = ""
     """Whose it is, once that is proven."""
     dialed: str = ""
     """Whom we dialed; "": it was dialed by the other one."""

@@ -129,6 +129,8 @@ class Receiving:
         self._inlets: dict[Voice, Inlet] = {}
         self._voices: dict[Route, Voice] = {}
         self._deadlines: Deadlines[Voice] = Deadlines()
+        self._former: dict[Voice, Route] = {}
+        """Where a voice came from until now, while its new node has not answered."""
         self._stopping: set[Route] = set()
         """Numbers that the other side may still send on: it has not answered our stop."""
         self._numbers: dict[str, FlowNumbers] = {}
@@ -151,6 +153,10 @@ class Receiving:
         inlet = self._inlets.get(voice)
         return None if inlet is None else inlet.number
 
+    def former_of(self, voice: Voice) -> Route | None:
+        """Where a voice comes from as long as its new node has not answered."""
+        return self._former.get(voice)
+
     def carries(self, node: str) -> bool:
         """Whether anything may come from this node."""
         return any(route.node == node for route in self._voices)
@@ -158,11 +164,20 @@ class Receiving:
     # ------------------------------------------------------------ what the home says
 
     def want(self, voice: Voice, term: int, node: str, now: float) -> tuple[Out, ...]:
-        """Somebody here hears this voice, which is at that node; what to say."""
+        """Somebody here hears this voice, which is at that node; what to say.
+
+        What came from another node until now comes from there on, until this one has answered (`settled`).
+        """
         inlet = self._inlets.get(voice)
         outs: tuple[Out, ...] = ()
         if inlet is not None and inlet.node != node:
-            outs = self.unwant(voice, now)
+            if inlet.state is Phase.CARRYING:
+                outs = self.settled(voice)
+                assert inlet.number is not None  # it carries
+                self._former[voice] = Route(inlet.node, inlet.number)
+                del self._inlets[voice]
+            else:
+                outs = self._let_go(voice)
             inlet = None
         if inlet is None:
             inlet = self._inlets[voice] = Inlet(voice, node, term)
@@ -172,9 +187,21 @@ class Receiving:
 
     def unwant(self, voice: Voice, now: float) -> tuple[Out, ...]:
         """Nobody here hears this voice any more; what to say."""
+        return self.settled(voice) + self._let_go(voice)
+
+    def _let_go(self, voice: Voice) -> tuple[Out, ...]:
         inlet = self._inlets.pop(voice, None)
         self._deadlines.set(voice, None)
         return () if inlet is None or inlet.number is None else (self._stop(inlet),)
+
+    def settled(self, voice: Voice) -> tuple[Out, ...]:
+        """Nothing more is wanted from where it was: it comes from its new node, or will not. What to say."""
+        route = self._former.pop(voice, None)
+        if route is None:
+            return ()
+        del self._voices[route]
+        self._stopping.add(route)
+        return (Out(route.node, Stop(route=route.number)),)
 
     # ------------------------------------------------------------ what the other nodes say
 
@@ -182,7 +209,7 @@ class Receiving:
         """The answer to a pull of ours; one to a pull that we took back since means nothing."""
         voice = self._voices.get(Route(node, pull.route))
         inlet = None if voice is None else self._inlets[voice]
-        if inlet is None or inlet.state is not Phase.ASKED:
+        if inlet is None or inlet.node != node or inlet.state is not Phase.ASKED:
             return
         if isinstance(answer, Ok):
             inlet.on_agreed()
@@ -201,7 +228,10 @@ class Receiving:
     def on_stop(self, route: Route, now: float) -> Voice | None:
         """The speaker's node sends no more on a route. Whose it was; None if we had stopped it ourselves."""
         voice = self._voices.get(route)
-        if voice is not None:
+        if voice is not None and self._former.get(voice) == route:
+            del self._former[voice], self._voices[route]
+            self._rest(route, now)
+        elif voice is not None:
             inlet = self._inlets[voice]
             inlet.on_ended()
             self._settle(inlet, now)
@@ -221,6 +251,7 @@ class Receiving:
         """It is not there any more: nothing comes on its numbers. Whose they were."""
         self._numbers.pop(node, None)
         self._stopping = {route for route in self._stopping if route.node != node}
+        self._former = {voice: route for voice, route in self._former.items() if route.node != node}
         gone = [route for route in self._voices if route.node == node]
         voices = tuple(self._voices.pop(route) for route in gone)
         for inlet in self._inlets.values():

@@ -18,6 +18,7 @@ from math import ceil
 from typing import Final
 
 from relay.core.events import TrunkCounted
+from relay.core.trunk import beside, node_of
 from relay.protocol.datagram import Ping
 from relay.protocol.trunk import HopReport, RouteReport
 
@@ -72,7 +73,10 @@ class _Trunk:
 
 
 class Reports:
-    """Of all trunks of a node. It knows those that are in use, and keeps the sums of those that were."""
+    """Of all trunks of a node. It knows those that are in use, and keeps the sums of those that were.
+
+    `node` is the way: a node that restarts as planned is two processes, and stands as one.
+    """
 
     def __init__(self) -> None:
         self._standings: dict[str, Standing] = {}
@@ -84,14 +88,16 @@ class Reports:
 
     def on_up(self, node: str, region: str) -> None:
         """A connection is in use: another one counts from its own beginning."""
-        standing = self._standings.setdefault(node, Standing(node, region))
+        standing = self._standings.setdefault(node_of(node), Standing(node_of(node), region))
         standing.region = region
         self._trunks[node] = _Trunk(standing)
 
     def on_down(self, node: str) -> None:
         """It is not any more, and nothing is known of it."""
         self._trunks.pop(node, None)
-        standing = self._standings[node]
+        if beside(node) in self._trunks:
+            return
+        standing = self._standings[node_of(node)]
         standing.loss, standing.delay_s, standing.is_bad = 0.0, None, False
 
     # ------------------------------------------------------------ what we tell

@@ -3,7 +3,8 @@
     grant   voice -> nodes it may go to          (the home says so)
     pull    node -> the number it gave a voice   (the listeners' node says so)
 
-A voice leaves on a route only with both, and never without the first. All voices here are those of legs at
+A voice leaves on a route only with both, and never without the first. A grant is for a node, whichever of its
+processes pulls. All voices here are those of legs at
 this node: what came by a trunk has no line in this table, so no path has a third relay and there is no loop.
 Must never live here: trunks themselves, and who may hear whom.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from relay.core.trunk import node_of
 from relay.errors import ErrorCode
 from relay.protocol.messages import Err, Ok
 from relay.protocol.trunk import ROUTES
@@ -30,7 +32,7 @@ class Voice(NamedTuple):
 
 
 class Route(NamedTuple):
-    """A number on the trunk to a node, given by who receives."""
+    """A number on the trunk to a node, given by who receives. `node`: the way to it."""
 
     node: str
     number: int
@@ -70,7 +72,7 @@ class Sending:
         if term < speaker.term:
             return ()
         speaker.term, speaker.granted = term, nodes
-        ended = tuple(route for route in self.routes_of(voice) if route.node not in nodes)
+        ended = tuple(route for route in self.routes_of(voice) if node_of(route.node) not in nodes)
         for route in ended:
             self._end(route)
         return ended
@@ -81,7 +83,7 @@ class Sending:
         speaker = self._speakers.get(voice)
         if speaker is not None and pull.term < speaker.term:
             return Err(code=TrunkCode.OLD_TERM)
-        if speaker is None or pull.term > speaker.term or node not in speaker.granted:
+        if speaker is None or pull.term > speaker.term or node_of(node) not in speaker.granted:
             return Err(code=ErrorCode.FORBIDDEN, retry_ms=RETRY_MS)
         numbers = self._voices.setdefault(node, {})
         if numbers.get(pull.route, voice) != voice:

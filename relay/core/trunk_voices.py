@@ -17,7 +17,8 @@ from relay.core import events as ev
 from relay.core.flows import LAST
 from relay.core.node import Node
 from relay.core.reasons import DropReason
-from relay.core.trunk_receiving import Out, Receiving
+from relay.core.trunk import beside, node_of
+from relay.core.trunk_receiving import Out, Phase, Receiving
 from relay.core.trunk_sending import Route, Sending, Voice
 from relay.core.trunks import Answer, Then, Trunks
 from relay.errors import LocalError
@@ -54,10 +55,13 @@ class _Inlet:
 
     node: str
     rights: Rights
+    term: int = 0
     targets: Ends = ()
     open: tuple[int, int] | None = None
     """The connection and the number on which the lane takes it."""
     told: Ends = ()
+    has_turned: bool = False
+    """It was looked for at the node's other process before."""
 
 
 class Voices:
@@ -72,6 +76,8 @@ class Voices:
         self._voices: dict[tuple[int, int], Voice] = {}
         """Whose voice a leg's flow is."""
         self._inlets: dict[Voice, _Inlet] = {}
+        self._fading: dict[Voice, _Inlet] = {}
+        """What was an inlet until the voice came to another node, which has not answered yet."""
         self._closing: dict[tuple[int, int], Voice] = {}
         """Routes that the lane was told to close: what it counted is on its way."""
 
@@ -84,7 +90,13 @@ class Voices:
 
     def routes(self) -> set[tuple[int, int]]:
         """The routes that the lane takes, by connection and number, for tests of invariants."""
-        return {inlet.open for inlet in self._inlets.values() if inlet.open is not None}
+        inlets = (*self._inlets.values(), *self._fading.values())
+        return {inlet.open for inlet in inlets if inlet.open is not None}
+
+    def comes_from(self, voice: Voice) -> str | None:
+        """The way by which this voice of another node is wanted; None: nobody here hears it."""
+        inlet = self._inlets.get(voice)
+        return None if inlet is None else inlet.node
 
     def is_counting(self, voice: Voice) -> bool:
         """Whether the lane still owes counters of this voice."""
@@ -141,7 +153,7 @@ class Voices:
             far = []
             for node, number in routes:
                 link = self._trunks.leg_of(node)
-                if node in source.nodes and link is not None:
+                if node_of(node) in source.nodes and link is not None:
                     far.append((link, number))
             targets = source.targets + tuple(far)
             told = (targets, None if targets else source.closed or DropReason.GATE_CLOSED)
@@ -157,7 +169,10 @@ class Voices:
     # ------------------------------------------------------------ who is there
 
     def hear(self, voice: Voice, term: int, node: str, targets: Ends, rights: Rights) -> None:
-        """Who here hears a person at that node; nobody: it is not wanted any more."""
+        """Who here hears a person at that node; nobody: it is not wanted any more.
+
+        `node`: the way there. By the one before they are heard until this one sends.
+        """
         if any(flow > LAST for _, flow in targets):
             raise LocalError("what came by a trunk leaves by legs")
         now = self._node.now
@@ -166,20 +181,41 @@ class Voices:
             self._drop(voice)
             return
         if inlet is not None and inlet.node != node:
-            self._drop(voice)
+            self._end_fading(voice)
+            self._fading[voice] = self._inlets.pop(voice)
             inlet = None
         if inlet is None:
             inlet = self._inlets[voice] = _Inlet(node, rights)
             self._trunks.need(node)
-        inlet.targets = targets
+        inlet.targets, inlet.term = targets, term
         outs = self._receiving.want(voice, term, node, now)
+        self._fade(voice)
         self._sync(voice)
         self._say(outs)
+
+    def _fade(self, voice: Voice) -> None:
+        """What comes from where the voice was goes to whoever hears it now, until nothing comes any more."""
+        fading, route = self._fading.get(voice), self._receiving.former_of(voice)
+        if fading is None:
+            return
+        if route is None or fading.open != (self._trunks.leg_of(route.node), route.number):
+            self._end_fading(voice)
+        elif fading.told != self._inlets[voice].targets:
+            fading.told = self._inlets[voice].targets
+            self._trunks.put(ev.Route(*fading.open, fading.told))
+
+    def _end_fading(self, voice: Voice) -> None:
+        fading = self._fading.pop(voice, None)
+        if fading is not None:
+            self._shut(voice, fading)
+            self._trunks.spare(fading.node)
+            self._say(self._receiving.settled(voice))
 
     def _drop(self, voice: Voice) -> None:
         inlet = self._inlets.get(voice)
         if inlet is None:
             return
+        self._end_fading(voice)
         outs = self._receiving.unwant(voice, self._node.now)
         self._shut(voice, inlet)
         del self._inlets[voice]
@@ -230,10 +266,23 @@ class Voices:
             if isinstance(answer, Ok | Err):
                 self._receiving.on_answer(node, said, answer, self._node.now)
             if voice is not None:
-                self._sync(voice)
+                self._look(voice)
                 self._carry(node)
 
         return pulled if isinstance(said, Pull) else stopped
+
+    def _look(self, voice: Voice) -> None:
+        """Something became of a pull, or of a route. What comes from its new node ends what came from the one
+        before; what ends at one process of a node is looked for at the other one, once."""
+        inlet, phase = self._inlets[voice], self._receiving.phase_of(voice)
+        if phase is Phase.CARRYING:
+            self._end_fading(voice)
+        self._fade(voice)
+        self._sync(voice)
+        other = beside(inlet.node)
+        if phase is Phase.ENDED and not inlet.has_turned and self._trunks.leg_of(other) is not None:
+            self.hear(voice, inlet.term, other, inlet.targets, inlet.rights)
+            self._inlets[voice].has_turned = True
 
     # ------------------------------------------------------------ what the other nodes say
 
@@ -251,7 +300,7 @@ class Voices:
         if stop.out:
             voice = self._receiving.on_stop(route, self._node.now)
             if voice is not None:
-                self._sync(voice)
+                self._look(voice)
         else:
             voice = self._sending.on_stop(route)
             if voice is not None:
@@ -265,7 +314,7 @@ class Voices:
     def on_down(self, node: str) -> None:
         """It is not: nothing comes or goes there."""
         for voice in self._receiving.on_down(node):
-            self._sync(voice)
+            self._look(voice)
         for voice in self._sending.on_down(node):
             self._route(voice)
 

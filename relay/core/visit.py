@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from relay.core.trunk import node_of
 from relay.core.trunk_half import Half
 from relay.core.visit_routes import Ear
 from relay.protocol import control
@@ -46,9 +47,10 @@ class Visit:
         if isinstance(ticket, control.Ticket):
             self.ticket, self.spare = ticket.rt, ticket.ht or self.spare
 
-    def needs(self, node: str) -> bool:
-        """Whether what they hear, or what decides about it, comes by the trunk to this node."""
+    def needs(self, way: str, *, is_newest: bool) -> bool:
+        """Whether what they hear, or what decides about it, comes by this way; voices come by the newest."""
         half = self.half
         if half is None or half.number is None:
             return False
-        return node == self.home or node in half.hears.values() or node in half.goes_to
+        node = node_of(way)
+        return way == half.home or (is_newest and (node in half.hears.values() or node in half.goes_to))

@@ -8,12 +8,13 @@ here: who said so (visiting.py), and other nodes (trunk_voices.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from relay.core.node import Node
 from relay.core.reasons import DropReason
+from relay.core.trunk import node_of
 from relay.core.trunk_half import Half
 from relay.core.trunk_sending import Voice
 from relay.core.trunk_voices import Rights, Voices
@@ -39,9 +40,11 @@ class Ear:
 class VisitRoutes:
     """Keeps routes equal to what the homes say."""
 
-    def __init__(self, node: Node, own: str, voices: Voices) -> None:
+    def __init__(self, node: Node, own: str, voices: Voices, newest: Callable[[str], str]) -> None:
+        """`newest`: the way to a node's newest process."""
         self._node = node
         self._own = own
+        self._newest = newest
         self._voices = voices
         self._heard: dict[bytes, set[int]] = {}
         """By call: whose voices come from other nodes."""
@@ -78,10 +81,23 @@ class VisitRoutes:
                 flow = self._flow(ear, index)
                 if flow is None or node == self._own:
                     continue
-                _, first, targets = found.setdefault(index, (ear.half.term, node, []))
-                if node == first:  # where they differ, one of them is about to hear of it
+                way = self._way(ear.half, index, node)
+                _, first, targets = found.setdefault(index, (ear.half.term, way, []))
+                if node_of(first) == node:  # where they differ, one of them is about to hear of it
                     targets.append((ear.leg, flow))
+                    found[index] = (
+                        ear.half.term,
+                        way,
+                        targets,
+                    )  # of its processes the one that was asked last
         return found
+
+    def _way(self, half: Half, index: int, node: str) -> str:
+        """The process of a node at which somebody is: the home's itself, or where they are heard now."""
+        if node == node_of(half.home):
+            return half.home
+        now = self._voices.comes_from(Voice(half.cid, index))
+        return now if now is not None and node_of(now) == node else self._newest(node)
 
     def _here(self, speaker: Ear, ears: Iterable[Ear]) -> Iterable[tuple[int, int]]:
         """Who hears this one without a trunk between."""

@@ -14,9 +14,11 @@ from typing import Final, Literal
 from relay.core import events as ev
 from relay.core.admission import Verdict
 from relay.core.door import Door
+from relay.core.handover import seal_visit
 from relay.core.leg import Leg, LegState
 from relay.core.node import Node
 from relay.core.referral import Referral
+from relay.core.trunk import node_of
 from relay.core.trunk_guest import Guest
 from relay.core.trunk_half import Half, HalfState
 from relay.core.trunk_voices import Voices
@@ -45,13 +47,13 @@ class Visiting:
         self._node = node
         self._trunks = trunks
         self._voices = voices
-        self._routes = VisitRoutes(node, trunks.own.node, voices)
+        self._routes = VisitRoutes(node, trunks.own.node, voices, trunks.newest)
         self._door = door
         self._guest = Guest()
         self._visited = Visited()
         door.visit, door.visited = self.on_hello, self._find
         self._visits: dict[int, Visit] = {}
-        self.referral = Referral(node, self._visits, lambda name: door.urls_of(name))
+        self.referral = Referral(node, self._visits, lambda name: door.urls_of(name), trunks.newest)
         self._calls: dict[bytes, dict[int, Visit]] = {}
         """Those with a half, by call and leg."""
 
@@ -88,7 +90,8 @@ class Visiting:
         if claims.cid in self._node.calls or any(other.home != visit.home for other in others):
             raise PeerError(ErrorCode.CALL_NOT_FOUND, "the call has another home")
         visit.id = id
-        visit.half = self._guest.attach(claims.cid, leg.number, visit.home, self._node.now)
+        way = self._trunks.newest(visit.home)
+        visit.half = self._guest.attach(claims.cid, leg.number, way, self._node.now)
         self._calls.setdefault(claims.cid, {})[leg.number] = visit
         self._ask(visit)
 
@@ -109,21 +112,22 @@ class Visiting:
             caps=hello.caps,
             rtt=round(1000 * (leg.rtt or 0.0), 1),
         )
-        visit.is_asked = self._trunks.ask(visit.home, attach, self._answered(visit))
+        visit.half.home = self._trunks.newest(visit.home)
+        visit.is_asked = self._trunks.ask(visit.half.home, attach, self._answered(visit, visit.half.home))
 
-    def _answered(self, visit: Visit) -> Then:
+    def _answered(self, visit: Visit, way: str) -> Then:
         def then(answer: Answer) -> None:
             if isinstance(answer, Attached):
-                self._on_attached(visit, answer)
+                self._on_attached(visit, answer, way)
             elif isinstance(answer, Err) and visit.leg in self._visits:
                 self._refuse(visit, answer)
 
         return then
 
-    def _on_attached(self, visit: Visit, attached: Attached) -> None:
+    def _on_attached(self, visit: Visit, attached: Attached, way: str) -> None:
         if visit.leg not in self._visits or not self._guest.on_attached(visit.leg, attached):
             close = Close(half=attached.half, why="failed", code=TrunkCode.HALF_UNKNOWN, up=True)
-            self._trunks.ask(visit.home, close)
+            self._trunks.ask(way, close)
             return
         leg = self._node.legs[visit.leg]
         claims = leg.claims
@@ -214,7 +218,7 @@ class Visiting:
         if len(data) > MAX_SAID:
             raise PeerError(ErrorCode.TOO_LARGE, "too large for a trunk", fatal=False)
         number = half.number if half.state in (HalfState.IDLE, HalfState.OPEN) else None
-        is_heard = number is not None and self._trunks.say(visit.home, Say(half=number, m=data, up=True))
+        is_heard = number is not None and self._trunks.say(half.home, Say(half=number, m=data, up=True))
         if not is_heard and id:
             raise _unheard(fatal=False)
 
@@ -273,7 +277,7 @@ class Visiting:
         self.referral.on_up(node)
         self._list(node, self._guest.on_up(node, self._node.now))
         for visit in list(self._visits.values()):
-            if visit.home == node:
+            if visit.home == node_of(node):
                 self._ask(visit)
 
     def _list(self, node: str, lists: tuple[Halves, ...]) -> None:
@@ -295,6 +299,24 @@ class Visiting:
         self.referral.on_down(node)
         self.settle()
 
+    # ------------------------------------------------------------ our node leaves
+
+    def calls(self) -> list[CallId]:
+        """Other nodes' calls that somebody here is in."""
+        return [CallId(cid) for cid in self._calls]
+
+    def home_of(self, cid: CallId) -> str | None:
+        """The node that decides about a call of somebody here; None: nobody is in it."""
+        return next((visit.home for visit in self._calls.get(cid, {}).values()), None)
+
+    def ask(self, cid: CallId, to: tuple[str, ...], in_s: float, by_s: float) -> None:
+        """Ask those of a call to move there; times as for a call of ours (leaving.py)."""
+        for visit in self._calls.get(cid, {}).values():
+            if visit.ear is not None:
+                ticket = seal_visit(self._node, self._node.legs[visit.leg])
+                notice = control.Drain(in_ms=round(1000 * in_s), by_ms=round(1000 * by_s), to=to, ht=ticket)
+                self._node.send(visit.leg, notice)
+
     # ------------------------------------------------------------ legs and time
 
     def on_leg_gone(self, leg: Leg, code: int) -> None:
@@ -307,7 +329,7 @@ class Visiting:
     def _report(self, visit: Visit, st: _St, code: int | None = None) -> None:
         half = visit.half
         if half is not None and half.number is not None:
-            self._trunks.ask(visit.home, Report(half=half.number, st=st, code=code))
+            self._trunks.ask(half.home, Report(half=half.number, st=st, code=code))
 
     def _watch(self, leg: Leg) -> None:
         when = leg.heard + self._node.config.limits.consent_s

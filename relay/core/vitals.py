@@ -143,6 +143,15 @@ class Vitals:
         self._unheard[call.cid] = call
         self._watch(call, pulse)
 
+    def on_answer_told(self, call: Call) -> None:
+        """It was answered elsewhere while somebody waits here: how it began counts there."""
+        pulse = self._pulses.get(call.cid)
+        if pulse is not None and pulse.answered_at is None:
+            if pulse.result is None:
+                self._settle_setup(call, pulse, Result.EXCLUDED)
+            pulse.has_settled = True
+            self._begin_talk(pulse)
+
     def on_flowing(self, event: Flowing) -> None:
         """What the lane says of flows that were asked for."""
         touched: dict[CallId, Call] = {}

@@ -4,7 +4,7 @@
          <------- generation, sockets
          (opens what it needs, reads its own sockets: nothing comes yet)
          release -------------> old       give up what only one can have: metrics, commands, listening
-         <------- a ticket per call, released
+         <------- a ticket per call, released, with the nodes to which it has trunks
          (steers newcomers to itself; READY)
          go ------------------> old       asks its people to move, and leaves when they have
          <------- tickets of calls that changed, figures once a second, then the end
@@ -26,7 +26,7 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from relay.edge.generation import KEY
@@ -154,6 +154,9 @@ class House(Protocol):
     def tickets(self) -> Iterable[bytes]:
         """One of each call."""
 
+    def trunks(self) -> Sequence[str]:
+        """The nodes that are to know the next one, too."""
+
     def succeeded(self) -> None:
         """The next one is in service: leave."""
 
@@ -268,7 +271,7 @@ class Incumbent:
             channel.say(b"\0" + ticket)
             if number % AT_ONCE == AT_ONCE - 1:
                 await asyncio.sleep(0)
-        channel.say({"released": True})
+        channel.say({"released": True, "trunks": list(self._house.trunks())})
         if not channel.is_open:  # it died meanwhile
             self._on_end(channel)
 
@@ -331,6 +334,8 @@ class Predecessor:
         """What it listens on, by kind."""
         for kind, one in zip(answer["kinds"], sockets, strict=True):
             self.sockets.setdefault(str(kind), []).append(one)
+        self.trunks: tuple[str, ...] = ()
+        """Nodes to which it had trunks when it let go."""
         self.figures: Message = {}
         """What it said of itself last."""
         self.on_ticket: Callable[[bytes], None] = lambda ticket: None
@@ -402,6 +407,7 @@ class Predecessor:
             self.figures = message
             self.on_figures()
         else:
+            self.trunks = tuple(map(str, message.get("trunks", self.trunks)))
             self._said.put_nowait(next(iter(message), ""))
 
     def _on_end(self, channel: Channel) -> None:

@@ -39,6 +39,10 @@ HOST_ADMITS: Final = 2
 IN_ROLLOUT: Final = 4  # bits that an older node passes over: it knows the call all the same, without these
 IS_CANDIDATE: Final = 8
 IS_SAMPLED: Final = 16
+STAYS: Final = (
+    32  # the call stays with its home's next process: who shows it at another node is a guest there
+)
+OF_GUEST: Final = 64  # of a guest, for one person: it says where the home is, and nothing of the call
 
 JOINED: Final = 0
 ACCEPTED: Final = 1
@@ -81,6 +85,13 @@ class HandedCall:
     seats: tuple[HandedSeat, ...] = field(repr=False)
     out: tuple[Sub, ...] = ()
     """Who was thrown out."""
+
+    @property
+    def home(self) -> str | None:
+        """The node that decides about this call, wherever the ticket is shown; None: who is shown it."""
+        bearer = self.bearer
+        is_elsewhere = self.flags & (STAYS | OF_GUEST) and bearer is not None
+        return bearer.claims.home if is_elsewhere and bearer is not None else None
 
     @property
     def bearer(self) -> HandedSeat | None:
@@ -218,11 +229,12 @@ def decode_body(plain: bytes) -> HandedCall:
         out=tuple(Sub(sub) for sub in wire[12]),
     )
     people = {seat.claims.sub for seat in seats}
+    of_guest = body.flags & OF_GUEST and len(seats) == 1 and body.p == seats[0].index
     is_whole = (
-        [seat.index for seat in seats] == list(range(len(seats)))
+        (of_guest or [seat.index for seat in seats] == list(range(len(seats))))
         and len(people) == len(seats)
         and all((seat.claims.cid, seat.claims.aud) == (body.c, body.aud) for seat in seats)
-        and (body.p is None or body.p < len(seats))
+        and (of_guest or body.p is None or body.p < len(seats))
     )
     if not is_whole:
         raise _unknown()

@@ -31,7 +31,7 @@ DOWN: Final = frozenset(
     cls.TYPE
     for cls in (
         *(messages.Peer, messages.Ended, messages.Mute, messages.Cand, messages.Punch, messages.E2e),
-        *(messages.Ticket, messages.Rr, messages.Ok, messages.Err),
+        *(messages.Ticket, messages.Rr, messages.Ok, messages.Err, messages.Drain),
     )
 )
 """Types of the home's messages that a guest passes to its client."""

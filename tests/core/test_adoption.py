@@ -480,6 +480,20 @@ def test_a_call_rung_elsewhere_is_answered_here_when_it_was_there(two):
     assert two.new.engine.node.calls[ann.cid].was_answered
 
 
+def test_who_waits_where_a_call_was_told_may_be_lost_after_it_was_answered_elsewhere(two):
+    ann, bob = two.old.pair(key=True)
+    two.tell()
+    ann.accept()
+    again = two.go(ann, ticket=ann.ticket)
+    assert isinstance(again.rejoin(), control.Joined)
+    bob.accept()
+    two.tell()
+    assert two.new.engine.node.calls[ann.cid].was_answered
+    again.lose()
+    two.run(15.0)
+    assert two.new.engine.vitals.talked_s(two.new.now) > 0
+
+
 def test_a_canarys_call_is_one_where_it_goes_on_too(two):
     for world in (two.old, two.new):
         world.engine.node.on_config(canaries())

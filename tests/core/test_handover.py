@@ -105,3 +105,23 @@ def test_a_node_of_another_cluster_with_the_same_key_reads_nothing(world):
     other.run(0)
     with pytest.raises(PeerError):
         telling.read(other.engine.node, blob)
+
+
+def test_a_ticket_of_a_call_that_stays_names_its_home(world):
+    ann, bob = world.talking(home=world.config.node.id)
+    call = call_of(world, ann)
+    node = world.engine.node
+    assert (
+        telling.read(node, telling.seal(node, call, call.seats[1], stays=True)).home == world.config.node.id
+    )
+    assert telling.read(node, telling.seal(node, call, call.seats[1])).home is None
+    assert telling.read(node, telling.seal(node, call, None, stays=True)).home is None
+    assert bob.index == 1
+
+
+def test_a_guests_ticket_holds_one_person(world):
+    _, bob = world.talking(home=world.config.node.id)
+    node = world.engine.node
+    body = telling.read(node, telling.seal_visit(node, node.legs[bob.leg]))
+    assert (body.p, len(body.seats), body.flags) == (1, 1, handover.OF_GUEST)
+    assert (body.home, body.bearer.claims.sub) == (world.config.node.id, bob.sub)

@@ -6,6 +6,7 @@ from relay.core import events as ev
 from relay.errors import ErrorCode
 from relay.protocol import control
 from relay.region.nodelist import Node, NodeList
+from trunkrig import Net
 
 TO = ("quic://next.example:443",)
 
@@ -255,3 +256,28 @@ def test_a_node_that_leaves_names_the_next_one_by_the_list(world):
     world.feed(ev.DrainRequested())
     world.feed(ev.DrainRequested())
     assert ann.last(control.Drain).to == bob.last(control.Drain).to == NEXT
+
+
+def test_people_of_other_nodes_calls_are_asked_too_and_may_go_before():
+    net = Net("a", "b", drain=DrainConfig(to=TO))
+    _ann, bob = net.talking("a", "a", "b", key=True)
+    _dan, eve = net.talking("a", "a", "b", key=True)
+    net["b"].feed(ev.DrainRequested())
+    net["b"].feed(ev.DrainRequested())
+    net.run(1.0)
+    assert bob.last(control.Drain).to == TO
+    assert not eve.all(control.Drain)
+    eve.send(control.Moved(c=eve.cid, ok=True))
+    net.run(31.0)
+    assert len(bob.all(control.Drain)) == 2
+    assert not eve.all(control.Drain)
+
+
+def test_people_of_other_nodes_calls_are_asked_while_a_node_is_emptied():
+    net = Net("relay-1", "relay-2", "relay-3")
+    ann, bob = net.talking("relay-2", "relay-2", "relay-1", key=True)
+    _dan, _eve = net.talking("relay-1", "relay-1", "relay-1", key=True)
+    net["relay-1"].feed(MARKED)
+    net.run(60.0)
+    assert bob.last(control.Drain).to == ("quic://relay-2.example:443",)
+    assert not ann.all(control.Drain)

@@ -167,7 +167,7 @@ def test_of_very_many_each_waits_for_their_turn(net: Net) -> None:
     _, bob = net.talking("a", "a", "b", key=True)
     known = net["b"].engine.abroad.visiting._visits[bob.leg]
     visits = {leg: known for leg in range(AT_ONCE + 1)}
-    referral = Referral(node, visits, lambda name: (url(name),))
+    referral = Referral(node, visits, lambda name: (url(name),), lambda name: name)
     before = node.counters["referred", ""]
     everybody = [Visit(leg, "a", known.hello) for leg in visits]
     referral.refer(everybody)

@@ -186,3 +186,14 @@ def test_another_node_is_reached_as_the_list_says(stage: Stage) -> None:
     assert stage.targets.urls_of("relay-2") == ()
     stage.targets.on_directed(listed("relay-1", "relay-2"))
     assert stage.targets.urls_of("relay-2") == ("quic://relay-2.example:443",)
+
+
+def test_people_of_another_nodes_call_go_there_or_to_any_node(stage: Stage) -> None:
+    visit, cid = stage.targets.of_visit, stage.call.cid
+    assert visit(cid, "relay-2") == TO
+    stage.targets.on_directed(listed("relay-1", "relay-2", "relay-3"))
+    assert visit(cid, "relay-2") == ("quic://relay-2.example:443",)
+    (url,) = visit(cid, "relay-9")
+    assert url in ("quic://relay-2.example:443", "quic://relay-3.example:443")
+    stage.targets.on_directed(listed("relay-1"))
+    assert visit(cid, "relay-9") == TO

@@ -19,6 +19,8 @@ from relay.core.trunk import (
     Silent,
     State,
     Trunk,
+    beside,
+    node_of,
 )
 from relay.protocol.trunk_messages import Greet
 
@@ -408,3 +410,9 @@ def test_a_node_that_lost_a_draining_one_may_come_back_to_it_for_what_is_left():
     assert one.on_drained() is None
     one.on_greeted(1, greet("m"), 100.0, 0.5)
     assert (one.state, one.takes_halves) == (State.LEAVING, False)
+
+
+def test_a_node_has_two_ways_by_turns():
+    assert (beside("fra-1"), beside("fra-1+")) == ("fra-1+", "fra-1")
+    assert (node_of("fra-1"), node_of("fra-1+")) == ("fra-1", "fra-1")
+    assert Trunk("iad-1", "fra-1+").node == "fra-1"

@@ -372,3 +372,44 @@ def test_no_voice_goes_without_a_grant_or_is_taken_for_another_and_in_the_end_al
         assert world.receiving[node].phase_of(voice) is Phase.CARRYING
     while world.flying:
         world.arrive(0)
+
+
+def moving() -> Receiving:
+    """Ann's voice comes from h, and is wanted from g from now on."""
+    receiving = ready("h", "g")
+    receiving.want(ANN, 1, "h", 1.0)
+    receiving.on_answer("h", pull().message, Ok(), 1.0)
+    assert receiving.want(ANN, 1, "g", 2.0) == (pull(node="g"),)
+    assert receiving.former_of(ANN) == Route("h", 64)
+    return receiving
+
+
+def test_a_voice_comes_from_where_it_was_until_its_new_node_has_answered():
+    receiving = moving()
+    assert receiving.voice_on(Route("h", 64)) == receiving.voice_on(Route("g", 64)) == ANN
+    receiving.on_answer("h", pull().message, Ok(), 2.1)  # of nobody that was asked
+    assert receiving.phase_of(ANN) is Phase.ASKED
+    receiving.on_answer("g", pull(node="g").message, Ok(), 2.1)
+    assert receiving.settled(ANN) == (stop(),)
+    assert receiving.settled(ANN) == ()
+    assert (receiving.former_of(ANN), receiving.voice_on(Route("h", 64))) == (None, None)
+
+
+def test_where_a_voice_was_may_stop_it_or_be_gone_before():
+    receiving = moving()
+    assert receiving.on_stop(Route("h", 64), 2.1) == ANN
+    assert (receiving.former_of(ANN), receiving.phase_of(ANN)) == (None, Phase.ASKED)
+    receiving = moving()
+    assert receiving.on_down("h") == (ANN,)
+    assert (receiving.former_of(ANN), receiving.phase_of(ANN)) == (None, Phase.ASKED)
+
+
+def test_a_voice_on_its_way_that_nobody_hears_any_more_is_stopped_at_both():
+    assert moving().unwant(ANN, 3.0) == (stop(), stop(node="g"))
+
+
+def test_a_voice_that_moves_on_is_let_go_of_where_it_has_not_come_from():
+    receiving = moving()
+    receiving.on_up("f", 2.0)
+    assert receiving.want(ANN, 1, "f", 3.0) == (stop(node="g"), pull(node="f"))
+    assert receiving.former_of(ANN) == Route("h", 64)

@@ -133,10 +133,50 @@ def test_a_voice_that_is_at_another_node_now_is_pulled_there():
     stage = Stage("c")
     stage.speak()
     stage.hear()
+    (before,) = stage.into()
     stage.hear(node="c")
-    assert stage.out()[0] == ()
-    assert stage.into() == {} or all(key[1] == 64 for key in stage.into())
     assert len(stage.net["c"].wires) == 1
+    # Until it comes from there it comes from where it was, to whoever hears it now.
+    assert (len(stage.out()[0]), stage.into()[before]) == (1, (EAR,))
+    stage.hear(node="c", targets=((EAR[0], 2),))
+    assert stage.into()[before] == ((EAR[0], 2),)
+    there = stage.net["c"]
+    there.table.legs.add(SPEAKER[0])
+    there.table.open_flow(*SPEAKER)
+    there.engine.abroad.voices.speak(
+        ANN, 1, *SPEAKER, targets=(), nodes=frozenset("b"), closed=DropReason.MUTED
+    )
+    stage.settle()
+    assert stage.out() == ((), DropReason.MUTED)
+    assert list(stage.into().values()) == [((EAR[0], 2),)]
+    assert stage.there.comes_from(ANN) == "c"
+
+
+def test_a_voice_on_its_way_to_another_node_ends_at_both(stage):
+    stage.speak()
+    stage.hear()
+    stage.hear(node="c")
+    stage.hear(targets=())
+    assert (stage.out()[0], stage.into(), len(stage.there)) == ((), {}, 0)
+
+
+def test_where_a_voice_was_may_end_it_before_it_comes_from_elsewhere(stage):
+    stage.speak()
+    stage.hear()
+    stage.hear(node="c")
+    stage.speak(nodes=())
+    assert stage.into() == {}
+    stage.hear(targets=())
+    assert len(stage.there) == 0
+
+
+def test_a_trunk_that_is_lost_takes_along_what_was_about_to_come_from_elsewhere(stage):
+    stage.speak()
+    stage.hear()
+    stage.hear(node="c")
+    stage.net.cut("a", "b")
+    stage.settle(0)
+    assert (stage.into(), stage.there.comes_from(ANN)) == ({}, "c")
 
 
 def test_what_came_by_a_trunk_goes_to_no_trunk(stage):
@@ -219,4 +259,16 @@ def test_an_answer_that_is_none_to_a_pull_means_nothing(stage):
         c=C, half=0, p=0, term=1, variant="", joined=Seat(), lim=Limits(up=0, dn=0, pps=0), standby=()
     )
     stage.there._then("a", pull)(seat)
+    assert stage.into() == {}
+
+
+def test_what_ends_at_one_process_of_a_node_is_looked_for_at_the_other_one_once(stage):
+    stage.speak()
+    stage.hear()
+    stage.net.restart("a")
+    stage.net.run(0.5)
+    stage.speak(nodes=())
+    assert stage.there.comes_from(ANN) == "a+"
+    stage.settle(10.0)
+    assert stage.there.comes_from(ANN) == "a+"
     assert stage.into() == {}

@@ -174,7 +174,8 @@ def test_a_connection_that_a_new_process_dials_replaces_one_that_stands_still(ne
     net["b"].begin()
     need(net, "b", "a")
     net.run(2.0)
-    assert trunks(net, "a").leg_of("b") not in (None, former)
+    assert trunks(net, "a").leg_of(trunks(net, "a").newest("b")) not in (None, former)
+    assert trunks(net, "a").leg_of("b") is None
     assert TrunkCode.GLARE in closed(net, "a")
     assert net["a"].engine.counters["trunk_up", ""] == 2
 
@@ -348,3 +349,53 @@ def test_a_trunk_that_is_down_has_no_loss_any_more(net):
 def test_acknowledgements_of_who_is_no_trunk_mean_nothing(net):
     net["a"].feed(ev.TrunkAcknowledged({5: 0.1}))
     assert trunks(net, "a").next_deadline() is None
+
+
+def test_a_planned_restart_keeps_the_way_to_the_process_before_as_long_as_it_answers(net):
+    up(net)
+    old = net.restart("b")
+    net.run(0.5)
+    there = trunks(net, "a")
+    assert (there.newest("b"), there.newest("z"), there.met()) == ("b+", "z", ["b"])
+    first, second = there.leg_of("b"), there.leg_of("b+")
+    assert None not in (first, second)
+    assert old.engine.abroad.trunks.leg_of("a") is not None
+    # A process that we know comes again: it is not the newest for that.
+    need(net, "a", "b")
+    net.run(0.5)
+    assert there.leg_of("b+") == second
+    for wire in old.wires.values():
+        wire.stands = True
+    there.say("b", Ping(t=1))
+    net["a"].feed(ev.Tick())
+    net.run(1.0)
+    assert (there.leg_of("b"), there.leg_of("b+")) == (None, second)
+    net.cut("a", "b")
+    net.run(2.0)
+    assert there.leg_of("b+") is not None
+
+
+def test_a_process_before_that_dials_again_is_not_the_newest_for_that(net):
+    up(net)
+    old = net.restart("b")
+    net.run(0.5)
+    leg = old.engine.abroad.trunks.leg_of("a")
+    del old.wires[leg]
+    old.feed(ev.LegLost(leg, 0))
+    old.engine.abroad.trunks.need("a")
+    for _ in range(2):
+        old.feed(ev.Tick())
+    net.run(0.4)
+    assert trunks(net, "a").newest("b") == "b+"
+    assert trunks(net, "a").leg_of("b") is not None
+
+
+def test_who_cannot_be_met_is_given_up(net):
+    up(net)
+    net.unreachable.add("a")
+    net.restart("b")
+    net.run(29.0)
+    dials = sum(isinstance(out, ev.DialTrunk) for out in net["b"].outputs)
+    assert dials > 3
+    net.run(60.0)
+    assert sum(isinstance(out, ev.DialTrunk) for out in net["b"].outputs) <= dials + 2

@@ -34,14 +34,16 @@ def test_a_person_needs_the_home_and_the_nodes_of_whom_they_hear_and_who_hears_t
     net = Net("a", "b")
     bob = net.arrive("b", net.call("a"))
     visit = net["b"].engine.abroad.visiting._visits[bob.leg]
-    assert not visit.needs("a")  # nothing came of it yet
+    assert not visit.needs("a", is_newest=True)  # nothing came of it yet
     net.run(1.0)
-    assert visit.needs("a")
-    assert not visit.needs("c")
+    assert visit.needs("a", is_newest=True)
+    assert visit.needs("a", is_newest=False)  # it is this very process of the home
+    assert not visit.needs("a+", is_newest=True)
+    assert not visit.needs("c", is_newest=True)
     assert visit.half is not None
     visit.half.on_gate(Gate(half=visit.half.number, open=1, ep=2, at={0: "c"}))
-    assert visit.needs("c")
+    assert (visit.needs("c", is_newest=True), visit.needs("c", is_newest=False)) == (True, False)
     visit.half.on_gate(Gate(half=visit.half.number, open=0, ep=3, at={}))
     visit.half.on_grant(Grant(half=visit.half.number, to=("d",)))
-    assert (visit.needs("c"), visit.needs("d")) == (False, True)
-    assert not Visit(2, "a", control.Hello()).needs("a")
+    assert (visit.needs("c", is_newest=True), visit.needs("d", is_newest=True)) == (False, True)
+    assert not Visit(2, "a", control.Hello()).needs("a", is_newest=True)

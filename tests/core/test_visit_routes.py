@@ -6,7 +6,8 @@ from pair import CLUSTER, World
 from relay.core import events as ev
 from relay.core.trunk_greeting import Identity
 from relay.core.trunk_half import Half
-from relay.core.trunk_voices import Voices
+from relay.core.trunk_sending import Voice
+from relay.core.trunk_voices import Rights, Voices
 from relay.core.trunks import Trunks
 from relay.core.visit_routes import Ear, VisitRoutes
 from relay.protocol import control
@@ -21,7 +22,7 @@ class Stage:
         node = self.world.engine.node
         own = Identity("g", CLUSTER, "r", "1", ("control",), bytes(8), bytes(32))
         self.voices = Voices(node, Trunks(node, own, {}, self))
-        self.routes = VisitRoutes(node, "g", self.voices)
+        self.routes = VisitRoutes(node, "g", self.voices, lambda node: node)
         self.ears = []
 
     @property
@@ -122,3 +123,10 @@ def test_a_leg_without_a_number_hears_nothing_more(stage):
     stage.open(0, at={1: "f"})
     assert stage.heard == {}
     assert stage.gates() == [(ann.leg, control.Gate(c=C, open=0, ep=5))]
+
+
+def test_somebody_at_a_third_node_is_heard_by_the_process_that_they_are_heard_by_now(stage):
+    stage.sit(0)
+    stage.voices.hear(Voice(C, 2), 1, "f+", ((1, 1),), Rights(False, 64_000, 100))
+    stage.open(0, at={2: "f"})
+    assert stage.heard[2][0] == "f+"

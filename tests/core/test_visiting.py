@@ -3,6 +3,7 @@
 import pytest
 
 from relay.core import events as ev
+from relay.core.handover import read
 from relay.core.trunk_half import HalfState as State
 from relay.errors import ErrorCode
 from relay.protocol import control, datagram
@@ -315,3 +316,22 @@ def test_a_trunk_that_comes_up_is_no_news_for_people_of_other_homes():
     late = net.arrive("b", net.call("c"))
     assert net.enter("b", net.call("a")).joined is not None
     assert late.joined is None
+
+
+def test_people_here_are_asked_to_go_with_a_ticket_that_says_who_they_are_and_where_the_home_is(net):
+    ann, bob = net.talking("a", "a", "b", key=True)
+    there = visiting(net)
+    assert there.calls() == [bob.cid]
+    assert (there.home_of(bob.cid), there.home_of(bytes(16))) == ("a", None)
+    late = net["b"].client(net.call("a").token()).open()
+    late.hello()
+    late.join()
+    for cid in there.calls():
+        there.ask(cid, ("quic://a.example:443",), 1.0, 2.0)
+    net["b"].feed(ev.Tick())
+    notice = bob.last(control.Drain)
+    assert (notice.in_ms, notice.by_ms, notice.to) == (1000, 2000, ("quic://a.example:443",))
+    told = read(net["b"].engine.node, notice.ht)
+    assert (told.home, told.bearer.claims.sub) == ("a", bob.sub)
+    assert not late.all(control.Drain)
+    assert not ann.all(control.Drain)

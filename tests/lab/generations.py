@@ -42,14 +42,26 @@ class Box:
     """Configuration, sockets that a service manager would hold, and the processes started so far."""
 
     def __init__(
-        self, folder: Path, *, lane: str = "auto", drain: str = "", lanes: int = 1, inherit: int = 0
+        self,
+        folder: Path,
+        *,
+        lane: str = "auto",
+        drain: str = "",
+        lanes: int = 1,
+        inherit: int = 0,
+        id: str = "relay-1",
+        port: int = 0,
+        more: str = "",
+        beside: Box | None = None,
     ) -> None:
+        """`more`: of the configuration; `beside`: a node of its cluster; `port`: others know it before."""
         self.folder = folder
         self.processes: list[subprocess.Popen[bytes]] = []
-        port, metrics = free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_STREAM)
-        web, seed = free_port(socket.SOCK_STREAM), os.urandom(32)
+        port, metrics = port or free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_STREAM)
+        web, seed = free_port(socket.SOCK_STREAM), beside.rig.seed if beside else os.urandom(32)
         chain, key = certificate(folder)
-        (folder / "relay.key").write_text(write_key(os.urandom(32)))
+        cluster_key = beside.rig.cluster_key if beside else write_key(os.urandom(32))
+        (folder / "relay.key").write_text(cluster_key)
         self.config = folder / "relay.toml"
         self.handover = folder / "handover.sock"
         self.commands = folder / "commands.sock"
@@ -57,6 +69,7 @@ class Box:
             f"""
 lane = "{lane}"
 [node]
+id = "{id}"
 cluster = "{CLUSTER}"
 [listen]
 udp = ["127.0.0.1:{port}"]
@@ -80,9 +93,10 @@ path = "{folder / "events.jsonl"}"
 spool = "{folder / "spool"}"
 [drain]
 {drain or "grace_s = 0"}
+{more}
 """
         )
-        self.rig = Rig(f"quic://127.0.0.1:{port}", chain, seed, metrics, 0, web)
+        self.rig = Rig(f"quic://127.0.0.1:{port}", chain, seed, metrics, 0, web, cluster_key)
         self._held = _held(port, inherit)
         self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notified.bind(str(folder / "notify"))
