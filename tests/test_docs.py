@@ -511,6 +511,7 @@ def snapshot() -> Snapshot:
         rollout=StateCounters(1, "state", 0.0, {}),
         nodes=NodesCounters(1, 1, 0.0, {}),
         fleet=FleetCounters(0.0, 0, 0, {}, 0, Spread(AGES)),
+        trunk_paths={"first": 1, "second": 1},
     )
 
 

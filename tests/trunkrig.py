@@ -43,6 +43,9 @@ class Table:
     counts: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
     legs: set[int] = dataclasses.field(default_factory=set)
     trunks: set[int] = dataclasses.field(default_factory=set)
+    joined: dict[int, int] = dataclasses.field(default_factory=dict)
+    """Connections that joined a trunk, by which leg it began; it lives as long as one of them."""
+    widowed: set[int] = dataclasses.field(default_factory=set)
 
     def open_leg(self, leg: int, **_: int) -> None:
         assert leg >= 0, "a leg that no edge knows"
@@ -83,7 +86,21 @@ class Table:
         self.closed.pop((leg, flow), None)
         return ev.FlowCounters(received=count, accepted=count, copies=count)
 
+    def join_trunk(self, leg: int, of: int) -> None:
+        assert of in self.trunks
+        self.joined[leg] = of
+
     def close_leg(self, leg: int) -> None:
+        whole = self.joined.pop(leg, leg)
+        if leg in self.joined.values():
+            self.widowed.add(leg)
+            return
+        self._close(leg)
+        if whole in self.widowed and whole not in self.joined.values():
+            self.widowed.discard(whole)
+            self._close(whole)
+
+    def _close(self, leg: int) -> None:
         self.legs.discard(leg)
         self.trunks.discard(leg)
         for key in [key for key in self.open if key[0] == leg]:
@@ -104,6 +121,7 @@ class Wire:
     stands: bool = False
     over: bool = False
     latest: float = 0.0
+    second: bool = False
 
     def other(self, one: Peer) -> tuple[Peer, int]:
         return self.ends[1] if self.ends[0][0] is one else self.ends[0]
@@ -161,12 +179,14 @@ class Peer(World):
                 wire = self.wires.pop(leg)
                 self.table.close_leg(leg)
                 self.net.close(wire, self, int(code))
-            case ev.DialTrunk(node):
-                dialed = self.net.dial(self, node)
+            case ev.DialTrunk(node, second):
+                dialed = self.net.dial(self, node, second)
                 if dialed is not None:
                     inputs.insert(0, dialed)
-            case ev.CarryTrunk(leg):
-                if leg in self.wires:
+            case ev.CarryTrunk(leg, of):
+                if leg in self.wires and of is not None:
+                    self.table.join_trunk(leg, of)
+                elif leg in self.wires:
                     self.table.open_trunk(leg)
             case ev.OpenRoute(leg, route, index, group, up_bps, pps):
                 self.table.open_route(leg, route, index=index, group=group, pps=pps, up_bps=up_bps)
@@ -214,6 +234,8 @@ class Net:
         self.unreachable: set[str] = set()
         self.leaving: list[Peer] = []
         """Processes that another one of their node has followed."""
+        self.cut_paths: set[bool] = set()
+        """By which of two paths nobody can be dialed."""
         self.nodes = {
             name: Peer(self, name, pins, config(node=NodeConfig(id=name, cluster=CLUSTER), **changes))
             for name in names
@@ -310,27 +332,31 @@ class Net:
         heard = []
         node.table.counts[leg, flow] = node.table.counts.get((leg, flow), 0) + 1
         for to, number in node.table.targets.get((leg, flow), ()):
-            wire = node.wires.get(to)
-            if wire is not None:
-                there, end = wire.other(node)
-                if not wire.stands and (end, number) in there.table.open:
-                    heard += self._walk(there, end, number, index, relays + 1)
+            ways = [to, *(leg for leg, whole in node.table.joined.items() if whole == to)]
+            wires = [node.wires[way] for way in ways if way in node.wires]
+            if wires:
+                carrying = [wire for wire in wires if not wire.stands]
+                for there, end in [wire.other(node) for wire in carrying][:1]:  # the other copy is dropped
+                    whole = there.table.joined.get(end, end)
+                    if (whole, number) in there.table.open:
+                        heard += self._walk(there, whole, number, index, relays + 1)
             elif to in node.clients and to in node.table.legs:
                 heard.append(node.clients[to])
         return heard
 
     # ------------------------------------------------------------ trunks
 
-    def dial(self, node: Peer, name: str) -> ev.TrunkDialed | None:
+    def dial(self, node: Peer, name: str, second: bool = False) -> ev.TrunkDialed | None:
         there = self.nodes.get(name)
         if there is None:
             return None
         ends = ((node, node.next_leg()), (there, there.next_leg()))
-        wire = Wire(ends)
+        wire = Wire(ends, second=second)
         node.wires[ends[0][1]] = wire
-        if name not in self.unreachable and node.name not in self.unreachable:
+        is_cut = second in self.cut_paths or {name, node.name} & self.unreachable
+        if not is_cut:
             self.after(2 * self.delay, lambda: self._opened(wire))
-        return ev.TrunkDialed(name, ends[0][1])
+        return ev.TrunkDialed(name, ends[0][1], second)
 
     def _opened(self, wire: Wire) -> None:
         (one, leg), (there, end) = wire.ends
@@ -376,18 +402,20 @@ class Net:
         found = [wire for wire in node.wires.values() if wire.other(node)[0].name == other]
         return [wire for wire in found if not wire.over]
 
-    def cut(self, one: str, other: str) -> None:
-        """All connections between the two fail, and both see it."""
+    def cut(self, one: str, other: str, *, second: bool | None = None) -> None:
+        """All connections between the two fail, or those by one path, and both see it."""
         for wire in self.wires(one, other):
+            if second not in (None, wire.second):
+                continue
             wire.over = True
             for node, leg in wire.ends:
                 if node.wires.pop(leg, None) is not None:
                     node.feed(ev.LegLost(leg, 0))
 
-    def freeze(self, one: str, other: str) -> None:
-        """Nothing passes any more, and nobody is told."""
+    def freeze(self, one: str, other: str, *, second: bool | None = None) -> None:
+        """Nothing passes any more, or nothing by one path, and nobody is told."""
         for wire in self.wires(one, other):
-            wire.stands = True
+            wire.stands = wire.stands or second in (None, wire.second)
 
     def crash(self, name: str) -> None:
         """A process ends without a word, and another one begins."""

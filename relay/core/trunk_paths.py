@@ -171,6 +171,11 @@ class Paths:
         for path in self._paths:
             path.on_lost(leg, now, chance)
 
+    @property
+    def is_whole(self) -> bool:
+        """One of the connections brings the message that comes next, or brought it."""
+        return any(at <= self._taken for at in self._at.values())
+
     def fresh(self, leg: int, frame: Frame) -> list[Frame]:
         """What of all that came is to be taken now, in order, as this comes by a connection.
 

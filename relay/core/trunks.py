@@ -559,7 +559,9 @@ class Trunks:
                 self._node.count("trunk_path_down", _path(link))
             paths.on_lost(link.leg, now, self._chance())
             self._note(whole.way)
-            if not paths.up:
+            if not (paths.up and paths.is_whole):
+                for leg in paths.up:
+                    self._drop(leg, ErrorCode.IDLE_TIMEOUT)
                 self._end(whole, paths)
         elif not link.joins:
             there = self._trunks.get(self.newest(link.dialed))

@@ -2,13 +2,14 @@
 
 import pytest
 
+from relay.config_trunks import TrunkNode, TrunksConfig
 from relay.core import events as ev
 from relay.core import trunks as core_trunks
 from relay.errors import ErrorCode
 from relay.protocol import control, datagram, trunk
 from relay.protocol.messages import Bye, Challenge, Err, Ok, Ping, Pong
 from relay.protocol.trunk_control import TrunkCode
-from relay.protocol.trunk_messages import Beat, Say, Stop
+from relay.protocol.trunk_messages import Beat, Greet, Say, Stop
 from trunkrig import Net
 
 
@@ -399,3 +400,146 @@ def test_who_cannot_be_met_is_given_up(net):
     assert dials > 3
     net.run(60.0)
     assert sum(isinstance(out, ev.DialTrunk) for out in net["b"].outputs) <= dials + 2
+
+
+# ---------------------------------------------------------------- two paths
+
+
+def _two(*names, **changes):
+    """Nodes that name a second address for each other."""
+    rows = tuple(TrunkNode(name, "", (), "a second address") for name in names)
+    return Net(*names, **{"trunks": TrunksConfig("/k", rows), **changes})
+
+
+def _paths(net):
+    return [(trunks(net, name).paths["first"], trunks(net, name).paths["second"]) for name in ("a", "b")]
+
+
+@pytest.fixture
+def two():
+    net = _two("a", "b")
+    up(net)
+    assert _paths(net) == [(1, 1), (1, 1)]
+    assert [out.second for out in net["a"].outputs if isinstance(out, ev.DialTrunk)] == [False, True]
+    return net
+
+
+def test_who_names_no_second_address_says_what_it_always_said_and_dials_once():
+    net = up(Net("a", "b"))
+    assert _paths(net) == [(1, 0), (1, 0)]
+    for name in ("a", "b"):
+        for greet, _ in sent(net, name, Greet):
+            assert (greet.path, greet.joins, greet.at) == (None, None, None)
+
+
+def test_a_second_path_needs_both(net):
+    net["a"].engine.abroad.trunks._two = {"b"}
+    up(net)
+    assert _paths(net) == [(1, 0), (1, 0)]
+
+
+def test_a_call_goes_on_when_either_path_is_lost_and_so_does_what_is_said():
+    for second in (False, True):
+        net = _two("a", "b")
+        ann, bob = net.talking("a", "a", "b")
+        assert (net.heard_of(ann), net.heard_of(bob)) == ([bob], [ann])
+        net.cut_paths = {second}
+        net.cut("a", "b", second=second)
+        for _ in range(6):
+            net.run(10.0)
+            assert (net.heard_of(ann), net.heard_of(bob)) == ([bob], [ann])
+            ann.ping()
+            bob.ping()
+        assert _paths(net) == [(int(second), int(not second))] * 2
+        net.cut_paths = set()
+        net.run(11.0)
+        assert _paths(net) == [(1, 1), (1, 1)]
+        net.cut("a", "b", second=not second)
+        net.run(1.0)
+        assert (net.heard_of(ann), net.heard_of(bob)) == ([bob], [ann])
+        assert net["a"].engine.counters["trunk_down", ""] == 0
+
+
+def test_a_silent_path_holds_up_no_message_and_nobody_is_suspect(two):
+    two.freeze("a", "b", second=False)
+    heard = []
+    trunks(two, "a").ask("b", Stop(route=64), heard.append)
+    two["a"].feed(ev.Tick())
+    two.run(1.0)
+    assert heard == [Ok()]
+    assert trunks(two, "a").takes_halves("b")
+
+
+def test_what_comes_by_both_is_taken_once(two):
+    heard = []
+    trunks(two, "a").ask("b", Stop(route=64), heard.append)
+    two["a"].feed(ev.Tick())
+    two.run(1.0)
+    assert heard == [Ok()]
+    assert [id for _, id in sent(two, "b", Ok)].count(2) == 2  # one answer, on both
+
+
+def test_a_trunk_is_down_with_its_last_path_and_comes_back_by_the_second_address_too(two):
+    two.cut_paths = {False}
+    two.cut("a", "b")
+    two.run(0.01)
+    assert _paths(two) == [(0, 0), (0, 0)]
+    two.run(15.0)
+    assert _paths(two) == [(0, 1), (0, 1)]
+    two.cut_paths = set()
+    two.run(11.0)
+    assert _paths(two) == [(1, 1), (1, 1)]
+
+
+def test_what_only_the_lost_path_had_ends_the_trunk(two):
+    two.cut("a", "b", second=True)
+    two.freeze("a", "b", second=False)
+    trunks(two, "a").say("b", Beat(seq=1, halves=0, ok=0))
+    two["a"].feed(ev.Tick())
+    two.run(1.0)
+    assert _paths(two) == [(1, 1), (1, 1)]
+    two.cut("a", "b", second=False)
+    two.run(0.2)
+    assert two["b"].engine.counters["trunk_down", ""] == 1
+    two.run(11.0)
+    assert _paths(two) == [(1, 1), (1, 1)]
+
+
+def test_a_fault_on_one_path_closes_both(two):
+    leg = next(leg for leg, wire in two["a"].wires.items() if wire.second)
+    two.send(
+        two["a"], leg, lambda there: ev.StreamReceived(there, control.encode(Challenge(n=bytes(32), t=0)))
+    )
+    two.run(0.1)
+    assert closed(two, "b")[:2] == [ErrorCode.PROTOCOL_VIOLATION] * 2
+
+
+def test_a_path_to_be_is_let_go_with_the_trunk_that_it_was_to_join():
+    net = _two("a", "b")
+    net.cut_paths = {True}
+    up(net)
+    net.run(3.0)
+    assert _paths(net) == [(1, 0), (1, 0)]
+    net.cut("a", "b", second=False)
+    net.run(2.0)
+    assert ErrorCode.NO_ERROR in closed(net, "a")
+
+
+def test_who_joins_a_trunk_that_the_other_one_does_not_know_is_refused(two):
+    paths = trunks(two, "b")._whole["a"].paths
+    paths.nonce = bytes(32)
+    two.cut("a", "b", second=True)
+    two.run(1.0)
+    assert TrunkCode.GLARE in closed(two, "b")
+    assert _paths(two)[0] == (1, 0)
+
+
+def test_a_new_connection_of_a_path_takes_the_place_of_the_old_one(two):
+    """The dialer has seen it end, the other one has not."""
+    leg, wire = next((leg, wire) for leg, wire in two["a"].wires.items() if wire.second)
+    wire.stands = True
+    del two["a"].wires[leg]
+    two["a"].feed(ev.LegLost(leg, 0))
+    two.run(1.0)
+    assert _paths(two) == [(1, 1), (1, 1)]
+    assert TrunkCode.GLARE in closed(two, "b")

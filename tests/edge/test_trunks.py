@@ -26,6 +26,7 @@ from relay import __version__
 from relay.config import Config, LimitsConfig, ListenConfig, NodeConfig
 from relay.config_trunks import TrunkNode, TrunksConfig
 from relay.core import events as ev
+from relay.core.reasons import DropReason
 from relay.core.relay import Relay
 from relay.core.trunk_greeting import Greeting, Identity, Said, Stage
 from relay.edge import udp
@@ -38,7 +39,7 @@ from relay.edge.ids import ConnectionIds
 from relay.edge.keep import Keep
 from relay.edge.peer import MAX_BACKLOG
 from relay.edge.trunks import Far, Trunks, identity_of, pins_of, way_to
-from relay.errors import ErrorCode
+from relay.errors import ErrorCode, LocalError
 from relay.protocol import control, media, signed, trunk, trunk_control
 from relay.protocol.address import Address
 from relay.protocol.cid import CidCodec
@@ -51,6 +52,7 @@ from trunknet import NOWHERE, SEEDS, Sky, Station, fars, pin
 NO_PROTOCOL = 0x100 + 120  # CRYPTO_ERROR with the alert no_application_protocol
 LARGEST = 1170  # bytes of a datagram that fits a packet of 1200
 PING = b"\0\x01" + bytes(6)
+CARRIED = trunk.from_leg(media.encode_header(1, 0, 7) + bytes(60), 64)
 FRA_KEY, IAD_KEY = (signed.public_of(SEEDS[node]) for node in ("fra-1", "iad-1"))
 
 
@@ -806,3 +808,51 @@ async def test_the_daemon_as_it_is_shipped_can_be_dialed_and_shows_its_key(lane:
             assert rig.metric("relay_handshakes_total") == 1
     finally:
         iad.reader.close()
+
+
+# ---------------------------------------------------------------- two paths
+
+
+def test_the_second_address_is_dialed_beside_the_first_and_from_the_last_socket_that_gets_there() -> None:
+    far = Far(Address("192.0.2.20", 443), frozenset({pin("iad-1")}), Address("198.51.100.20", 443))
+    trunks = Trunks(SEEDS["fra-1"], {"iad-1": far})
+    sockets = []
+    try:
+        for host in ("127.0.0.1", "0.0.0.0", "0.0.0.0"):
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            sockets.append(sock)
+            sock.bind((host, 0))
+        assert trunks.begin("iad-1", sockets) == (1, ("192.0.2.20", 443))
+        assert trunks.begin("iad-1", sockets, second=True) == (2, ("198.51.100.20", 443))
+        assert trunks.begin("iad-1", sockets, second=True) is None
+        trunks.done("iad-1", second=True)
+        assert trunks.begin("iad-1", sockets) is None
+        assert trunks.begin("iad-1", sockets, second=True) is not None
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+def test_a_node_without_a_second_address_is_not_dialed_by_it(driven: Driven) -> None:
+    assert driven.order(ev.DialTrunk("iad-1", True)) == []
+    assert driven.order(ev.DialTrunk("iad-1")) != []
+
+
+def test_the_lane_keeps_a_trunk_as_long_as_one_of_its_connections_is_there(driven: Driven) -> None:
+    legs = []
+    for _ in range(2):
+        leg = cast(ev.TrunkDialed, driven.order(ev.DialTrunk("iad-1"))[0]).leg
+        driven.run(1.0)
+        legs.append(leg)
+    first, second = legs
+    driven.order(ev.CarryTrunk(first), ev.CarryTrunk(second, first, True))
+    driven.order(ev.OpenRoute(first, 64, index=0, group=False, up_bps=64_000, pps=50))
+    lane = driven.fra.lane
+    driven.order(ev.CloseLeg(first, TrunkCode.GLARE))
+    driven.run(2.0)
+    lane.route(first, 64, [], DropReason.MUTED)
+    assert lane.deliver(second, CARRIED, driven.now) is DropReason.MUTED
+    driven.order(ev.CloseLeg(second, TrunkCode.GLARE))
+    driven.run(2.0)
+    with pytest.raises(LocalError):
+        lane.route(first, 64, [], DropReason.MUTED)

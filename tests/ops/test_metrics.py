@@ -148,6 +148,7 @@ def test_node_facts_are_shown() -> None:
         legs={"in_call": 2},
         ways={"congested": 1},
         calls={"open": 1},
+        trunk_paths={"first": 2, "second": 1},
         events=SinkCounters(3, 4, {"spool_full": 5}),
         log_suppressed=6,
     )
@@ -163,6 +164,7 @@ def test_node_facts_are_shown() -> None:
     assert shown["relay_legs", ("in_call",)] == 2
     assert (shown["relay_ways", ("congested",)], shown["relay_ways", ("dark",)]) == (1, 0)
     assert shown["relay_calls", ("open",)] == 1
+    assert (shown["relay_trunk_paths", ("first",)], shown["relay_trunk_paths", ("second",)]) == (2, 1)
     assert shown["relay_events_written_total", ()] == 3
     assert shown["relay_events_waiting", ()] == 4
     assert shown["relay_events_dropped_total", ("spool_full",)] == 5
