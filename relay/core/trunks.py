@@ -563,7 +563,7 @@ class Trunks:
                 for leg in paths.up:
                     self._drop(leg, ErrorCode.IDLE_TIMEOUT)
                 self._end(whole, paths)
-        elif not link.joins:
+        else:
             there = self._trunks.get(self.newest(link.dialed))
             if there is not None and there.on_lost(link.leg, now, self._chance()):
                 self._note(there.way)

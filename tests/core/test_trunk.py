@@ -416,3 +416,16 @@ def test_a_node_has_two_ways_by_turns():
     assert (beside("fra-1"), beside("fra-1+")) == ("fra-1+", "fra-1")
     assert (node_of("fra-1"), node_of("fra-1+")) == ("fra-1", "fra-1")
     assert Trunk("iad-1", "fra-1+").node == "fra-1"
+
+
+def test_who_dialed_it_dials_what_it_lacks_until_its_node_leaves():
+    made = Trunk("a", "b")
+    made.want(0.0)
+    made.on_dialed(1)
+    assert made.on_lost(1, 0.0, 0.0)
+    assert made.tries == 1
+    made.on_dialed(2)
+    made.on_greeted(2, greet("b"), 1.0, 0.5)
+    assert (made.tries, made.is_ours) == (0, True)
+    made.on_drained()
+    assert not made.is_ours

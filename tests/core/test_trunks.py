@@ -543,3 +543,29 @@ def test_a_new_connection_of_a_path_takes_the_place_of_the_old_one(two):
     two.run(1.0)
     assert _paths(two) == [(1, 1), (1, 1)]
     assert TrunkCode.GLARE in closed(two, "b")
+
+
+def test_who_names_no_second_address_any_more_refuses_a_path(two):
+    trunks(two, "b")._two.clear()
+    two.cut("a", "b", second=True)
+    two.run(1.0)
+    assert ErrorCode.NOT_ENABLED in closed(two, "b")
+    assert _paths(two) == [(1, 0), (1, 0)]
+
+
+def test_nothing_is_taken_behind_the_fault_that_ends_a_trunk(two):
+    leg = next(leg for leg, wire in two["a"].wires.items() if wire.second)
+    paths = trunks(two, "b")._whole["a"].paths
+    paths._ahead[paths._taken + 1] = control.Frame(Stop.TYPE, 9, Stop(route=64))
+    wrong = control.encode(Challenge(n=bytes(32), t=0))
+    two.send(two["a"], leg, lambda there: ev.StreamReceived(there, wrong))
+    two.run(0.1)
+    assert 9 not in [id for _, id in sent(two, "b", Ok)]
+
+
+def test_who_cannot_dial_takes_the_connection_of_who_can(net):
+    dial, net.dial = net.dial, lambda *_: None
+    need(net, "b", "a")
+    net.dial = dial
+    up(net)
+    assert _paths(net) == [(1, 0), (1, 0)]

@@ -93,3 +93,10 @@ def test_what_may_be_logged_shows_no_key_and_no_person():
     assert "node='a'" in repr(greet)
     assert "secret" not in repr(attach)
     assert "x00" not in repr(greet) + repr(attach)
+
+
+@pytest.mark.parametrize("half", [{"joins": bytes(32)}, {"at": 0}])
+def test_who_joins_a_trunk_says_with_which_message(half):
+    with pytest.raises(ValueError, match="with which message"):
+        t.Greet(**WHO, **half)
+    assert t.Greet(**WHO, path=2, joins=bytes(32), at=0).path == 2
