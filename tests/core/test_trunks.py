@@ -553,12 +553,12 @@ def test_who_names_no_second_address_any_more_refuses_a_path(two):
     assert _paths(two) == [(1, 0), (1, 0)]
 
 
-def test_nothing_is_taken_behind_the_fault_that_ends_a_trunk(two):
+def test_nothing_is_taken_behind_the_word_that_ends_a_trunk(two):
     leg = next(leg for leg, wire in two["a"].wires.items() if wire.second)
     paths = trunks(two, "b")._whole["a"].paths
     paths._ahead[paths._taken + 1] = control.Frame(Stop.TYPE, 9, Stop(route=64))
-    wrong = control.encode(Challenge(n=bytes(32), t=0))
-    two.send(two["a"], leg, lambda there: ev.StreamReceived(there, wrong))
+    over = control.encode(Bye(code=0))
+    two.send(two["a"], leg, lambda there: ev.StreamReceived(there, over))
     two.run(0.1)
     assert 9 not in [id for _, id in sent(two, "b", Ok)]
 
