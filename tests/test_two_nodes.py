@@ -109,6 +109,9 @@ async def test_two_at_two_nodes_hear_each_other_and_hang_up(nodes: dict[str, Rig
     await until(lambda: home.metric("relay_calls") == guest.metric("relay_calls") == 0, WAIT_S)
     assert (home.metric("relay_imbalance"), guest.metric("relay_imbalance")) == (0, 0)
     await until(lambda: home.metric("relay_records_written_total") == 1, WAIT_S)
+    # Both were heard, who is at the guest as well; the call is counted at its home and nowhere else.
+    assert [node.metric("relay_first_audio_seconds_count") for node in (home, guest)] == [2, 0]
+    assert [node.metric("relay_call_setups_total") for node in (home, guest)] == [1, 0]
     assert guest.metric("relay_records_written_total") == 0
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from relay.core import events as ev
 from relay.core.door import Door
@@ -20,6 +20,7 @@ from relay.core.node import Node
 from relay.core.trunk_answers import Answers, Letter
 from relay.core.trunk_greeting import Identity, Pins
 from relay.core.trunk_home import Home
+from relay.core.trunk_parts import Told
 from relay.core.trunk_sending import Voice
 from relay.core.trunk_voices import Voices
 from relay.core.trunks import Trunks
@@ -34,17 +35,27 @@ from relay.protocol.trunk_messages import (
     Grant,
     HalfState,
     Halves,
+    Part,
     Pull,
     Say,
     Stop,
 )
 
-DUE: Final = frozenset({"trunks", "voices", "hosting", "visiting", "visit", "held"})
+DUE: Final = frozenset({"trunks", "voices", "hosting", "visiting", "visit", "parts", "held"})
 """Kinds of deadlines that are this part's."""
 
 
 Take = Callable[[Any], None]
 """What takes one kind of input."""
+
+
+class _Owed(NamedTuple):
+    """A flow of a half's leg that is closed, whose counters the engine waits for."""
+
+    leg: int
+    flow: int
+    voice: Voice | None
+    told: Told | None
 
 
 class Abroad:
@@ -74,10 +85,11 @@ class Abroad:
             Attach: self.hosting.on_attach,
             Halves: self.hosting.on_halves,
             Beat: self.visiting.on_beat,
+            Part: self.hosting.on_part,
         }
         self._holding = Answers()
         self._letters: list[Letter] = []
-        self._counts: list[tuple[int, int, Voice | None]] = []
+        self._counts: list[_Owed] = []
         """Flows of halves' legs whose counters the engine waits for."""
         self._counted: dict[Voice, ev.FlowCounters] = {}
 
@@ -95,12 +107,17 @@ class Abroad:
             ev.DatagramReceived: _unless(self.trunks.on_datagram, engine[ev.DatagramReceived]),
             ev.LegLost: _unless(self._on_lost, engine[ev.LegLost]),
             ev.FlowClosed: _unless(self._on_flow_closed, engine[ev.FlowClosed]),
+            ev.Flowing: _unless(self._on_flowing, engine[ev.Flowing]),
             ev.DrainRequested: _unless(self._on_drain, engine[ev.DrainRequested]),
         }
 
     def _on_lost(self, event: ev.LegLost) -> bool:
         self._holding.on_lost(event.leg)
         return self.trunks.on_lost(event.leg)
+
+    def _on_flowing(self, event: ev.Flowing) -> bool:
+        self.visiting.parts.on_flowing(event)
+        return False
 
     def _on_drain(self, event: ev.DrainRequested) -> bool:
         self.trunks.drain()
@@ -111,7 +128,7 @@ class Abroad:
         voice = self.voices.on_counted(event.leg, event.flow)
         if voice is None:
             return False
-        if self.granting.hosts(voice) or any(owed == voice for _, _, owed in self._counts):
+        if self.granting.hosts(voice) or any(owed.voice == voice for owed in self._counts):
             self._counted[voice] = _sum(self._counted.get(voice, ev.FlowCounters()), event.counters)
         return True
 
@@ -126,6 +143,8 @@ class Abroad:
             self.hosting.on_timer(now)
         elif kind == "visiting":
             self.visiting.on_timer(now)
+        elif kind == "parts":
+            self.visiting.parts.on_timer(now)
         elif kind == "visit":
             assert isinstance(key, int)
             self.visiting.on_leg_due(key)
@@ -189,6 +208,7 @@ class Abroad:
         node.deadlines.set(("voices", 0), self.voices.next_deadline())
         node.deadlines.set(("hosting", 0), self.hosting.next_deadline())
         node.deadlines.set(("visiting", 0), self.visiting.next_deadline())
+        node.deadlines.set(("parts", 0), self.visiting.parts.next_deadline())
         node.deadlines.set(("held", 0), self._holding.next_deadline())
 
     def _turn(self, order: ev.Output) -> None:
@@ -215,7 +235,8 @@ class Abroad:
             case ev.Route():
                 self.hosting.on_route(order)
             case ev.CloseFlow(leg, flow):
-                self._counts.append((leg, flow, self.hosting.on_flow_closed(order)))
+                told = self.hosting.told_of(leg)
+                self._counts.append(_Owed(leg, flow, self.hosting.on_flow_closed(order), told))
             case ev.SetBudget():
                 self.hosting.on_budget(order)
             case ev.OpenFlow():
@@ -223,12 +244,20 @@ class Abroad:
 
     def _count(self) -> bool:
         """Whether the engine heard of counters that were owed to it."""
-        ready = [each for each in self._counts if each[2] is None or not self.voices.is_counting(each[2])]
-        for leg, flow, voice in ready:
-            self._counts.remove((leg, flow, voice))
-            counted = None if voice is None else self._counted.pop(voice, None)
-            self._feed(ev.FlowClosed(leg, flow, counted or ev.FlowCounters()))
+        ready = [owed for owed in self._counts if not self._is_owed(owed)]
+        for owed in ready:
+            self._counts.remove(owed)
+            counted = None if owed.voice is None else self._counted.pop(owed.voice, None)
+            counters = counted or ev.FlowCounters()
+            if owed.told is not None:
+                counters = owed.told.counters(counters)
+            self._feed(ev.FlowClosed(owed.leg, owed.flow, counters))
         return bool(ready)
+
+    def _is_owed(self, owed: _Owed) -> bool:
+        """Whether the lane or the other node has something to say of it yet."""
+        is_counting = owed.voice is not None and self.voices.is_counting(owed.voice)
+        return is_counting or self.hosting.waits(owed.leg)
 
     def _deliver(self) -> None:
         """Messages to people, once routes are as they say; an `ok` may have to wait for other nodes'."""

@@ -20,6 +20,7 @@ from relay.core.reasons import DropReason
 from relay.core.trunk import node_of
 from relay.core.trunk_closing import Certainty
 from relay.core.trunk_home import Home
+from relay.core.trunk_parts import Told
 from relay.core.trunk_sending import Voice
 from relay.core.trunk_voices import Ends, Rights, Voices
 from relay.core.trunks import Answer, Then, Trunks
@@ -60,6 +61,10 @@ class FarLeg:
     told_to: tuple[str, ...] | None = None
     is_silent: bool = False
     """Its node says that it is not heard."""
+    told: Told | None = None
+    """What its node says of it, once attached."""
+    waits_until: float | None = None
+    """For its node's last word on what was sent and heard."""
     refusal: Err | None = None
     why: str = "failed"
     """How its call ended for it, if it did."""

@@ -102,6 +102,11 @@ class Hearing:
         self._begin(now)
         return True
 
+    def on_told(self, window: Window) -> None:
+        """A window that another node saw."""
+        self._direction.on_window(window)
+        self.window = window
+
     def _window(self, ptime: int, rtt_up: float | None, rtt_down: float | None, now: float) -> Window:
         expected = self._came + self._lost
         return Window(

@@ -19,6 +19,7 @@ from relay.core.granting import TERM, FarLeg, Granting
 from relay.core.node import Node
 from relay.core.participant import Presence
 from relay.core.trunk_home import Home
+from relay.core.trunk_parts import Told
 from relay.core.trunk_sending import Voice
 from relay.core.trunks import Answer, Trunks
 from relay.errors import ErrorCode, PeerError
@@ -27,11 +28,24 @@ from relay.protocol.address import Address
 from relay.protocol.ids import CallId
 from relay.protocol.messages import Err, Ok, Turn, Why
 from relay.protocol.trunk_control import TrunkCode
-from relay.protocol.trunk_messages import Attach, Attached, Beat, Close, HalfState, Halves, Say, Seat
+from relay.protocol.trunk_messages import (
+    Attach,
+    Attached,
+    Beat,
+    Close,
+    HalfState,
+    Halves,
+    Part,
+    Say,
+    Seat,
+    Sum,
+)
 
 TRUNK: Final = "trunk"
 """The transport of such a leg, once it is in its call."""
 _NOWHERE: Final = Address("::", 0)  # what the client's address is only its own node knows
+LAST_WORD_S: Final = 1.0
+"""For so long the record of a call waits for what a guest has to say of a voice that ended."""
 _HELLO: Final = 1
 _JOIN: Final = 2  # ids of the two messages that get it in
 
@@ -78,11 +92,12 @@ class Hosting:
             return
         self._newest -= 1
         far = self._legs[self._newest] = FarLeg(self._newest, node, attach.c, id)
+        far.told = Told(attach.leg, self._node.now)
         self._feed(ev.LegOpened(far.number, attach.leg, _NOWHERE, datagrams=True))
         leg = self._node.legs.get(far.number)
         if leg is None:
             return
-        leg.rtt = attach.rtt / 1000
+        leg.rtt = attach.rtt / 1000 if attach.rtt else None  # unknown there, too
         leg.on_challenged(attach.n)
         hello = control.Hello(tok=attach.tok, resume=attach.rt, pop=attach.pop, leg=attach.leg)
         self._say_up(far, hello, _HELLO)
@@ -143,8 +158,34 @@ class Hosting:
         far = self._halves.get((node, close.half))
         if far is None:
             return Err(code=TrunkCode.HALF_UNKNOWN)
+        if close.sum is not None:
+            self._on_sum(far, close.sum)
         self._lose(far, close.code)
         return Ok()
+
+    def on_part(self, node: str, part: Part, _: int) -> None:
+        """What a half sent and heard."""
+        far = self._halves.get((node, part.half))
+        if far is not None:
+            far.waits_until = None
+            self._on_sum(far, part.sum)
+
+    def _on_sum(self, far: FarLeg, total: Sum) -> None:
+        call = self._node.calls.get(CallId(far.c))
+        seat = None if call is None else call.seats.get(far.index)
+        if call is None or seat is None or far.told is None or far.number not in self._node.legs:
+            return
+        far.told.on_sum(self._node, call, seat, far.number, total)
+
+    def waits(self, leg: int) -> bool:
+        """Whether what a leg sent and heard is not known to the end."""
+        far = self._legs.get(leg)
+        return far is not None and far.waits_until is not None
+
+    def told_of(self, leg: int) -> Told | None:
+        """What the guest says of a leg, now and later."""
+        far = self._legs.get(leg)
+        return None if far is None else far.told
 
     def on_halves(self, node: str, halves: Halves, id: int) -> None:
         """What a guest has. It hears what we know, and is told anew whatever is open."""
@@ -182,6 +223,7 @@ class Hosting:
         self._lost.append(far)
 
     def _release(self, far: FarLeg) -> None:
+        far.waits_until = None
         if far.half is not None:
             del self._halves[far.node, far.half]
             self._home.release(far.node, far.half, self._node.now)
@@ -213,6 +255,8 @@ class Hosting:
         if far is None:
             return None
         far.up = None
+        if far.half is not None and far.told_to and self._trunks.leg_of(far.node) is not None:
+            far.waits_until = self._node.now + LAST_WORD_S
         self._granting.on_far_route(far, ())
         return Voice(far.c, far.index)
 
@@ -306,13 +350,20 @@ class Hosting:
     def on_down(self, node: str) -> None:
         """It is not: its people are away from when they were heard last, in their time."""
         self._home.on_down(node)
+        for far in self._legs.values():
+            if far.node == node:
+                far.waits_until = None
 
     def next_deadline(self) -> float | None:
-        """When something has to be said."""
-        return self._home.next_deadline()
+        """When something has to be said, or is not waited for any more."""
+        found = [far.waits_until for far in self._legs.values()] + [self._home.next_deadline()]
+        return min((when for when in found if when is not None), default=None)
 
     def on_timer(self, now: float) -> None:
         """Time went by."""
+        for far in self._legs.values():
+            if far.waits_until is not None and now >= far.waits_until:
+                far.waits_until = None
         for node, beat in self._home.on_timer(now):
             self._trunks.ask(node, beat, self._beaten(node, beat))
         for key in self._home.sure():

@@ -41,7 +41,7 @@ class Listening:
             if hearing.on_report(flow, report.t, rtt_up, leg.round_trip, node.now, bps=asked):
                 if hearing.window is not None:
                     node.tallies_of(call).on_window(hearing.window, leg.transport)
-                node.vitals_of(call).on_window(call, seat, index, leg, hearing)
+                node.vitals_of(call).on_window(call, seat, index, leg.transport, leg.round_trip, hearing)
                 for one in (leg, speaker):
                     if one is not None:
                         node.put(ev.AskRoundTrip(one.number))

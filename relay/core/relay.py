@@ -259,9 +259,11 @@ class Relay:
         return self._adapting.due(now)
 
     def unheard(self) -> list[tuple[int, int]]:
-        """Uplink flows of which `Flowing` is wanted: those of calls that were answered a moment ago."""
+        """Uplink flows of which `Flowing` is wanted: of calls answered a moment ago, and of visitors."""
         flows = self._node.unheard()
-        return flows if self._abroad is None else [each for each in flows if each[0] >= 0]
+        if self._abroad is None:
+            return flows
+        return [each for each in flows if each[0] >= 0] + self._abroad.visiting.parts.flows()
 
     @property
     def trunks(self) -> list[Standing]:
@@ -409,6 +411,8 @@ class Relay:
             found = self._find(leg)
             if found is not None:
                 self._listening.on_report(*found, leg, value)
+            elif leg.home is not None and self._abroad is not None:
+                self._abroad.visiting.parts.on_report(leg, value)
         elif isinstance(value, datagram.NewestWins) and isinstance(value.body, control.Rr):
             self._on_newest(leg, value, value.body)
 

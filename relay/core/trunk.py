@@ -174,6 +174,11 @@ class Trunk(Machine[State]):
         return self._state in (State.UP, State.SUSPECT, State.LEAVING)
 
     @property
+    def round_trip(self) -> float:
+        """Seconds, smoothed; 0: nothing was acknowledged yet."""
+        return self._rtt
+
+    @property
     def takes_halves(self) -> bool:
         """Whether anything new may begin on it."""
         return self._state is State.UP

@@ -123,6 +123,11 @@ class Trunks:
             name: sum(paths[which].state is PathState.UP for paths in known) for name, which in names.items()
         }
 
+    def round_trip(self, node: str) -> float:
+        """Of the trunk to this node, seconds; 0 while it is not known."""
+        there = self._trunks.get(node)
+        return 0.0 if there is None else there.round_trip
+
     def takes_halves(self, node: str) -> bool:
         """Whether anything new may begin at a node: at its newest process."""
         there = self._trunks.get(self.newest(node))

@@ -24,6 +24,7 @@ from relay.core.trunk_half import Half, HalfState
 from relay.core.trunk_voices import Voices
 from relay.core.trunks import Answer, Then, Trunks
 from relay.core.visit import Visit
+from relay.core.visit_parts import VisitParts
 from relay.core.visit_routes import PAIR, Ear, VisitRoutes
 from relay.core.visited import Visited
 from relay.errors import ErrorCode, PeerError
@@ -48,6 +49,7 @@ class Visiting:
         self._trunks = trunks
         self._voices = voices
         self._routes = VisitRoutes(node, trunks.own.node, voices, trunks.newest)
+        self.parts = VisitParts(node, trunks)
         self._door = door
         self._guest = Guest()
         self._visited = Visited()
@@ -136,6 +138,7 @@ class Visiting:
         assert up is not None  # the first number of a fresh leg
         assert visit.half is not None  # it is what was attached
         visit.ear = Ear(leg.number, visit.half, up)
+        self.parts.enter(visit.ear, visit.half.home)
         leg.on_entered(claims.cid, attached.p, up)
         self._visited.enter(Verdict(claims, leg.kid))
         self._node.watch_leg(leg)
@@ -190,6 +193,7 @@ class Visiting:
                     self._leave(visit)
                     self._node.close_leg(leg, ErrorCode.MOVED)
             case control.Bye():
+                self.parts.tell(leg.number)
                 self._say(visit, data, 0)
                 self._leave(visit)
                 self._node.close_leg(leg, ErrorCode.NO_ERROR, "bye")
@@ -328,6 +332,8 @@ class Visiting:
 
     def _report(self, visit: Visit, st: _St, code: int | None = None) -> None:
         half = visit.half
+        if st in ("lost", "moved"):
+            self.parts.tell(visit.leg)
         if half is not None and half.number is not None:
             self._trunks.ask(half.home, Report(half=half.number, st=st, code=code))
 
@@ -369,6 +375,8 @@ class Visiting:
             visit = self._visits.get(half.leg)
             if visit is not None and half.state is HalfState.GONE:
                 self._end(visit, half)
+            elif half.state is HalfState.IDLE:
+                self.parts.tell(half.leg)
         for cid in dict.fromkeys(half.cid for half in changed):
             visits = self._calls.get(cid, {}).values()
             self._routes.follow(cid, [visit.ear for visit in visits if visit.ear is not None])
@@ -393,6 +401,7 @@ class Visiting:
     def _leave(self, visit: Visit) -> None:
         """It is over here: routes first, then the half."""
         half = visit.half
+        self.parts.leave(visit.leg)
         del self._visits[visit.leg]
         self._node.deadlines.set(("visit", visit.leg), None)
         if visit.ear is not None:

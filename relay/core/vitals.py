@@ -253,8 +253,24 @@ class Vitals:
         if found:
             self._count(pulse, "one_way", is_bad=any(found))
 
-    def on_window(self, call: Call, listener: Participant, speaker: int, leg: Leg, hearing: Hearing) -> None:
-        """A window of what somebody heard of somebody is over."""
+    def on_told_audio(self, call: Call, one: Participant, at: float, packets: int) -> None:
+        """Another node says since when this person is heard, and how many packets of theirs went on."""
+        pulse = self._pulses.get(call.cid)
+        if pulse is None or pulse.answered_at is None:
+            return  # nobody hears anybody before, whoever says so
+        self._note_audio(call, one, max(at, pulse.answered_at), packets)
+        self._check_ready(call, pulse)
+
+    def on_window(
+        self,
+        call: Call,
+        listener: Participant,
+        speaker: int,
+        transport: str,
+        rtt: float | None,
+        hearing: Hearing,
+    ) -> None:
+        """A window of what somebody heard of somebody is over; `rtt` of the listener, seconds."""
         pulse = self._pulses[call.cid]
         window = hearing.window
         if window is None or not window.expected:
@@ -266,12 +282,11 @@ class Vitals:
         key = listener.index, speaker
         way = pulse.ways.get(key)
         if way is None:
-            way = pulse.ways[key] = Way(leg.transport, loss)
+            way = pulse.ways[key] = Way(transport, loss)
         else:
             self._take_out(way)
             loss = way.loss + NEW_LOSS * (loss - way.loss)
-        rtt = leg.round_trip
-        way.transport, way.loss, way.rtt = leg.transport, loss, way.rtt if rtt is None else rtt
+        way.transport, way.loss, way.rtt = transport, loss, way.rtt if rtt is None else rtt
         self.live_loss[way.transport].add(way.loss)
         if way.rtt is not None:
             self.live_rtt[way.transport].add(way.rtt)

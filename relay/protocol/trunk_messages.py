@@ -202,6 +202,8 @@ class Heard(Map, frozen=True, kw_only=True):
     delay_ms: Milliseconds | None = None
     gaps: Count | None = None
     packets: Count
+    pt: U8 = 20
+    silence_ms: U32 = 0
 
 
 class Sum(Map, frozen=True, kw_only=True):
@@ -209,6 +211,9 @@ class Sum(Map, frozen=True, kw_only=True):
 
     sent: Count
     came: Count
+    first_ms: U32 | None = None
+    rtt_ms: Milliseconds | None = None
+    tells: bool = False
     drops: Annotated[dict[Word, Count], Meta(max_length=64)]  # by reason
     quality: Annotated[tuple[Heard, ...], Meta(max_length=32)]
 
@@ -225,7 +230,7 @@ class Close(Message, frozen=True, kw_only=True):
 
 
 class Part(Message, frozen=True, kw_only=True):
-    """Guest to home, every 10 s: for the record of the call."""
+    """Guest to home, every 10 s and whenever there is news: for the record of the call and its indicators."""
 
     TYPE: ClassVar[int] = 0x72
     half: U16

@@ -5,7 +5,7 @@ from relay.core import events as ev
 from relay.core.trunk_half import HalfState
 from relay.errors import ErrorCode
 from relay.protocol import control
-from relay.protocol.trunk_messages import Ask, Part, Sum
+from relay.protocol.trunk_messages import Ask, Mirror
 from trunkrig import Net
 
 GROUP = (512, 512, 500, 32)
@@ -197,8 +197,7 @@ def test_a_node_that_leaves_takes_no_half_and_says_nothing_of_a_later_version(ne
     ann, bob = net.enter("a", ids), net.enter("b", ids)
     trunks = net["b"].engine.abroad.trunks
     got = []
-    total = Sum(sent=0, came=0, drops={}, quality=())
-    trunks.say("a", Part(half=0, sum=total))
+    trunks.say("a", Mirror(c=ids.cid, term=1, over=True))
     trunks.ask("a", Ask(c=ids.cid, p=0, bps=1, pt=20, ttl=1), got.append)
     net["b"].feed(ev.Tick())
     net.run(0.5)
@@ -281,3 +280,16 @@ def test_an_engine_without_trunks_sends_people_to_their_home():
     assert world.engine.abroad is None
     client = world.client(world.call().token(home="relay-9")).open()
     assert (client.hello().code, client.closed) == (ErrorCode.MOVED, ErrorCode.MOVED)
+
+
+def test_what_the_lane_says_of_visitors_flows_reaches_their_home(net):
+    _, bob = net.talking("a", "a", "b")
+    net["b"].feed(ev.Flowing({(bob.leg, bob.joined.up): (net.now, 5)}))
+    net.run(2.0)
+    assert net["a"].engine.abroad.hosting.find(-1).told.sent == 5
+
+
+def test_a_flow_of_a_leg_that_nobody_has_is_closed_without_counts(net):
+    net["a"].engine.node.put(ev.CloseFlow(-9, 1))
+    net["a"].feed(ev.Tick())
+    assert not net["a"].records

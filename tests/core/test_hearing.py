@@ -131,3 +131,12 @@ def test_long_packets_make_long_gaps():
         life.now += 0.4  # packets of 60 ms, about
         life.report(came=ALL & ~0b10)
     assert life.hearing.direction.summary().silence_s == 0.06
+
+
+def test_a_window_that_another_node_saw_counts_like_one_of_ours():
+    seen = Life()
+    seen.report(50)
+    other = Hearing(Config(), 100.0)
+    other.on_told(seen.hearing.window)
+    assert other.window == seen.hearing.window
+    assert other.direction.summary().windows == 1

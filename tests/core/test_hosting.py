@@ -9,7 +9,7 @@ from relay.errors import ErrorCode
 from relay.protocol import control
 from relay.protocol.messages import Caps, Err, Ok
 from relay.protocol.trunk_control import TrunkCode
-from relay.protocol.trunk_messages import Attach, Attached, Close, HalfState, Halves, Say
+from relay.protocol.trunk_messages import Attach, Attached, Close, HalfState, Halves, Part, Say, Sum
 from trunkrig import Net
 
 GROUP = (512, 512, 500, 32)
@@ -298,3 +298,60 @@ def test_what_no_guest_confirmed_is_sure_when_their_leases_are_over():
     assert net["a"].engine.abroad.granting.unsure
     net.run(20)
     assert not net["a"].engine.abroad.granting.unsure
+
+
+# ---------------------------------------------------------------- what a half sent and heard
+
+TOTAL = Sum(sent=9, came=9, drops={}, quality=())
+
+
+def part(net, half):
+    net["b"].engine.abroad.trunks.say("a", Part(half=half, sum=TOTAL))
+    net["b"].feed(ev.Tick())
+    net.run(0.5)
+
+
+def test_the_sum_of_a_halfs_close_is_in_the_record(net):
+    ann, bob = net.talking("a", "a", "b")
+    close = Close(half=half_of(net, bob), why="failed", code=0, up=True, sum=TOTAL)
+    assert isinstance(ask(net, close), Ok)
+    net.ask(ann, control.Hangup(c=ann.cid))
+    net.run(1.0)
+    assert net["a"].records[0].participants[1].accepted_packets == 9
+
+
+def test_a_part_of_no_half_or_of_one_that_the_engine_has_done_with_counts_nowhere(net):
+    _, bob = net.talking("a", "a", "b")
+    part(net, 777)
+    far = hosting(net).find(-1)
+    assert far.told.sent == 0
+    part(net, half_of(net, bob))
+    assert far.told.sent == 9
+    far.told.sent = 0
+    far.c = bytes(16)  # its call is over
+    part(net, half_of(net, bob))
+    assert far.told.sent == 0
+
+
+def test_whose_voice_ended_is_waited_for_and_nobody_else(net):
+    ids = net.call("a", lim=GROUP)
+    ann, bob, carol = [net.enter(name, ids) for name in ("a", "b", "b")]
+    for one in (ann, bob, carol):
+        net.ask(one, control.Accept(c=ids.cid))
+    net["b"].engine.abroad.visiting.parts.tell = lambda leg: None
+    bob.ask(control.Hangup(c=ids.cid))
+    net.run(0.2)
+    waits = {far: hosting(net).waits(far) for far in (-1, -2, -9)}
+    assert waits == {-1: True, -2: False, -9: False}
+    net.run(1.5)
+    assert not hosting(net).waits(-1)
+
+
+def test_a_trunk_that_is_down_takes_the_waiting_for_its_own_people_alone():
+    net = Net("a", "b", "c")
+    net.talking("a", "b", "c")
+    legs = [hosting(net).find(number) for number in (-1, -2)]
+    for far in legs:
+        far.waits_until = net.now + 1
+    net.cut("a", "b")
+    assert [(far.node, far.waits_until is None) for far in legs] == [("b", True), ("c", False)]

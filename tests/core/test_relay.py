@@ -577,3 +577,14 @@ def test_a_person_of_another_nodes_call_is_heard_there_and_comes_back_by_ticket(
     assert net["b"].engine.abroad is not None
     assert net["a"].engine.unheard() == [(ann.leg, ann.joined.up)]
     assert [seat.leg for seat in net["a"].engine.seated(ann.cid)] == [ann.leg]
+
+
+def test_a_visitors_reports_and_how_trunks_are_belong_to_what_knows_of_other_nodes():
+    assert World().engine.trunks == []
+    net = Net("a", "b")
+    ann, bob = net.talking("a", "a", "b")
+    assert [one.node for one in net["a"].engine.trunks] == ["b"]
+    row = datagram.FlowReport(bob.gate.fl[ann.index], 0, 5, (1 << 64) - 1, 0, 10, 20, 0, 40, 0, 0)
+    net["b"].feed(ev.DatagramReceived(bob.leg, datagram.encode_datagram(datagram.LegReport(1, 0, (row,)))))
+    net.run(2.0)
+    assert net["a"].engine.node.legs[-1].is_telling

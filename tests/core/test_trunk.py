@@ -429,3 +429,10 @@ def test_who_dialed_it_dials_what_it_lacks_until_its_node_leaves():
     assert (made.tries, made.is_ours) == (0, True)
     made.on_drained()
     assert not made.is_ours
+
+
+def test_the_round_trip_is_that_of_the_newest_acknowledgement():
+    trunk = Trunk("a", "b")
+    assert trunk.round_trip == 0
+    trunk.on_acknowledged(0.08, 1.0)
+    assert trunk.round_trip == 0.08

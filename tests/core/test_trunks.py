@@ -569,3 +569,9 @@ def test_who_cannot_dial_takes_the_connection_of_who_can(net):
     net.dial = dial
     up(net)
     assert _paths(net) == [(1, 0), (1, 0)]
+
+
+def test_the_round_trip_to_a_node_is_known_once_something_was_acknowledged(net):
+    assert [trunks(net, "a").round_trip(name) for name in "bz"] == [0, 0]
+    up(net)
+    assert trunks(net, "a").round_trip("b") == pytest.approx(0.04)

@@ -395,7 +395,7 @@ def test_a_window_in_which_nobody_spoke_tells_nothing(world):
     report(world, bob, ann, 0.4)
     hearing = seat.hearings[ann.index]
     before = vitals(world).judged_s
-    vitals(world).on_window(only(world), seat, ann.index, world.engine.node.legs[bob.leg], hearing)
+    vitals(world).on_window(only(world), seat, ann.index, "quic", 0.05, hearing)
     assert vitals(world).judged_s == before == 0.0
 
 
@@ -659,3 +659,22 @@ def test_beside_canaries_people_count_as_ever():
     cat.hangup()
     assert vitals(world).active() == {"quic": 1}
     assert vitals(world).ended == {}
+
+
+def test_audio_that_another_node_tells_of_counts_from_the_answer_on_and_once(world):
+    ann, bob = world.pair()
+    call = only(world)
+    seats = [call.seats[one.index] for one in (ann, bob)]
+    vitals(world).on_told_audio(call, seats[0], world.now, 5)
+    assert setups(world) == {}  # nobody has answered
+    ann.accept()
+    bob.accept()
+    for seat in seats:
+        vitals(world).on_told_audio(call, seat, world.now - 60, 5)
+    assert setups(world) == {"ok": 1}
+    assert [spread.total for spread in vitals(world).first_audio.values()] == [1, 1]
+    vitals(world).on_told_audio(call, seats[0], world.now, 9)
+    assert vitals(world).first_audio["caller"].total == 1
+    world.run(1.0, alive=(ann, bob))
+    ann.hangup()
+    vitals(world).on_told_audio(call, seats[0], world.now, 9)  # it is over
