@@ -22,6 +22,7 @@ import msgspec
 from relay.config import NodeConfig
 from relay.core.events import Directed
 from relay.region.making import make
+from relay.region.nodelist import Node as Listed
 from relay.region.nodelist import NodeList
 from relay.region.routes import Routes, RoutesError, distances, home, is_left, keep_days, parse, within
 
@@ -88,18 +89,30 @@ class Directions:
         self._tell(now)
 
     def _who_there_is(self) -> NodeList | None:
-        """The list, or the routes. Where rules hold, the list without nodes that the operator has elsewhere:
-        it is the hub's, and rules go by where a node is."""
+        """The list, or the routes.
+
+        The list is the hub's, made of routes that may be older than ours: whoever ours mark gets no calls.
+        Where rules hold, which go by where a node is, it counts without nodes that are elsewhere by them.
+        """
         listed = self._listed()
-        own = home(self._routes, self._node.id)
-        if listed is None or own is None or within(self._routes, own) is None:
-            return listed or self._by_routes
+        if listed is None:
+            return self._by_routes
         if self._proven is None or self._proven[0] is not listed or self._proven[1] is not self._routes:
-            there = tuple(node for node in listed.nodes if home(self._routes, node.id) == node.region)
-            is_whole = len(there) == len(listed.nodes)
-            found = listed if is_whole else msgspec.structs.replace(listed, nodes=there)
+            own = home(self._routes, self._node.id)
+            has_rules = own is not None and within(self._routes, own) is not None
+            there = tuple(
+                self._marked(node)
+                for node in listed.nodes
+                if not has_rules or home(self._routes, node.id) == node.region
+            )
+            is_same = there == listed.nodes
+            found = listed if is_same else msgspec.structs.replace(listed, nodes=there)
             self._proven = (listed, self._routes, found)
         return self._proven[2]
+
+    def _marked(self, node: Listed) -> Listed:
+        is_left_too = is_left(self._routes, node.id) and not node.draining
+        return msgspec.structs.replace(node, draining=True) if is_left_too else node
 
     def _region(self, nodes: NodeList | None) -> str:
         """Ours, by the list: the configuration's own name may be another."""

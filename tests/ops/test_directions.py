@@ -107,6 +107,26 @@ def test_the_mark_is_told_when_it_comes_and_when_it_goes(box: Box) -> None:
     assert not told.is_left
 
 
+def test_whom_the_routes_mark_gets_no_calls_though_the_list_does_not_say_so_yet(box: Box) -> None:
+    others = tuple(
+        Node(
+            id=name, region="fra", urls=(f"quic://{name}.example:443",), version="1", draining=name == "fra-3"
+        )
+        for name in ("fra-2", "fra-3", "fra-4")
+    )
+    box.list = msgspec.structs.replace(listed(1), nodes=(*listed(1).nodes, *others))
+    box.routes = {"fra": {"drain": False, "relays": {name: url(name) for name in ("fra-1", "fra-2")}}}
+    told = box.look()
+    assert told is not None
+    assert told.nodes is box.list
+    box.routes = {"fra": {**box.routes["fra"], "drain": True}}
+    told = box.look()
+    assert told is not None
+    assert told.nodes is not None
+    assert [node.id for node in told.nodes.nodes if node.draining] == ["fra-1", "fra-2", "fra-3"]
+    assert box.look() is None
+
+
 def test_routes_that_cannot_be_read_leave_what_was_said_before(
     box: Box, caplog: pytest.LogCaptureFixture
 ) -> None:
