@@ -130,3 +130,10 @@ def test_somebody_at_a_third_node_is_heard_by_the_process_that_they_are_heard_by
     stage.voices.hear(Voice(C, 2), 1, "f+", ((1, 1),), Rights(False, 64_000, 100))
     stage.open(0, at={2: "f"})
     assert stage.heard[2][0] == "f+"
+
+
+def test_the_home_itself_is_the_process_that_has_the_half(stage):
+    stage.sit(0)
+    stage.ears[0].half.home = "h+"
+    stage.open(0, at={2: "h"})
+    assert stage.heard[2][0] == "h+"

@@ -678,3 +678,14 @@ def test_audio_that_another_node_tells_of_counts_from_the_answer_on_and_once(wor
     world.run(1.0, alive=(ann, bob))
     ann.hangup()
     vitals(world).on_told_audio(call, seats[0], world.now, 9)  # it is over
+
+
+def test_a_call_that_was_answered_elsewhere_while_somebody_waits_here_began_there():
+    world = World()
+    ann, _ = world.pair()
+    call = world.engine.node.calls[ann.cid]
+    for _ in range(2):
+        world.engine.vitals.on_answer_told(call)
+    assert world.engine.vitals.setups["quic", "excluded"] == 1
+    world.run(2.0)
+    assert world.engine.vitals.talked_s(world.now) == 2.0
