@@ -172,7 +172,8 @@ def test_what_the_guest_does_itself_is_not_said_to_it(net):
     node.put(ev.CloseLeg(-7, ErrorCode.NO_ERROR))
     net["a"].feed(ev.Tick())
     net.run(0.5)
-    assert [type(message) for message in bob.got[said:]] == [control.Gate]
+    # Where to go is the home's to say.
+    assert {type(message) for message in bob.got[said:]} == {control.Drain, control.Gate}
 
 
 # ---------------------------------------------------------------- how its leg is

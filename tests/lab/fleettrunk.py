@@ -25,6 +25,7 @@ CALLS, QUICK_CALLS = 6, 2  # of a pair of regions: all of them move at once, in 
 WORD_S: Final = 0.05
 TALK_S: Final = 2.0
 GIVE_UP_S: Final = 30.0
+SHED: Final = 'relay_shedding{what="calls"}'
 REFERRED: Final = "relay_people_referred_total"
 AFTER_CUT_S: Final = 1.0
 AFTER_KILL_S: Final = 2.0
@@ -155,6 +156,8 @@ def _story(scene: Scene, looks: Looks) -> dict[str, Any]:
         "back_p50_s": percentile(backs, 0.5),
         "back_max_s": max(backs, default=None),
         "hosts": sorted({one["host"] for one in looks}),
+        # A node that this machine is too small for lets nobody in, those who have to come to it neither.
+        "shed": [node.id for node in (scene.home, scene.guest) if node.figure(SHED)],
         "failed": scene.failed,
     }
 

@@ -67,11 +67,11 @@ def test_what_a_flight_rested_on_is_read_from_the_look_before_each_advance() -> 
 @needs_tun
 @needs_nats
 @pytest.mark.timeout(300)
-def test_calls_in_regions_and_across_them_are_heard_and_nothing_stays(
+def test_calls_are_heard_in_regions_across_them_and_over_trunks_and_nothing_stays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folders = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))  # for people, processes of their own
     out = Report("fleet", seed=1, quick=True)
-    fleet.run(out, Namespace(seed=1, quick=True, calls=None), ("calls",))
+    fleet.run(out, Namespace(seed=1, quick=True, calls=None), ("calls", "trunk"))
     assert out.holds  # what each bar came to stands on stderr
