@@ -142,6 +142,11 @@ class LimitsConfig:
 
     legs: Count = 10_000
     """Legs on this node. About 40 KiB each under Python."""
+    standby_legs: Annotated[int, Meta(ge=0, le=10_000_000)] = 5_000
+    """Of these at most so many that stand by for calls of other nodes, so that the end of one of those costs
+    this one a message a person and no handshake. They go first when the node is full. 0: none."""
+    standby_s: Seconds = 14_400.0
+    """How long one stands by; then its client may open another, seconds."""
     calls: Count = 5_000
     """Calls on this node."""
     participants: Annotated[int, Meta(ge=2, le=32)] = 32

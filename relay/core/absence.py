@@ -88,8 +88,12 @@ class Absence:
         place = self._door.open_ticket(rejoin.rt)
         if (place.call, place.sub) != (claims.cid, claims.sub) or rejoin.c != place.call:
             raise PeerError(ErrorCode.RESUME_UNKNOWN, "ticket of somebody else")
+        if leg.state is LegState.STANDBY:
+            self._door.call_up(leg, place)
+            assert leg.claims is not None  # it was admitted
+            claims = leg.claims
         if place.told is not None and not place.told.flags & handover.OF_GUEST:
-            node.check_memory(place.call, place.sub)
+            node.check_memory(place.call, place.sub, is_told=True)
             self._adoption.take(place.told)
         seat = self._door.seat_of(place)
         call = node.calls[claims.cid]

@@ -68,13 +68,21 @@ class Door:
             node.refuse_transport(event.leg, ErrorCode.DRAINING)
         elif not event.datagrams:
             node.refuse_transport(event.leg, ErrorCode.DATAGRAM_REQUIRED)
-        elif not node.leg_quota.charge(HERE):
+        elif not self._has_room():
             node.refuse_transport(event.leg, ErrorCode.OVERLOADED)
         else:
             leg = Leg(event.leg, event.transport, event.address, node.config.limits, node.now)
             node.legs[event.leg] = leg
             node.count("leg_opened", event.transport)
             node.watch_leg(leg)
+
+    def _has_room(self) -> bool:
+        """One leg more, if need be instead of one that only stands by."""
+        node = self._node
+        if node.leg_quota.charge(HERE):
+            return True
+        node.waiting.give_way()
+        return node.leg_quota.charge(HERE)
 
     def on_ping(self, leg: Leg, ping: control.Ping) -> None:
         """The first `ping` of a stream: here is a nonce to sign."""
@@ -94,9 +102,16 @@ class Door:
         place = None if hello.resume is None else self.open_ticket(hello.resume)
         verdict = self._identify(leg, hello, place)
         claims = verdict.claims
-        leg.issuer = node.tenants.take(Refusal.LEGS, verdict.kid, is_return=place is not None)
         leg.nacks = hello.caps.nack
         leg.client = client_of(hello.cli, node.config.clients)
+        if hello.stand:
+            # What waits for an hour is not proven by a token, which lives for minutes, nor without a key.
+            if place is None or place.told is None or hello.tok is not None:
+                raise PeerError(ErrorCode.PROTOCOL_VIOLATION, "who stands by shows a hand-over ticket alone")
+            node.waiting.admit(leg, claims, verdict.kid)
+            self._welcome(leg, claims, id)
+            return
+        leg.issuer = node.tenants.take(Refusal.LEGS, verdict.kid, is_return=place is not None)
         # Times limit joining, not the call: counted in monotonic seconds, no clock jump stretches them.
         patience = node.config.limits.hello_s
         if hello.tok is not None:
@@ -143,13 +158,30 @@ class Door:
         admission.check_transport(held.claims, leg.transport)
         return held
 
+    def call_up(self, leg: Leg, place: Place) -> None:
+        """A leg that stood by is needed: the rights are those of this ticket, not of the one it came with.
+
+        PeerError as for a hello: much may have been ordered meanwhile.
+        """
+        node = self._node
+        assert leg.claims is not None  # it was admitted
+        if place.cnf != leg.claims.cnf:
+            raise PeerError(ErrorCode.RESUME_UNKNOWN, "ticket of another device")
+        claims, kid = self._rights(place)
+        admission.check_transport(claims, leg.transport)
+        leg.issuer = node.tenants.take(Refusal.LEGS, kid, is_return=True)
+        node.waiting.on_called(leg)
+        if claims != leg.claims:
+            self._grant(leg, claims)
+        leg.on_called(claims, kid, node.now + node.config.limits.hello_s)
+
     def _rights(self, place: Place) -> Verdict:
         """What the person of a ticket may do: as it stands here, else as the other node says."""
         node = self._node
         node.recall(place.call)
         call = node.calls.get(place.call)
         if place.told is not None and (call is None or call.seat_of(place.sub) is None):
-            node.check_memory(place.call, place.sub)
+            node.check_memory(place.call, place.sub, is_told=True)
             bearer = place.told.bearer
             assert bearer is not None  # `open_ticket` takes no other
             node.held.check(place.call, place.sub, bearer.kid)
@@ -167,7 +199,7 @@ class Door:
         """Where that is. PeerError when the call or the place is not there any more."""
         node = self._node
         node.recall(place.call)
-        node.check_memory(place.call, place.sub)
+        node.check_memory(place.call, place.sub, is_told=place.told is not None)
         call = node.calls.get(place.call)
         seat = None if call is None else call.seat_of(place.sub)
         if seat is None or not seat.is_here or seat.index != place.index or seat.claims.cnf != place.cnf:

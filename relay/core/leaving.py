@@ -67,6 +67,8 @@ class Leaving:
             self._step()
         elif kind == "pace":
             self._empty()
+        elif kind == "standby":
+            self._node.waiting.on_due()
         else:
             assert isinstance(key, bytes)
             call = self._node.calls.get(key)
@@ -93,6 +95,7 @@ class Leaving:
         self._pace = None
         self._asked.clear()
         node.deadlines.set(("pace", 0), None)
+        node.waiting.on_changed()
         if state is DrainState.RUNNING:
             self._call_off()
         elif state is DrainState.EMPTYING:

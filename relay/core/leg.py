@@ -1,7 +1,9 @@
 """One participant's transport, from its handshake to its end.
 
     OPENED --challenge--> CHALLENGED --hello--> READY --join--> IN_CALL --ended--> LINGERING --> CLOSED
-      \\------------------ hello (token without cnf) --^
+      \\                     |                   ^ ^
+       \\                    '- hello {stand} -> STANDBY --rejoin
+        '-------------------- hello (token without cnf)
 
 A leg belongs to one call at most, because a token names one call. Must never live here: sockets, and what
 a message means for a call.
@@ -38,6 +40,7 @@ class LegState(Enum):
     OPENED = "opened"  # handshake done, nobody known
     CHALLENGED = "challenged"  # has a nonce to sign
     READY = "ready"  # token admitted, no call yet
+    STANDBY = "standby"  # a hand-over ticket admitted; its call is elsewhere, and shall stay there
     IN_CALL = "in_call"  # rings, talks, or is silent, in a call
     LINGERING = "lingering"  # its call is over
     CLOSED = "closed"  # told to close, or gone
@@ -49,6 +52,14 @@ class Challenged:
 
 class Admitted:
     """The hello was good."""
+
+
+class StoodBy:
+    """The hello was good, and says that the leg is not needed yet."""
+
+
+class Called:
+    """Now it is."""
 
 
 class Entered:
@@ -72,7 +83,12 @@ class Leg(Machine[LegState]):
             Admitted: LegState.READY,
             Closed: LegState.CLOSED,
         },
-        LegState.CHALLENGED: {Admitted: LegState.READY, Closed: LegState.CLOSED},
+        LegState.CHALLENGED: {
+            Admitted: LegState.READY,
+            StoodBy: LegState.STANDBY,
+            Closed: LegState.CLOSED,
+        },
+        LegState.STANDBY: {Called: LegState.READY, Closed: LegState.CLOSED},
         LegState.READY: {Entered: LegState.IN_CALL, Closed: LegState.CLOSED},
         LegState.IN_CALL: {CallOver: LegState.LINGERING, Closed: LegState.CLOSED},
         LegState.LINGERING: {Closed: LegState.CLOSED},
@@ -167,6 +183,20 @@ class Leg(Machine[LegState]):
         self.claims = claims
         self.kid = kid
         self._move(Admitted)
+        self._until = join_by
+
+    def on_standby(self, claims: Claims, kid: Kid | None, until: float) -> None:
+        """Who this is, by which issuer's word, and until when it may wait to be needed."""
+        self.claims = claims
+        self.kid = kid
+        self._move(StoodBy)
+        self._until = until
+
+    def on_called(self, claims: Claims, kid: Kid | None, join_by: float) -> None:
+        """It is needed: who this is by now, and until when it may join."""
+        self.claims = claims
+        self.kid = kid
+        self._move(Called)
         self._until = join_by
 
     def on_renewed(self, claims: Claims, kid: Kid | None, join_by: float) -> None:

@@ -28,6 +28,7 @@ from relay.core.shedding import Shedding
 from relay.core.tallies import Tallies
 from relay.core.tenants import Tenants
 from relay.core.vitals import Vitals
+from relay.core.waiting import Waiting
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control
 from relay.protocol.ids import CallId, Sub
@@ -36,8 +37,8 @@ from relay.rollout.mandate import Mandate
 HERE = "here"  # the one key of a quota that belongs to the whole node
 
 Due = tuple[str, int | CallId]
-"""What a deadline is about: "leg", "drain", "pace", what is abroad (abroad.py), or of a call "call", "pulse",
-"punch", "notice", "steer", "spare"."""
+"""What a deadline is about: "leg", "drain", "pace", "standby", what is abroad (abroad.py), or of a call
+"call", "pulse", "punch", "notice", "steer", "spare"."""
 
 
 class Node:
@@ -85,10 +86,14 @@ class Node:
         """Legs of one person in one call."""
         remembered = config.tokens.replay_entries
         self.ended: Memory[CallId] = Memory(remembered)
+        self.moved: Memory[CallId] = Memory(remembered)
+        """Over here alone: whoever shows a ticket for them may come back."""
         self.removed: Memory[tuple[CallId, Sub]] = Memory(remembered)
         self.held = Held(self)
         """Orders for who may yet come."""
         self.guests = Guests(self)
+        self.waiting = Waiting(self)
+        """Legs that stand by."""
         self.vitals = Vitals(self)
         # What becomes of their calls is followed like that of any, and its sums are nobody's.
         self._canary_vitals = Vitals(self)
@@ -179,9 +184,13 @@ class Node:
 
     # ------------------------------------------------------------ the living
 
-    def check_memory(self, cid: CallId, sub: Sub) -> None:
-        """PeerError CALL_ENDED or REMOVED for what was over or thrown out a short while ago."""
-        if self.ended.knows(cid, self.now, self.wall):
+    def check_memory(self, cid: CallId, sub: Sub, *, is_told: bool = False) -> None:
+        """PeerError CALL_ENDED or REMOVED for what was over or thrown out a short while ago.
+
+        `is_told`: another node says of the call; one that went there may come back, when that one is gone.
+        """
+        has_moved = not is_told and self.moved.knows(cid, self.now, self.wall)
+        if has_moved or self.ended.knows(cid, self.now, self.wall):
             raise PeerError(ErrorCode.CALL_ENDED, "the call has ended")
         if self.removed.knows((cid, sub), self.now, self.wall):
             raise PeerError(ErrorCode.REMOVED, "removed from the call")
@@ -194,6 +203,7 @@ class Node:
         """The leg is over, and in no call any more."""
         if leg.home is not None:
             self.visitor_gone(leg, ErrorCode.NO_ERROR)
+        self.waiting.forget(leg)
         leg.on_closed()
         del self.legs[leg.number]
         self.leg_quota.release(HERE)

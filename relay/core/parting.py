@@ -105,7 +105,8 @@ class Parting:
         call.on_ended(why, reason, node.wall)
         self._ringing.on_settled(call.cid)
         if call.was_here:  # of one that was only announced we know nothing: its people may yet come
-            node.ended.add(call.cid, node.config.limits.removed_memory_s, node.now, node.wall)
+            over = node.moved if why is Why.MOVED else node.ended
+            over.add(call.cid, node.config.limits.removed_memory_s, node.now, node.wall)
         if answer is not None:
             node.answer(*answer)
         for leg in legs:

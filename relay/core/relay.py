@@ -586,6 +586,7 @@ class Relay:
         """Too slow to say hello or to join, or done with its last words."""
         code = {
             LegState.READY: ErrorCode.TOKEN_EXPIRED,
+            LegState.STANDBY: ErrorCode.TOKEN_EXPIRED,
             LegState.LINGERING: leg.last_code,
         }.get(leg.state, ErrorCode.AUTH_REQUIRED)
         self._node.close_leg(leg, code)
@@ -596,6 +597,7 @@ class Relay:
             node.count("shed", node.shedding.level.name.lower())
             node.put(ev.SetShedding(node.shedding.classes))
             self._adapting.on_shedding()
+            node.waiting.on_changed()
 
     def _on_config(self, event: ev.ConfigChanged) -> None:
         node = self._node

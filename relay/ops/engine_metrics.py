@@ -45,6 +45,12 @@ ENGINE: Final[Mapping[str, Family]] = {
     "leg_lost": Family(
         "relay_legs_lost", "Legs that went away by themselves, by close code seen.", "code", (*CODES, "other")
     ),
+    "standby": Family(
+        "relay_standby_legs",
+        "Legs that stand by for calls of other nodes, by what came of them.",
+        "what",
+        ("came", "called", "replaced", "gave_way", "refused"),
+    ),
     "address_moved": Family("relay_legs_moved", "Address changes of live legs.", "label", ("",)),
     "command": Family("relay_commands", "Signed commands, by outcome.", "code", CODES),
     "control_datagram": Family("relay_control_datagrams", "Control datagrams taken, by type.", "type"),

@@ -118,13 +118,15 @@ def _version() -> int:
 class Hello(Message, frozen=True, kw_only=True):
     """Client to relay: who I am, by `tok` (capability token) or `resume` (ticket); `pop` if that names a key.
 
-    A ticket without a key in it is only good together with a fresh token, so both may be present.
+    A ticket without a key in it is only good together with a fresh token, so both may be present. `stand`:
+    the leg waits until the node in use is silent.
     """
 
     TYPE: ClassVar[int] = 0x02
     v: Annotated[tuple[U8, ...], Meta(min_length=1, max_length=8)] = msgspec.field(default_factory=_versions)
     tok: Blob | None = None
     resume: AnyTicket | None = None
+    stand: bool = False
     pop: B64 | None = None
     caps: Caps = Caps()
     leg: Literal["quic", "wt", "ws", "tls"] = "quic"

@@ -10,7 +10,7 @@ from relay.protocol.messages import MESSAGES
 # The table of docs/protocol.md: number, then the keys in wire order.
 TABLE = {
     0x01: "Challenge n t",
-    0x02: "Hello v tok resume pop caps leg cli",
+    0x02: "Hello v tok resume stand pop caps leg cli",
     0x03: "Welcome v sid obs dg ka ack lim node now",
     0x04: "Ok",
     0x05: "Err code msg fatal retry_ms data",
