@@ -211,14 +211,14 @@ class Climber:
             self._is_renewing = False
 
     async def _unite(self, leg: RelayLeg) -> None:
-        ok = False
+        ok, ladder = False, self._ladder
         try:
             await self._owner.unite(leg)
             ok = True
         except (RefusedError, SessionError):
             pass  # the ladder weighs again
         finally:
-            self._ladder.on_moved(leg.rung, self._loop.time(), ok=ok)
+            ladder.on_moved(leg.rung, self._loop.time(), ok=ok)
 
     def _drop_trials(self) -> None:
         for leg in self._trials.values():
