@@ -100,9 +100,14 @@ class RelayLeg:
         """Connect. SessionError if that cannot be done."""
         self.transport = await OPENERS[self.to.transport](self.to, trust, self, self._proxy)
 
-    async def hello(self, credentials: Credentials, client: Cli, *, nacks: bool = False) -> None:
-        """Be admitted. RefusedError, SessionError. `nacks`: losses are told by name, both ways."""
-        self.link = Link(credentials, client, self.to.transport, nacks=nacks)
+    async def hello(
+        self, credentials: Credentials, client: Cli, *, nacks: bool = False, stands: bool = False
+    ) -> None:
+        """Be admitted. RefusedError, SessionError. `nacks`: losses are told by name, both ways.
+
+        `stands`: to wait until the leg is needed, by a hand-over ticket.
+        """
+        self.link = Link(credentials, client, self.to.transport, nacks=nacks, stands=stands)
         self.flush()
         await self._answer(self._welcome)
 

@@ -69,8 +69,11 @@ class Link:
         transport: TransportName = "quic",
         *,
         nacks: bool = False,
+        stands: bool = False,
     ) -> None:
+        """`stands`: the hello says that the leg waits until it is needed."""
         self._nacks = nacks
+        self._stands = stands
         self.welcome: Welcome | None = None
         self._transport: Final = transport
         self._credentials = credentials
@@ -141,6 +144,7 @@ class Link:
         return Hello(
             tok=own.token,
             resume=own.ticket,
+            stand=self._stands,
             pop=proof,
             caps=_caps(self._nacks),
             leg=self._transport,

@@ -5,6 +5,7 @@ Must never live here: connections, and which way is the better one (ladder.py).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -41,6 +42,15 @@ def parse_url(url: str) -> Destination:
     raise LocalError(
         "a relay's address looks like quic://host:port, wss://host:port/vrl/1 or tls://host:port"
     )
+
+
+def destinations(urls: Sequence[str]) -> tuple[Destination, ...]:
+    """Where a relay says that we may go; what we cannot read is left out."""
+    found = []
+    for url in urls:
+        with contextlib.suppress(LocalError):
+            found.append(parse_url(url))
+    return tuple(found)
 
 
 def ladder_of(url: str, fallbacks: Sequence[str] | None, *, tcp: bool = True) -> list[Destination]:

@@ -21,6 +21,7 @@ from weakref import WeakSet
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from relay.client.ahead import Ahead
 from relay.client.call import Call
 from relay.client.climb import Climber, open_first
 from relay.client.errors import RefusedError, SessionError
@@ -30,10 +31,12 @@ from relay.client.health import OTHER, Direction
 from relay.client.leg import RelayLeg
 from relay.client.life import CallState
 from relay.client.link import Credentials, TransportName
+from relay.client.refuge import Refuge
 from relay.client.rungs import Destination, ladder_of, parse_url
 from relay.client.standby import Standby
 from relay.client.transport import LegTransport, Trust
 from relay.client.udp import UdpPort
+from relay.client.warm import Warm
 from relay.errors import ErrorCode, LocalError, PeerError
 from relay.protocol.address import Address
 from relay.protocol.datagram import Datagram, LegReport, Nack, NewestWins, decode_datagram, encode_datagram
@@ -78,6 +81,7 @@ class Session:
         nack: bool = False,
         fresh_token: FreshToken | None = None,
         proxy: str | None = None,
+        warm_standby: bool = True,
     ) -> None:
         self._rungs = tuple(rungs)
         self._proxy = proxy
@@ -97,7 +101,8 @@ class Session:
         self._alive: WeakSet[RelayLeg] = WeakSet()  # all legs, those under trial too
         self._climber: Climber | None = None
         self._follower = Follower(self, trust)
-        self._standby = Standby(self, self._follower)
+        self._refuge = Refuge(self, trust)
+        self._standby = Standby(self, self._refuge, Warm(self, trust) if warm_standby else None)
         self._recovery: asyncio.TimerHandle | None = None
         self._error: SessionError | None = None
         self._ticket: bytes | None = None
@@ -257,6 +262,7 @@ class Session:
         if self._error is not None:
             raise self._error
         self._follower.note(message)
+        self._refuge.note(message)
         return await self._leg_in_use().request(message)
 
     def tell(self, message: Message) -> None:
@@ -266,8 +272,7 @@ class Session:
 
     def send_media(self, payload: bytes) -> None:
         """Send a media datagram, on both legs in the middle of a move."""
-        ahead = self._follower.leg
-        for leg in (*self._footing.mouths, *(() if ahead is None else (ahead,))):
+        for leg in (*self._footing.mouths, *self._ahead):
             leg.send_media(payload)
 
     def send_control(self, datagram: Datagram) -> None:
@@ -283,8 +288,11 @@ class Session:
         if isinstance(message, Joined | Ticket):
             self._standby.note(leg, message)
         match message:
-            case _ if leg is self._follower.leg and self._follower.takes(message):
-                self._follower.on_message(message)
+            case _ if leg in self._ahead and Ahead.takes(message):
+                if leg is self._follower.leg:
+                    self._follower.on_message(message)
+                else:
+                    self._refuge.on_message(leg, message)
             case Welcome():
                 self._observed[leg.number] = message.obs
                 if leg.transport is not None:
@@ -328,6 +336,7 @@ class Session:
         """A connection is over. Another leg may carry on, or be found."""
         self._observed.pop(leg.number, None)
         self._follower.on_closed(leg)
+        self._refuge.on_closed(leg)
         was_main = leg is self._main
         if was_main:
             self._follower.look()  # with nothing left here, what is ahead is where we are
@@ -338,7 +347,7 @@ class Session:
             elif (
                 self._climber is not None
                 and self._is_in_call
-                and (self._is_broken(error) or self._follower.is_busy)
+                and (self._is_broken(error) or self._follower.is_busy or self._refuge.is_busy)
             ):
                 self._recovery = self._recovery or self._loop.call_later(RECOVER_S, self._lose, error)
             else:
@@ -369,13 +378,22 @@ class Session:
     def is_talking(self) -> bool:
         """Whether both accepted, nobody has hung up, and the place is not lost: nobody fights for it."""
         is_open = self.call is not None and self.call.state in (CallState.OPEN, CallState.AWAY)
-        follows = self._follower.is_busy and not self._follower.is_on_suspicion
-        return is_open and self._error is None and not follows
+        return is_open and self._error is None and not self._follower.is_busy
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the call is."""
+        return self.call is not None and self.call.state is CallState.ENDED
 
     @property
     def has_standby(self) -> bool:
         """Whether another node takes the call up by itself when this one is gone."""
         return self._may_move and self._standby.is_ready
+
+    @property
+    def has_warm_standby(self) -> bool:
+        """Whether a connection to it is open already."""
+        return self._standby.is_warm
 
     @property
     def is_repaired(self) -> bool:
@@ -483,13 +501,29 @@ class Session:
         if token is None and self._credentials.pop_seed is None and self._fresh_token is not None:
             token = await self._fresh_token()
         credentials = replace(self._credentials, ticket=ticket, token=token)
+        # In one breath, a round trip less until we are there; who refuses the hello reads no further.
+        await asyncio.gather(
+            leg.hello(credentials, self._client, nacks=self._nacks), self.return_to(leg, ticket)
+        )
+
+    async def stand_by(self, leg: RelayLeg, ticket: bytes) -> None:
+        """Hello with this ticket, and wait there until the node in use is silent."""
+        credentials = replace(self._credentials, ticket=ticket, token=None)
+        await leg.hello(credentials, self._client, nacks=self._nacks, stands=True)
+
+    async def return_to(self, leg: RelayLeg, ticket: bytes) -> None:
+        """Rejoin on a leg that said hello, by this ticket."""
         last = self.call.newest() if self.call is not None else {}
         self._asked_at = self._loop.time()
-        rejoin = Rejoin(c=self._credentials.call, rt=ticket, last=last)
-        # In one breath, a round trip less until we are there; who refuses the hello reads no further.
-        await asyncio.gather(leg.hello(credentials, self._client, nacks=self._nacks), leg.request(rejoin))
+        await leg.request(Rejoin(c=self._credentials.call, rt=ticket, last=last))
 
     # ------------------------------------------------------------ inside
+
+    @property
+    def _ahead(self) -> list[RelayLeg]:
+        """Legs at other nodes, where we are not yet."""
+        following = self._follower.leg
+        return self._refuge.legs if following is None else [following, *self._refuge.legs]
 
     @property
     def _main(self) -> RelayLeg | None:
@@ -522,7 +556,7 @@ class Session:
     def _on_call_message(self, leg: RelayLeg, message: Message) -> None:
         is_behind = leg.is_behind and leg is not self._main
         over_here = isinstance(message, Ended) and message.code == ErrorCode.DRAIN_TIMEOUT
-        if self.call is None or (over_here and self._follower.leg is not None):
+        if self.call is None or (over_here and self._ahead):
             return  # over here, not where we are going
         if not is_behind:
             self.call.on_message(message, leg.number)
@@ -532,6 +566,8 @@ class Session:
     def _on_drain(self, leg: RelayLeg, message: Drain) -> None:
         self.drain = message
         if leg is self._main and self._may_move:
+            if message.ht is not None and self._refuge.is_busy:
+                self._refuge.call_off()  # it speaks
             self._follower.on_drain(message)
 
     def _on_joined(self, leg: RelayLeg, message: Joined) -> None:
@@ -612,6 +648,7 @@ async def connect(
     fallbacks: Sequence[str] | None = None,
     fresh_token: FreshToken | None = None,
     proxy: str | None = None,
+    warm_standby: bool = True,
 ) -> AsyncIterator[Session]:
     """Open a leg to the relay at `url` with a capability token; close it on leaving the block.
 
@@ -624,6 +661,8 @@ async def connect(
     `fallbacks` are further addresses of the relay, best first, to which the session moves by itself when this
     one is bad; with `pop_seed`, or with `fresh_token`, which gets a token of the same call. `proxy` is
     the HTTP proxy for wss addresses, "http://[user:password@]host:port"; else HTTPS_PROXY and NO_PROXY count.
+    `warm_standby=False` opens no second connection, to the node that takes the call up when this one is
+    silent: then a handshake stands between that and audio from there.
 
     Raises SessionError if the relay cannot be reached or trusted, RefusedError if it does not admit us.
     """
@@ -639,6 +678,7 @@ async def connect(
         nack=nack,
         fresh_token=fresh_token,
         proxy=proxy,
+        warm_standby=warm_standby,
     )
     try:
         await session.open()
