@@ -189,6 +189,7 @@ class Person:
             "host": rung.host if rung is not None else "",
             "moves": self.session.moves,
             "has_standby": self.session.has_standby,
+            "is_warm": self.session.has_warm_standby,
             "first_s": None if self._first_at is None else self._first_at - self._opened_at,
             "heard": len(self._numbers),
             "lost": span - len(self._numbers),
