@@ -80,8 +80,7 @@ class Waiting:
     def on_due(self) -> None:
         """Some of them go."""
         node, reason = self._node, self._why_not(LAST)
-        if reason is None:
-            return
+        assert reason is not None  # else `on_changed` took the deadline back
         for number in list(self._legs.values())[-AT_ONCE:]:
             self._close(number, "gave_way", reason)
         if self._legs:

@@ -60,3 +60,15 @@ def test_the_round_trip_is_what_acknowledgements_tell_and_else_what_a_ping_measu
     assert one.round_trip == 0.2
     one.path_rtt = 0.04
     assert one.round_trip == 0.04
+
+
+def test_a_leg_that_stands_by_waits_long_and_is_as_any_other_once_it_is_needed():
+    one = leg()
+    one.on_challenged(bytes(32))
+    claims, newer = IDS.claims(), IDS.claims()
+    one.on_standby(claims, None, 9000.0)
+    assert (one.state, one.claims, one.next_deadline()) == (LegState.STANDBY, claims, 9000.0)
+    with pytest.raises(LocalError):
+        one.on_entered(CallId(bytes(16)), 0, 1)
+    one.on_called(newer, None, 205.0)
+    assert (one.state, one.claims, one.next_deadline()) == (LegState.READY, newer, 205.0)
