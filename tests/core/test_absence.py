@@ -1,5 +1,6 @@
 import pytest
 
+import standing
 from pair import Two, World, config
 from relay.config import LimitsConfig
 from relay.core import events as ev
@@ -548,3 +549,11 @@ def test_a_rejoin_that_comes_with_an_old_ticket_of_another_node_is_too_late():
     again = two.go(ann, ticket)
     again.rejoin()
     assert again.closed is ErrorCode.RESUME_UNKNOWN
+
+
+def test_a_leg_that_stood_by_comes_back_in_one_message() -> None:
+    two = Two(World(), World(seed=2))
+    ann, _ = two.old.talking(key=True)
+    leg = standing.stand(two, ann)
+    assert isinstance(leg.rejoin(standing.ticket(two, ann)), control.Joined)
+    assert two.new.engine.calls == 1

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+import standing
 from pair import ISSUER, KEY, PUBLIC, Client, Two, World, config
 from relay.config import ClientLists, LimitsConfig
 from relay.core import events as ev
@@ -312,3 +313,27 @@ def test_a_ticket_alone_lets_back_in_who_was_here_for_another_nodes_call():
     assert isinstance(bob.resume().got[-1], control.Welcome)
     net["b"].engine._admission.revoked_keys.add(token.kid_of(PUBLIC))
     assert bob.resume().closed is ErrorCode.TOKEN_INVALID
+
+
+def test_a_leg_that_stood_by_has_the_rights_of_the_ticket_that_calls_it(two):
+    ann, bob = two.old.talking(key=True)
+    legs = [standing.stand(two, one) for one in (ann, bob)]
+    call = two.old.engine.node.calls[ann.cid]
+    seat = call.seats[ann.index]
+    seat.claims = dataclasses.replace(seat.claims, lim=(32, 32, 50, 2), iat=seat.claims.iat + 1)
+    assert isinstance(legs[0].rejoin(standing.ticket(two, ann)), control.Joined)
+    assert isinstance(legs[1].rejoin(standing.ticket(two, bob)), control.Joined)
+    assert two.new.engine.node.legs[legs[0].leg].claims.lim == (32, 32, 50, 2)
+
+
+def test_a_leg_that_stood_by_is_not_called_by_the_ticket_of_another_device(two):
+    ann, _ = two.old.talking(key=True)
+    leg = standing.stand(two, ann)
+    seat = two.old.engine.node.calls[ann.cid].seats[ann.index]
+    seat.claims = dataclasses.replace(seat.claims, cnf=bytes(32))
+    assert leg.rejoin(standing.ticket(two, ann)).code == ErrorCode.RESUME_UNKNOWN
+
+
+def test_only_a_hand_over_ticket_stands_by(two):
+    ann, _ = two.new.talking(key=True)
+    assert standing.stand(two, ann, ann.ticket).closed is ErrorCode.PROTOCOL_VIOLATION

@@ -1,6 +1,7 @@
 import pytest
 
-from pair import CLUSTER, WALL, Client, World, config
+import standing
+from pair import CLUSTER, WALL, Client, Two, World, config
 from relay.config import DrainConfig
 from relay.core import events as ev
 from relay.errors import ErrorCode
@@ -281,3 +282,13 @@ def test_people_of_other_nodes_calls_are_asked_while_a_node_is_emptied():
     net.run(60.0)
     assert bob.last(control.Drain).to == ("quic://relay-2.example:443",)
     assert not ann.all(control.Drain)
+
+
+def test_who_stands_by_is_let_go_before_anybody_is_asked_to_move() -> None:
+    two = Two(World(), World(config(drain=DrainConfig(grace_s=60.0)), seed=2))
+    ann, _ = two.old.talking(key=True)
+    leg = standing.stand(two, ann)
+    eve, dan = two.new.talking()
+    two.new.feed(ev.DrainRequested())
+    two.new.run(1.0, (eve, dan))
+    assert (leg.closed, eve.closed) == (ErrorCode.DRAINING, None)

@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import pytest
 
 from pair import KEY, Client, Two, World, config
 from relay.config import DrainConfig, LimitsConfig
 from relay.core import events as ev
-from relay.core.handover import seal
 from relay.core.leg import LegState
 from relay.core.shedding import LAST, Shed
 from relay.core.waiting import AT_ONCE, EACH_S
 from relay.errors import ErrorCode
 from relay.protocol import control, token
+from standing import stand, ticket
 
 
 @pytest.fixture
 def two() -> Two:
     return Two(World(), World(seed=2))
-
-
-def ticket(two: Two, one: Client) -> bytes:
-    """What the old node gives this person for others now."""
-    call = two.old.engine.node.calls[one.cid]
-    made = seal(two.old.engine.node, call, call.seats[one.index])
-    assert made is not None
-    return made
-
-
-def stand(two: Two, one: Client, shown: bytes | None = None, **more: Any) -> Client:
-    """A leg of this person at the new node that says it stands by."""
-    again = Client(two.new, one.raw).open()
-    again.send(control.Ping(t=1))
-    pop = token.pop_sign(KEY, again.last(control.Challenge).n, one.sub, one.cid)
-    again.ask(control.Hello(resume=shown or ticket(two, one), stand=True, pop=pop, **more))
-    return again
 
 
 def states(two: Two) -> dict[str, int]:
