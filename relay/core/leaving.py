@@ -121,11 +121,10 @@ class Leaving:
         for move in self._pace.due(node.now):
             cid = CallId(bytes.fromhex(move.call))
             call = node.calls.get(cid)
-            if call is None:
-                self._asked.add(cid)
-                self._ask_visitors(cid)
-            elif not call.is_over:
-                self._asked.add(cid)
+            self._asked.add(cid)
+            if call is None or call.is_over:
+                self._ask_visitors(cid)  # it is another node's, or nobody's any more
+            else:
                 self._ask(call)
         due = self._pace.next_deadline()
         node.deadlines.set(("pace", 0), node.now + LOOK_S if due is None else due)

@@ -580,10 +580,10 @@ def test_a_person_of_another_nodes_call_is_heard_there_and_comes_back_by_ticket(
 
 
 def test_a_visitors_reports_and_how_trunks_are_belong_to_what_knows_of_other_nodes():
-    assert World().engine.trunks == []
+    assert (World().engine.trunks, World().engine.met) == ([], [])
     net = Net("a", "b")
     ann, bob = net.talking("a", "a", "b")
-    assert [one.node for one in net["a"].engine.trunks] == ["b"]
+    assert [one.node for one in net["a"].engine.trunks] == net["a"].engine.met == ["b"]
     row = datagram.FlowReport(bob.gate.fl[ann.index], 0, 5, (1 << 64) - 1, 0, 10, 20, 0, 40, 0, 0)
     net["b"].feed(ev.DatagramReceived(bob.leg, datagram.encode_datagram(datagram.LegReport(1, 0, (row,)))))
     net.run(2.0)

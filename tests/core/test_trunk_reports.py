@@ -187,3 +187,13 @@ def test_another_connection_counts_from_its_own_beginning_and_sums_stay(reports)
     assert standing(reports).region == "ord"
     assert counted(reports, 99.0, 5, 5).seq == 0
     assert standing(reports).loss == 0
+
+
+def test_two_processes_of_a_node_are_one_trunk_to_who_looks(reports):
+    reports.on_up("b+", "iad")
+    run(reports, 0, 40, 0.5)
+    reports.on_down("b+")
+    assert standing(reports).is_bad  # that of the one that is left
+    assert standing(reports).node == "b"
+    reports.on_down("b")
+    assert not standing(reports).is_bad

@@ -391,6 +391,25 @@ def test_a_process_before_that_dials_again_is_not_the_newest_for_that(net):
     assert trunks(net, "a").leg_of("b") is not None
 
 
+def test_a_process_that_nobody_here_needs_takes_the_other_way_too(net):
+    up(net)
+    trunks(net, "a").spare("b")
+    net.restart("b")
+    net.run(0.5)
+    assert trunks(net, "a").newest("b") == "b+"
+
+
+def test_another_connection_of_the_same_process_ends_what_went_on_the_first(net):
+    up(net)
+    leg, wire = next(iter(net["a"].wires.items()))
+    wire.stands = True  # it has seen it end, the other one has not
+    del net["a"].wires[leg]
+    net["a"].feed(ev.LegLost(leg, 0))
+    net.run(1.5)
+    assert (trunks(net, "b").newest("a"), TrunkCode.GLARE in closed(net, "b")) == ("a", True)
+    assert trunks(net, "a").leg_of("b") is not None
+
+
 def test_who_cannot_be_met_is_given_up(net):
     up(net)
     net.unreachable.add("a")

@@ -689,3 +689,14 @@ def test_a_call_that_was_answered_elsewhere_while_somebody_waits_here_began_ther
     assert world.engine.vitals.setups["quic", "excluded"] == 1
     world.run(2.0)
     assert world.engine.vitals.talked_s(world.now) == 2.0
+
+
+def test_one_that_was_taken_up_while_it_rang_and_was_answered_elsewhere_is_no_set_up_here():
+    world = World()
+    ann, _ = world.pair()
+    call = world.engine.node.calls[ann.cid]
+    world.engine.vitals.on_adopted(call)
+    world.engine.vitals.on_answer_told(call)
+    assert world.engine.vitals.setups == {}
+    world.run(2.0)
+    assert world.engine.vitals.talked_s(world.now) == 2.0

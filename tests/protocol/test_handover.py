@@ -150,3 +150,12 @@ def test_it_takes_a_key_and_a_nonce_of_their_sizes():
 
 def test_who_is_in_it_is_not_printed():
     assert "sub" not in repr(BODY)
+
+
+def test_where_a_call_stays_its_ticket_names_the_home():
+    elsewhere = seat(1, claims=replace(seat(1).claims, home="fra-1"))
+    call = replace(BODY, seats=(seat(0), elsewhere))
+    assert call.home is None
+    for flag in (handover.STAYS, handover.OF_GUEST):
+        assert replace(call, flags=call.flags | flag).home == "fra-1"
+        assert replace(call, flags=call.flags | flag, p=7).home is None  # nobody's
