@@ -84,6 +84,8 @@ class Call(Machine[Stage]):
         """When a listener without a free flow number may get one."""
         self.handed_at: int | None = None
         """When another node told of this call last, by its clock, wall milliseconds; None: it began here."""
+        self.was_taken_up = False
+        """Whether it came here from another node, whose tickets its people have."""
         self.was_here = True
         """Whether anybody ever came to this node for it: a call that was only announced leaves no record."""
         self.is_canary = False

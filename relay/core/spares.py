@@ -4,9 +4,10 @@
     ticket   ht: a hand-over ticket; with every ticket, and a second at most after what it says has changed
 
 So nodes need not speak with each other: of a call that was taken up elsewhere the ticket is all there is, and
-it is at most a second behind. Only calls of two that were answered, and people whose token names a key, since
-by itself a ticket opens nothing. Must never live here: which nodes (targets.py), what a ticket says
-(handover.py).
+it is at most a second behind in all that a gate obeys. Who came back to a call that was taken up here is told
+some seconds later, since the node that calls flee to has enough to do, and its people have tickets that say
+the rest. Only calls of two that were answered, and people whose token names a key, since by itself a ticket
+opens nothing. Must never live here: which nodes (targets.py), what a ticket says (handover.py).
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from relay.core.node import Node
 from relay.core.participant import Participant
 from relay.core.targets import Targets
 from relay.protocol import control
-from relay.protocol.handover import HandedCall
+from relay.protocol.handover import ACCEPTED, LEFT, HandedCall
 from relay.protocol.ids import CallId
 
 EACH_S: Final = 1.0
 """Between two tickets for a call because it changed, at least."""
+SETTLED_S: Final = (5.0, 10.0)
+"""After a call was taken up, until tickets say who is back; a whole node's calls are spread over it."""
 
 
 class Spares:
@@ -37,6 +40,7 @@ class Spares:
         self._door = door
         self._told: dict[CallId, HandedCall] = {}
         self._again: dict[CallId, float] = {}
+        self._settled: dict[CallId, float] = {}  # of calls that were taken up: when all are there, or late
         node.standbys = self._standbys
         node.spare_ticket = self._ticket
 
@@ -49,8 +53,26 @@ class Spares:
             if call is None or call.is_over:
                 self._told.pop(cid, None)
                 self._again.pop(cid, None)
-            elif self._is_spared(call) and self._told.get(cid) != self._gist(call):
-                node.deadlines.set(("spare", cid), max(node.now, self._again.get(cid, node.now)))
+                self._settled.pop(cid, None)
+            elif self._is_spared(call):
+                self._look(call)
+
+    def _look(self, call: Call) -> None:
+        node, cid, gist = self._node, call.cid, self._gist(call)
+        told = self._told.get(cid)
+        if told is None and call.was_taken_up:
+            # Its people were given tickets where it comes from, that say the same but for who is here.
+            soonest, latest = SETTLED_S
+            spread = int.from_bytes(cid[:2], "big") / 65_536
+            self._settled[cid] = due = node.now + soonest + (latest - soonest) * spread
+            self._told[cid] = gist
+        elif told is None or _firm(told) != _firm(gist):
+            due = self._again.get(cid, node.now)
+        elif told != gist:
+            due = max(self._again.get(cid, node.now), self._settled.get(cid, node.now))
+        else:
+            return
+        node.deadlines.set(("spare", cid), max(node.now, due))
 
     def on_due(self, cid: CallId) -> None:
         """It is time for these."""
@@ -83,3 +105,9 @@ class Spares:
         """What a ticket says, but for the times."""
         body = handover.describe(self._node, call, None)
         return replace(body, made=0, exp=0, seats=tuple(replace(seat, since=0) for seat in body.seats))
+
+
+def _firm(gist: HandedCall) -> HandedCall:
+    """The same, whoever is here or away at the moment, and however often its gate was told anew for that."""
+    seats = [seat if seat.state == LEFT else replace(seat, state=ACCEPTED) for seat in gist.seats]
+    return replace(gist, epoch=0, seats=tuple(seats))

@@ -142,11 +142,13 @@ def seal(body: HandedCall, key: bytes, nonce: bytes) -> bytes:
     """
     if len(key) != KEY_SIZE or len(nonce) != NONCE_SIZE:
         raise LocalError("a ticket takes a key of 32 and a nonce of 24 bytes")
+    if not _is_whole(body):
+        raise LocalError("a ticket's call contradicts itself")
     plain = encode_body(body)
     if len(plain) > MAX_HANDOVER - NONCE_SIZE - TAG_SIZE:
         raise LocalError("the call is too large for a ticket")
     try:
-        decode_body(plain)
+        structure.decode(_DECODER, plain)  # the claims in it were decoded once, or stand in no seat
     except PeerError as error:
         raise LocalError("ticket field out of range") from error
     return nonce + crypto_aead_xchacha20poly1305_ietf_encrypt(plain, _AAD, nonce, key)
@@ -228,17 +230,22 @@ def decode_body(plain: bytes) -> HandedCall:
         seats=seats,
         out=tuple(Sub(sub) for sub in wire[12]),
     )
-    people = {seat.claims.sub for seat in seats}
-    of_guest = body.flags & OF_GUEST and len(seats) == 1 and body.p == seats[0].index
-    is_whole = (
-        (of_guest or [seat.index for seat in seats] == list(range(len(seats))))
-        and len(people) == len(seats)
-        and all((seat.claims.cid, seat.claims.aud) == (body.c, body.aud) for seat in seats)
-        and (of_guest or body.p is None or body.p < len(seats))
-    )
-    if not is_whole:
+    if not _is_whole(body):
         raise _unknown()
     return body
+
+
+def _is_whole(body: HandedCall) -> bool:
+    """Whether its parts fit each other."""
+    seats = body.seats
+    people = {seat.claims.sub for seat in seats}
+    of_guest = body.flags & OF_GUEST and len(seats) == 1 and body.p == seats[0].index
+    return (
+        bool(of_guest or [seat.index for seat in seats] == list(range(len(seats))))
+        and len(people) == len(seats)
+        and all((seat.claims.cid, seat.claims.aud) == (body.c, body.aud) for seat in seats)
+        and bool(of_guest or body.p is None or body.p < len(seats))
+    )
 
 
 def _seat(wire: _Seat) -> HandedSeat:

@@ -13,14 +13,18 @@ from relay.region.nodelist import Node, NodeList
 NAMES = ("relay-1", "relay-2", "relay-3", "relay-4")
 
 
+def list_of(names: tuple[str, ...]) -> NodeList:
+    """These nodes, all well."""
+    nodes = tuple(
+        Node(id=name, region="local", urls=(f"quic://{name}.example:443",), version="1") for name in names
+    )
+    return NodeList(v=1, cluster=CLUSTER, rev=1, issued_at=int(WALL), not_after=int(WALL) + 99, nodes=nodes)
+
+
 @pytest.fixture
 def world() -> World:
     world = World(config(nodes=NodesConfig(standbys=True)))
-    nodes = tuple(
-        Node(id=name, region="local", urls=(f"quic://{name}.example:443",), version="1") for name in NAMES
-    )
-    made = NodeList(v=1, cluster=CLUSTER, rev=1, issued_at=int(WALL), not_after=int(WALL) + 99, nodes=nodes)
-    world.feed(Directed(made, {"local": 0.0}, False))
+    world.feed(Directed(list_of(NAMES), {"local": 0.0}, False))
     return world
 
 
@@ -122,6 +126,42 @@ def test_with_their_tickets_two_meet_at_another_node_as_they_stood_here(world: W
     assert len(bob2.heard) == 1
 
 
+def taken_up(world: World) -> tuple[Client, Client]:
+    """Two whose call another node takes up from its tickets; what they were given before is forgotten."""
+    ann, bob = world.talking(key=True)
+    world.run(2.0)
+    other = World(config(nodes=NodesConfig(standbys=True)), seed=2)
+    other.feed(Directed(list_of(NAMES), {"local": 0.0}, False))
+    two = Two(world, other)
+    ann2, bob2 = (two.go(one, ticket=spares(one)[-1]) for one in (ann, bob))
+    for one in (ann2, bob2):
+        assert isinstance(one.rejoin(), control.Joined)
+        other.run(0.3)
+    return ann2, bob2
+
+
+def test_a_node_that_takes_up_a_call_says_who_is_back_when_the_rush_is_over(world: World) -> None:
+    ann, bob = taken_up(world)
+    ann.world.run(4.0, alive=(ann, bob))
+    assert (spares(ann), spares(bob)) == ([], [])
+    ann.world.run(6.5, alive=(ann, bob))
+    assert (len(spares(ann)), len(spares(bob))) == (1, 1)
+    ann.world.run(10.0, alive=(ann, bob))
+    assert (len(spares(ann)), len(spares(bob))) == (1, 1)
+
+
+def test_what_a_gate_obeys_is_told_at_once_there_too(world: World) -> None:
+    ann, bob = taken_up(world)
+    ann.mute()
+    ann.world.run(1.0, alive=(ann, bob))
+    assert (len(spares(ann)), len(spares(bob))) == (1, 1)
+    third = Two(ann.world, World(seed=3))
+    ann3, bob3 = (third.go(one, ticket=spares(one)[-1]) for one in (ann, bob))
+    for one in (ann3, bob3):
+        assert isinstance(one.rejoin(), control.Joined)
+    assert (ann3.hears, bob3.hears) == (1 << bob3.index, 0)
+
+
 def test_a_call_that_ends_is_forgotten_and_asks_for_nothing_more(world: World) -> None:
     ann, _ = world.talking(key=True)
     world.run(0.0)
@@ -129,7 +169,7 @@ def test_a_call_that_ends_is_forgotten_and_asks_for_nothing_more(world: World) -
     ann.hangup()
     world.run(5.0)
     assert len(spares(ann)) == 1
-    assert world.engine._spares._told == {}
+    assert world.engine._spares._told == world.engine._spares._settled == {}
     eve, _ = world.talking(key=True)
     world.run(0.0)
     call = world.engine.node.calls[eve.cid]
