@@ -2,7 +2,8 @@
 
     on_wish(listener's leg, wish)      on_turn() five times a second --> Hint (hints.py) --> rate
 
-A sender that is heard as usual is told nothing. Must never live here: what a network bears, and how wishes
+A sender that is heard as usual is told nothing, and of one that was told nobody thinks again within a second
+but for a new wish. Must never live here: what a network bears, and how wishes
 are combined.
 """
 
@@ -22,9 +23,8 @@ class Asking:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._open: dict[
-            tuple[CallId, int], None
-        ] = {}  # senders, by call and index, with something to be told
+        self._open: dict[tuple[CallId, int], float] = {}
+        """Senders, by call and index, with something to be told, and when to look at them again."""
 
     def on_wish(self, leg: Leg, wish: Wish) -> None:
         """What whoever this leg hears shall do."""
@@ -39,22 +39,26 @@ class Asking:
         if call is None or seat is None:
             return
         for index in seat.hearing:
-            self._open[call.cid, index] = None
+            self._open[call.cid, index] = self._node.now
 
     def on_turn(self) -> None:
         """Tell those whom something is to be told. A hint that nobody tells again is void by itself."""
-        for cid, index in list(self._open):
-            call = self._node.calls.get(cid)
-            if call is None or not self._tell(call, index):
-                del self._open[cid, index]
+        node, now = self._node, self._node.now
+        for key in [key for key, at in self._open.items() if at <= now]:
+            call = node.calls.get(key[0])
+            again_at = None if call is None else self._tell(call, key[1])
+            if again_at is None:
+                del self._open[key]
+            else:
+                self._open[key] = again_at
 
-    def _tell(self, call: Call, index: int) -> bool:
-        """Whether the sender must be looked at again."""
+    def _tell(self, call: Call, index: int) -> float | None:
+        """When the sender must be looked at again."""
         node, usual = self._node, self._usual()
         spoken_on = call.seats[index].leg
         leg = None if spoken_on is None else node.legs.get(spoken_on)
         if leg is None:
-            return False
+            return None
         heard_on = (seat.leg_for("down") for seat in call.here() if index in seat.hearing)
         legs = (node.legs.get(number) for number in heard_on if number is not None)
         hint = combine(usual, [one.wish or Wish(usual) for one in legs if one is not None])
@@ -67,7 +71,7 @@ class Asking:
                 ttl=round(1000 * TTL_S),
             )  # fmt: skip
             node.send(leg.number, rate)
-        return hint != usual or not leg.teller.is_usual
+        return None if hint == usual and leg.teller.is_usual else leg.teller.again_at(node.now)
 
     def _usual(self) -> Hint:
         return Hint(*ladder(self._node.config.adapt)[0])

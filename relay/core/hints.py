@@ -94,6 +94,11 @@ class Teller:
         """What was told last is what a sender does anyway."""
         return self._told == self._usual
 
+    def again_at(self, now: float) -> float:
+        """When there may be something to say next, unless the hint changes."""
+        is_fresh = self._told_at is not None and now - self._told_at < LEAST_S
+        return LEAST_S + (self._told_at if is_fresh and self._told_at is not None else now)
+
     def on_hint(self, hint: Hint, now: float) -> Hint | None:
         """What to send now, if anything."""
         since = None if self._told_at is None else now - self._told_at

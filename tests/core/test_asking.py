@@ -57,6 +57,16 @@ def test_whom_one_hears_is_told_at_once_and_again_before_it_is_void(life):
     assert life.told(life.bob) == []
 
 
+def test_a_wish_that_comes_soon_after_another_is_told_a_second_after_that(life):
+    life.wish(life.bob, LOW)
+    life.pass_(0.4)
+    life.wish(life.bob, Hint(12_000, 60))
+    life.pass_(0.6)
+    assert life.told(life.ann) == [(16_000, 60)]
+    life.pass_(0.4)
+    assert life.told(life.ann) == [(16_000, 60), (12_000, 60)]
+
+
 def test_when_all_is_well_again_that_is_told_once(life):
     life.wish(life.bob, LOW)
     life.pass_(0.2)

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.hints import REFRESH_S, TTL_S, Hint, Teller, Wish, combine
+from relay.core.hints import LEAST_S, REFRESH_S, TTL_S, Hint, Teller, Wish, combine
 
 USUAL = Hint(24_000, 20)
 LONG = Hint(24_000, 60)
@@ -81,6 +81,14 @@ def test_what_was_void_is_forgotten():
     teller.on_hint(LOW, 0.0)
     assert teller.on_hint(USUAL, 5.0) is None
     assert teller.on_hint(LOW, 5.2) == LOW
+
+
+def test_after_a_hint_there_is_nothing_to_say_for_a_second_and_then_at_each_look():
+    teller = Teller(USUAL)
+    assert teller.again_at(10.0) == 10.0 + LEAST_S
+    teller.on_hint(LOW, 10.0)
+    assert teller.again_at(10.4) == 10.0 + LEAST_S
+    assert teller.again_at(11.5) == 11.5 + LEAST_S
 
 
 def test_a_sender_that_was_told_nothing_or_the_usual_does_the_usual():
