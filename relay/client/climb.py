@@ -75,6 +75,10 @@ class Owner(Protocol):
     def is_repaired(self) -> bool:
         """Whether the relay makes good what is lost on it."""
 
+    @property
+    def is_sheltered(self) -> bool:
+        """Whether a leg at another node may be all that is needed when this one is silent."""
+
     def announce_move(self) -> None:
         """We send from another address."""
 
@@ -155,6 +159,7 @@ class Climber:
             lost=main.error is not None,
             second=second,
             repaired=self._owner.is_repaired,
+            sheltered=self._owner.is_sheltered,
         )
         if isinstance(decision, Try):
             for rung in decision.rungs:

@@ -152,6 +152,7 @@ class Ladder:
         self.stage = Stage.STEADY
         self._rungs = rungs
         self._tried: tuple[int, ...] = ()
+        self._is_held = False  # the rung in use is not opened anew yet
         self._began = now
         self._failures = 0
         self._bad_loss = BAD_LOSS
@@ -168,11 +169,13 @@ class Ladder:
         lost: bool = False,
         second: Second | None = None,
         repaired: bool = False,
+        sheltered: bool = False,
     ) -> Decision | None:
         """What to do now. `trials`: those rungs under trial that are up. `lost`: the leg in use is closed.
 
         `second`: there are two legs; the one in use carries the other way. `repaired`: the relay makes good
-        what is lost on it.
+        what is lost on it. `sheltered`: another node is asked when this one is silent, and until it
+        answered the rung in use is not opened anew: at a node's end hundreds would knock where nobody is.
         """
         self._bad_loss = BAD_REPAIRED_LOSS if repaired else BAD_LOSS
         if self.stage is Stage.STEADY:
@@ -184,9 +187,9 @@ class Ladder:
                 self._ill_since = None
             elif self._ill_since is not None:
                 return None
-            return self._begin(now, current, lost, second)
+            return self._begin(now, current, lost, second, sheltered)
         if self.stage is Stage.TRYING:
-            return self._judge(now, current, trials, lost, second)
+            return self._judge(now, current, trials, lost, second, sheltered)
         return None
 
     def looks_closely(self, now: float, second: Second | None) -> bool:
@@ -235,14 +238,18 @@ class Ladder:
         dear = rungs[high].cost(now) - ALIKE_S > rungs[low].cost(now) / CLEARLY
         return high if good and not dear else None
 
-    def _begin(self, now: float, current: Health, lost: bool, second: Second | None) -> Decision | None:
+    def _begin(
+        self, now: float, current: Health, lost: bool, second: Second | None, sheltered: bool
+    ) -> Decision | None:
         if self._climb_at is None:
             self._climb_at = now + FIRST_CLIMB_S
+        self._is_held = False
         may_try = now >= self._try_at or (lost and not self._failures)
         way = None if second is None else OTHER[second.way]
         if may_try and (lost or is_bad(current, now, way, self._bad_loss)):
             # The one in use too, as another connection: the network may be a new one, or a mapping gone.
             self._tried = tuple(range(self._rungs))
+            self._is_held = sheltered and not lost and current.is_doubtful(now)
         elif now >= self._climb_at and self.current and second is None:
             self._climb_at = now + CLIMB_EVERY_S
             self._tried = tuple(range(self.current))
@@ -250,12 +257,22 @@ class Ladder:
             return None
         self._move(Began)
         self._began = now
-        return Try(self._tried)
+        return Try(tuple(rung for rung in self._tried if rung != self.current or not self._is_held))
 
     def _judge(
-        self, now: float, current: Health, trials: Mapping[int, Health], lost: bool, second: Second | None
+        self,
+        now: float,
+        current: Health,
+        trials: Mapping[int, Health],
+        lost: bool,
+        second: Second | None,
+        sheltered: bool,
     ) -> Decision | None:
         silent = lost or current.overdue(now) > SILENT_S
+        if self._is_held and not (sheltered and not lost and current.is_doubtful(now)):
+            self._is_held = False
+            if silent or is_bad(current, now, None, self._bad_loss):
+                return Try((self.current,))
         best = self._best(now, current, trials, silent=silent)
         if best is not None:
             self._move(Chose)

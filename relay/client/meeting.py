@@ -17,6 +17,8 @@ STAGGER_S: Final = 0.25
 """A place that said nothing for so long has a next one tried beside it (RFC 8305 section 8)."""
 PATIENCE_S: Final = 1.0
 """The same for one that is known to answer, or has: there the other one may be a little late."""
+OTHER_S: Final = 0.25
+"""Who is at the warm place already is followed there so soon, as a rule."""
 AGAIN_S: Final = (0.3, 1.0, 2.0, 4.0, 8.0)
 STAY_S: Final = 10.0
 """So long after a choice the other may turn up at an earlier place: an attempt takes 6.5 s at most."""
@@ -35,6 +37,7 @@ class Meeting:
         self._failed = [0] * places
         self._here: set[int] = set()
         self._other: set[int] = set()
+        self._warm_until = now + PATIENCE_S
         self._chose_at: float | None = None
         self.choice: int | None = None
         """Where to go over to, or where we went; None: nowhere yet."""
@@ -64,6 +67,8 @@ class Meeting:
         is_new = place not in self._here
         self._here.add(place)
         self._failed[place] = 0
+        if is_new and place == self._warm:
+            self._warm_until = now + OTHER_S
         if is_new and place + 1 == self._begun and place + 1 in self._due:
             self._due[place + 1] = max(self._due[place + 1], now + PATIENCE_S)
         self._choose(now)
@@ -77,6 +82,8 @@ class Meeting:
         """We did not come there, or are there no more: again, a little later."""
         self._here.discard(place)
         self._other.discard(place)
+        if place == self._warm:
+            self._warm_until = now
         again = AGAIN_S[min(self._failed[place], len(AGAIN_S) - 1)]
         self._failed[place] += 1
         self._due[place] = now + again
@@ -90,6 +97,10 @@ class Meeting:
     def is_over(self, now: float) -> bool:
         """Whether nothing can change any more."""
         return self.choice == 0 or (self._chose_at is not None and now >= self._chose_at + STAY_S)
+
+    def hopes(self, now: float) -> bool:
+        """Whether both may yet meet at the warm place, so that nothing else need be opened meanwhile."""
+        return self._warm is not None and self.choice is None and now < self._warm_until
 
     def _choose(self, now: float) -> None:
         both = self._here & self._other

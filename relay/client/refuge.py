@@ -81,6 +81,10 @@ class Refuge:
         """Whether we went over, and only stay where the other may yet turn up."""
         return self._meeting.choice is not None
 
+    def hopes(self, now: float) -> bool:
+        """Whether the leg that stood by may yet be all that is needed."""
+        return self.is_busy and self._meeting.hopes(now)
+
     def suspect(
         self,
         places: tuple[Destination, ...],

@@ -396,6 +396,11 @@ class Session:
         return self._standby.is_warm
 
     @property
+    def is_sheltered(self) -> bool:
+        """Whether a leg at another node may be all that is needed when this one is silent."""
+        return self._standby.is_sheltered
+
+    @property
     def is_repaired(self) -> bool:
         """Whether the relay makes good what is lost on the leg in use: then it asks us to wait for that."""
         stats = None if self.call is None else self.call.leg_stats

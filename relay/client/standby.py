@@ -91,6 +91,15 @@ class Standby:
         """Whether a leg stands by there."""
         return self._warm is not None and self._warm.leg is not None
 
+    @property
+    def is_sheltered(self) -> bool:
+        """Whether a silent node is no reason to open another connection to it: a leg stands by elsewhere, and
+        was not asked yet, or a moment ago."""
+        now = self._loop.time()
+        if self._refuge.is_busy:
+            return self._refuge.hopes(now)
+        return self.is_warm and self.is_ready and now >= self._again_at and self._owner.is_talking
+
     def look(self) -> None:
         """Go, or come back, as the leg in use is; and see to the leg that stands by."""
         places, main, now = self._places(), self._owner.main, self._loop.time()

@@ -81,7 +81,7 @@ class Climb:
         self.second: tuple[int, Direction, Path] | None = None
         self.trials: dict[int, Path] = {}
         self.said: list[tuple[float, object]] = []
-        self.repaired = False
+        self.repaired = self.sheltered = False
 
     def run(self, seconds: float) -> list[object]:
         """Let time pass and do what the ladder says; returns what it said."""
@@ -102,13 +102,18 @@ class Climb:
                 path.live(self.now)
             up = {rung: path.health for rung, path in self.trials.items() if path.loss < 1}
             decision = self.ladder.check(
-                self.now, self.in_use.health, up, second=second, repaired=self.repaired
+                self.now,
+                self.in_use.health,
+                up,
+                second=second,
+                repaired=self.repaired,
+                sheltered=self.sheltered,
             )
             if decision is None:
                 continue
             self.said.append((self.now, decision))
             if isinstance(decision, Try):
-                self.trials = {
+                self.trials |= {
                     rung: Path(busy=True, seed=rung + 2).like(self.paths[rung]) for rung in decision.rungs
                 }
             elif isinstance(decision, Unite):
@@ -176,6 +181,47 @@ def test_it_falls_back_within_two_seconds_when_nothing_comes_any_more():
     climb.run(10.0)
     climb.paths[0].loss = climb.paths[1].loss = 1.0
     assert climb.run(2.0) == [Try((0, 1, 2)), Move(2)]
+
+
+def test_a_silent_rung_is_not_opened_anew_while_another_node_is_asked():
+    for rungs in (1, 3):
+        climb = Climb(*(Path() for _ in range(rungs)))
+        climb.run(10.0)
+        climb.sheltered = True
+        for path in climb.paths:
+            path.loss = 1.0
+        others = tuple(range(1, rungs))
+        assert climb.run(2.0) == [Try(others)]
+        assert 0 not in climb.trials
+        climb.sheltered = False
+        assert climb.run(0.1) == [Try((0,))]
+        assert climb.run(1.0) == []
+        climb.trials[0].loss = 0.0
+        assert climb.run(1.0) == [Move(0)]
+
+
+def test_the_other_rungs_of_a_silent_one_are_tried_all_the_same():
+    climb = Climb(Path(), Path(rtt=0.05))
+    climb.run(10.0)
+    climb.sheltered, climb.paths[0].loss = True, 1.0
+    assert climb.run(2.0) == [Try((1,)), Move(1)]
+
+
+def test_one_that_speaks_but_loses_is_opened_anew_and_one_that_speaks_again_is_not():
+    climb = Climb(Path(busy=True))
+    climb.sheltered = True
+    climb.run(10.0)
+    climb.paths[0].loss = 0.3
+    assert (0,) in [said.rungs for said in climb.run(3.0) if isinstance(said, Try)]
+    climb = Climb(Path(busy=True))
+    climb.sheltered = True
+    climb.run(10.0)
+    climb.paths[0].loss = 1.0
+    assert climb.run(0.9) == [Try(())]
+    climb.paths[0].loss = 0.0
+    climb.run(5.0)
+    climb.sheltered = False
+    assert all(said in (Try(()), GiveUp()) for said in climb.run(10.0))
 
 
 def test_a_leg_that_is_closed_is_left_at_once_and_not_when_it_was_silent_for_long():

@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.client.meeting import PATIENCE_S, STAGGER_S, STAY_S, Meeting
+from relay.client.meeting import OTHER_S, PATIENCE_S, STAGGER_S, STAY_S, Meeting
 
 PLACES = 2
 END_S = 60.0
@@ -102,6 +102,27 @@ def test_a_place_that_is_known_to_answer_is_given_more_time() -> None:
     one.on_here(0, 10.5)
     assert one.due(10.5 + PATIENCE_S - 0.01) == []
     assert one.due(10.5 + PATIENCE_S) == [1], "the other one may not reach the first"
+
+
+def test_while_the_place_that_is_known_to_answer_may_do_nothing_else_need_be_opened() -> None:
+    assert not Meeting(2, 10.0).hopes(10.0)
+    one = Meeting(2, 10.0, warm=0)
+    assert one.hopes(10.9)
+    assert not one.hopes(10.0 + PATIENCE_S)
+    one.on_here(0, 10.5)
+    assert one.hopes(10.5 + OTHER_S - 0.01)
+    assert not one.hopes(10.5 + OTHER_S)
+    one.on_here(0, 11.0)
+    assert not one.hopes(11.0)
+    other = Meeting(2, 10.0, warm=1)
+    other.on_gone(0, 10.1)
+    assert other.hopes(10.2)
+    other.on_gone(1, 10.2)
+    assert not other.hopes(10.2)
+    met = Meeting(2, 10.0, warm=0)
+    met.on_here(0, 10.1)
+    met.on_other(0, 10.1, is_there=True)
+    assert not met.hopes(10.1)
 
 
 def test_one_that_fails_has_the_next_tried_at_once_and_comes_again() -> None:
