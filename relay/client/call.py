@@ -52,6 +52,7 @@ from relay.protocol.messages import (
 )
 
 SUITES: Final = (5, 4)
+DOUBT_S: Final = 1.0  # nothing is heard of one who is back: the keys may be lost there
 MAX_APP: Final = 900  # with headers and tag within the 1024 bytes of a media datagram
 
 
@@ -78,6 +79,7 @@ class Call:
         self._ring = KeyRing(joined.c, joined.p, identity, os.urandom)
         self._reception = Reception(self._ring, self._on_app)
         self._peer: int | None = None
+        self._doubts: dict[int, asyncio.TimerHandle] = {}
         self._hides = joined.rly or not direct
         self._direct: DirectPath | None = None
         self._announced: object = None
@@ -329,7 +331,7 @@ class Call:
         self.gate_open = joined.gate
         for entry in joined.roster:
             self._hides = self._hides or entry.rly
-            self._meet(entry.p)
+            self._meet_again(entry.p)
             if entry.st == "accepted":
                 self._move(PeerAccepted)
         if self._state is CallState.AWAY:
@@ -422,6 +424,8 @@ class Call:
         """Stop all that runs for this call."""
         self._end_direct()
         self._housekeeper.cancel()
+        for timer in self._doubts.values():
+            timer.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._housekeeper
         self._wake()
@@ -457,8 +461,10 @@ class Call:
             self._direct = None
 
     def _on_peer(self, message: Peer) -> None:
-        if message.ev in ("join", "back"):
+        if message.ev == "join":
             self._meet(message.p)
+        elif message.ev == "back":
+            self._meet_again(message.p)
         if message.p != self._peer or self._state is CallState.ENDED:
             return
         if message.ev == "accept":
@@ -498,6 +504,24 @@ class Call:
         if self._peer is None:
             self._peer = peer
         self._send_blobs(peer, self._ring.meet(peer))
+
+    def _meet_again(self, peer: int) -> None:
+        """One with whom we have keys is spoken to only if nothing is heard of them: theirs may be lost.
+
+        When a node ends, all its people meet again at another one at the same time.
+        """
+        before = self._doubts.pop(peer, None)
+        if before is not None:
+            before.cancel()
+        if self._ring.best(peer) is None:
+            self._meet(peer)
+        else:
+            self._doubts[peer] = self._loop.call_later(DOUBT_S, self._doubt, peer, self._loop.time())
+
+    def _doubt(self, peer: int, since: float) -> None:
+        del self._doubts[peer]
+        if self._state is not CallState.ENDED and self._reception.heard(peer).newest_at <= since:
+            self._meet(peer)
 
     def _announce(self) -> None:
         """Once we accepted and hold keys: tell the other side that it is this device that took the call."""

@@ -16,7 +16,7 @@ from client.proxy import Proxy
 from client.rig import Rig, daemon, public_of
 from client.test_direct_calls import until
 from client.test_following import are_at
-from relay.client import Call, CallbackSink, Session, ToneSource, connect, warm
+from relay.client import Call, CallbackSink, Session, ToneSource, call, connect, warm
 from relay.client.leg import RelayLeg
 from relay.client.rungs import Destination
 from relay.region.nodelist import Node, NodeList, seal
@@ -149,8 +149,11 @@ async def heard_again(people: list[tuple[Session, Call]]) -> None:
     )
 
 
-async def test_a_leg_that_stands_by_is_all_that_a_crash_needs(nodes: tuple[Rig, Rig], soon: None) -> None:
+async def test_a_leg_that_stands_by_is_all_that_a_crash_needs(
+    nodes: tuple[Rig, Rig], soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     a, b = nodes
+    monkeypatch.setattr(call, "DOUBT_S", WAIT_S)  # a busy machine may need more than a second until they hear
     async with talking(a) as people:
         await until(lambda: all(session.has_warm_standby for session, _ in people), WAIT_S)
         assert b.metric('relay_legs{state="standby"}') == 2
@@ -161,9 +164,26 @@ async def test_a_leg_that_stands_by_is_all_that_a_crash_needs(nodes: tuple[Rig, 
         await heard_again(people)
         assert b.metric('relay_standby_legs_total{what="called"}') == 2
         assert b.metric("relay_legs_opened_total") == opened
+        assert b.metric('relay_e2e_messages_total{kind="0"}') == 0, "they have their keys"
         assert [session.error for session, _ in people] == [None, None]
         await people[0][1].hangup()
         assert await people[1][1].ended() == "completed"
+
+
+async def test_who_hears_nothing_of_one_who_is_back_offers_new_keys(
+    nodes: tuple[Rig, Rig], soon: None
+) -> None:
+    a, b = nodes
+    async with talking(a) as people:
+        await until(lambda: all(session.has_warm_standby for session, _ in people), WAIT_S)
+        for _, each in people:
+            await each.mute(True)
+        os.kill(a.pid, signal.SIGKILL)
+        await until(lambda: are_at(people, b), WAIT_S)
+        await until(lambda: b.metric('relay_e2e_messages_total{kind="0"}') > 0, WAIT_S)
+        for _, each in people:
+            await each.mute(False)
+        await heard_again(people)
 
 
 async def test_nothing_stands_by_once_the_call_is_over(nodes: tuple[Rig, Rig], soon: None) -> None:
