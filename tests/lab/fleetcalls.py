@@ -32,6 +32,7 @@ CANARY_S: Final = 4.0  # the least that a canary takes
 APART_S: Final = 0.1  # between calls of a process that begin
 CRASH_CALLS, QUICK_CRASH_CALLS = 150, 4
 CRASH_PROCESSES: Final = 2
+CRASH_WORDS_S: Final = 2.0  # between two words of a person, until the kill
 BACK_S: Final = 2.0
 RISE_MS: Final = 5.0
 SURVIVORS: Final = 4
@@ -151,7 +152,7 @@ def crash(fleet: Fleet, out: report.Report, arguments: Namespace) -> None:
     """
     count = arguments.calls or (QUICK_CRASH_CALLS if arguments.quick else CRASH_CALLS)
     victim, beside = fleet.of("eu")
-    groups = [People(fleet, "eu") for _ in range(min(CRASH_PROCESSES, count))]
+    groups = [People(fleet, "eu", yields=True) for _ in range(min(CRASH_PROCESSES, count))]
     others, control = People(fleet, "eu"), People(fleet, "ap")
     try:
         failed = _place_for_crash(fleet, groups, victim, count)
@@ -217,7 +218,7 @@ def _place_for_crash(fleet: Fleet, groups: list[People], victim: FleetNode, coun
     orders: list[list[dict[str, Any]]] = [[] for _ in groups]
     for number in range(count):
         mine = orders[number % len(groups)]
-        mine += call_of(fleet, new_call(), victim.url, after=APART_S * len(mine))
+        mine += call_of(fleet, new_call(), victim.url, every=CRASH_WORDS_S, after=APART_S * len(mine))
     return place(list(zip(groups, orders, strict=True)))
 
 

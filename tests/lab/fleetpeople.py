@@ -1,10 +1,11 @@
 """People of a region: SDK sessions in a process of their own there, each one end of a call.
 
     parent                                       child (python -m lab.fleetpeople), in the region's namespace
-    {"ca", "calm"}                        -->    its first line
+    {"ca", "calm", "nice"}                -->    its first line
     {"do": "place", "people": [...]}      -->    they join, accept; {"placed": n, "failed": [why, ...]}
     {"do": "since", "at": t}              -->    words count that are said from then on, and delays; {}
-    {"do": "anxious"}                     -->    all speak more often, until the other has heard a word; {}
+    {"do": "anxious"}                     -->    their node is gone: once elsewhere they speak more often,
+                                                 until the other has heard a word; {}
     {"do": "look"}                        -->    how each one fares, a list
     end of input                          -->    its end
 
@@ -41,6 +42,7 @@ ANXIOUS_S: Final = 0.2
 LOOK_S: Final = 0.1
 START_S: Final = 60.0
 END_S: Final = 10.0
+YIELDING: Final = 10
 MOST_DELAYS: Final = 2_000
 TONE_HZ: Final = 440.0
 _WORD: Final = struct.Struct(">dI")
@@ -78,8 +80,9 @@ def call_of(
 class People(Child):
     """One child process in a region, as the parent sees it; all hang up when it is stopped."""
 
-    def __init__(self, fleet: Fleet, place: str, *, is_calm: bool = True) -> None:
-        first = {"ca": fleet.ca, "calm": is_calm}
+    def __init__(self, fleet: Fleet, place: str, *, is_calm: bool = True, yields: bool = False) -> None:
+        """`yields`: so many that they would starve the daemons, who do not share a machine with phones."""
+        first = {"ca": fleet.ca, "calm": is_calm, "nice": YIELDING if yields else 0}
         super().__init__("lab.fleetpeople", first, fleet.ground.within(place))
 
     def ask(self, do: str, **more: Any) -> Any:
@@ -113,6 +116,8 @@ class Person:
         self.other: Person | None = None
         """Where the other end is in this process, too."""
         self.is_anxious = False
+        self._roused = asyncio.Event()
+        self._moves = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._opened_at = 0.0
         self._first_at: float | None = None
@@ -149,12 +154,18 @@ class Person:
 
     async def _talk(self, call: Call) -> None:
         while True:
-            self._said += call.send_app(_WORD.pack(time.monotonic(), self._said))
-            due = time.monotonic() + self.made["every"]
-            while (left := due - time.monotonic()) > 0:
-                await asyncio.sleep(min(left, ANXIOUS_S))
-                if self.is_anxious:
-                    break
+            if not self.is_anxious or self.session.moves > self._moves:  # nobody is where it was before
+                self._said += call.send_app(_WORD.pack(time.monotonic(), self._said))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pause()):
+                    await self._roused.wait()
+            self._roused.clear()
+
+    def _pause(self) -> float:
+        if not self.is_anxious or self.session is None:
+            every: float = self.made["every"]
+            return every
+        return ANXIOUS_S if self.session.moves > self._moves else LOOK_S / 2  # a voice goes on at once
 
     def _hear(self, data: bytes) -> None:
         now = time.monotonic()
@@ -168,6 +179,11 @@ class Person:
                 self._back_at = now
                 if self.other is not None:
                     self.other.is_anxious = False
+
+    def rouse(self) -> None:
+        """Its node is gone: from its move on it speaks more often, until the other has heard a word."""
+        self.is_anxious, self._moves = True, self.session.moves if self.session is not None else 0
+        self._roused.set()
 
     def on_since(self, at: float) -> None:
         """What is said from then on counts."""
@@ -230,7 +246,7 @@ class Room:
                     person.on_since(order["at"])
             case "anxious":
                 for person in self._people:
-                    person.is_anxious = True
+                    person.rouse()
             case "look":
                 return [person.look() for person in self._people]
         return {}
@@ -268,6 +284,7 @@ async def _main() -> None:
     loop = asyncio.get_running_loop()
     read: Callable[[], Any] = sys.stdin.readline
     first = json.loads(await loop.run_in_executor(None, read))
+    os.nice(first["nice"])
     if first["calm"]:
         # A node that is gone is found out by pings, so these stay as they are while all is well. Who looks at
         # them does so half as often, and a node that is silent is asked no more often than one that speaks:
