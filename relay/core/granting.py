@@ -23,7 +23,8 @@ from relay.core.trunk_home import Home
 from relay.core.trunk_parts import Told
 from relay.core.trunk_sending import Voice
 from relay.core.trunk_voices import Ends, Rights, Voices
-from relay.core.trunks import Answer, Then, Trunks
+from relay.core.trunk_words import Answer, Then
+from relay.core.trunks import Trunks
 from relay.protocol import control
 from relay.protocol.messages import Err, Ok
 from relay.protocol.trunk_control import TrunkCode

@@ -21,7 +21,8 @@ from relay.core.participant import Presence
 from relay.core.trunk_home import Home
 from relay.core.trunk_parts import Told
 from relay.core.trunk_sending import Voice
-from relay.core.trunks import Answer, Trunks
+from relay.core.trunk_words import Answer
+from relay.core.trunks import Trunks
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import control, trunk_control
 from relay.protocol.address import Address

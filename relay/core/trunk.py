@@ -189,6 +189,11 @@ class Trunk(Machine[State]):
         return self._is_ours and not self._is_draining
 
     @property
+    def is_wanted(self) -> bool:
+        """Somebody here needs it."""
+        return self._is_wanted
+
+    @property
     def tries(self) -> int:
         """How often dialing was of no use since it was up."""
         return self._tries

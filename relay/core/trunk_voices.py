@@ -20,7 +20,8 @@ from relay.core.reasons import DropReason
 from relay.core.trunk import beside, node_of
 from relay.core.trunk_receiving import Out, Phase, Receiving
 from relay.core.trunk_sending import Route, Sending, Voice
-from relay.core.trunks import Answer, Then, Trunks
+from relay.core.trunk_words import Answer, Then
+from relay.core.trunks import Trunks
 from relay.errors import LocalError
 from relay.protocol.messages import Err, Ok
 from relay.protocol.trunk_messages import Pull, Stop

@@ -22,7 +22,8 @@ from relay.core.trunk import node_of
 from relay.core.trunk_guest import Guest
 from relay.core.trunk_half import Half, HalfState
 from relay.core.trunk_voices import Voices
-from relay.core.trunks import Answer, Then, Trunks
+from relay.core.trunk_words import Answer, Then
+from relay.core.trunks import Trunks
 from relay.core.visit import Visit
 from relay.core.visit_parts import VisitParts
 from relay.core.visit_routes import PAIR, Ear, VisitRoutes

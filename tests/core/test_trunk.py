@@ -22,22 +22,7 @@ from relay.core.trunk import (
     beside,
     node_of,
 )
-from relay.protocol.trunk_messages import Greet
-
-
-def greet(node: str, boot: int = 1) -> Greet:
-    return Greet(
-        v=(1,),
-        node=node,
-        cluster="demo",
-        region="eu",
-        version="1",
-        variants=("control",),
-        boot=boot.to_bytes(8, "big"),
-        dg=1200,
-        routes=16320,
-        now=0,
-    )
+from trunkpair import greet
 
 
 def trunk(own: str = "b") -> Trunk:
@@ -137,8 +122,9 @@ def test_a_need_that_went_away_and_came_back_waits_for_its_turn():
     one.want(100.0)
     one.on_lost(1, 200.0, 0.0)
     one.unwant()
-    assert one.next_deadline() is None
+    assert (one.is_wanted, one.next_deadline()) == (False, None)
     one.want(200.05)
+    assert one.is_wanted
     one.unwant()
     one.want(200.06)
     assert one.on_timer(200.06, 0.0) == (Due.DIAL,)
