@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
@@ -14,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from client.conversation import People, conversation
 from client.proxy import Proxy
 from client.rig import Rig, daemon, free_port, public_of
 from client.test_direct_calls import until
 from client.test_standby import named
-from relay.client import Call, CallbackSink, Session, ToneSource, connect
+from relay.client import connect
 from relay.protocol import trunk_proof
 from relay.protocol.keys import write_key
 from relay.region.nodelist import Node, NodeList, seal
@@ -40,8 +40,6 @@ keys = ["{key}"]
 key = "{trunk_key}"
 nodes = [{peers}]
 """
-
-People = list[tuple[Session, Call]]
 
 
 @dataclass
@@ -117,22 +115,10 @@ async def talking(nodes: dict[str, Rig]) -> AsyncIterator[People]:
         )
         for who, (seed, name) in enumerate(zip(seeds, ("home", "guest"), strict=True))
     ]
-    async with sessions[0] as one, sessions[1] as two:
-        found = [(one, await one.join()), (two, await two.join())]
-        await asyncio.gather(*(each.accept() for _, each in found))
-        await asyncio.gather(*(each.peer_accepted() for _, each in found))
-        speaking = [
-            asyncio.create_task(each.talk(ToneSource(440, None), CallbackSink(lambda pcm: None)))
-            for _, each in found
-        ]
-        try:
-            await until(lambda: min(each.stats().received for _, each in found) > 50, WAIT_S)
-            await until(lambda: all(session.has_standby for session, _ in found), WAIT_S)
-            yield found
-        finally:
-            for task in speaking:
-                task.cancel()
-            await asyncio.gather(*speaking, return_exceptions=True)
+    async with conversation(sessions) as people:
+        await until(lambda: min(each.stats().received for _, each in people) > 50, WAIT_S)
+        await until(lambda: all(session.has_standby for session, _ in people), WAIT_S)
+        yield people
 
 
 async def heard_at(people: People, *rigs: Rig) -> None:

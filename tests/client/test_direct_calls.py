@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from client.conversation import speaking
 from client.hearing import silence, until
 from client.rig import Rig, daemon
-from relay.client import Call, CallbackSink, Session, ToneSource, carrier, connect, direct, nat64
+from relay.client import Call, Session, carrier, connect, direct, nat64
 from relay.client.carrier import Way
 from relay.protocol.address import Address
 
@@ -40,20 +41,12 @@ async def joined(
 async def talking(rig: Rig, prm: int = ALLOWED, **more: Any) -> AsyncIterator[list[tuple[Session, Call]]]:
     """Two people who accepted and hear each other's tone all the time."""
     call = os.urandom(16)
-    async with joined(rig, call, 1, prm, **more) as one, joined(rig, call, 2, prm, **more) as two:
-        calls = (one[1], two[1])
-        await asyncio.gather(*(each.accept() for each in calls))
-        await asyncio.gather(*(each.peer_accepted() for each in calls))
-        speaking = [
-            asyncio.create_task(each.talk(ToneSource(440, None), CallbackSink(lambda pcm: None)))
-            for each in calls
-        ]
-        try:
-            yield [one, two]
-        finally:
-            for task in speaking:
-                task.cancel()
-            await asyncio.gather(*speaking, return_exceptions=True)
+    async with (
+        joined(rig, call, 1, prm, **more) as one,
+        joined(rig, call, 2, prm, **more) as two,
+        speaking(one[1], two[1]),
+    ):
+        yield [one, two]
 
 
 def all_by(way: Way, people: list[tuple[Session, Call]]) -> bool:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from client.conversation import conversation
 from client.hearing import silence, until
 from client.rig import Rig, daemon, public_of
-from relay.client import Call, CallbackSink, Session, ToneSource, connect
+from relay.client import Call, Session, connect
 from relay.client.carrier import Way
 
 pytestmark = pytest.mark.timeout(180)  # a busy machine is waited for
@@ -56,21 +57,9 @@ async def talking(
         )
         for who, (seed, moves) in enumerate(zip(seeds, movable, strict=True))
     ]
-    async with sessions[0] as one, sessions[1] as two:
-        people = [(one, await one.join()), (two, await two.join())]
-        await asyncio.gather(*(each.accept() for _, each in people))
-        await asyncio.gather(*(each.peer_accepted() for _, each in people))
-        speaking = [
-            asyncio.create_task(each.talk(ToneSource(440, None), CallbackSink(lambda pcm: None)))
-            for _, each in people
-        ]
+    async with conversation(sessions) as people:
         await until(lambda: min(each.stats().received for _, each in people) > 20)
-        try:
-            yield people
-        finally:
-            for task in speaking:
-                task.cancel()
-            await asyncio.gather(*speaking, return_exceptions=True)
+        yield people
 
 
 def are_at(people: list[tuple[Session, Call]], rig: Rig) -> bool:

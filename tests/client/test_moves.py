@@ -11,16 +11,15 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from client.conversation import speaking
 from client.hearing import silence, until
 from client.proxy import Proxy
 from client.rig import Rig, daemon, public_of
 from relay.client import (
     Call,
-    CallbackSink,
     RefusedError,
     Session,
     SessionError,
-    ToneSource,
     climb,
     connect,
     ladder,
@@ -66,18 +65,8 @@ async def talking(rig: Rig, rungs: list[Proxy], *more: str) -> AsyncIterator[tup
     bob = connect(rig.url, token=rig.token(call, 2), **trust)
     async with ann as session, bob as other:
         calls = (await session.join(), await other.join())
-        await asyncio.gather(*(each.accept() for each in calls))
-        await asyncio.gather(*(each.peer_accepted() for each in calls))
-        speaking = [
-            asyncio.create_task(each.talk(ToneSource(440, None), CallbackSink(lambda pcm: None)))
-            for each in calls
-        ]
-        try:
+        async with speaking(*calls):
             yield session, *calls
-        finally:
-            for task in speaking:
-                task.cancel()
-            await asyncio.gather(*speaking, return_exceptions=True)
 
 
 async def gaps(calls: tuple[Call, ...], seconds: float) -> float:

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from client.conversation import People, conversation
 from client.proxy import Proxy
 from client.rig import Rig, daemon, public_of
 from client.test_direct_calls import until
 from client.test_following import are_at
-from relay.client import Call, CallbackSink, Session, ToneSource, call, connect, warm
+from relay.client import call, connect, warm
 from relay.client.leg import RelayLeg
 from relay.client.rungs import Destination
 from relay.region.nodelist import Node, NodeList, seal
@@ -84,7 +85,7 @@ async def named(rig: Rig) -> None:
 @asynccontextmanager
 async def talking(
     rig: Rig, urls: tuple[str, str] = ("", ""), *, is_warm: bool = True
-) -> AsyncIterator[list[tuple[Session, Call]]]:
+) -> AsyncIterator[People]:
     """Two who talk at this node, each with a standby."""
     await named(rig)
     call, seeds = os.urandom(16), (os.urandom(32), os.urandom(32))
@@ -99,22 +100,10 @@ async def talking(
         )
         for who, (seed, url) in enumerate(zip(seeds, urls, strict=True))
     ]
-    async with sessions[0] as one, sessions[1] as two:
-        people = [(one, await one.join()), (two, await two.join())]
-        await asyncio.gather(*(each.accept() for _, each in people))
-        await asyncio.gather(*(each.peer_accepted() for _, each in people))
-        speaking = [
-            asyncio.create_task(each.talk(ToneSource(440, None), CallbackSink(lambda pcm: None)))
-            for _, each in people
-        ]
-        try:
-            await until(lambda: min(each.stats().received for _, each in people) > 20, WAIT_S)
-            await until(lambda: all(session.has_standby for session, _ in people), WAIT_S)
-            yield people
-        finally:
-            for task in speaking:
-                task.cancel()
-            await asyncio.gather(*speaking, return_exceptions=True)
+    async with conversation(sessions) as people:
+        await until(lambda: min(each.stats().received for _, each in people) > 20, WAIT_S)
+        await until(lambda: all(session.has_standby for session, _ in people), WAIT_S)
+        yield people
 
 
 async def test_a_call_goes_on_at_the_standby_when_its_node_is_killed(nodes: tuple[Rig, Rig]) -> None:
@@ -139,7 +128,7 @@ async def test_a_call_goes_on_at_the_standby_when_its_node_is_killed(nodes: tupl
         assert await people[1][1].ended() == "completed"
 
 
-async def heard_again(people: list[tuple[Session, Call]]) -> None:
+async def heard_again(people: People) -> None:
     before = [call.stats().received for _, call in people]
     await until(
         lambda: all(
