@@ -7,8 +7,9 @@ import itertools
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,17 @@ def settings(folder: Path, own: str, ports: dict[str, int]) -> str:
     return f'[trunks]\nkey = "{key}"\nnodes = [{", ".join(rows)}]\n'
 
 
+@contextmanager
+def running(
+    folder: Path, name: str, ports: dict[str, int], beside: Rig | None, lane: str = "auto"
+) -> Iterator[Rig]:
+    """One of the nodes, with its files in a folder of its own."""
+    folder.mkdir()
+    more = settings(folder, name, ports)
+    with daemon(folder, lane, id=name, port=ports[name], more=more, beside=beside, keeps=True) as rig:
+        yield rig
+
+
 @pytest.fixture(params=list(itertools.product(LANES, LANES)), ids="-".join)
 def nodes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[dict[str, Rig]]:
     """`fra-1` and `iad-1`, which know each other."""
@@ -46,19 +58,8 @@ def nodes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[dict[str, 
     with ExitStack() as stack:
         found: dict[str, Rig] = {}
         for name, lane in zip(SEEDS, request.param, strict=True):
-            folder = tmp_path / name
-            folder.mkdir()
-            found[name] = stack.enter_context(
-                daemon(
-                    folder,
-                    lane,
-                    id=name,
-                    port=ports[name],
-                    more=settings(folder, name, ports),
-                    beside=next(iter(found.values()), None),
-                    keeps=True,
-                )
-            )
+            beside = next(iter(found.values()), None)
+            found[name] = stack.enter_context(running(tmp_path / name, name, ports, beside, lane))
         yield found
 
 
@@ -135,3 +136,34 @@ async def test_who_comes_while_the_home_is_gone_does_not_wait_for_it(nodes: dict
         async with connect(guest.url, token=token, insecure=True, direct=False) as session:
             await session.join()
     assert caught.value.code == ErrorCode.OVERLOADED  # not the SDK's own patience, which is longer
+
+
+async def gets_in(rig: Rig) -> bool:
+    """Somebody new comes to this node, into a call whose home is `fra-1`."""
+    token = rig.token(os.urandom(16), 0, home="fra-1")
+    try:
+        async with connect(rig.url, token=token, insecure=True, direct=False) as session:
+            await session.join()
+    except (SessionError, RefusedError):
+        return False
+    return True
+
+
+@pytest.mark.timeout(120)
+async def test_a_home_that_was_killed_is_met_again_soon_after_it_is_back(tmp_path: Path) -> None:
+    ports = {name: free_port(socket.SOCK_DGRAM) for name in SEEDS}
+    with ExitStack() as stack, ExitStack() as first:
+        home = first.enter_context(running(tmp_path / "home", "fra-1", ports, None))
+        guest = stack.enter_context(running(tmp_path / "guest", "iad-1", ports, home))
+        async with people({"fra-1": home, "iad-1": guest}, "fra-1") as found:
+            speaking = await talk(found)
+            first.close()  # kills it
+            stack.enter_context(running(tmp_path / "again", "fra-1", ports, guest))
+            begun = time.monotonic()
+            while not await gets_in(guest):
+                # The old connection is idle for 30 s before it ends by itself.
+                assert time.monotonic() < begun + WAIT_S
+            print(f"met {time.monotonic() - begun:.1f} s after its start")
+            for task in speaking:
+                task.cancel()
+            await asyncio.gather(*speaking, return_exceptions=True)

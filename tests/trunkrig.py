@@ -30,6 +30,7 @@ from relay.protocol.ids import CallId
 from relay.protocol.trunk import MIN_ROUTE
 
 DELAY = 0.02
+KNOCK_S = 1.0
 
 
 @dataclasses.dataclass
@@ -353,10 +354,18 @@ class Net:
         ends = ((node, node.next_leg()), (there, there.next_leg()))
         wire = Wire(ends, second=second)
         node.wires[ends[0][1]] = wire
-        is_cut = second in self.cut_paths or {name, node.name} & self.unreachable
-        if not is_cut:
-            self.after(2 * self.delay, lambda: self._opened(wire))
+        self._knock(wire)
         return ev.TrunkDialed(name, ends[0][1], second)
+
+    def _knock(self, wire: Wire) -> None:
+        """Shake hands: again and again, as QUIC does, until somebody is there or who dials gives it up."""
+        (one, leg), (there, _) = wire.ends
+        if one.wires.get(leg) is not wire:
+            return
+        if wire.second in self.cut_paths or {one.name, there.name} & self.unreachable:
+            self.after(KNOCK_S, lambda: self._knock(wire))
+        else:
+            self.after(2 * self.delay, lambda: self._opened(wire))
 
     def _opened(self, wire: Wire) -> None:
         (one, leg), (there, end) = wire.ends
@@ -417,11 +426,32 @@ class Net:
         for wire in self.wires(one, other):
             wire.stands = wire.stands or second in (None, wire.second)
 
+    def thaw(self, one: str, other: str) -> None:
+        """What comes from now on passes again."""
+        for wire in self.wires(one, other):
+            wire.stands = False
+
     def crash(self, name: str) -> None:
         """A process ends without a word, and another one begins."""
         node = self.nodes[name]
         for wire in list(node.wires.values()):
             self._break(wire, node)
+        self._begin_anew(node)
+
+    def kill(self, name: str) -> None:
+        """A machine is gone: nobody is told, and nobody answers there until `start`."""
+        node = self.nodes[name]
+        for wire in node.wires.values():
+            wire.stands = True
+        node.wires.clear()
+        self.unreachable.add(name)
+        self._begin_anew(node)
+
+    def start(self, name: str) -> None:
+        """It is there again, with another process."""
+        self.unreachable.discard(name)
+
+    def _begin_anew(self, node: Peer) -> None:
         for client in node.clients.values():
             client.gone = True
         node.table.__init__()  # type: ignore[misc]  # the lane begins anew, too

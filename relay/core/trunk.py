@@ -2,6 +2,7 @@
 
     DOWN --dialed--> DIALLING --greeted--> UP --nothing acknowledged for long--> SUSPECT --acknowledged--> UP
     DOWN --greeted, dialed by the other one--> UP     all but DOWN --lost--> DOWN     UP --drained--> LEAVING
+    SUSPECT for long: it is given up, so lost, and dialed anew if somebody needs it
 
 A trunk outlives its connections; of two there is one in use, and `stays` decides which. The edge numbers
 connections (`link`) and never uses a number twice. `chance` is a fresh random number from 0 to 1, so that
@@ -24,6 +25,12 @@ RETRY_S: Final = (0.2, 1.0, 2.0, 5.0)
 """After so long a lost trunk is dialed again, cut by up to half; the last one from then on."""
 PING_S: Final = 5.0  # times 0.8 to 1.2
 PROBE_S: Final = 0.1  # three of them in the least time after which a silent one is suspect
+GIVE_UP_S: Final = 4.0
+"""So long a trunk is suspect before it is given up.
+
+What is cut for less goes on as it stood. A node that was killed knows of no connection, and is met so much
+later at most, and what dialing takes.
+"""
 SUSPECT_S: Final = 0.6
 ROUND_TRIPS: Final = 3  # where so many are longer, they count
 CARRYING_S: Final = 0.3  # the same while voices pass: then something is acknowledged all the time
@@ -71,7 +78,7 @@ class Acknowledged:
 
 
 class Lost:
-    """The connection in use is closed, or was idle for 30 s, or dialing failed."""
+    """The connection in use is closed, or given up, or was idle for 30 s; or dialing failed."""
 
 
 class Drained:
@@ -85,6 +92,7 @@ class Due(Enum):
     PING = "ping"  # on the control stream
     PROBE = "probe"  # a datagram that asks for an acknowledgement
     TELL = "tell"  # it has become suspect
+    GIVE_UP = "give_up"  # it has been for long: close it
 
 
 class Met(NamedTuple):
@@ -166,6 +174,7 @@ class Trunk(Machine[State]):
         self._ping_at: float | None = None
         self._sent_at = 0.0
         self._unanswered_since: float | None = None
+        self._give_up_at = 0.0  # while it is suspect
         self._rtt = 0.0
 
     @property
@@ -286,17 +295,23 @@ class Trunk(Machine[State]):
 
     def next_deadline(self) -> float | None:
         """When something is due."""
-        found = [self._dial_at(), self._ping_at, self._probe_at(), self._suspect_at()]
+        give_up_at = self._give_up_at if self._state is State.SUSPECT else None
+        found = [self._dial_at(), self._ping_at, self._probe_at(), self._suspect_at(), give_up_at]
         return min((when for when in found if when is not None), default=None)
 
     def on_timer(self, now: float, chance: float) -> tuple[Due, ...]:
         """Time went by: what has to be done now. `on_dialed` and `on_sent` follow it."""
+        if self._state is State.SUSPECT and now >= self._give_up_at:
+            if now < self._give_up_at + LATE_S:
+                return (Due.GIVE_UP,)
+            self._give_up_at = now + PROBE_S
         dial_at, suspect_at, probe_at = self._dial_at(), self._suspect_at(), self._probe_at()
         if suspect_at is not None and now >= suspect_at + LATE_S:
             self._unanswered_since = now - self._patience + PROBE_S
         due = []
         if suspect_at is not None and suspect_at <= now < suspect_at + LATE_S:
             self._move(Silent)
+            self._give_up_at = now + GIVE_UP_S
             due.append(Due.TELL)
         if dial_at is not None and now >= dial_at:
             due.append(Due.DIAL)
@@ -315,7 +330,8 @@ class Trunk(Machine[State]):
         return self._retry_at if is_due else None
 
     def _probe_at(self) -> float | None:
-        return self._sent_at + PROBE_S if self.is_there and self._carries else None
+        is_asking = self.is_there and (self._carries or self._state is State.SUSPECT)
+        return self._sent_at + PROBE_S if is_asking else None
 
     def _suspect_at(self) -> float | None:
         if self._state is not State.UP or self._unanswered_since is None:

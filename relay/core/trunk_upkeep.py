@@ -1,7 +1,7 @@
-"""Trunks as time goes by: dialed and dialed anew, kept awake, doubted.
+"""Trunks as time goes by: dialed and dialed anew, kept awake, doubted, given up.
 
     a deadline of a trunk --> DialTrunk (trunk.py), for a path that is lacking too (trunk_paths.py)
-                          --> a ping on its stream, a probe by each path, `Far.on_suspect`
+                          --> a ping on its stream, a probe by each path, `Far.on_suspect`, closed
     DialTrunk --the edge--> TrunkDialed: it greets (trunk_meeting.py)     --nothing for a second--> lost
     of a greeting         --> it is too late
 
@@ -97,6 +97,8 @@ class Upkeep:
                 self._dial(there, now)
             elif due is Due.TELL:
                 links.far.on_suspect(there.way)
+            elif due is Due.GIVE_UP:
+                self._close(there, ErrorCode.IDLE_TIMEOUT)
             elif due is Due.PING:
                 links.say(there.way, Ping(t=links.now_ms))
             else:
@@ -104,10 +106,14 @@ class Upkeep:
         paths = links.lacking(there)
         for second in () if paths is None else paths.to_dial(now, links.chance):
             links.put(ev.DialTrunk(there.node, second))
-        link = links.begun(there.way)
-        if link is not None and there.state is State.SUSPECT and not is_newest:
-            links.close(link, TrunkCode.GLARE)  # that process is gone, and another there
+        if there.state is State.SUSPECT and not is_newest:
+            self._close(there, TrunkCode.GLARE)  # that process is gone, and another there
         links.note(there)
+
+    def _close(self, there: Trunk, code: int) -> None:
+        link = self._links.begun(there.way)
+        assert link is not None  # it is up
+        self._links.close(link, code)
 
     def _dial(self, there: Trunk, now: float) -> None:
         self._links.dialed[there.node] = now

@@ -127,9 +127,31 @@ def test_a_home_that_stays_away_ends_the_call_for_the_guests_people_after_a_minu
 def test_a_silent_trunk_shuts_the_guest_within_fifteen_seconds(net):
     _ann, bob = net.talking("a", "a", "b")
     net.freeze("a", "b")
+    net.unreachable.add("a")
     net.run(15.1)
     assert net["b"].engine.abroad.visiting.half_of(bob.leg).state is HalfState.ORPHAN
     assert not net["b"].table.targets.get((bob.leg, bob.joined.up))
+
+
+def test_a_call_goes_on_by_another_connection_when_the_one_in_use_stands_still(net):
+    ann, bob = net.talking("a", "a", "b")
+    net.freeze("a", "b")
+    net.run(6.0)
+    assert (net.heard_of(ann), net.heard_of(bob)) == ([bob], [ann])
+    net.ask(ann, control.Hangup(c=ann.cid))
+    net.run(10)
+    net.check_empty()
+
+
+def test_who_comes_when_the_home_was_killed_and_is_there_again_gets_in_at_the_guest(net):
+    net.talking("a", "a", "b")
+    net.kill("a")
+    net.run(2.0)
+    net.start("a")
+    net.run(3.0)
+    ids = net.call("a")
+    ann, bob = net.enter("a", ids), net.enter("b", ids)
+    assert {entry.p for entry in bob.joined.roster} >= {ann.index}
 
 
 def test_a_leg_lost_at_the_guest_makes_its_person_away_at_home(net):

@@ -242,6 +242,7 @@ def test_beats_keep_a_person_there_and_their_end_is_the_end_of_that(net):
     net.run(60)
     assert net["a"].engine.node.legs[-1].heard > net.now - 6
     net.freeze("a", "b")
+    net.unreachable.add("b")
     net.run(35)
     assert ann.last(control.Peer).ev == "away"
 

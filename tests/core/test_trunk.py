@@ -7,7 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.trunk import (
+    CARRYING_S,
+    GIVE_UP_S,
     PING_S,
+    PROBE_S,
     RETRY_S,
     Acknowledged,
     Dialed,
@@ -288,7 +291,6 @@ def test_600_ms_without_an_acknowledgement_make_it_suspect_and_one_ends_that():
     assert one.state is State.UP
     one.on_timer(101.61, 0.0)
     assert (one.state, one.is_there, one.takes_halves) == (State.SUSPECT, True, False)
-    assert one.next_deadline() == 105.0
     one.on_acknowledged(0.02, 101.61)
     assert (one.state, one.takes_halves) == (State.UP, True)
     assert one.next_deadline() == 105.0
@@ -361,13 +363,59 @@ def test_who_was_away_itself_gives_the_other_one_another_100_ms():
     assert one.state is State.SUSPECT
 
 
-def test_a_suspect_one_is_probed_too():
+@pytest.mark.parametrize("carries", [True, False])
+def test_a_suspect_one_is_probed_whether_or_not_voices_pass(carries):
     one = up()
-    one.carry(True)
+    one.carry(carries)
     one.on_sent(100.0)
-    one.on_timer(100.31, 0.0)
+    one.on_timer(one.next_deadline() if not carries else 100.31, 0.0)
     assert one.state is State.SUSPECT
-    assert one.on_timer(100.7, 0.0) == (Due.PROBE,)
+    one.on_sent(100.65)
+    assert one.next_deadline() == pytest.approx(100.75)
+    assert one.on_timer(100.76, 0.0) == (Due.PROBE,)
+
+
+def suspect(at: float) -> Trunk:
+    """One that somebody needs, and that becomes suspect at this time."""
+    one = up()
+    one.want(100.0)
+    one.carry(True)
+    one.on_acknowledged(0.0, at - CARRYING_S)
+    one.on_sent(at)
+    assert Due.TELL in one.on_timer(at, 0.0)
+    return one
+
+
+def test_one_that_stays_suspect_is_given_up_and_dialed_anew():
+    one = suspect(101.0)
+    end = 101.0 + GIVE_UP_S
+    assert Due.GIVE_UP not in one.on_timer(end - 0.01, 0.0)
+    one.on_sent(end - 0.01)
+    assert one.next_deadline() == end
+    assert one.on_timer(end, 0.0) == (Due.GIVE_UP,)
+    one.on_lost(1, end, 0.0)
+    assert one.next_deadline() == end + RETRY_S[0]
+    assert one.on_timer(end + RETRY_S[0], 0.0) == (Due.DIAL,)
+
+
+def test_one_that_speaks_again_is_not_given_up_and_is_given_as_long_the_next_time():
+    one = suspect(101.0)
+    one.on_acknowledged(0.04, 101.0 + GIVE_UP_S - 0.1)
+    assert Due.GIVE_UP not in one.on_timer(101.0 + GIVE_UP_S, 0.0)
+    assert one.state is State.UP
+    one.on_sent(106.0)
+    one.on_acknowledged(0.04, 110.0)
+    assert one.on_timer(110.0 + CARRYING_S, 0.0)[0] is Due.TELL
+    one.on_sent(114.0)
+    assert Due.GIVE_UP not in one.on_timer(114.2, 0.0)
+
+
+def test_who_was_away_itself_gives_nobody_up_for_what_waits_to_be_read():
+    one = suspect(101.0)
+    assert Due.GIVE_UP not in one.on_timer(111.0, 0.0)
+    one.on_sent(111.0)
+    assert one.next_deadline() == pytest.approx(111.0 + PROBE_S)
+    assert one.on_timer(111.0 + PROBE_S, 0.0) == (Due.GIVE_UP,)
 
 
 # ---------------------------------------------------------------- leaving

@@ -106,3 +106,43 @@ def test_a_path_that_is_lost_is_dialed_again_and_joins():
 def test_voices_to_who_is_not_configured_keep_nothing_awake(net):
     trunks(net, "a").carry("z", True)
     assert trunks(net, "a").next_deadline() is None
+
+
+@pytest.mark.parametrize("carries", [True, False])
+def test_a_cut_of_three_seconds_ends_nothing(net, carries):
+    up(net)
+    trunks(net, "a").carry("b", carries)
+    net["a"].feed(ev.Tick())
+    leg = trunks(net, "a").leg_of("b")
+    trunks(net, "a").say("b", Ping(t=1))  # or nobody would notice
+    net.freeze("a", "b")
+    net["a"].feed(ev.Tick())
+    net.run(3.0)
+    assert not trunks(net, "a").takes_halves("b")
+    net.thaw("a", "b")
+    net.run(20.0)
+    assert (trunks(net, "a").leg_of("b"), trunks(net, "a").takes_halves("b")) == (leg, True)
+    assert net["a"].engine.counters["trunk_down", ""] == 0
+
+
+def test_a_silent_path_beside_one_that_speaks_is_not_given_up():
+    net = both_up()
+    net.freeze("a", "b", second=False)
+    net.run(20.0)
+    assert paths_up(net) == [(1, 1), (1, 1)]
+    assert net["a"].engine.counters["trunk_down", ""] == 0
+
+
+@pytest.mark.parametrize("gone_s", [0.5, 3.0, 12.0, 25.0])
+def test_who_was_killed_and_started_again_is_met_within_five_seconds_of_its_start(net, gone_s):
+    up(net)
+    trunks(net, "a").carry("b", True)
+    net["a"].feed(ev.Tick())
+    net.run(1.0)
+    net.kill("b")
+    net.run(gone_s)
+    net.start("b")
+    net.run(5.0)
+    assert trunks(net, "a").takes_halves("b")
+    assert trunks(net, "b").peer_of("a") is not None
+    assert ErrorCode.IDLE_TIMEOUT in closed(net, "a")
