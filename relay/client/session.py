@@ -5,7 +5,8 @@
 
 A move is made before the old leg is broken: open, hello with the ticket, `rejoin`, both carry, `moved`; or
 `carry`, and each of the two carries one way. Must never live here: what a call does with its messages, when
-to move (ladder.py), which leg carries what (footing.py), a leg's own business (leg.py).
+to move (ladder.py), which leg carries what (footing.py), which MOVED is followed (redirect.py), a leg's own
+business (leg.py).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from relay.client.health import OTHER, Direction
 from relay.client.leg import RelayLeg
 from relay.client.life import CallState
 from relay.client.link import Credentials, TransportName
+from relay.client.redirect import Redirects
 from relay.client.refuge import Refuge
 from relay.client.rungs import Destination, ladder_of, parse_url
 from relay.client.standby import Standby
@@ -86,6 +88,7 @@ class Session:
         self._rungs = tuple(rungs)
         self._proxy = proxy
         self._credentials = credentials
+        self._redirects = Redirects(self._rungs, tcp=credentials.tcp)
         self._trust = trust
         self._identity = Ed25519PrivateKey.from_private_bytes(identity)
         self._client = client
@@ -192,8 +195,19 @@ class Session:
         return self._footing.repeated
 
     async def join(self) -> Call:
-        """Enter the call that the token names."""
-        await self.request(Join(c=self._credentials.call))
+        """Enter the call that the token names.
+
+        SessionError, RefusedError. A node that is not the call's home may send us there, as at `connect`.
+        """
+        while True:
+            try:
+                await self.request(Join(c=self._credentials.call))
+                break
+            except (RefusedError, SessionError) as error:
+                if self.call is not None:
+                    raise
+                self._follow(error)
+                await self.open()
         if self.call is None:
             raise SessionError(
                 ErrorCode.PROTOCOL_VIOLATION, "the relay answered the join with something else"
@@ -250,10 +264,16 @@ class Session:
         await asyncio.sleep(0)  # sockets close in the next turn of the loop
 
     async def open(self) -> None:
-        """Race the rungs, shake hands and be admitted. SessionError with the relay's code if it will not."""
-        leg = await open_first(self.make_leg, len(self._rungs), self._trust)
-        self._footing.step(leg)
-        await leg.hello(self._credentials, self._client, nacks=self._nacks)
+        """Race the rungs and be admitted, here or where we are sent to. SessionError, RefusedError."""
+        while True:
+            leg = await self._open_first()
+            self._footing.step(leg)
+            self._error = None
+            try:
+                await leg.hello(self._credentials, self._client, nacks=self._nacks)
+                return
+            except (RefusedError, SessionError) as error:
+                self._follow(error)
 
     # ------------------------------------------------------------ what the call asks
 
@@ -524,6 +544,27 @@ class Session:
 
     # ------------------------------------------------------------ inside
 
+    async def _open_first(self) -> RelayLeg:
+        """A leg on the first rung that answers. SessionError."""
+        try:
+            return await open_first(self.make_leg, len(self._rungs), self._trust)
+        except SessionError as error:
+            if not self._redirects.hops:
+                raise
+            what = "at the node that MOVED named, which the same `ca` and `server_name` have to trust"
+            raise SessionError(error.code, f"{what}: {error}") from None
+
+    def _follow(self, error: RefusedError | SessionError) -> None:
+        """From now on the rungs are those that MOVED names; other errors are raised, and one too many."""
+        if error.code != ErrorCode.MOVED:
+            raise error
+        if isinstance(error, RefusedError):
+            self._rungs = self._redirects.follow(error)
+        else:  # the leg's end came, the answer before it did not
+            self._redirects.again(RefusedError(ErrorCode.MOVED, ""))
+        assert self._main is not None  # who answered
+        self._main.close("sent on")
+
     @property
     def _ahead(self) -> list[RelayLeg]:
         """Legs at other nodes, where we are not yet."""
@@ -669,7 +710,11 @@ async def connect(
     `warm_standby=False` opens no second connection, to the node that takes the call up when this one is
     silent: then a handshake stands between that and audio from there.
 
-    Raises SessionError if the relay cannot be reached or trusted, RefusedError if it does not admit us.
+    Where the call's home is another node (`home` in the token), a relay may answer MOVED: the session goes
+    there with the same token and the same trust, three times at most.
+
+    Raises SessionError if the relay cannot be reached or trusted, RefusedError if it does not admit us; its
+    code is MOVED where there is no way on.
     """
     credentials = Credentials.of_token(token, pop_seed)
     session = Session(
