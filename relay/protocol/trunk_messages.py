@@ -217,6 +217,11 @@ class Sum(Map, frozen=True, kw_only=True):
     drops: Annotated[dict[Word, Count], Meta(max_length=64)]  # by reason
     quality: Annotated[tuple[Heard, ...], Meta(max_length=32)]
 
+    def __post_init__(self) -> None:
+        """ValueError, which a decoder makes the peer's fault, for a speaker twice: each would count whole."""
+        if len({row.p for row in self.quality}) < len(self.quality):
+            raise ValueError("a speaker twice")
+
 
 class Close(Message, frozen=True, kw_only=True):
     """Both: the half is over. `up`: says the guest, with its last `sum`."""

@@ -57,6 +57,10 @@ STREAMS: Final = "edge/streams.py"
 TCP: Final = "edge/tcp.py"
 WEB: Final = "edge/web.py"
 H3: Final = "edge/h3.py"
+TRUNK: Final = "protocol/trunk.py"
+TRUNK_MESSAGES: Final = "protocol/trunk_messages.py"
+TRUNK_PARTS: Final = "core/trunk_parts.py"
+TRUNK_REPORTS: Final = "core/trunk_reports.py"
 H3_TESTS: Final = "edge/test_h3.py::"
 HOSTILE_H3: Final = "hostile/test_h3.py::"
 DEMUX: Final = "protocol/demux.py"
@@ -1541,5 +1545,42 @@ GUARDS: Final = [
         "elif kind < _OPTIONAL and kind not in _CREDENTIALS:",
         "elif False:",
         "RELAYED/a Send indication with DONT-FRAGMENT",
+    ),
+    _guard(
+        "a guest weighs 32 times what its person heard",
+        TRUNK_MESSAGES,
+        "if len({row.p for row in self.quality}) < len(self.quality):",
+        NEVER,
+        "PARTS/a speaker twice",
+    ),
+    _guard(
+        "a guest says how people hear themselves",
+        TRUNK_PARTS,
+        "if row.p in call.seats and row.p != seat.index:",
+        "if row.p in call.seats:",
+        "PARTS/how its person hears themselves",
+    ),
+    _guard(
+        "a guest tells of more packets than there is time for",
+        TRUNK_PARTS,
+        "expected = min(max(0, row.packets - known.packets), round(MOST_PPS * seconds))",
+        "expected = row.packets - known.packets",
+        "PARTS/sums as great as there are",
+        "PARTS/sums that fall and rise again",
+    ),
+    _guard(
+        "a hop report counts one route for many",
+        TRUNK,
+        "if len({each.route for each in routes}) < count:",
+        NEVER,
+        "REPORTS/a hop report that names a route twice",
+    ),
+    _guard(
+        "a hop report counts as often as it comes",
+        TRUNK_REPORTS,
+        "if trunk.newest is not None and (report.seq - trunk.newest - 1) & _U16 >= _U16 // 2:",
+        NEVER,
+        "REPORTS/the same hop report again",
+        "REPORTS/a hop report that a newer one overtook",
     ),
 ]

@@ -35,6 +35,9 @@ TABLE_TESTS = {
     "TAMPERED": "test_packets.py::test_a_tampered_packet_moves_and_closes_nothing",
     "MEDIA": "test_packets.py::test_a_hostile_datagram_reaches_nobody",
     "COPIES": "test_packets.py::test_a_copy_that_cannot_arrive_is_dropped_by_name",
+    "PARTS": "test_trunks.py::test_what_a_guest_makes_up_of_its_people_stays_within_bounds_or_ends_the_trunk",
+    "REPORTS": "test_trunks.py::"
+    "test_what_another_node_makes_up_of_our_voices_is_dropped_by_name_or_only_counts_there",
     "RELAYED": "test_turn_data.py::test_a_hostile_packet_for_an_allocation_is_dropped_by_its_name",
     "OPENINGS": "test_streams.py::test_a_beginning_is_answered_by_whom_it_is_for_or_closed",
     "WAITINGS": "test_streams.py::test_who_does_not_go_on_is_let_go",

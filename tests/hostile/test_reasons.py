@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from hostile import table_admission, table_config, table_edge, table_engine, table_turn
+from hostile import table_admission, table_config, table_edge, table_engine, table_trunks, table_turn
 from relay.core.reasons import DropReason
 from relay.errors import ErrorCode
 
 TABLES: dict[str, list[Any]] = {
     f"{module.__name__}.{name}": rows
-    for module in (table_edge, table_engine, table_admission, table_config, table_turn)
+    for module in (table_edge, table_engine, table_admission, table_config, table_trunks, table_turn)
     for name, rows in vars(module).items()
     if name.isupper() and isinstance(rows, list)
 }

@@ -69,6 +69,7 @@ def test_what_is_answered_has_an_id_in_the_goldens_and_nothing_else_of_trunks_ha
         lambda: t.Greet(**WHO, pop=bytes(64)),
         lambda: t.Attach(**NOBODY),
         lambda: t.Gate(half=1, open=2, ep=1, at={0: "a"}),
+        lambda: t.Sum(sent=0, came=0, drops={}, quality=(t.Heard(p=1, packets=1), t.Heard(p=1, packets=2))),
         lambda: t.Mirror(c=bytes(16), term=1),
         lambda: t.Mirror(c=bytes(16), term=1, ht=b"", over=True),
     ],
@@ -83,6 +84,7 @@ def test_a_whole_value_can():
     t.Attach(**NOBODY, tok=b"t")
     t.Attach(**NOBODY, rt=b"t")
     t.Gate(half=1, open=2, ep=1, at={1: "a"})
+    t.Sum(sent=0, came=0, drops={}, quality=(t.Heard(p=1, packets=1), t.Heard(p=2, packets=1)))
     t.Mirror(c=bytes(16), term=1, ht=b"")
     t.Mirror(c=bytes(16), term=1, over=True)
 
