@@ -23,12 +23,17 @@ class _Side(asyncio.DatagramProtocol):
 
 
 class Proxy:
-    """One rung's path. `loss` 0-1 both ways, `up`, `down` one; `rebind` gives every client another port."""
+    """One rung's path. `loss` 0-1 both ways, `up`, `down` one; `rebind` gives every client another port.
+
+    `outages`: all is lost for the first seconds of each so many. `is_shut`: nobody new gets through.
+    """
 
     def __init__(self, relay: tuple[str, int]) -> None:
         self.relay = relay
         self.loss = self.up = self.down = 0.0
         self.delay = 0.0
+        self.outages: tuple[float, float] | None = None
+        self.is_shut = False
         self.port = 0
         self._loop = asyncio.get_running_loop()
         self._dice = random.Random(7)
@@ -60,7 +65,8 @@ class Proxy:
         self._backs.clear()
 
     def from_client(self, data: bytes, client: Any) -> None:
-        if self._dice.random() >= max(self.loss, self.up):
+        is_new = client not in self._backs
+        if self._passes(self.up) and not (self.is_shut and is_new):
             task = self._loop.create_task(self._forward(data, client))
             self._forwarding.add(task)
             task.add_done_callback(self._forwarding.discard)
@@ -76,8 +82,13 @@ class Proxy:
         self._later(lambda: self._backs[client].sendto(data) if client in self._backs else None)
 
     def from_relay(self, data: bytes, client: Any) -> None:
-        if self._dice.random() >= max(self.loss, self.down) and not self._front.is_closing():
+        if self._passes(self.down) and not self._front.is_closing():
             self._later(lambda: None if self._front.is_closing() else self._front.sendto(data, client))
+
+    def _passes(self, loss: float) -> bool:
+        if self.outages is not None and self._loop.time() % self.outages[1] < self.outages[0]:
+            return False
+        return self._dice.random() >= max(self.loss, loss)
 
     def _later(self, send: Any) -> None:
         if self.delay:
