@@ -297,6 +297,8 @@ impl Media {
             counters.queued = counters.queued.wrapping_sub(1);
             pool.give(oldest);
         }
+        #[cfg(test)]
+        assert_ne!(self.waiting, usize::MAX, "corrupt"); // without overflow checks it would only wrap
         self.waiting += 1;
         self.held = self.held.saturating_add(room);
         counters.queued = counters.queued.wrapping_add(1);
