@@ -86,7 +86,7 @@ class Adoption:
             raise
         call = Call(body.c, body.seats[0].claims, node.config.limits, node.now, body.started / 1000)
         node.calls[call.cid] = call
-        call.handed_at, call.was_taken_up, call.was_here = body.made, True, False
+        call.handed_at, call.taken_up, call.was_here = body.made, body, False
         call.is_canary = kid in node.tenants.canaries
         call.issuer, call.circle = issuer, node.tenants.circle_of(kid)
         call.capacity = min(body.size, max(PAIR, node.config.limits.participants))

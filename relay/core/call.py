@@ -22,6 +22,7 @@ from relay.core.policy import OPEN, Terms
 from relay.core.ringing import Pair, Why
 from relay.errors import ErrorCode, PeerError
 from relay.protocol import token
+from relay.protocol.handover import HandedCall
 from relay.protocol.ids import CallId, Sub
 from relay.protocol.token import Claims
 
@@ -84,8 +85,8 @@ class Call(Machine[Stage]):
         """When a listener without a free flow number may get one."""
         self.handed_at: int | None = None
         """When another node told of this call last, by its clock, wall milliseconds; None: it began here."""
-        self.was_taken_up = False
-        """Whether it came here from another node, whose tickets its people have."""
+        self.taken_up: HandedCall | None = None
+        """What the ticket said by which it came here, until what we tell is compared with it (spares.py)."""
         self.was_here = True
         """Whether anybody ever came to this node for it: a call that was only announced leaves no record."""
         self.is_canary = False

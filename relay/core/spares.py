@@ -22,7 +22,7 @@ from relay.core.node import Node
 from relay.core.participant import Participant
 from relay.core.targets import Targets
 from relay.protocol import control
-from relay.protocol.handover import ACCEPTED, LEFT, HandedCall
+from relay.protocol.handover import ACCEPTED, LEFT, STAYS, HandedCall
 from relay.protocol.ids import CallId
 
 EACH_S: Final = 1.0
@@ -47,6 +47,9 @@ class Spares:
     def on_input_done(self) -> None:
         """Whose tickets say something that is not so any more get new ones, soon."""
         node = self._node
+        if not node.has_spares and self._told:  # nobody says any more which calls are over
+            for known in (self._told, self._again, self._settled):
+                known.clear()
         while node.altered:
             cid, _ = node.altered.popitem()
             call = node.calls.get(cid)
@@ -59,14 +62,15 @@ class Spares:
 
     def _look(self, call: Call) -> None:
         node, cid, gist = self._node, call.cid, self._gist(call)
-        told = self._told.get(cid)
-        if told is None and call.was_taken_up:
-            # Its people were given tickets where it comes from, that say the same but for who is here.
+        if call.taken_up is not None and call.taken_up.answered is not None:
+            # Its people have tickets of the node that it comes from.
             soonest, latest = SETTLED_S
             spread = int.from_bytes(cid[:2], "big") / 65_536
-            self._settled[cid] = due = node.now + soonest + (latest - soonest) * spread
-            self._told[cid] = gist
-        elif told is None or _firm(told) != _firm(gist):
+            self._settled[cid] = node.now + soonest + (latest - soonest) * spread
+            self._told.setdefault(cid, _gist_of(call.taken_up))
+        call.taken_up = None
+        told = self._told.get(cid)
+        if told is None or _firm(told) != _firm(gist):
             due = self._again.get(cid, node.now)
         elif told != gist:
             due = max(self._again.get(cid, node.now), self._settled.get(cid, node.now))
@@ -103,8 +107,12 @@ class Spares:
 
     def _gist(self, call: Call) -> HandedCall:
         """What a ticket says, but for the times."""
-        body = handover.describe(self._node, call, None)
-        return replace(body, made=0, exp=0, seats=tuple(replace(seat, since=0) for seat in body.seats))
+        return _gist_of(handover.describe(self._node, call, None))
+
+
+def _gist_of(body: HandedCall) -> HandedCall:
+    seats = tuple(replace(seat, since=0) for seat in body.seats)
+    return replace(body, p=None, made=0, exp=0, flags=body.flags & ~STAYS, seats=seats)
 
 
 def _firm(gist: HandedCall) -> HandedCall:

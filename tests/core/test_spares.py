@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pair import CLUSTER, WALL, Client, Two, World, config
+from relay.config import DrainConfig
 from relay.config_nodes import NodesConfig
 from relay.core.events import ConfigChanged, Directed
 from relay.protocol import control
@@ -126,12 +127,13 @@ def test_with_their_tickets_two_meet_at_another_node_as_they_stood_here(world: W
     assert len(bob2.heard) == 1
 
 
-def taken_up(world: World) -> tuple[Client, Client]:
-    """Two whose call another node takes up from its tickets; what they were given before is forgotten."""
+def taken_up(world: World, *, is_listed: bool = True) -> tuple[Client, Client]:
+    """Two whose call another node takes up from its tickets; `is_listed`: one that knows standbys then."""
     ann, bob = world.talking(key=True)
     world.run(2.0)
     other = World(config(nodes=NodesConfig(standbys=True)), seed=2)
-    other.feed(Directed(list_of(NAMES), {"local": 0.0}, False))
+    if is_listed:
+        other.feed(Directed(list_of(NAMES), {"local": 0.0}, False))
     two = Two(world, other)
     ann2, bob2 = (two.go(one, ticket=spares(one)[-1]) for one in (ann, bob))
     for one in (ann2, bob2):
@@ -160,6 +162,31 @@ def test_what_a_gate_obeys_is_told_at_once_there_too(world: World) -> None:
     for one in (ann3, bob3):
         assert isinstance(one.rejoin(), control.Joined)
     assert (ann3.hears, bob3.hears) == (1 << bob3.index, 0)
+
+
+def test_what_changed_before_standbys_were_known_is_told_at_once(world: World) -> None:
+    ann, bob = taken_up(world, is_listed=False)
+    ann.mute()
+    ann.world.run(20.0, alive=(ann, bob))
+    ann.world.feed(Directed(list_of(NAMES), {"local": 0.0}, False))
+    assert (spares(ann), spares(bob)) == ([], [])
+    bob.mute()
+    ann.world.run(1.0, alive=(ann, bob))
+    assert (len(spares(ann)), len(spares(bob))) == (1, 1)
+
+
+def test_a_call_that_was_answered_here_only_has_its_tickets_at_once() -> None:
+    old = World(config(drain=DrainConfig(grace_s=0.0, smear_s=1.0)))
+    ann, bob = old.pair(key=True)
+    ann.accept()
+    other = World(config(nodes=NodesConfig(standbys=True)), seed=2)
+    other.feed(Directed(list_of(NAMES), {"local": 0.0}, False))
+    two = Two(old, other)
+    two.drain()
+    ann2, bob2 = two.move(ann), two.move(bob)
+    bob2.accept()
+    other.run(0.1)
+    assert (len(spares(ann2)), len(spares(bob2))) == (1, 1)
 
 
 def test_a_call_that_ends_is_forgotten_and_asks_for_nothing_more(world: World) -> None:
@@ -191,3 +218,4 @@ def test_a_node_that_is_on_no_list_any_more_gives_out_no_more_of_them(world: Wor
     ann.mute()
     world.run(5.0, alive=(ann, bob))
     assert len(spares(ann)) == 1
+    assert world.engine._spares._told == {}
