@@ -96,8 +96,10 @@ class Teller:
 
     def again_at(self, now: float) -> float:
         """When there may be something to say next, unless the hint changes."""
-        is_fresh = self._told_at is not None and now - self._told_at < LEAST_S
-        return LEAST_S + (self._told_at if is_fresh and self._told_at is not None else now)
+        if self._told_at is None:
+            return now + LEAST_S
+        at = LEAST_S + (self._told_at if now - self._told_at < LEAST_S else now)
+        return at if self.is_usual else min(at, max(now, self._told_at + REFRESH_S))
 
     def on_hint(self, hint: Hint, now: float) -> Hint | None:
         """What to send now, if anything."""

@@ -1,5 +1,6 @@
 """One wish out of many, told seldom enough."""
 
+import random
 from itertools import pairwise
 
 from hypothesis import given
@@ -89,6 +90,20 @@ def test_after_a_hint_there_is_nothing_to_say_for_a_second_and_then_at_each_look
     teller.on_hint(LOW, 10.0)
     assert teller.again_at(10.4) == 10.0 + LEAST_S
     assert teller.again_at(11.5) == 11.5 + LEAST_S
+    assert teller.again_at(13.5) == 10.0 + REFRESH_S
+    assert teller.again_at(14.1) == 14.1
+
+
+def test_one_that_is_looked_at_when_it_says_so_is_told_again_before_its_hint_is_void():
+    dice = random.Random(1)
+    teller, now, look_at, told = Teller(USUAL), 0.0, 0.0, []
+    while now < 400.0:
+        now += 0.3 + 0.02 * dice.random()  # turns of a busy node
+        if now >= look_at:
+            if teller.on_hint(LOW, now) is not None:
+                told.append(now)
+            look_at = teller.again_at(now)
+    assert max(later - earlier for earlier, later in pairwise(told)) < 4.7
 
 
 def test_a_sender_that_was_told_nothing_or_the_usual_does_the_usual():
