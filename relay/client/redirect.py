@@ -9,7 +9,6 @@ the way to another node in mid-call (following.py, refuge.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from relay.client.errors import RefusedError
@@ -24,16 +23,18 @@ _AT_HOME: Final = "connect to the node in this error's `data`, or place the call
 class Redirects:
     """One session's, from `connect` until it is in its call."""
 
-    def __init__(self, rungs: Sequence[Destination], *, tcp: bool) -> None:
-        """`rungs`: where it begins; `tcp`: whether the token allows legs on TCP."""
-        self._been = set(rungs)
+    def __init__(self, *, tcp: bool) -> None:
+        """`tcp`: whether the token allows legs on TCP."""
+        self._been: set[Destination] = set()
         self._tcp = tcp
         self.hops = 0
         """How often we were sent on."""
 
-    def follow(self, refusal: RefusedError) -> tuple[Destination, ...]:
-        """Where to go now, best first. RefusedError with the same code and data where that is nowhere."""
+    def follow(self, refusal: RefusedError, at: Destination) -> tuple[Destination, ...]:
+        """Where to go now, best first; `at`: who says so. RefusedError with the same code and data where that
+        is nowhere."""
         self._hop(refusal)
+        self._been.add(at)
         named = refusal.data.get("to")
         urls = [url for url in named if isinstance(url, str)] if isinstance(named, list | tuple) else []
         if not urls:
@@ -51,7 +52,6 @@ class Redirects:
             raise self._end(
                 refusal, "the nodes send us round in a circle: the token's `home`, or their lists, are wrong"
             )
-        self._been.update(new)
         return new
 
     def again(self, refusal: RefusedError) -> None:

@@ -88,7 +88,7 @@ class Session:
         self._rungs = tuple(rungs)
         self._proxy = proxy
         self._credentials = credentials
-        self._redirects = Redirects(self._rungs, tcp=credentials.tcp)
+        self._redirects = Redirects(tcp=credentials.tcp)
         self._trust = trust
         self._identity = Ed25519PrivateKey.from_private_bytes(identity)
         self._client = client
@@ -558,11 +558,11 @@ class Session:
         """From now on the rungs are those that MOVED names; other errors are raised, and one too many."""
         if error.code != ErrorCode.MOVED:
             raise error
+        assert self._main is not None  # who answered
         if isinstance(error, RefusedError):
-            self._rungs = self._redirects.follow(error)
+            self._rungs = self._redirects.follow(error, self._main.to)
         else:  # the leg's end came, the answer before it did not
             self._redirects.again(RefusedError(ErrorCode.MOVED, ""))
-        assert self._main is not None  # who answered
         self._main.close("sent on")
 
     @property

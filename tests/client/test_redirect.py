@@ -40,8 +40,8 @@ def test_addresses_are_gone_to_as_they_are_named_but_for_those_we_cannot_use() -
         "https://b.example/vrl/1", "quic://b.example", 7, "wss://b.example/vrl/1", "quic://a.example:443"
     )
     there = Destination("quic", "b.example", 443)
-    assert Redirects([FIRST], tcp=True).follow(said) == (there, Destination("ws", "b.example", 443))
-    assert Redirects([FIRST], tcp=False).follow(said) == (there,)
+    assert Redirects(tcp=True).follow(said, FIRST) == (there, Destination("ws", "b.example", 443))
+    assert Redirects(tcp=False).follow(said, FIRST) == (there,)
 
 
 @pytest.mark.parametrize(
@@ -57,18 +57,28 @@ def test_addresses_are_gone_to_as_they_are_named_but_for_those_we_cannot_use() -
 )
 def test_where_there_is_nowhere_to_go_it_is_said_what_to_do(said: RefusedError, words: str) -> None:
     with pytest.raises(RefusedError, match=words) as caught:
-        Redirects([FIRST], tcp=False).follow(said)
+        Redirects(tcp=False).follow(said, FIRST)
     assert (caught.value.code, caught.value.data) == (ErrorCode.MOVED, said.data)
     assert "example" not in str(caught.value)  # no address in what may be logged
 
 
 def test_we_are_sent_on_a_few_times_and_no_further() -> None:
-    way = Redirects([FIRST], tcp=True)
+    way, at = Redirects(tcp=True), FIRST
     for hop in range(MAX_HOPS):
-        assert way.follow(moved(f"quic://b{hop}.example"))
-    for once_more in (way.follow, way.again):
-        with pytest.raises(RefusedError, match="more than 3 times"):
-            once_more(moved("quic://c.example"))
+        (at,) = way.follow(moved(f"quic://b{hop}.example"), at)
+    with pytest.raises(RefusedError, match="more than 3 times"):
+        way.follow(moved("quic://c.example"), at)
+    with pytest.raises(RefusedError, match="more than 3 times"):
+        way.again(moved("quic://c.example"))
+
+
+def test_a_node_that_was_only_known_is_gone_to_and_one_that_was_asked_is_not() -> None:
+    way = Redirects(tcp=True)
+    known, home = (Destination("quic", f"{name}.example", 443) for name in "bc")
+    assert way.follow(moved("quic://b.example", "quic://c.example"), FIRST) == (known, home)
+    assert way.follow(moved("quic://b.example", "quic://c.example"), home) == (known,)  # c answered first
+    with pytest.raises(RefusedError, match="circle"):
+        way.follow(moved("quic://a.example", "quic://c.example"), known)
 
 
 # ---------------------------------------------------------------- with daemons
