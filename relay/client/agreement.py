@@ -212,6 +212,8 @@ class Run:
         return self.resend()
 
     def _on_reveal(self, body: bytes) -> list[bytes]:
+        if not self.parties.is_committer and self.progress in (Progress.KEYED, Progress.DONE):
+            return self.resend()  # the confirmation was lost with the node that carried it
         if self.parties.is_committer or self.progress is not Progress.BOUND:
             return []
         if not hmac.compare_digest(_digest(body), self._commitment):

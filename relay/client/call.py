@@ -80,6 +80,7 @@ class Call:
         self._reception = Reception(self._ring, self._on_app)
         self._peer: int | None = None
         self._doubts: dict[int, asyncio.TimerHandle] = {}
+        self._is_closed = False
         self._hides = joined.rly or not direct
         self._direct: DirectPath | None = None
         self._announced: object = None
@@ -424,8 +425,10 @@ class Call:
         """Stop all that runs for this call."""
         self._end_direct()
         self._housekeeper.cancel()
+        self._is_closed = True
         for timer in self._doubts.values():
             timer.cancel()
+        self._doubts.clear()
         with contextlib.suppress(asyncio.CancelledError):
             await self._housekeeper
         self._wake()
@@ -515,12 +518,13 @@ class Call:
             before.cancel()
         if self._ring.best(peer) is None:
             self._meet(peer)
-        else:
+        elif not self._is_closed:
             self._doubts[peer] = self._loop.call_later(DOUBT_S, self._doubt, peer, self._loop.time())
 
     def _doubt(self, peer: int, since: float) -> None:
         del self._doubts[peer]
-        if self._state is not CallState.ENDED and self._reception.heard(peer).newest_at <= since:
+        late = since + DOUBT_S / 2  # until then what was said before may yet come
+        if self._state is not CallState.ENDED and self._reception.heard(peer).newest_at <= late:
             self._meet(peer)
 
     def _announce(self) -> None:

@@ -79,6 +79,24 @@ def test_media_sealed_by_one_opens_at_the_other_and_not_at_itself() -> None:
 
 
 @pytest.mark.parametrize("kind", [Kind.COMMIT, Kind.OFFER, Kind.REVEAL, Kind.CONFIRM])
+@pytest.mark.parametrize("sender", [0, 1])
+def test_a_message_that_was_lost_with_its_node_comes_again_when_they_meet_again(
+    kind: Kind, sender: int
+) -> None:
+    rings, lost = {0: ring(0), 1: ring(1)}, 0
+    pending = [(1, blob) for blob in rings[1].meet(0)]
+    while pending:
+        who, raw = pending.pop(0)
+        if (decode(raw).kind, who, lost) == (kind, sender, 0):
+            lost = 1
+            continue
+        pending += [(1 - who, answer) for answer in rings[1 - who].on_blob(who, raw)]
+    carry(rings, [(1, blob) for blob in rings[1].meet(0)])
+    assert rings[0].keys(1) is not None
+    assert rings[1].keys(0) is not None
+
+
+@pytest.mark.parametrize("kind", [Kind.COMMIT, Kind.OFFER, Kind.REVEAL, Kind.CONFIRM])
 @pytest.mark.parametrize("at", [0, 33, -1])
 def test_a_changed_byte_in_any_message_never_ends_in_agreement(kind: Kind, at: int) -> None:
     rings = {0: ring(0), 1: ring(1)}
