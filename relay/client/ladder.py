@@ -269,10 +269,10 @@ class Ladder:
         sheltered: bool,
     ) -> Decision | None:
         silent = lost or current.overdue(now) > SILENT_S
-        if self._is_held and not (sheltered and not lost and current.is_doubtful(now)):
+        is_held = self._is_held and sheltered and not lost and current.is_doubtful(now)
+        if self._is_held and not is_held and (silent or is_bad(current, now, None, self._bad_loss)):
             self._is_held = False
-            if silent or is_bad(current, now, None, self._bad_loss):
-                return Try((self.current,))
+            return Try((self.current,))
         best = self._best(now, current, trials, silent=silent)
         if best is not None:
             self._move(Chose)
