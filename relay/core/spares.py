@@ -12,7 +12,7 @@ opens nothing. Must never live here: which nodes (targets.py), what a ticket say
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from relay.core import handover
@@ -31,6 +31,15 @@ SETTLED_S: Final = (5.0, 10.0)
 """After a call was taken up, until tickets say who is back; a whole node's calls are spread over it."""
 
 
+@dataclass(slots=True)
+class _Known:
+    """What is known of one call's tickets."""
+
+    told: HandedCall | None = None
+    again_at: float = 0.0  # not more often than that
+    settled_at: float = 0.0  # of one that was taken up: when all are there, or late
+
+
 class Spares:
     """Gives them out."""
 
@@ -38,52 +47,47 @@ class Spares:
         self._node = node
         self._targets = targets
         self._door = door
-        self._told: dict[CallId, HandedCall] = {}
-        self._again: dict[CallId, float] = {}
-        self._settled: dict[CallId, float] = {}  # of calls that were taken up: when all are there, or late
+        self._known: dict[CallId, _Known] = {}
         node.standbys = self._standbys
         node.spare_ticket = self._ticket
 
     def on_input_done(self) -> None:
         """Whose tickets say something that is not so any more get new ones, soon."""
         node = self._node
-        if not node.has_spares and self._told:  # nobody says any more which calls are over
-            for known in (self._told, self._again, self._settled):
-                known.clear()
+        if not node.has_spares:
+            self._known.clear()  # nobody says any more which calls are over
         while node.altered:
             cid, _ = node.altered.popitem()
             call = node.calls.get(cid)
             if call is None or call.is_over:
-                self._told.pop(cid, None)
-                self._again.pop(cid, None)
-                self._settled.pop(cid, None)
+                self._known.pop(cid, None)
             elif self._is_spared(call):
                 self._look(call)
 
     def _look(self, call: Call) -> None:
-        node, cid, gist = self._node, call.cid, self._gist(call)
+        node, known, gist = self._node, self._known.setdefault(call.cid, _Known()), self._gist(call)
         if call.taken_up is not None and call.taken_up.answered is not None:
             # Its people have tickets of the node that it comes from.
             soonest, latest = SETTLED_S
-            spread = int.from_bytes(cid[:2], "big") / 65_536
-            self._settled[cid] = node.now + soonest + (latest - soonest) * spread
-            self._told.setdefault(cid, _gist_of(call.taken_up))
+            spread = int.from_bytes(call.cid[:2], "big") / 65_536
+            known.settled_at = node.now + soonest + (latest - soonest) * spread
+            known.told = known.told or _gist_of(call.taken_up)
         call.taken_up = None
-        told = self._told.get(cid)
-        if told is None or _firm(told) != _firm(gist):
-            due = self._again.get(cid, node.now)
-        elif told != gist:
-            due = max(self._again.get(cid, node.now), self._settled.get(cid, node.now))
+        if known.told is None or _firm(known.told) != _firm(gist):
+            due = known.again_at
+        elif known.told != gist:
+            due = max(known.again_at, known.settled_at)
         else:
             return
-        node.deadlines.set(("spare", cid), max(node.now, due))
+        node.deadlines.set(("spare", call.cid), max(node.now, due))
 
     def on_due(self, cid: CallId) -> None:
         """It is time for these."""
         node, call = self._node, self._node.calls[cid]
         if not self._is_spared(call):
             return
-        self._told[cid], self._again[cid] = self._gist(call), node.now + EACH_S
+        known = self._known.setdefault(cid, _Known())
+        known.told, known.again_at = self._gist(call), node.now + EACH_S
         ttl = round(node.config.limits.ticket_ttl_s)
         for seat in call.here():
             ht = self._ticket(call, seat)

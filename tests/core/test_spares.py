@@ -196,7 +196,7 @@ def test_a_call_that_ends_is_forgotten_and_asks_for_nothing_more(world: World) -
     ann.hangup()
     world.run(5.0)
     assert len(spares(ann)) == 1
-    assert world.engine._spares._told == world.engine._spares._settled == {}
+    assert world.engine._spares._known == {}
     eve, _ = world.talking(key=True)
     world.run(0.0)
     call = world.engine.node.calls[eve.cid]
@@ -218,4 +218,4 @@ def test_a_node_that_is_on_no_list_any_more_gives_out_no_more_of_them(world: Wor
     ann.mute()
     world.run(5.0, alive=(ann, bob))
     assert len(spares(ann)) == 1
-    assert world.engine._spares._told == {}
+    assert world.engine._spares._known == {}
