@@ -212,10 +212,10 @@ class Run:
         return self.resend()
 
     def _on_reveal(self, body: bytes) -> list[bytes]:
-        if not self.parties.is_committer and self.progress in (Progress.KEYED, Progress.DONE):
-            return self.resend()  # the confirmation was lost with the node that carried it
-        if self.parties.is_committer or self.progress is not Progress.BOUND:
+        if self.parties.is_committer or self.progress not in (Progress.BOUND, Progress.KEYED, Progress.DONE):
             return []
+        if self.progress is not Progress.BOUND:
+            return self.resend()  # the confirmation was lost with the node that carried it
         if not hmac.compare_digest(_digest(body), self._commitment):
             raise ValueError("commitment")
         self._agree(committer=body, responder=self._offer)

@@ -178,6 +178,7 @@ class Ladder:
         answered the rung in use is not opened anew: at a node's end hundreds would knock where nobody is.
         """
         self._bad_loss = BAD_REPAIRED_LOSS if repaired else BAD_LOSS
+        waits = sheltered and not lost and current.is_doubtful(now)
         if self.stage is Stage.STEADY:
             united = None if second is None else self._weigh(now, current, second, lost)
             if united is not None:
@@ -187,9 +188,9 @@ class Ladder:
                 self._ill_since = None
             elif self._ill_since is not None:
                 return None
-            return self._begin(now, current, lost, second, sheltered)
+            return self._begin(now, current, lost, second, waits)
         if self.stage is Stage.TRYING:
-            return self._judge(now, current, trials, lost, second, sheltered)
+            return self._judge(now, current, trials, lost, second, waits)
         return None
 
     def looks_closely(self, now: float, second: Second | None) -> bool:
@@ -239,7 +240,7 @@ class Ladder:
         return high if good and not dear else None
 
     def _begin(
-        self, now: float, current: Health, lost: bool, second: Second | None, sheltered: bool
+        self, now: float, current: Health, lost: bool, second: Second | None, waits: bool
     ) -> Decision | None:
         if self._climb_at is None:
             self._climb_at = now + FIRST_CLIMB_S
@@ -249,7 +250,7 @@ class Ladder:
         if may_try and (lost or is_bad(current, now, way, self._bad_loss)):
             # The one in use too, as another connection: the network may be a new one, or a mapping gone.
             self._tried = tuple(range(self._rungs))
-            self._is_held = sheltered and not lost and current.is_doubtful(now)
+            self._is_held = waits
         elif now >= self._climb_at and self.current and second is None:
             self._climb_at = now + CLIMB_EVERY_S
             self._tried = tuple(range(self.current))
@@ -266,11 +267,10 @@ class Ladder:
         trials: Mapping[int, Health],
         lost: bool,
         second: Second | None,
-        sheltered: bool,
+        waits: bool,
     ) -> Decision | None:
         silent = lost or current.overdue(now) > SILENT_S
-        is_held = self._is_held and sheltered and not lost and current.is_doubtful(now)
-        if self._is_held and not is_held and (silent or is_bad(current, now, None, self._bad_loss)):
+        if self._is_held and not waits and (silent or is_bad(current, now, None, self._bad_loss)):
             self._is_held = False
             return Try((self.current,))
         best = self._best(now, current, trials, silent=silent)

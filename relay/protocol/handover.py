@@ -148,7 +148,7 @@ def seal(body: HandedCall, key: bytes, nonce: bytes) -> bytes:
     if len(plain) > MAX_HANDOVER - NONCE_SIZE - TAG_SIZE:
         raise LocalError("the call is too large for a ticket")
     try:
-        structure.decode(_DECODER, plain)  # the claims in it were decoded once, or stand in no seat
+        structure.decode(_DECODER, plain)  # all but the claims: they were decoded when they came
     except PeerError as error:
         raise LocalError("ticket field out of range") from error
     return nonce + crypto_aead_xchacha20poly1305_ietf_encrypt(plain, _AAD, nonce, key)

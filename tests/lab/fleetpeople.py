@@ -154,7 +154,7 @@ class Person:
 
     async def _talk(self, call: Call) -> None:
         while True:
-            if not self.is_anxious or self.session.moves > self._moves:  # nobody is where it was before
+            if not self.is_anxious or self._has_moved:  # nobody is where it was before
                 self._said += call.send_app(_WORD.pack(time.monotonic(), self._said))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pause()):
@@ -162,10 +162,15 @@ class Person:
             self._roused.clear()
 
     def _pause(self) -> float:
-        if not self.is_anxious or self.session is None:
+        if not self.is_anxious:
             every: float = self.made["every"]
             return every
-        return ANXIOUS_S if self.session.moves > self._moves else LOOK_S / 2  # a voice goes on at once
+        return ANXIOUS_S if self._has_moved else LOOK_S / 2  # a voice goes on at once
+
+    @property
+    def _has_moved(self) -> bool:
+        """Since its node is gone."""
+        return self.session is not None and self.session.moves > self._moves
 
     def _hear(self, data: bytes) -> None:
         now = time.monotonic()
